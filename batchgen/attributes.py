@@ -1,0 +1,152 @@
+"""Steering attributes as data: schemas, validation, sweeps.
+
+A schema names its attributes in order, with an integer range and a default each, and
+the layout in which a model reads them. Two kinds of layout exist:
+
+- `template`: a Jinja chat template for the whole conversation, which reads the values from
+  the keys of each user message;
+- `block`: a text that is added to user messages before the model's own template is applied.
+
+The model's own template is preferred to the layout whenever it honours the values
+(`render.choose_layout` finds out by rendering).
+
+Sources: the KARAKURI LM 70B Chat v0.1 model card (order, range, defaults, prompt form);
+the NeMo-Aligner SteerLM prompt form.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One steerable property: integers `low..high`, both included."""
+
+    name: str
+    low: int
+    high: int
+    default: int
+
+    def check(self, value: object) -> int:
+        """Return `value` as an int; an integral float is that integer. Raises ValueError."""
+        wanted = f"{self.name}: {value!r} is not an integer {self.low}..{self.high}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(wanted)
+        if isinstance(value, float) and (not math.isfinite(value) or value != int(value)):
+            raise ValueError(wanted)
+        if not self.low <= value <= self.high:
+            raise ValueError(wanted)
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the values stand in the prompt; exactly one of `template` and `block` is set.
+
+    `block` has the field {pairs}: `pair` for each attribute, joined by `separator`. It is put
+    after (`suffix`) or before (`prefix`) the text of all user messages or of the last one.
+    """
+
+    template: str | None = None
+    block: str | None = None
+    pair: str = "{name}: {value}"
+    separator: str = " "
+    where: Literal["suffix", "prefix"] = "suffix"
+    turns: Literal["all", "last"] = "all"
+
+    def apply(self, text: str, values: Mapping[str, int]) -> str:
+        """`text` with the block of `values` beside it."""
+        assert self.block is not None
+        pairs = self.separator.join(self.pair.format(name=k, value=v) for k, v in values.items())
+        block = self.block.replace("{pairs}", pairs)
+        return text + block if self.where == "suffix" else block + text
+
+
+@dataclass(frozen=True)
+class Schema:
+    name: str
+    attributes: tuple[Attribute, ...]
+    layout: Layout | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(a.name for a in self.attributes)
+
+    @property
+    def defaults(self) -> dict[str, int]:
+        return {a.name: a.default for a in self.attributes}
+
+    def check(self, values: Mapping[str, object]) -> dict[str, int]:
+        """The values that are set, checked, in the schema's order; None is not set. Raises ValueError."""
+        unknown = [name for name in values if name not in self.names]
+        if unknown:
+            raise ValueError(f"{unknown[0]}: no such attribute in schema {self.name} ({', '.join(self.names)})")
+        return {a.name: a.check(values[a.name]) for a in self.attributes if values.get(a.name) is not None}
+
+
+def sweep(points: Mapping[str, list[int]]) -> list[dict[str, int]]:
+    """Every combination of the swept values, the last attribute varying fastest; [{}] without a sweep."""
+    return [dict(zip(points, combination, strict=True)) for combination in itertools.product(*points.values())]
+
+
+_FIRST_FIVE = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+_LAST_FOUR = ("quality", "toxicity", "humor", "creativity")
+_DEFAULT_ZERO = ("toxicity", "humor", "creativity")
+
+
+def _zero_to_four(names: tuple[str, ...]) -> tuple[Attribute, ...]:
+    return tuple(Attribute(name, 0, 4, 0 if name in _DEFAULT_ZERO else 4) for name in names)
+
+
+_TURNS = """\
+{%- set head = namespace(system='') %}
+{%- if messages and messages[0]['role'] == 'system' %}
+{%- set head.system = messages[0]['content'] %}
+{%- set messages = messages[1:] %}
+{%- endif %}
+{%- for message in messages %}
+{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') %}
+{{- raise_exception('roles must alternate user/assistant after an optional system message') }}
+{%- endif %}
+"""
+
+_KARAKURI = (
+    _TURNS
+    + """\
+{%- if message['role'] == 'user' %}
+{%- set text = message['content'] %}
+{%- if loop.first and head.system %}
+{%- set text = '<<SYS>>\\n' + head.system + '\\n<</SYS>>\\n\\n' + text %}
+{%- endif %}
+{{- bos_token + '[INST] ' + text | trim + ' [ATTR]' }}
+{%- for name in attribute_names %}{{- ' ' ~ name ~ ': ' ~ message[name] }}{%- endfor %}
+{{- ' [/ATTR] [/INST]' }}
+{%- else %}
+{{- ' ' + message['content'] | trim + ' ' + eos_token }}
+{%- endif %}
+{%- endfor %}"""
+)
+
+_STEERLM = (
+    _TURNS
+    + """\
+{%- if message['role'] == 'user' %}
+{%- if loop.first %}{{- '<extra_id_0>System\\n' + head.system + '\\n' }}{%- endif %}
+{{- '<extra_id_1>User\\n' + message['content'] + '\\n<extra_id_1>Assistant\\n<extra_id_2>' }}
+{%- for name in attribute_names %}{{- name ~ ':' ~ message[name] ~ ('' if loop.last else ',') }}{%- endfor %}
+{{- '\\n' }}
+{%- else %}
+{{- message['content'] + '\\n' }}
+{%- endif %}
+{%- endfor %}"""
+)
+
+BUILT_IN: dict[str, Schema] = {
+    "karakuri": Schema("karakuri", _zero_to_four(_FIRST_FIVE + _LAST_FOUR), Layout(template=_KARAKURI)),
+    "steerlm": Schema("steerlm", _zero_to_four(_LAST_FOUR + _FIRST_FIVE), Layout(template=_STEERLM)),
+}

@@ -1,0 +1,177 @@
+"""The command line. Heavy modules are imported inside the verbs, after the arguments are parsed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from batchgen.errors import INTERRUPTED, RUN_ERROR, BatchgenError, InputError
+
+app = typer.Typer(
+    name="batchgen",
+    help="Prompts in, one Parquet dataset out: every planned row exactly once, whatever dies on the way.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
+Output = Annotated[str, typer.Argument(metavar="OUT", help="Output directory or URL.", show_default=False)]
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field of the job; may be repeated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+@app.command()
+def check(
+    job: JobFile,
+    set_: Set = [],  # noqa: B006 - typer reads the default, nobody changes it
+    prompts: Annotated[
+        int, typer.Option("--prompts", min=0, metavar="N", help="Only show the first N prompts as the model will see them.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Read and render the whole input on this machine: bad rows, prompt lengths, spans. Starts nothing."""
+    from batchgen import check as checking
+    from batchgen.run import prepare
+    from batchgen.spec import Job
+
+    prepared = prepare(Job.load(job, set_))
+    if prompts:
+        shown = checking.prompts(prepared, prompts)
+        if as_json:
+            return _print_json(shown)
+        for prompt in shown:
+            print(f"--- row {prompt['row']} variant {prompt['variant']}: {len(prompt['token_ids'])} tokens")
+            print(prompt["text"] if prompt["error"] is None else prompt["error"])
+            print(f"token ids: {prompt['token_ids']}")
+        return None
+    found = checking.check(prepared)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        _print_findings(found)
+    if found.bad > prepared.job.limits.errors * found.rows:
+        sys.exit(3)
+
+
+def _print_findings(found: Any) -> None:
+    print(f"input:    {found.rows:,} rows in {found.shards:,} shards, {found.spans:,} spans")
+    print(f"output:   {found.planned_rows:,} rows planned ({found.prompts:,} prompts)")
+    if found.layout != "none":
+        print(f"steering: through the {found.layout}, every attribute changes the prompt")
+    if found.tokens:
+        tokens = ", ".join(f"{name} {value:,}" for name, value in found.tokens.items())
+        print(f"tokens:   {tokens} (context {found.context or 'unbounded'})")
+    counted = ", ".join(f"{code} {number:,}" for code, number in sorted(found.errors.items()))
+    print(f"bad rows: {found.bad:,}" + (f" ({counted})" if counted else ""))
+    for line in found.first_errors:
+        print(f"  {line}")
+    if found.bad > len(found.first_errors):
+        print(f"  ... and {found.bad - len(found.first_errors):,} more")
+
+
+@app.command()
+def run(
+    job: JobFile,
+    set_: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Run a job to its end; run it again to resume. Exit codes: 0 done, 1 run error, 2 bad job, 3 too many failed rows, 75 interrupted."""
+    from batchgen.run import run as run_job
+    from batchgen.spec import Job
+
+    parsed = Job.load(job, set_)
+    with _stop_signals() as stopping:
+        status = run_job(parsed, stopping=stopping)
+    if as_json:
+        _print_json(status)
+
+
+@app.command()
+def status(out: Output, as_json: AsJson = False) -> None:
+    """Where a job stands, from its output alone; needs no cluster."""
+    from batchgen.report import read_status
+    from batchgen.store import open_store
+
+    found = read_status(open_store(out))
+    if found is None:
+        raise InputError(f"{out}: no batchgen output there")
+    if as_json:
+        return _print_json(found)
+    print(f"{found['name']}: {found['state']}")
+    print(f"rows:   {found['rows_ok']:,} ok, {found['rows_error']:,} error, {found['rows_planned']:,} planned")
+    print(f"spans:  {found['spans_done']:,} of {found['spans_planned']:,}")
+    print(
+        f"tokens: {found['prompt_tokens']:,} read, {found['completion_tokens']:,} generated, {found['tokens_per_second']:,.0f}/s"
+    )
+    print(f"time:   {found['seconds_total']:,.1f} s, {found['seconds_generating']:,.1f} s of them generating")
+    for code, number in found["errors"].items():
+        print(f"errors: {code} {number:,}")
+
+
+@app.command()
+def verify(out: Output, as_json: AsJson = False) -> None:
+    """Prove from the files alone that every planned row is there exactly once. Exit code 1 if not."""
+    from batchgen.store import open_store
+    from batchgen.verify import verify as prove
+
+    verdict = prove(open_store(out))
+    if as_json:
+        _print_json(asdict(verdict))
+    else:
+        for problem in verdict.problems:
+            print(problem)
+        rows = verdict.rows_ok + verdict.rows_error
+        words = "NOT proven" if verdict.problems else "every planned row is there exactly once"
+        print(f"{words}: {rows:,} rows ({verdict.rows_ok:,} ok, {verdict.rows_error:,} error) in {verdict.spans:,} spans")
+    if verdict.problems:
+        sys.exit(RUN_ERROR)
+
+
+@app.command()
+def schema() -> None:
+    """The job file's JSON Schema, for editors."""
+    from batchgen.spec import Job
+
+    _print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **Job.model_json_schema(by_alias=True)})
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """SIGTERM and the first Ctrl-C ask for a drain, the second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def main() -> None:
+    """The console script: errors become one line and their exit code."""
+    try:
+        app()
+    except BatchgenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; run again to resume", file=sys.stderr)
+        sys.exit(INTERRUPTED)

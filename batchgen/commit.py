@@ -1,0 +1,116 @@
+"""Completions -> one part, once.
+
+The part of a span is built whole in memory, with page checksums, and becomes visible by
+one put_new under the span's name: the first writer wins, a second one learns that it lost and throws its part
+away. The footer carries the part's counts, so that they can be read again without its rows.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.errors import ErrorCode, RowError
+from batchgen.records import Completion, Counts, output_schema
+from batchgen.store import Put, Store
+
+DATA = "data"
+FOOTER_KEY = b"batchgen"
+
+
+def part_name(span: str) -> str:
+    return f"{DATA}/{span}.parquet"
+
+
+def span_of(part: str) -> str | None:
+    """The span of a part's name; None for a name that is no part's."""
+    folder, _, file = part.partition("/")
+    return file.removesuffix(".parquet") if folder == DATA and file.endswith(".parquet") else None
+
+
+def committed(store: Store) -> set[str]:
+    """The names of the spans that have a part: one listing, no part is opened."""
+    return {span for name in store.list(DATA) if (span := span_of(name)) is not None}
+
+
+def encode_part(
+    prompts: pa.Table, completions: list[Completion], kept: pa.Schema, attributes: tuple[str, ...], shard: str, model: str
+) -> bytes:
+    """The bytes of a part. `prompts` is a table of records.prompt_schema; `completions` stand in its order."""
+    index = pa.array([c.prompt for c in completions], pa.int64())
+    taken = prompts.take(index)
+    errors = [c.error for c in completions]
+    messages = [[{"role": m["role"], "content": m["content"]} for m in c.messages] or None for c in completions]
+    columns: dict[str, Any] = {
+        "id": taken["_id"],
+        "shard": pa.array([shard] * len(completions), pa.string()),
+        "row": taken["_row"],
+        "variant": taken["_variant"],
+        "sample": [c.sample for c in completions],
+        "attributes": taken["_attributes"],
+        "messages": messages,
+        "response": [c.response for c in completions],
+        "finish_reason": [c.finish_reason for c in completions],
+        "prompt_tokens": [c.prompt_tokens for c in completions],
+        "completion_tokens": [c.completion_tokens for c in completions],
+        "cumulative_logprob": [c.cumulative_logprob for c in completions],
+        "sampling": taken["_sampling"],
+        "model": pa.array([model] * len(completions), pa.string()),
+        "prompt_hash": [c.prompt_hash for c in completions],
+        "seconds": [c.seconds for c in completions],
+        "attempt": [c.attempt for c in completions],
+        "status": ["error" if e else "ok" for e in errors],
+        "error_code": [e.code if e else None for e in errors],
+        "error_detail": [e.detail if e else None for e in errors],
+        **{name: taken[name] for name in kept.names},
+    }
+    schema = output_schema(kept, attributes)
+    arrays = [
+        columns[f.name] if isinstance(columns[f.name], pa.ChunkedArray) else pa.array(columns[f.name], f.type) for f in schema
+    ]
+    footer = {"counts": asdict(count(completions)), "errors": errors_by_code(completions)}
+    table = pa.table(arrays, schema=schema.with_metadata({FOOTER_KEY: orjson.dumps(footer)}))
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def count(completions: list[Completion]) -> Counts:
+    """Rows and tokens; the prompt of several samples is counted once."""
+    failed = sum(1 for c in completions if c.error)
+    return Counts(
+        len(completions) - failed,
+        failed,
+        sum(c.prompt_tokens for c in completions if c.sample == 0),
+        sum(c.completion_tokens for c in completions),
+    )
+
+
+def errors_by_code(completions: list[Completion]) -> dict[ErrorCode, int]:
+    counted: dict[ErrorCode, int] = {}
+    for completion in completions:
+        if completion.error:
+            counted[completion.error.code] = counted.get(completion.error.code, 0) + 1
+    return counted
+
+
+def first_errors(completions: list[Completion], most: int = 5) -> list[RowError]:
+    return [c.error for c in completions if c.error][:most]
+
+
+def commit(store: Store, span: str, part: bytes) -> bool:
+    """Make the part visible. False where the span already had one. Raises StoreError."""
+    return store.put_new(part_name(span), part) is Put.CREATED
+
+
+def read_counts(store: Store, span: str) -> tuple[Counts, dict[ErrorCode, int]]:
+    """What a committed part says of itself in its footer."""
+    data = store.get(part_name(span))
+    footer = pq.read_metadata(io.BytesIO(data or b"")).metadata[FOOTER_KEY]
+    fields = orjson.loads(footer)
+    return Counts(**fields["counts"]), fields["errors"]

@@ -1,0 +1,41 @@
+"""Engines behind one protocol: prompts as token ids in, `n` outputs out.
+
+An engine refuses one prompt with BadRow(engine_rejected) and goes on; EngineError means that it is dead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from batchgen.model import ModelFiles
+from batchgen.records import Output
+from batchgen.spec import Job
+
+
+class Engine(Protocol):
+    capacity: int
+    """Sequences that run at once; a replica keeps more than these waiting."""
+
+    async def start(self) -> None:
+        """Load the model. Raises EngineError with the engine's own words."""
+        ...
+
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any]) -> list[Output]:
+        """The `sampling["n"]` outputs of one prompt, complete. `request` is unique among running ones.
+
+        Raises BadRow when the engine refuses this prompt, EngineError when it died.
+        """
+        ...
+
+    async def stop(self) -> None: ...
+
+
+def make_engine(job: Job, model: ModelFiles) -> Engine:
+    """The engine of `job.engine.kind`, not started. Raises JobError for options it does not have."""
+    if job.engine.kind == "echo":
+        from batchgen.engines.echo import EchoEngine
+
+        return EchoEngine(job, model)
+    from batchgen.engines.vllm import VllmEngine
+
+    return VllmEngine(job, model)

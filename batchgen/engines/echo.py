@@ -1,0 +1,105 @@
+"""echo: deterministic text made from the prompt's own words, without a model.
+
+For first steps, rehearsals and tests: the whole path runs, only the answers are idle talk. The answer of
+a sample depends on the prompt's token ids, the seed (unless temperature is 0) and the sample's number, on
+nothing else. One word is one token. `engine.options` are the fields of EchoOptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import random
+import re
+import signal
+from typing import Literal
+
+import xxhash
+from pydantic import Field, ValidationError
+from tokenizers import Tokenizer
+
+from batchgen.errors import BadRow, EngineError, JobError
+from batchgen.model import ModelFiles
+from batchgen.records import Output
+from batchgen.spec import Job, Spec
+
+
+class Length(Spec):
+    distribution: Literal["constant", "uniform", "lognormal"] = Field("lognormal", description="uniform is over 1..2 x mean.")
+    mean: float = Field(16.0, gt=0, description="Words.")
+    sigma: float = Field(0.6, ge=0, description="Spread of the logarithm (lognormal).")
+
+
+class EchoOptions(Spec):
+    max_model_len: int | None = Field(None, ge=2, description="Context in tokens.")
+    max_num_seqs: int = Field(256, ge=1, description="Sequences that run at once.")
+    start_seconds: float = Field(0.0, ge=0, description="How long a replica takes to load.")
+    latency: float = Field(0.0, ge=0, description="Seconds before the first token.")
+    seconds_per_token: float = Field(0.0, ge=0, description="Seconds per token of an answer.")
+    length: Length = Length()
+    start_error: str | None = Field(None, description="Fault: the engine does not start, with this message.")
+    reject_on: str | None = Field(None, description="Fault: refuse prompts that contain this text.")
+    die_on: str | None = Field(None, description="Fault: a prompt that contains this text kills the replica's process.")
+    hang_on: str | None = Field(None, description="Fault: a prompt that contains this text is never answered.")
+
+
+class EchoEngine:
+    def __init__(self, job: Job, model: ModelFiles) -> None:
+        try:
+            self.options = EchoOptions.model_validate(job.engine.options)
+        except ValidationError as error:
+            causes = [f"engine.options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise JobError("; ".join(causes), f"echo has {', '.join(EchoOptions.model_fields)}") from None
+        self.capacity = self.options.max_num_seqs
+        self._tokenizer = None if model.tokenizer is None else Tokenizer.from_str(model.tokenizer)
+        self._slots = asyncio.Semaphore(self.capacity)
+
+    async def start(self) -> None:
+        await asyncio.sleep(self.options.start_seconds)
+        if self.options.start_error is not None:
+            raise EngineError(self.options.start_error)
+
+    async def stop(self) -> None:
+        return None
+
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, object]) -> list[Output]:
+        text = bytes(token_ids).decode() if self._tokenizer is None else self._tokenizer.decode(token_ids)
+        options = self.options
+        if options.die_on and options.die_on in text:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if options.reject_on and options.reject_on in text:
+            raise BadRow("engine_rejected", f"echo refuses {options.reject_on!r}")
+        if options.hang_on and options.hang_on in text:
+            await asyncio.Event().wait()
+        words = re.findall(r"\w+", text) or ["nothing"]
+        outputs = [self._output(words, token_ids, sampling, number) for number in range(int(str(sampling["n"])))]
+        seconds = options.latency + options.seconds_per_token * max(output.tokens for output in outputs)
+        if seconds:
+            async with self._slots:
+                await asyncio.sleep(seconds)
+        return outputs
+
+    def _output(self, words: list[str], ids: list[int], sampling: dict[str, object], number: int) -> Output:
+        seed = sampling["seed"] if sampling["temperature"] else 0
+        dice = random.Random(xxhash.xxh3_64_intdigest(repr((ids, seed, number)).encode()))
+        limit = int(str(sampling["max_tokens"]))
+        wanted = limit if sampling["ignore_eos"] else max(self._length(dice), int(str(sampling["min_tokens"])))
+        answer = " ".join(dice.choices(words, k=min(wanted, limit)))
+        reason = "length" if wanted >= limit else "stop"
+        for stop in sampling["stop"]:  # type: ignore[attr-defined]
+            before, found, _ = answer.partition(stop)
+            if found:
+                answer, reason = before + (found if sampling["include_stop_str_in_output"] else ""), "stop"
+        tokens = len(answer.split())
+        logprob = None if sampling["logprobs"] is None else -math.log(len(words)) * tokens
+        return Output(answer, tokens, reason, logprob)
+
+    def _length(self, dice: random.Random) -> int:
+        length = self.options.length
+        if length.distribution == "constant":
+            return max(1, round(length.mean))
+        if length.distribution == "uniform":
+            return dice.randint(1, max(1, round(2 * length.mean)))
+        # The mean of a lognormal is exp(mu + sigma^2 / 2).
+        return max(1, round(dice.lognormvariate(math.log(length.mean) - length.sigma**2 / 2, length.sigma)))

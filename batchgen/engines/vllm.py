@@ -1,0 +1,93 @@
+"""vllm: one AsyncLLM, tensor x pipeline parallel, prompts as token ids, final outputs only.
+
+`engine.options` are vLLM's own engine arguments. Defaults differ from vLLM's where a batch job needs it: weights
+only from safetensors, no statistics log, workers as processes of this replica (`mp`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from batchgen.errors import BadRow, EngineError, JobError
+from batchgen.model import ModelFiles
+from batchgen.records import Output
+from batchgen.spec import Job
+
+_RESERVED = ("model", "revision", "tensor_parallel_size", "pipeline_parallel_size", "trust_remote_code")
+_PICKLES = ("pt", "npcache")
+
+
+def runs_on_cpu() -> bool:
+    """Whether the installed vLLM is the CPU build; asked without importing it."""
+    import importlib.metadata
+
+    try:
+        return "cpu" in importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return True
+
+
+class VllmEngine:
+    def __init__(self, job: Job, model: ModelFiles) -> None:
+        spec, options = job.engine, dict(job.engine.options)
+        for name in _RESERVED:
+            if name in options:
+                raise JobError(f"engine.options.{name} is set elsewhere in the job")
+        if options.get("load_format") in _PICKLES:
+            raise JobError(f"engine.options.load_format {options['load_format']} executes pickles", "use safetensors")
+        self._arguments: dict[str, Any] = {
+            "load_format": "safetensors",
+            "disable_log_stats": True,
+            "distributed_executor_backend": "mp" if spec.tensor_parallel_size * spec.pipeline_parallel_size > 1 else None,
+            **options,
+            "model": model.source,
+            "revision": model.revision,
+            "tensor_parallel_size": spec.tensor_parallel_size,
+            "pipeline_parallel_size": spec.pipeline_parallel_size,
+            "trust_remote_code": bool(job.model and job.model.trust_remote_code),
+        }
+        self.capacity = 0
+        self._engine: Any = None
+        self._dead: type[BaseException] = RuntimeError
+
+    async def start(self) -> None:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        try:
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.inputs import TokensPrompt
+            from vllm.sampling_params import RequestOutputKind, SamplingParams
+            from vllm.v1.engine.async_llm import AsyncLLM
+            from vllm.v1.engine.exceptions import EngineDeadError
+        except ImportError as error:
+            raise EngineError(f"vLLM cannot be imported: {error}", "install batchgen[vllm] on every node") from error
+        self._prompt, self._params, self._kind = TokensPrompt, SamplingParams, RequestOutputKind
+        self._dead = EngineDeadError
+        try:
+            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
+        except Exception as error:  # vLLM raises whatever its configuration or workers raise
+            raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
+        self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
+
+    async def stop(self) -> None:
+        if self._engine is not None:
+            self._engine.shutdown()
+
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any]) -> list[Output]:
+        prompt = self._prompt(prompt_token_ids=token_ids)
+        final: Any = None
+        try:
+            params = self._params(**sampling, output_kind=self._kind.FINAL_ONLY)
+            async for output in self._engine.generate(prompt, params, request):
+                final = output
+        except self._dead as error:
+            raise EngineError(f"vLLM died: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise BadRow("engine_rejected", " ".join(str(error).split())[:500]) from None
+        if final is None:
+            raise EngineError("vLLM ended a request without an output")
+        return [
+            Output(o.text, len(o.token_ids), o.finish_reason or "stop", o.cumulative_logprob)
+            for o in sorted(final.outputs, key=lambda o: o.index)
+        ]

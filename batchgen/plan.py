@@ -1,0 +1,361 @@
+"""Job + shards -> spans, frozen in the output; later runs add what the input has grown by.
+
+JSONL is scanned once for line ends (numpy over 8 MiB chunks, nothing parsed, memory independent of the
+input's size); Parquet gives its row counts from footers. A row's ordinal is its line number - 1
+(JSONL, where blank lines are not rows) or its position (Parquet, datasets).
+
+`_batchgen/plan/000000.parquet` holds the spans of the first run, 000001 those that a grown input added, and so
+on: columns shard, start, end, rows, offset, bytes, and in the file metadata `shards`, the JSON list of the shards as they
+were then. All of them are written with put_new, so that of two drivers one plans and the other follows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from batchgen import read, source
+from batchgen.errors import InputError, JobError, OutputConflict
+from batchgen.records import Shard, Span, carried_name
+from batchgen.spec import Column, Input, Job
+from batchgen.store import Store
+
+FOLDER = "_batchgen/plan"
+HEAD_ROWS, HEAD_SHARDS = 10_000, 16
+SCAN_CHUNK = 8 * 2**20
+SPANS_CAP = 250_000
+_SPAN_FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All spans of an output. `factor` is variants x samples, the output rows of one input row
+    (of a row that does not bring its own `n`)."""
+
+    shards: tuple[Shard, ...]
+    spans: list[Span]
+    factor: int
+
+    @property
+    def rows(self) -> int:
+        """Planned output rows."""
+        return self.factor * sum(span.rows for span in self.spans)
+
+    def by_name(self) -> dict[str, Span]:
+        return {span.name: span for span in self.spans}
+
+    def missing(self, committed: set[str]) -> list[Span]:
+        """The spans without a part, in plan order."""
+        return [span for span in self.spans if span.name not in committed]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the first rows tell of the input: its column names, and the carried columns under their output
+    names with their types (`kept`)."""
+
+    names: tuple[str, ...]
+    kept: pa.Schema
+    bytes_per_row: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """A shard that the job's paths lead to, as it is now."""
+
+    name: str
+    format: str
+    size: int
+    stamp: str
+
+
+def discover(spec: Input) -> list[Found]:
+    """The shards of the job's paths, in order. Raises InputError when there are none, or two formats."""
+    if spec.format == "dataset":
+        return [Found(path, "dataset", 0, "") for path in spec.paths]
+    names = list(dict.fromkeys(name for path in spec.paths for name in source.expand(path)))
+    kinds = {name: source.format_of(name) if spec.format == "auto" else spec.format for name in names}
+    for name, kind in kinds.items():
+        if kind is None:
+            raise InputError(
+                f"shard {name}: unknown format", f"set input.format, or use an ending of {' '.join(source.SUFFIXES)}"
+            )
+    if len(set(kinds.values())) > 1:
+        both = " and ".join(sorted(map(str, set(kinds.values()))))
+        raise InputError(f"input.path leads to both {both} shards", "give each its own job")
+    stats = _threads(source.stat, names)
+    return [Found(name, str(kinds[name]), size, stamp) for name, (size, stamp) in zip(names, stats, strict=True)]
+
+
+def look(job: Job, found: list[Found]) -> Columns:
+    """Read the heads of some shards: column names, types of the carried columns. Raises InputError, JobError."""
+    spec = job.input
+    step = max(1, len(found) // HEAD_SHARDS)
+    heads = [read.head(spec, shard.name, shard.format, HEAD_ROWS) for shard in found[::step]]
+    rows = [row for sample, _ in heads for row in sample]
+    schemas = [schema for _, schema in heads if schema is not None]
+    try:
+        types = pa.unify_schemas(schemas, promote_options="permissive") if schemas else read.infer_columns(rows)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(f"the shards' columns differ in type: {error}", "write them with one schema") from None
+    if types.names or schemas:
+        _check_columns(job, types.names)
+    wanted = types.names if spec.keep == "all" else spec.keep
+    fields = []
+    for name in wanted:
+        if name == spec.id == "id":
+            continue
+        field = types.field(name)
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        fields.append(pa.field(carried_name(name), kind, metadata={**(field.metadata or {}), "column": name}))
+    if not schemas and wanted:
+        fields.append(pa.field(read.EXTRA, pa.string()))
+    taken = [field.name for field in fields]
+    if len(set(taken)) != len(taken):
+        twice = next(name for name in taken if taken.count(name) > 1)
+        raise InputError(f"two input columns would both be carried as {twice}", "leave one out with input.keep")
+    weight = sum(len(orjson.dumps(row)) + 1 for row in rows) / len(rows) if rows else 256.0
+    return Columns(tuple(types.names), pa.schema(fields), weight)
+
+
+def _check_columns(job: Job, columns: list[str]) -> None:
+    named: dict[str, str | None] = {f"input.{k}": getattr(job.input, k) for k in ("id", "prompt", "messages", "turns")}
+    if isinstance(job.input.system, Column):
+        named["input.system"] = job.input.system.column
+    named |= {f"sampling.{field}": column for field, column in job.sampling_columns.items()}
+    if job.attributes and isinstance(job.attributes.columns, dict):
+        named |= {f"attributes.columns.{name}": column for name, column in job.attributes.columns.items()}
+    if isinstance(job.input.keep, list):
+        named |= {f"input.keep[{index}]": column for index, column in enumerate(job.input.keep)}
+    for field, name in named.items():
+        if name is not None and name not in columns:
+            raise JobError(f"{field}: no column {name!r} in the input", f"its columns are {', '.join(sorted(columns))}")
+
+
+def span_rows(job: Job, estimate: int) -> int:
+    """Input rows of a span: enough spans to spread over the pool, 32 to 1,024 completions each, and no
+    more spans than a listing stays quick for."""
+    if job.spans.rows is not None:
+        return job.spans.rows
+    factor = len(job.variants) * job.samples
+    share = estimate * factor // ((job.replicas.max or 8) * 16)
+    completions = max(32, min(1024, share), estimate * factor // SPANS_CAP)
+    return max(1, completions // factor)
+
+
+def make_plan(job: Job, found: list[Found], columns: Columns, known: tuple[Shard, ...] = ()) -> tuple[list[Shard], list[Span]]:
+    """Shards and spans that `known` does not have yet. Raises InputError, and OutputConflict for a
+    known shard that changed or vanished."""
+    before = {shard.name: shard for shard in known}
+    gone = [name for name in before if name not in {shard.name for shard in found}]
+    if gone:
+        raise OutputConflict(
+            f"planned shard {gone[0]} is not in the input any more", "bring it back, or choose another output.path"
+        )
+    fresh = [shard for shard in found if shard.name not in before]
+    weigh = {".gz": 4.0, ".zst": 4.0}
+    sizes = _threads(lambda shard: _row_count(job.input, shard), fresh)
+    estimate = 0
+    for shard, rows in zip(fresh, sizes, strict=True):
+        factor = weigh.get("." + shard.name.rpartition(".")[2], 1.0)
+        estimate += int(shard.size * factor / columns.bytes_per_row) if rows is None else rows
+    size = span_rows(job, max(estimate, sum(shard.rows for shard in known)))
+    numbered = [(len(known) + index, shard) for index, shard in enumerate(fresh)]
+    pairs = [(before[shard.name], shard) for shard in found if shard.name in before]
+    grown = [(old, now) for old, now in pairs if (now.size, now.stamp) != (old.size, old.stamp)]
+    made = _threads(lambda item: _plan_shard(job, item[0], item[1], size), numbered)
+    made += [more for more in _threads(lambda item: _grow(job, item[0], item[1], size), grown) if more is not None]
+    return [shard for shard, _ in made], [span for _, spans in made for span in spans]
+
+
+def _row_count(spec: Input, found: Found) -> int | None:
+    if found.format == "parquet":
+        return int(read.open_parquet(found.name)[0].metadata.num_rows)
+    return len(read.load_dataset(spec, found.name)) if found.format == "dataset" else None
+
+
+def _plan_shard(job: Job, index: int, found: Found, size: int) -> tuple[Shard, list[Span]]:
+    if found.format == "jsonl":
+        return _scan(job, Shard(index, found.name, "jsonl", found.size, found.stamp, "", 0, 0), found, size)
+    rows = _row_count(job.input, found) or 0
+    shard = Shard(index, found.name, found.format, found.size, found.stamp, _table_digest(job.input, found), rows, rows)
+    return shard, [Span(index, low, min(low + size, rows), min(size, rows - low)) for low in range(0, rows, size)]
+
+
+def _table_digest(spec: Input, found: Found) -> str:
+    if found.format == "dataset":
+        return str(read.load_dataset(spec, found.name)._fingerprint)
+    return xxhash.xxh3_128_hexdigest(read.open_parquet(found.name)[1])
+
+
+def _grow(job: Job, old: Shard, found: Found, size: int) -> tuple[Shard, list[Span]] | None:
+    changed = OutputConflict(
+        f"shard {old.name} is not what was planned: its rows changed", "restore it, or choose another output.path"
+    )
+    if old.format != "jsonl":
+        if _table_digest(job.input, found) != old.digest:
+            raise changed
+        return None
+    try:
+        digest = _text_digest(found.name, old.text_bytes)
+        if digest is None or digest.hexdigest() != old.digest:
+            raise changed
+        shard, spans = _scan(job, old, found, size, digest)
+    except InputError:
+        raise changed from None
+    return (shard, spans) if spans else None
+
+
+def _text_digest(name: str, length: int) -> Any:
+    """Running xxh3-128 over the first `length` bytes of text; None where there are fewer."""
+    digest = xxhash.xxh3_128()
+    with read.open_text(name) as stream:
+        while length:
+            chunk = read.read_chunk(stream, name, min(SCAN_CHUNK, length))
+            if not chunk:
+                return None
+            digest.update(chunk)
+            length -= len(chunk)
+    return digest
+
+
+def _scan(job: Job, old: Shard, found: Found, size: int, digest: Any = None) -> tuple[Shard, list[Span]]:
+    """Cut the text after what `old` has planned into spans of `size` rows or `spans.bytes` bytes."""
+    digest = digest or xxhash.xxh3_128()
+    spans: list[Span] = []
+    with read.open_text(found.name) as stream:
+        read.skip_to(stream, found.name, old.text_bytes)
+        at, line = old.text_bytes, old.lines
+        chunk = read.read_chunk(stream, found.name, SCAN_CHUNK)
+        if chunk and not old.terminated:
+            ending = b"\r\n" if chunk.startswith(b"\r\n") else b"\n"
+            if not chunk.startswith(ending):
+                raise InputError(f"shard {found.name}: its last line was continued")
+            digest.update(ending)
+            at, chunk = at + len(ending), chunk[len(ending) :] or read.read_chunk(stream, found.name, SCAN_CHUNK)
+        cut = _Cutter(old.index, line, at, size, job.spans.bytes)
+        last = b"\n"
+        while chunk:
+            digest.update(chunk)
+            spans += cut.feed(chunk)
+            last = chunk[-1:]
+            chunk = read.read_chunk(stream, found.name, SCAN_CHUNK)
+        spans += cut.end(terminated=last == b"\n")
+    shard = replace(
+        old,
+        size=found.size,
+        stamp=found.stamp,
+        digest=digest.hexdigest(),
+        lines=cut.line,
+        rows=old.rows + sum(span.rows for span in spans),
+        text_bytes=cut.at,
+        terminated=last == b"\n",
+    )
+    return shard, spans
+
+
+class _Cutter:
+    """Finds line ends chunk by chunk and cuts spans; a span holds at least one row."""
+
+    def __init__(self, shard: int, line: int, at: int, rows: int, cap: int) -> None:
+        self.shard, self.rows, self.cap = shard, rows, cap
+        self.line = self._start = line  # ordinal of the line that `at` is in
+        self.at = self._offset = self._line_at = at
+        self._have = 0  # rows of the open span
+        self._return = False  # whether the byte before `at` is a carriage return
+
+    def feed(self, chunk: bytes) -> list[Span]:
+        data = np.frombuffer(chunk, np.uint8)
+        ends = np.flatnonzero(data == 10)
+        starts = np.concatenate(([self._line_at - self.at], ends[:-1] + 1)) if len(ends) else ends
+        lengths = ends - starts
+        returned = data[ends - 1] == 13 if len(ends) else np.empty(0, bool)
+        if len(ends) and ends[0] == 0:
+            returned[0] = self._return
+        filled = (lengths > 1) | ((lengths == 1) & ~returned)
+        count = np.cumsum(filled)
+        after = ends + 1 + self.at
+        spans, done, low = [], 0, 0
+        while low < len(ends):
+            by_rows = int(np.searchsorted(count, done + self.rows - self._have, "left"))
+            by_bytes = int(np.searchsorted(after, self._offset + self.cap, "left"))
+            high = max(low, min(by_rows, by_bytes))
+            if high >= len(ends):
+                break
+            self._have += int(count[high]) - done
+            done, low = int(count[high]), high + 1
+            if self._have:
+                spans.append(self._cut(self.line + low, int(after[high])))
+        if len(ends):
+            self._have += int(count[-1]) - done
+            self.line += len(ends)
+            self._line_at = int(after[-1])
+        self._return = chunk[-1] == 13
+        self.at += len(chunk)
+        return spans
+
+    def end(self, terminated: bool) -> list[Span]:
+        if not terminated:
+            self.line += 1
+            self._have += 0 if self._return and self.at - self._line_at == 1 else 1
+        return [self._cut(self.line, self.at)] if self._have else []
+
+    def _cut(self, line: int, at: int) -> Span:
+        span = Span(self.shard, self._start, line, self._have, self._offset, at - self._offset)
+        self._start, self._offset, self._have = line, at, 0
+        return span
+
+
+def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
+    """The plan frozen in the output, and how many plan files it has."""
+    shards: dict[int, Shard] = {}
+    spans: list[Span] = []
+    names = sorted(name for name in store.list(FOLDER) if name.endswith(".parquet"))
+    for name in names:
+        table = pq.read_table(io.BytesIO(store.get(name) or b""))
+        for fields in orjson.loads(table.schema.metadata[b"shards"]):
+            shards[fields["index"]] = Shard(**fields)
+        columns = [table.column(field).to_pylist() for field in _SPAN_FIELDS]
+        spans += [Span(*values) for values in zip(*columns, strict=True)]
+    return Plan(tuple(shards[index] for index in sorted(shards)), spans, factor), len(names)
+
+
+def freeze_plan(job: Job, store: Store, found: list[Found], columns: Columns) -> Plan:
+    """The output's plan after the input's growth is added to it. Raises InputError, OutputConflict."""
+    factor = len(job.variants) * job.samples
+    plan, files = load_plan(store, factor)
+    shards, spans = make_plan(job, found, columns, plan.shards)
+    if not spans and not plan.spans:
+        raise InputError(f"input.path {', '.join(job.input.paths)}: no rows in it")
+    if shards:
+        store.put_new(f"{FOLDER}/{files:06d}.parquet", encode_plan(shards, spans))
+        plan, _ = load_plan(store, factor)
+    return plan
+
+
+def encode_plan(shards: Iterable[Shard], spans: list[Span]) -> bytes:
+    """A plan file (see the module's docstring)."""
+    columns = {field: pa.array([getattr(span, field) for span in spans], pa.int64()) for field in _SPAN_FIELDS}
+    table = pa.table(columns).replace_schema_metadata({"shards": orjson.dumps([asdict(shard) for shard in shards])})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _threads(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    items = list(items)
+    if len(items) < 2:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(min(8, len(items))) as pool:
+        return list(pool.map(call, items))

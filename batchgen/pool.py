@@ -1,0 +1,174 @@
+"""The replicas as Ray actors: placement, start, death, replacement.
+
+`max_restarts=0` and no task retries: recovery is the dispatcher's re-queue, and a dead replica is replaced by a
+new actor. All `max` replicas are asked for at once, so that Ray's autoscaler sees the pending ones, and each
+is used as soon as it is ready. A replica that cannot start before any other has is the job's error, with the
+engine's own message; later ones are given up after `START_ATTEMPTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
+
+from batchgen.engines.vllm import runs_on_cpu
+from batchgen.errors import BatchgenError, EngineError
+from batchgen.generate import Replica
+from batchgen.records import Receipt, Shard
+from batchgen.render import Renderer
+from batchgen.spec import Job
+
+START_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a replica: it is ready, has room, finished or lost `item`, or died."""
+
+    kind: Literal["ready", "room", "receipt", "lost", "died"]
+    replica: int
+    item: Any = None
+    receipt: Receipt | None = None
+    message: str = ""
+
+
+class Pool:
+    """The replicas of a job. Raises EngineError when none of them can start."""
+
+    def __init__(self, renderer: Renderer, output: str, kept: pa.Schema, shards: tuple[Shard, ...], size: int) -> None:
+        job = renderer.job
+        self._arguments = ray.put((renderer, output, kept, [shard.name for shard in shards]))
+        self._make = ray.remote(_Actor).options(
+            max_restarts=0, max_task_retries=0, max_concurrency=10_000, scheduling_strategy="SPREAD", **resources(job)
+        )
+        self._actors: dict[int, Any] = {}
+        self._assigned: dict[int, int] = {}
+        self._calls: dict[Any, tuple[str, int, Any]] = {}
+        self._failed_starts = 0
+        self._started = 0
+        self._ready_once = False
+        self.alive: set[int] = set()
+        for _ in range(size):
+            self._start_one()
+
+    def assign(self, replica: int, item: Any) -> None:
+        """Let the replica run the span in block `item`."""
+        self._assigned[replica] += 1
+        self._call(replica, "receipt", self._actors[replica].run.remote(item), item)
+        self.ask_for_room(replica)
+
+    def wait(self, seconds: float) -> Iterator[Event]:
+        """What happened, waiting up to `seconds` for something to happen."""
+        if not self._calls:
+            return
+        calls = list(self._calls)
+        ready, _ = ray.wait(calls, num_returns=1, timeout=seconds)
+        if ready:
+            ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+        for call in ready:
+            if call in self._calls:
+                yield from self._settle(call)
+
+    def stop(self) -> None:
+        """End every replica and its engine's processes."""
+        stopping = [self._actors[replica].stop.remote() for replica in self.alive]
+        if stopping:
+            ray.wait(stopping, num_returns=len(stopping), timeout=20)
+        for actor in self._actors.values():
+            ray.kill(actor, no_restart=True)
+
+    def _start_one(self) -> None:
+        self._started += 1
+        replica = self._started
+        self._actors[replica] = self._make.remote(self._arguments)
+        self._assigned[replica] = 0
+        self._call(replica, "ready", self._actors[replica].start.remote())
+
+    def ask_for_room(self, replica: int) -> None:
+        """Let the replica say when it can take another span; one question at a time."""
+        if not any(kind == "room" and of == replica for kind, of, _ in self._calls.values()):
+            self._call(replica, "room", self._actors[replica].room.remote(self._assigned[replica]))
+
+    def _call(self, replica: int, kind: str, reference: Any, item: Any = None) -> None:
+        self._calls[reference] = (kind, replica, item)
+
+    def _settle(self, call: Any) -> Iterator[Event]:
+        kind, replica, item = self._calls.pop(call)
+        if replica not in self._actors:
+            return
+        try:
+            result = ray.get(call)
+        except ObjectLostError as error:
+            yield Event("lost", replica, item, message=_words(error))
+        except RayTaskError as error:
+            yield from self._failed(kind, replica, item, error)
+        except (ActorDiedError, ActorUnavailableError, RayError) as error:
+            yield from self._died(kind, replica, _words(error))
+        else:
+            if kind == "ready":
+                self.alive.add(replica)
+                self._ready_once = True
+                yield Event("ready", replica)
+                self.ask_for_room(replica)
+            elif kind == "room":
+                yield Event("room", replica)
+            else:
+                yield Event("receipt", replica, item, receipt=result)
+
+    def _failed(self, kind: str, replica: int, item: Any, error: RayTaskError) -> Iterator[Event]:
+        cause = error.cause if isinstance(error.cause, BaseException) else error
+        if isinstance(cause, ObjectLostError):
+            yield Event("lost", replica, item, message=_words(cause))
+        elif isinstance(cause, BatchgenError) and not isinstance(cause, EngineError):
+            raise cause
+        else:
+            yield from self._died(kind, replica, str(cause))
+
+    def _died(self, kind: str, replica: int, message: str) -> Iterator[Event]:
+        actor = self._actors.pop(replica)
+        self._calls = {call: entry for call, entry in self._calls.items() if entry[1] != replica}
+        ray.kill(actor, no_restart=True)
+        self.alive.discard(replica)
+        if kind == "ready":
+            self._failed_starts += 1
+            if not self._ready_once:
+                raise EngineError(f"no replica can start: {message}")
+        if self._failed_starts < START_ATTEMPTS:
+            self._start_one()
+        elif not self._actors:
+            raise EngineError(f"every replica died, the last one with: {message}")
+        yield Event("died", replica, message=message)
+
+
+class _Actor(Replica):
+    """A Replica whose arguments come as one object, put once for all replicas."""
+
+    def __init__(self, arguments: tuple[Renderer, str, pa.Schema, list[str]]) -> None:
+        super().__init__(*arguments)
+
+
+def resources(job: Job) -> dict[str, float]:
+    """What Ray reserves for a replica: a GPU per tensor x pipeline rank; nothing for an engine on CPUs, which
+    would otherwise take from the feed the CPUs that it needs."""
+    ranks = job.engine.tensor_parallel_size * job.engine.pipeline_parallel_size
+    on_gpu = job.engine.kind == "vllm" and not runs_on_cpu()
+    return {"num_gpus": ranks, "num_cpus": 1} if on_gpu else {"num_gpus": 0, "num_cpus": 0}
+
+
+def size(job: Job, spans: int) -> int:
+    """Replicas to ask for: `replicas.max`, or what the cluster's GPUs hold now; never more than there are spans."""
+    wanted = job.replicas.max
+    if wanted is None:
+        gpus = resources(job)["num_gpus"]
+        held = int(ray.cluster_resources().get("GPU", 0) // gpus) if gpus else 1
+        wanted = max(job.replicas.min, held)
+    return max(1, min(wanted, spans))
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())[:600]

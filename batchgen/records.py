@@ -1,0 +1,255 @@
+"""The record of each stage and the Arrow schemas that carry them.
+
+A record travels as Arrow between processes (`prompt_schema`, one row per prompt) and
+ends as Parquet (`output_schema`, one row per completion).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from batchgen.errors import ErrorCode, RowError
+
+SAMPLING_TYPE = pa.struct(
+    [
+        ("n", pa.int32()),
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("top_k", pa.int32()),
+        ("min_p", pa.float64()),
+        ("max_tokens", pa.int32()),
+        ("min_tokens", pa.int32()),
+        ("presence_penalty", pa.float64()),
+        ("frequency_penalty", pa.float64()),
+        ("repetition_penalty", pa.float64()),
+        ("seed", pa.int64()),
+        ("stop", pa.list_(pa.string())),
+        ("stop_token_ids", pa.list_(pa.int32())),
+        ("bad_words", pa.list_(pa.string())),
+        ("ignore_eos", pa.bool_()),
+        ("include_stop_str_in_output", pa.bool_()),
+        ("skip_special_tokens", pa.bool_()),
+        ("logprobs", pa.int32()),
+    ]
+)
+MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+BEFORE_INPUT = ("id", "shard", "row", "variant", "sample")
+AFTER_INPUT = (
+    "attributes",
+    "messages",
+    "response",
+    "parsed",
+    "finish_reason",
+    "prompt_tokens",
+    "completion_tokens",
+    "cumulative_logprob",
+    "sampling",
+    "model",
+    "prompt_hash",
+    "seconds",
+    "attempt",
+    "status",
+    "error_code",
+    "error_detail",
+)
+OUTPUT_NAMES = frozenset(BEFORE_INPUT + AFTER_INPUT)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One input file as it was when it was planned.
+
+    `name` is the path as the job spells it, `size` its stored bytes, `stamp` the store's cheap
+    mark of a version (mtime or ETag). `digest` is xxh3-128 over the first `text_bytes` of its
+    uncompressed text (JSONL), over the footer (Parquet), or the fingerprint of a dataset.
+    `lines` is the ordinal after the last planned row, `rows` how many rows there are,
+    `terminated` whether the last planned line ended in a newline.
+    """
+
+    index: int
+    name: str
+    format: str
+    size: int
+    stamp: str
+    digest: str
+    lines: int
+    rows: int
+    text_bytes: int = 0
+    terminated: bool = True
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows `start <= ordinal < end` of one shard, `rows` of which exist (blank lines do not).
+
+    `offset` and `bytes` locate the lines of a JSONL shard in its uncompressed text; both are
+    0 for Parquet and datasets.
+    """
+
+    shard: int
+    start: int
+    end: int
+    rows: int
+    offset: int = 0
+    bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the span's part, derived from the span alone."""
+        return f"{self.shard:06d}-{self.start:012d}-{self.end:012d}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as read. `data` is None when `error` says why."""
+
+    ordinal: int
+    data: dict[str, Any] | None
+    error: RowError | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One variant of a row, ready for an engine, or the reason why it is not.
+
+    `messages` is the conversation so far (role, content and attribute keys), `turns` the user
+    turns still to be put after the model's answers.
+    """
+
+    row: int
+    variant: int
+    id: str | None
+    attributes: dict[str, int] | None
+    messages: list[dict[str, Any]] | None
+    turns: list[str]
+    text: str
+    token_ids: list[int]
+    sampling: dict[str, Any] | None
+    error: RowError | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """One of an engine's `n` answers to a prompt. `cumulative_logprob` needs `sampling.logprobs`."""
+
+    text: str
+    tokens: int
+    finish_reason: str
+    cumulative_logprob: float | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One row of a part: sample `sample` of the prompt at index `prompt` of its span."""
+
+    prompt: int
+    sample: int
+    messages: list[dict[str, str]]
+    response: str | None
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    cumulative_logprob: float | None
+    prompt_hash: str | None
+    seconds: float
+    attempt: int
+    error: RowError | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows and tokens of a part, of a run, of a job; they add up."""
+
+    ok: int = 0
+    error: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.ok + other.ok,
+            self.error + other.error,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+    @property
+    def rows(self) -> int:
+        return self.ok + self.error
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a replica answers for a span. `created` is False where the part was already there;
+    `counts` are then those of that part. `first` and `last` are the replica's wall-clock seconds at
+    which the span's first row entered the engine and its last one left it."""
+
+    span: str
+    created: bool
+    counts: Counts
+    errors: dict[ErrorCode, int]
+    samples: list[RowError]
+    first: float
+    last: float
+    seconds: float
+
+
+def attributes_type(names: tuple[str, ...]) -> pa.DataType:
+    return pa.struct([(name, pa.int32()) for name in names])
+
+
+def carried_name(column: str) -> str:
+    """The name under which the output carries an input column."""
+    return f"input_{column}" if column in OUTPUT_NAMES else column
+
+
+def prompt_schema(kept: pa.Schema, attributes: tuple[str, ...]) -> pa.Schema:
+    """The rows of a span on their way to a replica; `kept` is already under its output names."""
+    fields: list[tuple[str, pa.DataType]] = [
+        ("row", pa.int64()),
+        ("variant", pa.int32()),
+        ("id", pa.string()),
+        ("attributes", attributes_type(attributes)),
+        ("conversation", pa.string()),
+        ("turns", pa.list_(pa.string())),
+        ("token_ids", pa.list_(pa.int32())),
+        ("sampling", SAMPLING_TYPE),
+        ("error_code", pa.string()),
+        ("error_detail", pa.string()),
+    ]
+    return pa.schema([pa.field(f"_{name}", kind) for name, kind in fields] + list(kept))
+
+
+def output_schema(kept: pa.Schema, attributes: tuple[str, ...]) -> pa.Schema:
+    """The columns of a part, in order. The `attributes` column is there only when a schema is declared."""
+    kinds: dict[str, pa.DataType] = {
+        "id": pa.string(),
+        "shard": pa.string(),
+        "row": pa.int64(),
+        "variant": pa.int32(),
+        "sample": pa.int32(),
+        "attributes": attributes_type(attributes),
+        "messages": MESSAGES_TYPE,
+        "response": pa.string(),
+        "finish_reason": pa.string(),
+        "prompt_tokens": pa.int32(),
+        "completion_tokens": pa.int32(),
+        "cumulative_logprob": pa.float64(),
+        "sampling": SAMPLING_TYPE,
+        "model": pa.string(),
+        "prompt_hash": pa.string(),
+        "seconds": pa.float64(),
+        "attempt": pa.int32(),
+        "status": pa.string(),
+        "error_code": pa.string(),
+        "error_detail": pa.string(),
+    }
+    if not attributes:
+        del kinds["attributes"]
+    before = [pa.field(name, kinds[name]) for name in BEFORE_INPUT]
+    after = [pa.field(name, kinds[name]) for name in AFTER_INPUT if name in kinds]
+    return pa.schema(before + list(kept) + after)

@@ -1,0 +1,415 @@
+"""Row -> prompts: attributes, conversation, chat template, token ids, length check.
+
+The prompt is rendered here and sent to the engine as token ids, never as text or messages, so
+that what `check --prompts` shows is what the model reads. Templates run in Jinja's
+ImmutableSandboxedEnvironment. Undefined values are stricter than in Transformers (printing one is an
+error) and laxer than StrictUndefined (testing one is allowed), because public templates test keys that
+messages do not have, and only printing one would lose text in silence.
+
+Special tokens spelled in a row's text stay text: such texts leave the rendered string for a
+placeholder, and are tokenized apart with special tokens switched off.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, NoReturn
+
+import jinja2
+import jinja2.ext
+import orjson
+import xxhash
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from batchgen.attributes import Schema
+from batchgen.errors import BadRow, ModelError, RowError
+from batchgen.model import ModelFiles
+from batchgen.records import Prompt, Row
+from batchgen.spec import Column, Job, Sampling, check_sampling
+
+LayoutKind = Literal["model template", "schema template", "schema block", "none"]
+TEXT_CAP = 2**26
+UNBOUNDED_ANSWER = 128
+_ROLES = ("system", "user", "assistant")
+_INTEGER_SAMPLING = tuple(name for name, f in Sampling.model_fields.items() if "int" in str(f.annotation))
+
+
+class Renderer:
+    """Turns rows into prompts. Pickles as its job and model files.
+
+    Raises ModelError when the model cannot take the job: it has no chat template for a
+    conversation, or neither its template nor the schema's layout honours an attribute.
+    """
+
+    def __init__(self, job: Job, model: ModelFiles) -> None:
+        self.job = job
+        self.model = model
+        self.schema: Schema | None = job.attributes.schema if job.attributes else None
+        self.context: int | None = job.engine.options.get("max_model_len") or model.context
+        self._columns = job.attributes.column_of() if job.attributes else {}
+        self._constant_sampling = check_sampling(job.constant_sampling)
+        self._variants = job.variants
+        self._environment = _environment()
+        self._tokenizers = _tokenizers(model)
+        self._special = _special_pattern(self._tokenizers)
+        self._template = self._compile(model.chat_template) if model.chat_template else None
+        if self._template is None and job.input.prompt is None:
+            raise ModelError(
+                f"model {model.label} has no chat template, which messages and turns need",
+                "name one with model.chat_template",
+            )
+        self.layout: LayoutKind = self._choose_layout()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Renderer, (self.job, self.model)
+
+    @property
+    def needed(self) -> set[str]:
+        """The input columns that rendering reads."""
+        spec = self.job.input
+        named = {spec.id, spec.prompt, spec.messages, spec.turns, "sampling", getattr(spec.system, "column", None)}
+        return {name for name in named if name} | {*self.job.sampling_columns.values(), *self._columns.values()}
+
+    def prompts(self, row: Row, shard: str) -> list[Prompt]:
+        """The prompts of a row, one per variant; a bad row becomes error prompts. Never raises for a row."""
+        error = row.error
+        if error is None:
+            try:
+                assert row.data is not None
+                return self._prompts(row.ordinal, row.data, shard)
+            except BadRow as bad:
+                error = RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}")
+        name = self._id(row.data or {})
+        blank: dict[str, Any] = {"attributes": None, "messages": None, "turns": [], "text": "", "token_ids": []}
+        return [Prompt(row.ordinal, variant, name, sampling=None, error=error, **blank) for variant in range(len(self._variants))]
+
+    def _prompts(self, ordinal: int, data: dict[str, Any], shard: str) -> list[Prompt]:
+        messages, turns = self._conversation(data)
+        own = self._row_values(data)
+        sampling, row_seed = self._sampling(data)
+        made = []
+        for number, variant in enumerate(self._variants):
+            steered = self._steer(messages, own, variant)
+            values = {name: steered[-1][name] for name in self.schema.names} if self.schema else None
+            error, text, ids = None, "", list[int]()
+            seeded = sampling
+            try:
+                text, ids = self.encode(steered)
+                seeded = self.within_context(sampling, len(ids))
+            except BadRow as bad:
+                error = RowError(bad.code, f"{place(shard, ordinal)}: {bad}")
+            if sampling["seed"] is not None and not row_seed:
+                seeded = {**seeded, "seed": derive_seed(sampling["seed"], shard, ordinal, number)}
+            made.append(Prompt(ordinal, number, self._id(data), values, steered, turns, text, ids, seeded, error))
+        return made
+
+    def encode(self, messages: list[dict[str, Any]]) -> tuple[str, list[int]]:
+        """Text and token ids of a conversation whose user messages carry their attribute values.
+
+        Raises BadRow (render, too_long).
+        """
+        shown, hidden = self._hide(messages)
+        text = self._render(shown)
+        plain, literal = self._tokenizers
+        chat = self._template is not None
+        ids: list[int] = []
+        pieces = re.split("\ue000(\\d+)\ue001", text) if hidden else [text]
+        for index, piece in enumerate(pieces):
+            if index % 2:
+                ids += literal.encode(hidden[int(piece)], add_special_tokens=False).ids
+            elif piece or index == 0:
+                ids += plain.encode(piece, add_special_tokens=not chat and index == 0).ids
+        if hidden:
+            text = "".join(hidden[int(p)] if i % 2 else p for i, p in enumerate(pieces))
+        if not ids:
+            raise BadRow("render", "the prompt has no tokens")
+        if self.context is not None and len(ids) >= self.context:
+            raise BadRow("too_long", f"the prompt has {len(ids)} tokens, the context {self.context}: no room for an answer")
+        return text, ids
+
+    def continued(self, messages: list[dict[str, Any]], answer: str, turn: str) -> list[dict[str, Any]]:
+        """The conversation after the model's answer and the next scripted user turn, with the same values."""
+        values = {name: messages[-1][name] for name in self.schema.names} if self.schema else {}
+        return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": turn, **values}]
+
+    def _id(self, data: dict[str, Any]) -> str | None:
+        value = data.get(self.job.input.id) if self.job.input.id else None
+        return None if value is None else str(value)
+
+    def _conversation(self, data: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+        spec = self.job.input
+        system = spec.system
+        if isinstance(system, Column):
+            system = data.get(system.column)
+            if system is not None and not isinstance(system, str):
+                raise BadRow("input", f"system must be a string, not {_kind(system)}")
+        column = spec.prompt or spec.messages or spec.turns
+        assert column is not None
+        value = data.get(column)
+        if value is None:
+            raise BadRow("input", f"{column} is {'null' if column in data else 'missing'}")
+        turns: list[str] = []
+        if spec.messages:
+            messages = _messages(value, column, self.schema.names if self.schema else ())
+        elif spec.turns:
+            if not isinstance(value, list) or not value or not all(isinstance(turn, str) for turn in value):
+                raise BadRow("input", f"{column} must be a list of at least one string")
+            messages, turns = [{"role": "user", "content": value[0]}], value[1:]
+        else:
+            if not isinstance(value, str):
+                raise BadRow("input", f"{column} must be a string, not {_kind(value)}")
+            messages = [{"role": "user", "content": value}]
+        if system is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": system})
+        return messages, turns
+
+    def _row_values(self, data: dict[str, Any]) -> dict[str, int]:
+        if self.schema is None:
+            return {}
+        return self._checked({name: data.get(column) for name, column in self._columns.items()})
+
+    def _checked(self, values: Mapping[str, object]) -> dict[str, int]:
+        assert self.schema is not None
+        try:
+            return self.schema.check(values)
+        except ValueError as error:
+            raise BadRow("input", f"attribute {error}") from None
+
+    def _steer(self, messages: list[dict[str, Any]], own: dict[str, int], variant: dict[str, int]) -> list[dict[str, Any]]:
+        """Put the values into every user message: default < job < row < the message's own < sweep."""
+        if self.schema is None or self.job.attributes is None:
+            return messages
+        row = {**self.schema.defaults, **self.schema.check(self.job.attributes.values), **own}
+        steered = []
+        for message in messages:
+            bare = {"role": message["role"], "content": message["content"]}
+            if message["role"] == "user":
+                of_message = self._checked({k: message[k] for k in self.schema.names if k in message})
+                bare.update({**row, **of_message, **variant})
+            steered.append(bare)
+        return steered
+
+    def _sampling(self, data: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        """The row's sampling, and whether the seed is the row's own."""
+        columns = self.job.sampling_columns
+        own = data.get("sampling")
+        if own is not None and not isinstance(own, dict):
+            raise BadRow("input", f"sampling must be a struct, not {_kind(own)}")
+        fields = {key: data.get(column) for key, column in columns.items()} | (own or {})
+        fields = {key: _integral(key, value) for key, value in fields.items() if value is not None}
+        if not fields:
+            return self._constant_sampling, False
+        try:
+            return check_sampling({**self.job.constant_sampling, **fields}), "seed" in fields
+        except ValueError as error:
+            raise BadRow("input", f"sampling: {error}") from None
+
+    def within_context(self, sampling: dict[str, Any], tokens: int) -> dict[str, Any]:
+        """`sampling` with max_tokens set to what is left after a prompt of `tokens`. Raises BadRow (too_long)."""
+        wanted = sampling["max_tokens"]
+        if self.context is None:
+            return {**sampling, "max_tokens": wanted or UNBOUNDED_ANSWER}
+        left = self.context - tokens
+        if left < max(1, sampling["min_tokens"]):
+            raise BadRow("too_long", f"the prompt has {tokens} tokens: no room for min_tokens {sampling['min_tokens']}")
+        return {**sampling, "max_tokens": left if wanted is None else min(wanted, left)}
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        if self.layout == "schema block":
+            messages = self._with_block(messages)
+        if self._template is None:
+            return "".join(message["content"] for message in messages)
+        return self._run(self._template, messages)
+
+    def _run(self, template: jinja2.Template, messages: list[dict[str, Any]]) -> str:
+        variables: dict[str, Any] = {}
+        if self.schema:
+            variables |= {name: messages[-1].get(name) for name in self.schema.names}
+            variables["attribute_names"] = list(self.schema.names)
+        variables |= {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **self.model.special}
+        pieces, size = [], 0
+        try:
+            for piece in template.generate(messages=messages, add_generation_prompt=True, **variables):
+                pieces.append(piece)
+                size += len(piece)
+                if size > TEXT_CAP:
+                    raise BadRow("render", f"the rendered prompt is over {TEXT_CAP} characters")
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
+            raise BadRow("render", f"chat template: {error}") from None
+        return "".join(pieces)
+
+    def _with_block(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        assert self.schema is not None
+        assert self.schema.layout is not None
+        layout = self.schema.layout
+        last = max(i for i, m in enumerate(messages) if m["role"] == "user")
+        return [
+            {**m, "content": layout.apply(m["content"], {name: m[name] for name in self.schema.names})}
+            if m["role"] == "user" and (layout.turns == "all" or i == last)
+            else m
+            for i, m in enumerate(messages)
+        ]
+
+    def _choose_layout(self) -> LayoutKind:
+        """Render one row with each attribute changed in turn; take the first layout that honours them all."""
+        if self.schema is None:
+            return "none"
+        ignored: list[str] = []
+        if self._template is not None:
+            self.layout = "model template"
+            ignored = self._ignored()
+            if not ignored:
+                return "model template"
+        layout = self.schema.layout
+        if layout is not None:
+            if layout.template is not None:
+                self._template = self._compile(layout.template)
+                self.layout = "schema template"
+            else:
+                self.layout = "schema block"
+            ignored = self._ignored()
+            if not ignored:
+                return self.layout
+        raise ModelError(
+            f"the chat template of {self.model.label} ignores {', '.join(ignored or self.schema.names)}: the prompt stays the "
+            "same whatever the value",
+            "use a template that reads them from the message or its arguments (model.chat_template), or give "
+            "attributes.schema a layout",
+        )
+
+    def _ignored(self) -> list[str]:
+        assert self.schema is not None
+
+        def probe(values: dict[str, int]) -> str:
+            try:
+                return self._render([{"role": "user", "content": "Hello", **values}])
+            except BadRow as error:
+                raise ModelError(f"{self.model.label}: {error}", "give another model.chat_template") from None
+
+        base = probe(self.schema.defaults)
+        others = {a.name: a.low if a.default != a.low else a.high for a in self.schema.attributes if a.low != a.high}
+        return [name for name, value in others.items() if probe({**self.schema.defaults, name: value}) == base]
+
+    def _compile(self, source: str) -> jinja2.Template:
+        try:
+            return self._environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise ModelError(f"chat template of {self.model.label}: {error}") from None
+
+    def _hide(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+        """Replace special tokens in the texts by numbered private-use marks; also return what was replaced."""
+        special = self._special
+        if special is None or not any(special.search(message["content"]) for message in messages):
+            return messages, []
+        hidden: list[str] = []
+
+        def mark(match: re.Match[str]) -> str:
+            hidden.append(match.group())
+            return f"\ue000{len(hidden) - 1}\ue001"
+
+        # A mark that the row itself brings would be taken for one of ours.
+        harmless = str.maketrans({"\ue000": "\ufffd", "\ue001": "\ufffd"})
+        shown = [{**m, "content": special.sub(mark, m["content"].translate(harmless))} for m in messages]
+        return shown, hidden
+
+
+def place(shard: str, ordinal: int) -> str:
+    """How errors name a row: shard:line, lines (or rows) counted from 1."""
+    return f"{shard}:{ordinal + 1}"
+
+
+def prompt_hash(ids: list[int]) -> str:
+    """xxh3-128 of the prompt's token ids as little-endian int32, in hex."""
+    return xxhash.xxh3_128_hexdigest(array.array("i", ids).tobytes())
+
+
+def derive_seed(seed: int, shard: str, ordinal: int, variant: int) -> int:
+    """A row's seed: 63 bits of xxh3 over the job's seed and the row's name; independent of placement."""
+    return xxhash.xxh3_64_intdigest(orjson.dumps([seed, shard, ordinal, variant])) >> 1
+
+
+def _messages(value: object, column: str, extra: tuple[str, ...]) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value:
+        raise BadRow("input", f"{column} must be a list of at least one message")
+    messages = []
+    for number, message in enumerate(value, 1):
+        if not isinstance(message, dict):
+            raise BadRow("input", f"{column}: message {number} must be a struct, not {_kind(message)}")
+        role, content = message.get("role"), message.get("content")
+        if role not in _ROLES:
+            raise BadRow("input", f"{column}: message {number}: role {role!r} is not one of {', '.join(_ROLES)}")
+        if not isinstance(content, str):
+            raise BadRow("input", f"{column}: message {number}: content must be a string, not {_kind(content)}")
+        messages.append({"role": role, "content": content} | {k: message[k] for k in extra if k in message})
+    if messages[-1]["role"] != "user":
+        raise BadRow("input", f"{column}: the last message must be the user's, not the {messages[-1]['role']}'s")
+    return messages
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _integral(key: str, value: object) -> object:
+    if key in _INTEGER_SAMPLING and isinstance(value, bool):
+        raise BadRow("input", f"sampling: {key}: {value!r} is not an integer")
+    return value
+
+
+class _Undefined(jinja2.Undefined):
+    """May be tested, never printed or gone through."""
+
+    __slots__ = ()
+    __str__ = __iter__ = __len__ = jinja2.Undefined._fail_with_undefined_error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, undefined=_Undefined, extensions=[jinja2.ext.loopcontrols]
+    )
+
+    def raise_exception(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: object, indent: int | None = None, **_: object) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+class _Bytes:
+    """The tokenizer of a job without a model: one token per UTF-8 byte."""
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> _Bytes:
+        self.ids = list(text.encode())
+        return self
+
+
+def _tokenizers(model: ModelFiles) -> tuple[Any, Any]:
+    """The model's tokenizer, and the same with special tokens read as text."""
+    if model.tokenizer is None:
+        return _Bytes(), _Bytes()
+    try:
+        plain, literal = Tokenizer.from_str(model.tokenizer), Tokenizer.from_str(model.tokenizer)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ModelError(f"{model.label}: tokenizer.json: {error}") from None
+    for tokenizer in (plain, literal):
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    literal.encode_special_tokens = True
+    return plain, literal
+
+
+def _special_pattern(tokenizers: tuple[Any, Any]) -> re.Pattern[str] | None:
+    if isinstance(tokenizers[0], _Bytes):
+        return None
+    special = [token.content for token in tokenizers[0].get_added_tokens_decoder().values() if token.special]
+    return re.compile("|".join(re.escape(t) for t in sorted(special, key=len, reverse=True))) if special else None

@@ -1,0 +1,463 @@
+"""Job file -> Job: validated, frozen, fingerprinted.
+
+Unknown keys are errors everywhere except in `engine.options`, which is handed to the
+engine under the engine's own names. Fields that change what a row means are part of the
+fingerprint; the others (replicas, parallelism, engine options, span size, limits) are not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import orjson
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from batchgen import attributes as attrs
+from batchgen.errors import JobError
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Column(Spec):
+    """The value is taken from this input column, row by row."""
+
+    column: str
+
+
+class Input(Spec):
+    path: str | list[str] = Field(
+        description="File, directory, glob or list of them; local or s3:// gs:// az:// hf://datasets/; for `format: dataset` a Hub name or a saved directory."
+    )
+    format: Literal["auto", "jsonl", "parquet", "dataset"] = Field(
+        "auto", description="Format of the shards; auto goes by the file name."
+    )
+    split: str = Field("train", description="Split of a dataset (`format: dataset`).")
+    subset: str | None = Field(None, description="Configuration of a Hub dataset (`format: dataset`).")
+    id: str | None = Field(None, description="Column carried as the row's name; data, never the key.")
+    prompt: str | None = Field(None, description="Column with one user message.")
+    messages: str | None = Field(
+        None, description="Column with a conversation: a list of {role, content}, the last one from the user."
+    )
+    turns: str | None = Field(None, description="Column with a list of user messages, each answered in order.")
+    system: str | Column | None = Field(None, description="System message: a constant or {column: NAME}.")
+    keep: Literal["all"] | list[str] = Field("all", description="Input columns that the output carries.")
+    max_row_bytes: int = Field(8 * 2**20, gt=0, description="A longer JSONL line is an error row.")
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Input:
+        named = [name for name in ("prompt", "messages", "turns") if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(f"name exactly one of prompt, messages, turns (got {', '.join(named) or 'none'})")
+        return self
+
+    @property
+    def paths(self) -> list[str]:
+        return [self.path] if isinstance(self.path, str) else list(self.path)
+
+
+class LayoutSpec(Spec):
+    template: str | None = Field(
+        None, description="Jinja chat template that reads the values from the keys of each user message."
+    )
+    block: str | None = Field(None, description="Text beside user messages; {pairs} stands for the values.")
+    pair: str = Field("{name}: {value}", description="One value in the block.")
+    separator: str = Field(" ", description="Between two values in the block.")
+    where: Literal["suffix", "prefix"] = Field("suffix", description="The block's side of the message text.")
+    turns: Literal["all", "last"] = Field("all", description="Which user messages carry the block.")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> LayoutSpec:
+        if (self.template is None) == (self.block is None):
+            raise ValueError("give exactly one of template and block")
+        if self.block is not None and "{pairs}" not in self.block:
+            raise ValueError("block must contain {pairs}")
+        return self
+
+
+Range = Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class SchemaSpec(Spec):
+    names: list[str] = Field(min_length=1, description="Attribute names, in the prompt's order.")
+    range: Range | dict[str, Range] = Field([0, 4], description="[low, high], both included; for all or by name.")
+    defaults: dict[str, int] = Field({}, description="Value of an attribute that nobody sets; else the low end.")
+    layout: LayoutSpec | None = Field(None, description="The text form, for a model whose template does not read the values.")
+
+    def build(self) -> attrs.Schema:
+        for name in [*self.defaults, *(self.range if isinstance(self.range, dict) else ())]:
+            if name not in self.names:
+                raise ValueError(f"{name} is not among names")
+        made = []
+        for name in self.names:
+            low, high = self.range.get(name, [0, 4]) if isinstance(self.range, dict) else self.range
+            attribute = attrs.Attribute(name, low, high, self.defaults.get(name, low))
+            attribute.check(attribute.default)
+            made.append(attribute)
+        layout = attrs.Layout(**self.layout.model_dump()) if self.layout else None
+        return attrs.Schema("custom", tuple(made), layout)
+
+
+class Attributes(Spec):
+    schema_: str | SchemaSpec = Field(alias="schema", description="A built-in name (karakuri, steerlm) or a schema of your own.")
+    values: dict[str, Any] = Field({}, description="Values for every row; a row's own column wins.")
+    sweep: dict[str, list[Any]] = Field({}, description="Every row times every combination of these values.")
+    columns: dict[str, str] | bool = Field(
+        True, description="true: the columns that bear the names; a mapping renames them; false: none."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Attributes:
+        schema = self.schema
+        schema.check(self.values)
+        for name, values in self.sweep.items():
+            if not values:
+                raise ValueError(f"sweep.{name} is empty")
+            for value in values:
+                if value is None:
+                    raise ValueError(f"sweep.{name}: null is not a value")
+                schema.check({name: value})
+            if len(set(values)) != len(values):
+                raise ValueError(f"sweep.{name} names a value twice")
+        if isinstance(self.columns, dict):
+            schema.check(dict.fromkeys(self.columns))
+        return self
+
+    @property
+    def schema(self) -> attrs.Schema:  # type: ignore[override]
+        if not isinstance(self.schema_, str):
+            return self.schema_.build()
+        if self.schema_ not in attrs.BUILT_IN:
+            raise ValueError(f"unknown schema {self.schema_!r}; built in are {', '.join(attrs.BUILT_IN)}")
+        return attrs.BUILT_IN[self.schema_]
+
+    @property
+    def variants(self) -> list[dict[str, int]]:
+        return [self.schema.check(point) for point in attrs.sweep(self.sweep)]
+
+    def column_of(self) -> dict[str, str]:
+        """Attribute name -> input column that may hold a row's own value."""
+        if self.columns is False:
+            return {}
+        renamed = self.columns if isinstance(self.columns, dict) else {}
+        return {name: renamed.get(name, name) for name in self.schema.names}
+
+
+class Model(Spec):
+    source: str = Field(description="A directory, or a Hugging Face Hub id.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub id; recorded as a commit.")
+    chat_template: str | None = Field(
+        None, description="Path of a Jinja chat template, or `none` for plain completion; default: the model's own."
+    )
+    trust_remote_code: bool = Field(False, description="Allowed only with `revision` set to a full commit hash.")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Model:
+        if self.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("trust_remote_code runs the model's own code: pin revision to a full commit hash")
+        return self
+
+
+class Engine(Spec):
+    kind: Literal["vllm", "echo"] = Field("vllm", description="vllm: the model. echo: deterministic text without a model.")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that hold one layer of a replica together.")
+    pipeline_parallel_size: int = Field(1, ge=1, description="Stages of layers of a replica.")
+    options: dict[str, Any] = Field({}, description="Handed to the engine under its own names.")
+    env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...); no place for secrets.")
+
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Sampling(Spec):
+    """What one row runs with; the names and meanings are vLLM's SamplingParams."""
+
+    n: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Samples of the row.")
+    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus.")
+    top_k: Annotated[int, Field(ge=-1)] = Field(0, description="0 or -1 is off.")
+    min_p: Fraction = Field(0.0, description="Least probability, relative to the likeliest token's.")
+    max_tokens: Positive | None = Field(None, description="Null: up to the end of the context.")
+    min_tokens: Annotated[int, Field(ge=0)] = Field(0, description="No stop before so many tokens.")
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = Field(1.0, description="Over 0 up to 2; 1 is off.")
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
+        0,
+        description="A job's constant is mixed with the row's name into a seed per row; a row's own is used as it is. Null: unseeded.",
+    )
+    stop: list[str] = Field([], description="Stop strings.")
+    stop_token_ids: list[int] = Field([], description="Stop tokens.")
+    bad_words: list[str] = Field([], description="Strings never generated.")
+    ignore_eos: bool = Field(False, description="Go on after the end-of-sequence token.")
+    include_stop_str_in_output: bool = Field(False, description="Keep the stop string in the answer.")
+    skip_special_tokens: bool = Field(True, description="Leave special tokens out of the answer.")
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="0 or more fills cumulative_logprob.")
+
+    @field_validator("stop", "bad_words", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _order(self) -> Sampling:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
+        return self
+
+
+def check_sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of Sampling, checked. Raises ValueError that names the fields at fault."""
+    try:
+        return Sampling.model_validate(fields).model_dump()
+    except ValidationError as error:
+        raise ValueError("; ".join(_explain(error, Sampling))) from None
+
+
+def _sampling_json_schema() -> dict[str, Any]:
+    schema = Sampling.model_json_schema()
+    column = Column.model_json_schema()
+    for name, field in schema["properties"].items():
+        schema["properties"][name] = {"anyOf": [field, column], "description": field["description"]}
+    return schema
+
+
+class Replicas(Spec):
+    min: int = Field(1, ge=1, description="Start to generate with so many.")
+    max: int | None = Field(None, ge=1, description="At most so many; null: what the cluster's GPUs hold, at least min.")
+
+    @model_validator(mode="after")
+    def _order(self) -> Replicas:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max {self.max} is less than min {self.min}")
+        return self
+
+
+class Limits(Spec):
+    errors: Fraction = Field(0.01, description="Failed rows allowed, as a fraction of the planned ones.")
+    tokens: int | None = Field(None, ge=1, description="Stop, resumably, after so many completion tokens.")
+    hours: float | None = Field(None, gt=0, description="Stop, resumably, after so many hours of this run.")
+
+
+class Spans(Spec):
+    rows: int | None = Field(None, ge=1, description="Most input rows of a span; null: chosen from the size of the input.")
+    bytes: int = Field(16 * 2**20, ge=1, description="Most JSONL bytes of a span (one line may be longer).")
+
+
+class OutputSpec(Spec):
+    path: str = Field(description="Directory or object store URL.")
+
+
+class Job(Spec):
+    """A job: what to read, what to ask of which model, where the answers go.
+
+    `Job.load(path)` reads a job file; `Job(**fields)` builds one in Python. Raises JobError.
+    """
+
+    name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Shown in progress and reports.")
+    input: Input
+    attributes: Attributes | None = Field(None, description="Steering attributes.")
+    model: Model | None = Field(None, description="Required except for engine.kind echo.")
+    engine: Engine = Engine()
+    sampling: Annotated[dict[str, Any], WithJsonSchema(_sampling_json_schema())] = Field(
+        {}, description="What every row runs with; any field may be {column: NAME}, and a row's own `sampling` wins."
+    )
+    replicas: Replicas = Replicas()
+    limits: Limits = Limits()
+    spans: Spans = Spans()
+    output: OutputSpec
+
+    @model_validator(mode="after")
+    def _whole(self) -> Job:
+        if self.model is None and self.engine.kind != "echo":
+            raise ValueError(f"engine.kind {self.engine.kind} needs a model")
+        return self
+
+    @field_validator("sampling")
+    @classmethod
+    def _sampling_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key, entry in value.items():
+            if key not in Sampling.model_fields:
+                raise ValueError(unknown_key(key, Sampling.model_fields))
+            if isinstance(entry, dict) and (list(entry) != ["column"] or not isinstance(entry["column"], str)):
+                raise ValueError(f"{key}: expected a value or {{column: NAME}}")
+        check_sampling({key: entry for key, entry in value.items() if not isinstance(entry, dict)})
+        return value
+
+    @property
+    def constant_sampling(self) -> dict[str, Any]:
+        return {key: entry for key, entry in self.sampling.items() if not isinstance(entry, dict)}
+
+    @property
+    def sampling_columns(self) -> dict[str, str]:
+        return {key: entry["column"] for key, entry in self.sampling.items() if isinstance(entry, dict)}
+
+    @property
+    def schema_names(self) -> tuple[str, ...]:
+        return self.attributes.schema.names if self.attributes else ()
+
+    @property
+    def variants(self) -> list[dict[str, int]]:
+        return self.attributes.variants if self.attributes else [{}]
+
+    @property
+    def samples(self) -> int:
+        """Samples of a row that does not say how many it wants."""
+        return int(self.constant_sampling.get("n", 1))
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Job:
+        """Read a YAML job file and apply `key.path=value` overrides. Raises JobError."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise JobError(f"job file {path}: {error}") from None
+        try:
+            fields = yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise JobError(f"job file {path}: {' '.join(str(error).split())}") from None
+        if not isinstance(fields, dict):
+            raise JobError(f"job file {path}: expected a mapping of fields, got {type(fields).__name__}")
+        for override in overrides:
+            _apply(fields, override)
+        return cls.parse(fields, f"job file {path}")
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any], origin: str = "job") -> Job:
+        """Validate a mapping of fields. Raises JobError with one line per mistake."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise JobError("\n".join(f"{origin}: {line}" for line in _explain(error))) from None
+
+    def meaning(self) -> dict[str, Any]:
+        """The fields that decide what a row means, flat, without the model's files (see model.py)."""
+        kept = {
+            "input": {"max_row_bytes", "path"},
+            "engine": {"tensor_parallel_size", "pipeline_parallel_size", "options", "env"},
+        }
+        whole = self.model_dump(
+            mode="json",
+            by_alias=True,
+            include={"input", "attributes", "engine"},
+            exclude=kept,
+        )
+        whole["sampling"] = {
+            **check_sampling(self.constant_sampling),
+            **{k: {"column": c} for k, c in self.sampling_columns.items()},
+        }
+        if isinstance(whole["input"]["keep"], list):
+            whole["input"]["keep"] = sorted(whole["input"]["keep"])
+        return flatten(whole)
+
+
+def fingerprint(meaning: Mapping[str, Any]) -> str:
+    """sha256 of the meaning's canonical JSON, in hex."""
+    return hashlib.sha256(orjson.dumps(meaning, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping of dotted keys."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        flat.update(flatten(entry, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses aliases (their expansion is unbounded) and duplicate keys (one is lost)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed in a job")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _apply(fields: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise JobError(f"--set {override}: expected key.path=value")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise JobError(f"--set {override}: {' '.join(str(error).split())}") from None
+    *parents, last = key.split(".")
+    place: Any = fields
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
+        if not isinstance(place, dict):
+            raise JobError(f"--set {override}: {parent} is not a mapping")
+    place[last] = value
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f"unknown field {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+
+
+def _explain(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"] if not _is_union_tag(part))
+        if item["type"] == "extra_forbidden":
+            *parents, key = item["loc"]
+            lines.append(f"{where}: {unknown_key(str(key), _fields_at(model or Job, parents))}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message}" if where else message)
+    return list(dict.fromkeys(lines))
+
+
+def _is_union_tag(part: object) -> bool:
+    return isinstance(part, str) and (part in _UNION_TAGS or "[" in part)
+
+
+_UNION_TAGS = {"str", "bool", "int", "float", "Column", "SchemaSpec"}
+
+
+def _fields_at(model: Any, parents: Iterable[Any]) -> list[str]:
+    here = model
+    for part in parents:
+        if _is_union_tag(part) or not (isinstance(here, type) and issubclass(here, BaseModel)):
+            continue
+        found = next((f for n, f in here.model_fields.items() if part in (n, f.alias)), None)
+        here = _model_in(found.annotation) if found else None
+    if isinstance(here, type) and issubclass(here, BaseModel):
+        return [field.alias or name for name, field in here.model_fields.items()]
+    return []
+
+
+def _model_in(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        models = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+        return models[0] if models else None
+    return annotation

@@ -1,0 +1,244 @@
+"""The output store: put_new / put / get / list / delete, local or in an object store.
+
+`put_new` is the only way in which rows become visible. It writes a whole object under a name
+that does not exist yet, or answers Exists and changes nothing: on an object store by one
+conditional PUT (obstore, `mode="create"`, never multipart, which is unconditional), on a local
+file system by a synced temporary file, a hard link and a synced directory. `put` overwrites and
+is for progress files only.
+
+URLs: a local path, `s3://bucket/prefix`, `gs://`, `az://`, or `memory://name` (this process only).
+Credentials and endpoints come from the environment, under each cloud's own variable names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotFoundError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+
+from batchgen.errors import InputError, StoreError
+
+SCRATCH = "_batchgen/tmp"
+T = TypeVar("T")
+
+
+class Put(enum.Enum):
+    CREATED = "created"
+    EXISTS = "exists"
+
+
+class Store(Protocol):
+    """What the output is written through. Every method raises StoreError when the store fails."""
+
+    url: str
+
+    def put_new(self, name: str, data: bytes) -> Put:
+        """Make `name` visible with exactly `data`, durable, unless it exists."""
+        ...
+
+    def put(self, name: str, data: bytes) -> None:
+        """Replace `name` as a whole."""
+        ...
+
+    def get(self, name: str) -> bytes | None:
+        """The object, or None where there is none."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Names under the folder `prefix`, in any order."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove `name`; no error where there is none."""
+        ...
+
+
+class LocalStore:
+    """A directory."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.root = Path(path).absolute()
+        self.url = str(self.root)
+
+    def put_new(self, name: str, data: bytes) -> Put:
+        with _local_errors(self.root / name):
+            scratch = self._write(data)
+            target = self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(scratch, target)
+            except FileExistsError:
+                return Put.EXISTS
+            finally:
+                scratch.unlink()
+            _sync_directory(target.parent)
+        return Put.CREATED
+
+    def put(self, name: str, data: bytes) -> None:
+        with _local_errors(self.root / name):
+            scratch = self._write(data)
+            target = self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(scratch, target)
+
+    def get(self, name: str) -> bytes | None:
+        with _local_errors(self.root / name):
+            try:
+                return (self.root / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def list(self, prefix: str) -> Iterator[str]:
+        with _local_errors(self.root / prefix):
+            for folder, _, files in os.walk(self.root / prefix):
+                for file in files:
+                    yield os.path.relpath(os.path.join(folder, file), self.root)
+
+    def delete(self, name: str) -> None:
+        with _local_errors(self.root / name):
+            (self.root / name).unlink(missing_ok=True)
+
+    def _write(self, data: bytes) -> Path:
+        folder = self.root / SCRATCH
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / uuid.uuid4().hex
+        try:
+            with open(scratch, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            scratch.unlink(missing_ok=True)
+            raise
+        return scratch
+
+
+@contextlib.contextmanager
+def _local_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"output {path}: {error.strerror or error}", "mend it and run again: nothing is lost") from error
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class ObjectStore:
+    """A prefix of a bucket. An unknown outcome (a lost answer, a 503) is answered by putting again."""
+
+    attempts = 6
+
+    def __init__(self, url: str, client: Any) -> None:
+        self.url = url
+        self._client = client
+
+    def put_new(self, name: str, data: bytes) -> Put:
+        def once() -> Put:
+            try:
+                obstore.put(self._client, name, data, mode="create", use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                return Put.EXISTS
+            return Put.CREATED
+
+        return self._retry(name, once)
+
+    def put(self, name: str, data: bytes) -> None:
+        self._retry(name, lambda: obstore.put(self._client, name, data, use_multipart=False))
+
+    def get(self, name: str) -> bytes | None:
+        def once() -> bytes | None:
+            try:
+                return bytes(obstore.get(self._client, name).bytes())
+            except (NotFoundError, FileNotFoundError):
+                return None
+
+        return self._retry(name, once)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        stream = self._retry(prefix, lambda: obstore.list(self._client, prefix, chunk_size=1000))
+        for page in stream:
+            for item in page:
+                yield item["path"]
+
+    def delete(self, name: str) -> None:
+        def once() -> None:
+            with contextlib.suppress(NotFoundError, FileNotFoundError):
+                obstore.delete(self._client, name)
+
+        self._retry(name, once)
+
+    def _retry(self, name: str, call: Callable[[], T]) -> T:
+        for attempt in range(self.attempts):
+            try:
+                return call()
+            except (BaseError, OSError) as error:
+                final = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
+                if final or attempt == self.attempts - 1:
+                    cause = " ".join(str(error).split())[:400]
+                    raise StoreError(f"output {self.url}/{name}: {cause}", "run again to resume: nothing is lost") from error
+                time.sleep(random.uniform(0, 0.2 * 2**attempt))
+        raise AssertionError("unreachable")
+
+
+_MEMORY: dict[str, Any] = {}
+
+
+def open_client(url: str) -> Any:
+    """An obstore client for an object store URL. Raises InputError for a scheme nobody knows."""
+    scheme = url.partition("://")[0]
+    if scheme == "memory":
+        return _MEMORY.setdefault(url, obstore.store.MemoryStore())
+    options: dict[str, Any] = {"timeout": "120s"}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
+    if scheme == "s3" and endpoint and endpoint.startswith("http://"):
+        options["allow_http"] = True
+    try:
+        return obstore.store.from_url(url, client_options=options)
+    except (BaseError, ValueError) as error:
+        raise InputError(f"{url}: {' '.join(str(error).split())}") from None
+
+
+def open_store(url: str) -> Store:
+    """The store at `url`. Nothing is created or contacted yet."""
+    if "://" not in url:
+        return LocalStore(url)
+    if url.startswith("file://"):
+        return LocalStore(url.removeprefix("file://"))
+    return ObjectStore(url, open_client(url))
+
+
+def probe(store: Store) -> None:
+    """Refuse a store that does not honour put-if-absent. Raises StoreError."""
+    name = f"{SCRATCH}/probe-{uuid.uuid4().hex}"
+    try:
+        answers = (store.put_new(name, b"first"), store.put_new(name, b"second"))
+        if answers != (Put.CREATED, Put.EXISTS) or store.get(name) != b"first":
+            raise StoreError(
+                f"output {store.url}: a second put of the same name was not refused",
+                "choose a store with conditional PUT (If-None-Match) or hard links",
+            )
+    finally:
+        with contextlib.suppress(StoreError):
+            store.delete(name)
