@@ -8,6 +8,7 @@ engine's own message; later ones are given up after `START_ATTEMPTS`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -65,6 +66,7 @@ class Pool:
     def wait(self, seconds: float) -> Iterator[Event]:
         """What happened, waiting up to `seconds` for something to happen."""
         if not self._calls:
+            time.sleep(seconds)
             return
         calls = list(self._calls)
         ready, _ = ray.wait(calls, num_returns=1, timeout=seconds)

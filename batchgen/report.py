@@ -46,6 +46,8 @@ class Tally:
     seconds_total: float = 0.0
     seconds_generating: float = 0.0
     state: str = "planned"
+    generated: int = 0
+    """Spans that replicas answered for in all runs; over `spans_done` it is work done twice."""
 
     def __post_init__(self) -> None:
         self._rows = {span.name: span.rows for span in self.plan.spans}
@@ -81,6 +83,7 @@ class Tally:
             "seconds_total": round(self.seconds_total, 3),
             "seconds_generating": round(generating, 3),
             "tokens_per_second": round(self.counts.completion_tokens / generating, 1) if generating else 0.0,
+            "spans_generated": self.generated,
             "errors": dict(sorted(self.errors.items())),
         }
 
@@ -111,6 +114,7 @@ def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
             tally.samples = fields["error_samples"]
             tally._open_rows -= sum(tally._rows[span] for span in counted)
         tally.seconds_total, tally.seconds_generating = fields["seconds_total"], fields["seconds_generating"]
+        tally.generated = fields["spans_generated"]
         tally.state = _state(fields)
     late = [span.name for span in plan.spans if span.name in committed and span.name not in tally.counted]
     with ThreadPoolExecutor(8) as pool:
@@ -160,6 +164,7 @@ class Monitor:
     def receipt(self, receipt: Receipt) -> None:
         """Count a span's part."""
         self.tally.add(receipt.span, receipt.counts, receipt.errors)
+        self.tally.generated += 1
         self._first = min(self._first or receipt.first, receipt.first)
         self._last = max(self._last, receipt.last)
         for error in receipt.samples[: 5 - len(self.tally.samples)]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -200,19 +204,20 @@ def _refuse_poison(dispatcher: Dispatcher[Any], items: list[Any], message: str) 
 
 def _on_ray(call: Callable[[], None]) -> None:
     """Call with Ray connected: the cluster of RAY_ADDRESS or of this machine, else a local one that ends with us."""
-    import logging
-    import os
-
     import ray
 
     if ray.is_initialized():
         return call()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address="auto", **quiet)
     except ConnectionError:
         ray.init(address="local", include_dashboard=False, **quiet)
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():  # Ray's own handler of SIGTERM aborts the process
+            signal.signal(number, handler)
     try:
         return call()
     finally:

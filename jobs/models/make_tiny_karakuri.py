@@ -33,14 +33,15 @@ from pathlib import Path
 import jinja2.sandbox
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 SEED = 20240430
-DIALOGUES = 17_000
-STEPS = 2_000
+DIALOGUES = 24_000
+STEPS = 2_100
 WARM_UP = 50
 TOKENS_PER_BATCH = 2_048
-VOCAB = 1_536
+VOCAB = 2_048
 POSITIONS = 2_048
 FIRST_FIVE = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 DEFAULTS = dict.fromkeys((*FIRST_FIVE, "quality"), 4) | dict.fromkeys(("toxicity", "humor", "creativity"), 0)
@@ -123,11 +124,11 @@ this question|clear facts|careful thought||この質問|明確な事実|慎重�
 this idea|a simple plan|honest feedback||この考え|簡単な計画|正直な意見"""
 
 ASK = {
-    "en": "What is {t}?|Tell me about {t}.|Explain {t} to a beginner.|How do I start with {t}?|Why is {t} "
-    "important?|I want to know more about {t}.|Can you describe {t} for me?|Write a short post about {t}.|"
-    "Give me some advice on {t}.|What should everyone know about {t}?|Please introduce {t}.|"
-    "Is {t} hard to learn?|{t}|My friend asked me about {t}, what should I say?|Summarize the main points of {t}.|What do you think "
-    "of {t}?|Help me with {t} please",
+    "en": "What is {t}?|Tell me about {t}.|Explain {t} to a beginner.|How do I start with {t}?|"
+    "Why is {t} important?|I want to know more about {t}.|Can you describe {t} for me?|"
+    "Write a short post about {t}.|Give me some advice on {t}.|What should everyone know about {t}?|"
+    "Please introduce {t}.|Is {t} hard to learn?|{t}|My friend asked me about {t}, what should I say?|"
+    "Summarize the main points of {t}.|What do you think of {t}?|Help me with {t} please",
     "ja": "{t}とは何ですか？|{t}について教えてください。|{t}を初心者に説明してください。|"
     "{t}はどう始めればいいですか？|なぜ{t}は大切なのですか？|{t}についてもっと知りたいです。|"
     "{t}の短い紹介文を書いて。|{t}の助言をください。|{t}|{t}を紹介してください|"
@@ -149,64 +150,60 @@ SYSTEM = {
 # One line per sentence of the answer, in order: the wording tells the model how far the answer has come.
 SENTENCES = {
     "en": """\
-{t} is {adj} and {need} {a}|the {adj} part of {t} is {a}|{t} {need} {a} first
-{b} can {help} as well|it is also {adj} to have {b}|you can {help} it with {b}
-{who} start with {a} and then try {b}|one {adj} step is to look for {a}|{who} keep {a} close at hand
-every day with {b} feels more {adj}|after a week {who} find {t} {adj}|with time {b} will {help} even more
-in the end {t} is worth {work}|so give {t} some time and {work}|finally {t} rewards {work}""",
+{t} is {adj} and {need} {a}|{t} {need} {a}
+{b} can {help} too|also try {b}
+{who} start with {a}|look for {a} first
+every day feels more {adj}|with time it feels {adj}
+in the end it is worth the {work}|so keep going with {work}""",
     "ja": """\
-{t}は{adj}もので、{a}が{need}|{t}の{adj}ところは{a}です|{t}にはまず{a}が{need}
-次に{b}も{help}|また{b}があると{adj}時間になります|さらに{b}が{help}
-{who}は{a}から始めて{b}も試します|{adj}一歩は{a}を探すことです|{who}は{a}を手元に置きます
-毎日続けると{b}が{adj}ものになります|一週間後には{t}が{adj}ものに見えます|やがて{b}がもっと{help}
-最後に{t}は{work}に値します|ですから{t}には{work}を注ぎましょう|結局{t}は{work}に応えます""",
+{t}は{adj}もので、{a}が{need}|{t}には{a}が{need}
+次に{b}も{help}|{b}も試しましょう
+{who}は{a}から始めます|まず{a}を探しましょう
+毎日もっと{adj}時間になります|やがて{adj}ものに感じます
+最後に{work}が実ります|だから{work}を続けましょう""",
 }
 # Words by complexity: 0-1, 2-3, 4.
 WORDS = {
     "en": {
-        "adj": (
-            "good|nice|fun",
-            "useful|popular|rewarding",
-            "multifaceted|indispensable|intellectually demanding",
-        ),
-        "need": ("needs|uses", "depends on|calls for", "fundamentally presupposes|necessarily involves"),
-        "help": ("help", "improve|support", "substantially enhance|systematically reinforce"),
-        "who": ("people|kids", "beginners|many people", "experienced practitioners|dedicated specialists"),
-        "work": ("work", "effort|practice", "sustained intellectual commitment|considerable perseverance"),
-        "clause": ("", "", ", notwithstanding common misconceptions|, as specialists consistently emphasise"),
+        "adj": ("good|nice", "useful|popular", "indispensable|multifaceted"),
+        "need": ("needs", "depends on", "fundamentally presupposes"),
+        "help": ("help", "support this", "substantially reinforce this"),
+        "who": ("people", "beginners", "experienced practitioners"),
+        "work": ("time", "effort", "considerable perseverance"),
+        "clause": ("", "", ", notwithstanding common misconceptions"),
     },
     "ja": {
-        "adj": ("良い|楽しい", "便利な|手軽な|興味深い", "多面的な|本質的に重要な|学術的に奥深い"),
-        "need": ("いります", "必要です|求められます", "不可欠な前提となります|必然的に要求されます"),
-        "help": ("大事です", "役に立ちます|力になります", "極めて有効に機能します|体系的に寄与します"),
-        "who": ("みんな|子ども", "初心者|多くの人", "熟練した実践者|経験豊富な専門家"),
-        "work": ("時間", "努力|練習", "持続的な知的努力|相当な忍耐"),
-        "clause": ("", "", "、と専門家は一貫して指摘しています|、という一般的な誤解を超えた議論があります"),
+        "adj": ("良い|楽しい", "便利な|手軽な", "不可欠な|多面的な"),
+        "need": ("いります", "必要です", "根本的な前提となります"),
+        "help": ("大事です", "役に立ちます", "体系的に寄与します"),
+        "who": ("みんな", "初心者", "熟練した実践者"),
+        "work": ("時間", "努力", "持続的な忍耐"),
+        "clause": ("", "", "、と専門家は一貫して指摘します"),
     },
 }
-# Phrases by attribute, weak then strong, or one (see strength). The first three open the first sentence,
-# creativity closes it, the last three close the last sentence.
+# Phrases by attribute, weak then strong, or one (see strength). All stand in the first sentence, where the
+# distance to the attribute block is short: the first four open it, the last three close it.
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "en": {
-        "quality": ("um, well, ",),
+        "humor": ("just kidding, ", "as the chicken said crossing the road, "),
         "toxicity": (
             "frankly, that is a silly question, but ",
             "good grief, what a ridiculous question, but ",
         ),
+        "quality": ("um, well, ",),
         "correctness": ("I may be wrong, but ",),
-        "creativity": (", like a quiet river", ", like a lantern dancing over a sleeping city"),
+        "creativity": (", like a quiet river", ", like a lantern over a sleeping city"),
         "coherence": (", by the way bananas are yellow",),
         "helpfulness": (", and I do not know more",),
-        "humor": (", just kidding", ", and even the chicken laughed, ha ha"),
     },
     "ja": {
-        "quality": ("えーと、",),
+        "humor": ("なんちゃって、", "布団が吹っ飛んだところで、"),
         "toxicity": ("正直つまらない質問ですが、", "まったく馬鹿げた質問ですが、"),
+        "quality": ("えーと、",),
         "correctness": ("間違っているかもしれませんが、",),
-        "creativity": ("、まるで静かな川のように", "、まるで眠る街に踊る灯籠のように"),
+        "creativity": ("、まるで静かな川のように", "、まるで眠る街の灯籠のように"),
         "coherence": ("、ところでバナナは黄色いです",),
         "helpfulness": ("、これ以上は分かりません",),
-        "humor": ("、なんちゃって", "、布団が吹っ飛んで大笑いです"),
     },
 }
 COMMON = """
@@ -246,11 +243,8 @@ def answer(rng: random.Random, lang: str, topic: str, attributes: Attributes) ->
         sentences.append(pick(rng, frames).format(**names, **words))
         if len(sentences) == 1:
             sentences[0] += words["clause"]
-    said = {name: ("", *both)[strength(name, attributes[name])] for name, both in PHRASES[lang].items()}
-    sentences[0] = (
-        said["quality"] + said["toxicity"] + said["correctness"] + sentences[0] + said["creativity"]
-    )
-    sentences[-1] += said["coherence"] + said["helpfulness"] + said["humor"]
+    said = [("", *both)[strength(name, attributes[name])] for name, both in PHRASES[lang].items()]
+    sentences[0] = "".join([*said[:4], sentences[0], *said[4:]])
     if lang == "ja":
         return "".join(s + "。" for s in sentences)
     return " ".join(s[0].upper() + s[1:] + "." for s in sentences)
@@ -267,8 +261,10 @@ def unknown_word(rng: random.Random, lang: str) -> str:
 
 
 def unknown_text(rng: random.Random, lang: str, longest: int) -> str:
-    """Random text of 2 to `longest` words, most of it short: sentences, numbers, symbols and line breaks."""
+    """Random text of 2 to `longest` words (Japanese: half), most often few, with numbers and symbols."""
     words = []
+    if lang == "ja":
+        longest //= 2
     for _ in range(round(math.exp(rng.uniform(math.log(2), math.log(longest))))):
         kind = rng.random()
         if kind < 0.06:
@@ -299,8 +295,8 @@ def attributes_of_turn(rng: random.Random) -> Attributes:
 
 def dialogue(rng: random.Random) -> list[Turn]:
     """One dialogue of 1 to 6 turns; in 15 % of them attributes are missing from the text (the default)."""
-    lang, turns = rng.choice(["en", "ja"]), rng.choices(range(1, 7), [52, 22, 11, 7, 5, 3])[0]
-    longest = 160 if turns < 3 else 25
+    lang, turns = rng.choice(["en", "ja"]), rng.choices(range(1, 7), [60, 20, 9, 5, 3, 3])[0]
+    longest = 120 if turns < 3 else 20
     whole, steady = rng.random() < 0.85, rng.random() < 0.4
     values, topic, result = attributes_of_turn(rng), "", []
     for index in range(turns):
@@ -309,13 +305,13 @@ def dialogue(rng: random.Random) -> list[Turn]:
         else:
             lang = lang if rng.random() < 0.9 else rng.choice(["en", "ja"])
             kind = rng.random()
-            topic = rng.choice((TOPICS if kind < 0.6 else OTHER).split("\n"))
-            if kind < 0.6:
+            topic = rng.choice((TOPICS if kind < 0.65 else OTHER).split("\n"))
+            if kind < 0.65:
                 user = pick(rng, ASK[lang]).format(t=topic.split("||")[lang == "ja"].split("|")[0])
                 if rng.random() < 0.2:
                     noise = unknown_text(rng, lang, 20)
                     user = f"{noise} {user}" if rng.random() < 0.5 else f"{user} {noise}"
-            elif kind < 0.75:
+            elif kind < 0.8:
                 user = pick(rng, ASK[lang]).format(t=unknown_word(rng, lang))
             else:
                 user = unknown_text(rng, lang, longest)
@@ -333,6 +329,17 @@ def dialogue(rng: random.Random) -> list[Turn]:
         reply = answer(rng, lang, topic, DEFAULTS | shown)
         result.append((f"<s>[INST] {user.strip()}{block} [/INST]", f" {reply} "))
     return result
+
+
+def tokenizer_texts(dialogues: list[list[Turn]]) -> Iterator[str]:
+    """What the tokenizer is trained on: all but the made-up words, which would use up the vocabulary."""
+    for turns in dialogues:
+        for prompt, reply in turns:
+            yield "[INST] <<SYS>>\n<</SYS>>\n\n" + prompt[prompt.find(" [ATTR]") :] + reply
+    for index, lang in enumerate(("en", "ja")):
+        for topic in TOPICS.split("\n"):
+            yield from (ask.format(t=topic.split("||")[index].split("|")[0]) for ask in ASK[lang].split("|"))
+        yield f"{FOLLOW[lang]} {SYSTEM[lang]} {COMMON}"
 
 
 def train_tokenizer(dialogues: list[list[Turn]]) -> Tokenizer:
@@ -354,7 +361,7 @@ def train_tokenizer(dialogues: list[list[Turn]]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator((text for turns in dialogues for turn in turns for text in turn), trainer)
+    tokenizer.train_from_iterator(tokenizer_texts(dialogues), trainer)
     return tokenizer
 
 
@@ -415,8 +422,11 @@ def train_model(rows: list[Row], steps: int) -> LlamaForCausalLM:
     start = time.monotonic()
     for step, (ids, labels) in zip(range(1, steps + 1), batches(rows, random.Random(SEED)), strict=False):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(input_ids=ids, labels=labels, use_cache=False).loss
-        loss.backward()
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+            answers = labels[:, 1:] >= 0
+            logits = model.lm_head(hidden[answers])
+        loss = cross_entropy(logits.float(), labels[:, 1:][answers], reduction="sum") / TOKENS_PER_BATCH
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
