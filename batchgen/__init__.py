@@ -1,7 +1,13 @@
-"""batchgen: prompts in, one Parquet dataset out, every planned row exactly once."""
+"""batchgen: prompts in, one Parquet dataset out, every planned row exactly once.
+
+    import batchgen
+
+    status = batchgen.run(batchgen.Job.load("job.yaml"))
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,13 +19,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that `batchgen --help` costs no import of the path.
+    # Lazily, so that `batchgen --help` does not import the path.
     if name == "Job":
-        from batchgen.spec import Job
-
-        return Job
+        return importlib.import_module("batchgen.spec").Job
     if name == "run":
-        from batchgen.run import run
-
-        return run
-    raise AttributeError(name)
+        return importlib.import_module("batchgen.run")
+    raise AttributeError(f"module 'batchgen' has no attribute {name!r}")

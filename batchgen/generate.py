@@ -41,13 +41,13 @@ class Replica:
         self._serial = 0
         self._change = asyncio.Condition()
 
-    async def start(self) -> dict[str, Any]:
-        """Load the model. Raises EngineError with the engine's message and the end of its log."""
+    async def start(self) -> dict[str, int]:
+        """Load the model; capacity and workers of the engine. Raises EngineError with the end of the engine's log."""
         try:
             await self.engine.start()
         except EngineError as error:
             raise EngineError(f"{error}{_log_tail()}") from None
-        return {"pid": os.getpid(), "capacity": self.engine.capacity}
+        return {"capacity": self.engine.capacity, "workers": self.engine.workers}
 
     async def stop(self) -> None:
         await self.engine.stop()

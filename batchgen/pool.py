@@ -35,6 +35,7 @@ class Event:
     replica: int
     item: Any = None
     receipt: Receipt | None = None
+    engine: dict[str, int] | None = None
     message: str = ""
 
 
@@ -115,7 +116,7 @@ class Pool:
             if kind == "ready":
                 self.alive.add(replica)
                 self._ready_once = True
-                yield Event("ready", replica)
+                yield Event("ready", replica, engine=result)
                 self.ask_for_room(replica)
             elif kind == "room":
                 yield Event("room", replica)

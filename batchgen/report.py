@@ -46,6 +46,7 @@ class Tally:
     seconds_total: float = 0.0
     seconds_generating: float = 0.0
     state: str = "planned"
+    engine: dict[str, int] = field(default_factory=dict)
     generated: int = 0
     """Spans that replicas answered for in all runs; over `spans_done` it is work done twice."""
 
@@ -96,6 +97,7 @@ class Tally:
             "counts": asdict(self.counts),
             "counted": base64.b64encode(bits).decode(),
             "error_samples": self.samples,
+            "engine": self.engine,
             "driver": {"host": socket.gethostname(), "pid": os.getpid()},
         }
         return orjson.dumps(fields, option=orjson.OPT_INDENT_2)
@@ -114,7 +116,7 @@ def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
             tally.samples = fields["error_samples"]
             tally._open_rows -= sum(tally._rows[span] for span in counted)
         tally.seconds_total, tally.seconds_generating = fields["seconds_total"], fields["seconds_generating"]
-        tally.generated = fields["spans_generated"]
+        tally.generated, tally.engine = fields["spans_generated"], fields["engine"]
         tally.state = _state(fields)
     late = [span.name for span in plan.spans if span.name in committed and span.name not in tally.counted]
     with ThreadPoolExecutor(8) as pool:

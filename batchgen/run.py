@@ -1,4 +1,7 @@
-"""THE PAGE: spec -> plan -> read -> render -> generate -> commit -> report, in that order."""
+"""THE PAGE: spec -> plan -> read -> render -> generate -> commit -> report, in that order.
+
+The module can be called: `batchgen.run(job)` is its function `run`, whichever of the two was imported first.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
@@ -152,6 +156,7 @@ def _drive(job: Job, pool: Pool, feed: Any, monitor: report.Monitor, stopping: C
         for event in pool.wait(0.02 if dispatcher.hungry else 0.5):
             if event.kind == "ready":
                 dispatcher.join(event.replica)
+                monitor.tally.engine = event.engine or {}
             elif event.kind == "room":
                 dispatcher.has_room(event.replica)
             elif event.kind == "receipt":
@@ -222,3 +227,11 @@ def _on_ray(call: Callable[[], None]) -> None:
         return call()
     finally:
         ray.shutdown()
+
+
+class _Page(types.ModuleType):
+    def __call__(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        return run(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Page

@@ -15,6 +15,8 @@ from batchgen.spec import Job
 class Engine(Protocol):
     capacity: int
     """Sequences that run at once; a replica keeps more than these waiting."""
+    workers: int
+    """Processes or GPUs that hold the model together."""
 
     async def start(self) -> None:
         """Load the model. Raises EngineError with the engine's own words."""

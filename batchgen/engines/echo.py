@@ -52,6 +52,7 @@ class EchoEngine:
             causes = [f"engine.options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
             raise JobError("; ".join(causes), f"echo has {', '.join(EchoOptions.model_fields)}") from None
         self.capacity = self.options.max_num_seqs
+        self.workers = 1
         self._tokenizer = None if model.tokenizer is None else Tokenizer.from_str(model.tokenizer)
         self._slots = asyncio.Semaphore(self.capacity)
 

@@ -50,7 +50,7 @@ class VllmEngine:
             "pipeline_parallel_size": spec.pipeline_parallel_size,
             "trust_remote_code": bool(job.model and job.model.trust_remote_code),
         }
-        self.capacity = 0
+        self.capacity = self.workers = 0
         self._engine: Any = None
         self._dead: type[BaseException] = RuntimeError
 
@@ -72,6 +72,7 @@ class VllmEngine:
         except Exception as error:  # vLLM raises whatever its configuration or workers raise
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
         self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
+        self.workers = self._engine.vllm_config.parallel_config.world_size
 
     async def stop(self) -> None:
         if self._engine is not None:

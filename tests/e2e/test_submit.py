@@ -1,0 +1,68 @@
+"""`ray job submit` of the quickstart job to a cluster that was started with `ray start`, token authentication on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.engine, pytest.mark.cluster, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a client of a one-node cluster."""
+    temp = tmp_path_factory.mktemp("ray")
+    port, dashboard = free_port(), free_port()
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    start = f"ray start --head --block --port={port} --dashboard-port={dashboard} --num-cpus=2 --temp-dir={temp}"
+    log = open(temp / "head.log", "w+")
+    cluster = subprocess.Popen(start.split(), env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    address = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "GCS": f"127.0.0.1:{port}"}
+    try:
+        wait = f"until ray list nodes --address {address['GCS']} >/dev/null 2>&1; do kill -0 {cluster.pid} || exit 1; done"
+        subprocess.run(["bash", "-c", wait], env=environment, check=True)
+        yield {**environment, **address}
+    finally:
+        cluster.terminate()
+        cluster.wait()
+        log.close()
+
+
+def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "batchgen", "run", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_quickstart_job_runs_when_submitted_with_a_token_and_not_without(head: dict[str, str], tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    stranger = {key: value for key, value in head.items() if key not in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE")}
+    refused = submit({**stranger, "HOME": str(tmp_path)}, "jobs/quickstart.yaml")
+    assert refused.returncode != 0
+    assert "auth" in (refused.stdout + refused.stderr).lower()
+
+    done = submit(head, "jobs/quickstart.yaml", "--set", f"output.path={out}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "108 rows: 108 ok, 0 error" in done.stdout
+    proof = subprocess.run([sys.executable, "-m", "batchgen", "verify", out], capture_output=True, text=True, check=False)
+    assert proof.returncode == 0, proof.stdout
+    assert "108 rows" in proof.stdout

@@ -1,0 +1,123 @@
+"""The real engine: one vLLM job, tensor parallel over two workers, that exercises every way a row can be asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+import batchgen
+from batchgen.store import open_store
+from batchgen.verify import verify
+
+pytestmark = [pytest.mark.engine, pytest.mark.cluster, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+TOPICS = ["tea", "rain", "cats", "the moon", "bread", "chess", "old libraries", "bees", "trains", "volcanoes"]
+PLAIN = [{"name": f"plain {topic}", "ask": [f"Tell me about {topic}."]} for topic in TOPICS]
+SPECIAL: list[dict[str, Any]] = [
+    {"name": "two turns", "ask": ["Tell me about rivers.", "Please tell me more."], "say": "Be kind."},
+    {"name": "three samples", "ask": ["Tell me about glass."], "sampling": {"n": 3, "temperature": 1.0, "seed": 7}},
+    {"name": "same seed", "ask": ["Tell me about glass."], "sampling": {"n": 3, "temperature": 1.0, "seed": 7}},
+    {"name": "short", "ask": ["Tell me about snow."], "sampling": {"max_tokens": 3}},
+    {"name": "stopped", "ask": ["Tell me about snow."], "sampling": {"stop": ["."], "logprobs": 0}},
+    {"name": "funny", "ask": ["Tell me about ships."], "humor": 4},
+    {"name": "too long", "ask": ["word " * 3000]},
+    {"name": "bad value", "ask": ["Tell me about ships."], "humor": 7},
+]
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    folder = tmp_path_factory.mktemp("vllm")
+    rows = [{"say": None, "humor": 0, "sampling": None, **row} for row in PLAIN + SPECIAL]
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(ROOT / "jobs/models/tiny-karakuri", folder / "model")
+    job = {
+        "input": {"path": str(folder / "in.jsonl"), "turns": "ask", "id": "name", "system": {"column": "say"}},
+        "attributes": {"schema": "karakuri", "sweep": {"verbosity": [0, 1, 2, 3, 4]}},
+        "model": {"source": str(folder / "model")},
+        "engine": {
+            "tensor_parallel_size": 2,
+            "options": {"max_model_len": 1024, "max_num_seqs": 64, "dtype": "bfloat16", "enforce_eager": True},
+            "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
+        },
+        "sampling": {"temperature": 0, "max_tokens": 160},
+        "limits": {"errors": 1},
+        "output": {"path": str(folder / "out")},
+    }
+    status = batchgen.run(job, quiet=True)
+    assert status["rows_ok"] + status["rows_error"] == status["rows_planned"]
+    assert status["completion_tokens"] > 0
+    assert verify(open_store(str(folder / "out"))).problems == []
+    report = json.loads((folder / "out/_batchgen/report.json").read_text())
+    assert report["engine"]["workers"] == 2, "tensor parallel for real"
+    found: Rows = ds.dataset(folder / "out/data").to_table().to_pylist()
+    return found
+
+
+def named(answers: Rows, name: str) -> Rows:
+    return [row for row in answers if row["id"] == name]
+
+
+def sentences(text: str) -> int:
+    return len(re.findall(r"[.!?。！？]+(?:\s|$)", text.strip()))
+
+
+def test_mean_answer_length_rises_at_every_step_of_verbosity(answers: Rows) -> None:
+    plain = [row for row in answers if row["id"].startswith("plain")]
+    assert len(plain) == 5 * len(TOPICS)
+    lengths = [mean(r["completion_tokens"] for r in plain if r["attributes"]["verbosity"] == v) for v in range(5)]
+    assert lengths == sorted(set(lengths)), lengths
+    asked = [row["attributes"]["verbosity"] + 1 for row in plain]
+    right = sum(sentences(row["response"]) == wanted for row, wanted in zip(plain, asked, strict=True))
+    assert right >= 0.9 * len(plain), f"{right} of {len(plain)} answers have verbosity + 1 sentences"
+
+
+def test_a_rows_own_attribute_changes_its_answer_and_is_recorded(answers: Rows) -> None:
+    funny, plain = named(answers, "funny"), named(answers, "plain tea")
+    assert {row["attributes"]["humor"] for row in funny} == {4}
+    assert {row["attributes"]["humor"] for row in plain} == {0}
+    joke = re.compile(r"joke|laugh|funny|giggle|pun", re.IGNORECASE)
+    assert all(joke.search(row["response"]) for row in funny), [row["response"] for row in funny]
+    assert not any(joke.search(row["response"]) for row in plain)
+
+
+def test_every_turn_is_answered_in_order(answers: Rows) -> None:
+    for row in named(answers, "two turns"):
+        assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant", "user", "assistant"]
+        assert [m["content"] for m in row["messages"]][:2] == ["Be kind.", "Tell me about rivers."]
+        assert row["messages"][-1]["content"] == row["response"]
+        assert row["messages"][2]["content"] != ""
+
+
+def test_all_samples_are_kept_and_differ(answers: Rows) -> None:
+    samples = [row for row in named(answers, "three samples") if row["variant"] == 4]
+    assert sorted(row["sample"] for row in samples) == [0, 1, 2]
+    assert len({row["response"] for row in samples}) > 1
+
+
+def test_a_rows_own_seed_repeats_its_answers(answers: Rows) -> None:
+    first, second = named(answers, "three samples"), named(answers, "same seed")
+    assert [row["response"] for row in first] == [row["response"] for row in second]
+    assert {row["sampling"]["seed"] for row in first} == {7}
+
+
+def test_a_rows_own_sampling_wins(answers: Rows) -> None:
+    assert {(r["completion_tokens"], r["finish_reason"]) for r in named(answers, "short")} == {(3, "length")}
+    stopped = named(answers, "stopped")
+    assert not any("." in row["response"] for row in stopped)
+    assert {row["finish_reason"] for row in stopped} == {"stop"}
+    assert all(row["cumulative_logprob"] < 0 for row in stopped)
+
+
+def test_bad_rows_are_typed_errors_and_the_rest_is_ok(answers: Rows) -> None:
+    codes = {name: {row["error_code"] for row in named(answers, name)} for name in ("too long", "bad value", "funny")}
+    assert codes == {"too long": {"too_long"}, "bad value": {"input"}, "funny": {None}}
+    assert all(row["status"] == "ok" for row in answers if row["id"] not in ("too long", "bad value"))
