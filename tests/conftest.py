@@ -1,0 +1,55 @@
+"""Fixtures that more than one file uses."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import boto3
+import pytest
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A real S3 server (moto) in its own process: `url` of a bucket, `client` of boto3 for it.
+
+    The environment of the tests names it, as a user's would.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        try:
+            _until_it_listens(server, port)
+            client = boto3.client("s3")
+            client.create_bucket(Bucket="batchgen-tests")
+            yield SimpleNamespace(url="s3://batchgen-tests", bucket="batchgen-tests", client=client)
+        finally:
+            server.terminate()
+            server.wait(timeout=20)
+
+
+def _until_it_listens(server, port):
+    patience = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            if server.poll() is not None or time.monotonic() > patience:
+                raise
+            time.sleep(0.05)
