@@ -1,8 +1,8 @@
 """batchgen: prompts in, one Parquet dataset out, every planned row exactly once.
 
-    import batchgen
+import batchgen
 
-    status = batchgen.run(batchgen.Job.load("job.yaml"))
+status = batchgen.run(batchgen.Job.load("job.yaml"))
 """
 
 from __future__ import annotations

@@ -235,12 +235,16 @@ def _sampling_json_schema() -> dict[str, Any]:
     schema = Sampling.model_json_schema()
     column = Column.model_json_schema()
     for name, field in schema["properties"].items():
-        schema["properties"][name] = {"anyOf": [field, column], "description": field["description"]}
+        schema["properties"][name] = {
+            "anyOf": [field, column],
+            "description": field["description"],
+            "default": field["default"],
+        }
     return schema
 
 
 class Replicas(Spec):
-    min: int = Field(1, ge=1, description="Start to generate with so many.")
+    min: int = Field(1, ge=1, description="No fewer are asked for, even if the cluster holds fewer now.")
     max: int | None = Field(None, ge=1, description="At most so many; null: what the cluster's GPUs hold, at least min.")
 
     @model_validator(mode="after")

@@ -149,7 +149,15 @@ def bucket(s3):
     def put(name, data):
         s3.client.put_object(Bucket=s3.bucket, Key=f"{prefix}/{name}", Body=data)
 
-    for name in ("in/b.jsonl", "in/a.jsonl.gz", "in/sub/c.parquet", "in/_d/e.jsonl", "in/.f.jsonl", "in/notes.txt", "inside.jsonl"):
+    for name in (
+        "in/b.jsonl",
+        "in/a.jsonl.gz",
+        "in/sub/c.parquet",
+        "in/_d/e.jsonl",
+        "in/.f.jsonl",
+        "in/notes.txt",
+        "inside.jsonl",
+    ):
         put(name, name.encode())
     return f"{s3.url}/{prefix}", put
 

@@ -155,7 +155,9 @@ def test_the_probe_refuses_a_store_that_overwrites_and_cleans_up(answers):
 )
 def test_a_file_in_place_of_the_directory_is_a_store_error(tmp_path, act):
     (tmp_path / "out").write_bytes(b"a file")
-    with pytest.raises(StoreError, match=r"^output .*/out.*: (Not a directory|File exists); mend it and run again: nothing is lost"):
+    with pytest.raises(
+        StoreError, match=r"^output .*/out.*: (Not a directory|File exists); mend it and run again: nothing is lost"
+    ):
         act(LocalStore(tmp_path / "out"))
     assert (tmp_path / "out").read_bytes() == b"a file"
 
