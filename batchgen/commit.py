@@ -39,27 +39,28 @@ def committed(store: Store) -> set[str]:
 
 
 def encode_part(
-    prompts: pa.Table, completions: list[Completion], kept: pa.Schema, attributes: tuple[str, ...], shard: str, model: str
+    prompts: pa.Table, kept: pa.Table, completions: list[Completion], attributes: tuple[str, ...], shard: str, model: str
 ) -> bytes:
-    """The bytes of a part. `prompts` is a table of records.prompt_schema; `completions` stand in its order."""
-    index = pa.array([c.prompt for c in completions], pa.int64())
-    taken = prompts.take(index)
+    """The bytes of a part. `prompts` is a table of records.prompt_schema, `kept` the carried columns of the span's
+    rows; `completions` stand in the order of `prompts`."""
+    taken = prompts.take(pa.array([c.prompt for c in completions], pa.int64()))
+    carried = kept.take(taken["source"])
     errors = [c.error for c in completions]
     messages = [[{"role": m["role"], "content": m["content"]} for m in c.messages] or None for c in completions]
     columns: dict[str, Any] = {
-        "id": taken["_id"],
+        "id": taken["id"],
         "shard": pa.array([shard] * len(completions), pa.string()),
-        "row": taken["_row"],
-        "variant": taken["_variant"],
+        "row": taken["row"],
+        "variant": taken["variant"],
         "sample": [c.sample for c in completions],
-        "attributes": taken["_attributes"],
+        "attributes": taken["attributes"],
         "messages": messages,
         "response": [c.response for c in completions],
         "finish_reason": [c.finish_reason for c in completions],
         "prompt_tokens": [c.prompt_tokens for c in completions],
         "completion_tokens": [c.completion_tokens for c in completions],
         "cumulative_logprob": [c.cumulative_logprob for c in completions],
-        "sampling": taken["_sampling"],
+        "sampling": taken["sampling"],
         "model": pa.array([model] * len(completions), pa.string()),
         "prompt_hash": [c.prompt_hash for c in completions],
         "seconds": [c.seconds for c in completions],
@@ -67,9 +68,9 @@ def encode_part(
         "status": ["error" if e else "ok" for e in errors],
         "error_code": [e.code if e else None for e in errors],
         "error_detail": [e.detail if e else None for e in errors],
-        **{name: taken[name] for name in kept.names},
+        **{name: carried[name] for name in kept.column_names},
     }
-    schema = output_schema(kept, attributes)
+    schema = output_schema(kept.schema, attributes)
     arrays = [
         columns[f.name] if isinstance(columns[f.name], pa.ChunkedArray) else pa.array(columns[f.name], f.type) for f in schema
     ]

@@ -1,6 +1,6 @@
 """The feed: a Ray Data execution that reads and renders the spans without a part, as a stream.
 
-Each span becomes one block of one row (span, shard, prompts as Arrow IPC bytes): read tasks yield one-row
+Each span becomes one block of one row (span, shard, prompts and carried columns as Arrow IPC bytes): read tasks yield one-row
 tables, and `target_max_block_size = 1` keeps Ray Data from merging them, with one operator where a repartition
 would add a second. Blocks stay in the object store; the driver handles references only, and takes the next
 one when a replica has room, so that backpressure is Ray Data's.
@@ -25,6 +25,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from batchgen import read
+from batchgen.errors import BatchgenError
 from batchgen.records import Prompt, Row, Shard, Span, prompt_schema
 from batchgen.render import Renderer
 
@@ -42,33 +43,41 @@ class Assets:
     kept: pa.Schema
 
 
-def encode_span(assets: Assets, shard: str, rows: list[Row], kept: pa.Table) -> bytes:
-    """The rendered prompts of a span as Arrow IPC (records.prompt_schema)."""
+def encode_span(renderer: Renderer, shard: str, rows: list[Row]) -> pa.Table:
+    """The rendered prompts of a span's rows (records.prompt_schema)."""
     prompts: list[Prompt] = []
     source: list[int] = []
     for index, row in enumerate(rows):
-        made = assets.renderer.prompts(row, shard)
+        made = renderer.prompts(row, shard)
         prompts += made
         source += [index] * len(made)
-    schema = prompt_schema(assets.kept, assets.renderer.job.schema_names)
     columns: dict[str, list[Any]] = {
-        "_row": [p.row for p in prompts],
-        "_variant": [p.variant for p in prompts],
-        "_id": [p.id for p in prompts],
-        "_attributes": [p.attributes for p in prompts],
-        "_conversation": [None if p.messages is None else orjson.dumps(p.messages).decode() for p in prompts],
-        "_turns": [p.turns for p in prompts],
-        "_token_ids": [p.token_ids for p in prompts],
-        "_sampling": [p.sampling for p in prompts],
-        "_error_code": [p.error.code if p.error else None for p in prompts],
-        "_error_detail": [p.error.detail if p.error else None for p in prompts],
+        "source": source,
+        "row": [p.row for p in prompts],
+        "variant": [p.variant for p in prompts],
+        "id": [p.id for p in prompts],
+        "attributes": [p.attributes for p in prompts],
+        "conversation": [None if p.messages is None else orjson.dumps(p.messages).decode() for p in prompts],
+        "turns": [p.turns for p in prompts],
+        "token_ids": [p.token_ids for p in prompts],
+        "sampling": [p.sampling for p in prompts],
+        "error_code": [p.error.code if p.error else None for p in prompts],
+        "error_detail": [p.error.detail if p.error else None for p in prompts],
     }
-    taken = kept.take(pa.array(source, pa.int64()))
-    carried = set(assets.kept.names)
-    arrays = [taken[f.name] if f.name in carried else pa.array(columns[f.name], f.type) for f in schema]
+    schema = prompt_schema(renderer.job.schema_names)
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def encode_block(span: Span, prompts: pa.Table, kept: pa.Table) -> pa.Table:
+    """A span as the one-row block that travels to a replica; the tables are Arrow IPC bytes in it."""
+    tables = {name: pa.array([_ipc(table)], pa.large_binary()) for name, table in (("prompts", prompts), ("kept", kept))}
+    return pa.table({"span": [span.name], "shard": [span.shard], **tables})
+
+
+def _ipc(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_table(pa.table(arrays, schema=schema))
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
     return bytes(sink.getvalue())
 
 
@@ -76,8 +85,7 @@ def _read_task(assets_ref: Any, shard: Shard, spans: list[Span]) -> Iterator[pa.
     assets: Assets = _fetch(assets_ref)
     renderer = assets.renderer
     for span, rows, kept in read.read_spans(renderer.job.input, shard, spans, assets.kept, renderer.needed):
-        prompts = encode_span(assets, shard.name, rows, kept)
-        yield pa.table({"span": [span.name], "shard": [shard.index], "prompts": pa.array([prompts], pa.large_binary())})
+        yield encode_block(span, encode_span(renderer, shard.name, rows), kept)
 
 
 @functools.lru_cache(maxsize=2)
@@ -155,7 +163,7 @@ class Feed:
         except queue.Empty:
             return None
         if isinstance(item, BaseException):
-            raise item
+            raise _cause(item) from item
         return item
 
     def stop(self) -> None:
@@ -181,3 +189,15 @@ class Feed:
             self._queue.put(END)
         except BaseException as error:  # the driver's thread raises it
             self._queue.put(error)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The innermost error of ours that Ray has wrapped (in classes that look like ours), else the error itself."""
+    found = error
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, BatchgenError):
+            found = inner
+        wrapped = getattr(inner, "cause", None)
+        inner = wrapped if isinstance(wrapped, BaseException) else inner.__cause__
+    return found

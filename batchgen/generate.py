@@ -28,10 +28,10 @@ LOG_TAIL = 20
 
 
 class Replica:
-    """One engine and the spans it is working on. `kept` is the carried columns' schema."""
+    """One engine and the spans it is working on. `shards` are the plan's shard names."""
 
-    def __init__(self, renderer: Renderer, output: str, kept: pa.Schema, shards: list[str]) -> None:
-        self.renderer, self.kept, self.shards = renderer, kept, shards
+    def __init__(self, renderer: Renderer, output: str, shards: list[str]) -> None:
+        self.renderer, self.shards = renderer, shards
         self.job = renderer.job
         self.store = open_store(output)
         os.environ.update(self.job.engine.env)
@@ -58,14 +58,14 @@ class Replica:
             await self._change.wait_for(lambda: self._accepted >= assigned and self._unfinished < 2 * self.engine.capacity)
 
     async def run(self, block: pa.Table) -> Receipt:
-        """Generate and commit one span; `block` is one row: the span's name, shard and prompts.
+        """Generate and commit one span; `block` is feed.encode_block's.
 
         Raises EngineError (the replica is of no more use), StoreError.
         """
         began = time.monotonic()
         span, shard = block["span"][0].as_py(), block["shard"][0].as_py()
-        prompts = pa.ipc.open_stream(block["prompts"][0].as_buffer()).read_all()
-        rows = prompts.select([name for name in prompts.column_names if name.startswith("_")]).to_pylist()
+        prompts, kept = (pa.ipc.open_stream(block[name][0].as_buffer()).read_all() for name in ("prompts", "kept"))
+        rows = prompts.to_pylist()
         await self._count(accepted=1, unfinished=len(rows))
         first = time.time()
         answered = await asyncio.gather(*(self._answer(index, row, self.shards[shard]) for index, row in enumerate(rows)))
@@ -74,8 +74,8 @@ class Replica:
         part = await asyncio.to_thread(
             commit.encode_part,
             prompts,
+            kept,
             completions,
-            self.kept,
             self.job.schema_names,
             self.shards[shard],
             self.renderer.model.label,
@@ -96,15 +96,15 @@ class Replica:
 
     async def _answer(self, index: int, row: dict[str, Any], shard: str) -> list[Completion]:
         began = time.monotonic()
-        samples = row["_sampling"]["n"] if row["_sampling"] else self.job.samples
-        messages = orjson.loads(row["_conversation"]) if row["_conversation"] else []
+        samples = row["sampling"]["n"] if row["sampling"] else self.job.samples
+        messages = orjson.loads(row["conversation"]) if row["conversation"] else []
         answers: list[tuple[list[dict[str, Any]], Output, int, str]] = []
-        error = RowError(row["_error_code"], row["_error_detail"]) if row["_error_code"] else None
+        error = RowError(row["error_code"], row["error_detail"]) if row["error_code"] else None
         if error is None:
             try:
                 answers = await self._converse(messages, row, shard)
             except BadRow as bad:
-                error = RowError(bad.code, f"{place(shard, row['_row'])}: {bad}")
+                error = RowError(bad.code, f"{place(shard, row['row'])}: {bad}")
         await self._count(unfinished=-1)
         seconds = time.monotonic() - began
         if error is not None:
@@ -131,9 +131,9 @@ class Replica:
         self, messages: list[dict[str, Any]], row: dict[str, Any], shard: str
     ) -> list[tuple[list[dict[str, Any]], Output, int, str]]:
         """Per sample: the conversation, its last output with the tokens of all turns, prompt tokens read, hash."""
-        sampling, ids = row["_sampling"], row["_token_ids"]
+        sampling, ids = row["sampling"], row["token_ids"]
         outputs = await self._generate(ids, sampling)
-        if not row["_turns"]:
+        if not row["turns"]:
             digest = prompt_hash(ids)
             return [(messages, output, len(ids), digest) for output in outputs]
         return list(await asyncio.gather(*(self._script(messages, row, number, output) for number, output in enumerate(outputs))))
@@ -142,11 +142,11 @@ class Replica:
         self, messages: list[dict[str, Any]], row: dict[str, Any], number: int, output: Output
     ) -> tuple[list[dict[str, Any]], Output, int, str]:
         """One sample's scripted turns after the first: each follows the model's own answers."""
-        sampling, ids = {**row["_sampling"], "n": 1}, row["_token_ids"]
+        sampling, ids = {**row["sampling"], "n": 1}, row["token_ids"]
         tokens, read, logprob = output.tokens, len(ids), output.cumulative_logprob
         if sampling["seed"] is not None:
             sampling["seed"] = (sampling["seed"] + number) % 2**63
-        for turn in row["_turns"]:
+        for turn in row["turns"]:
             messages = self.renderer.continued(messages, output.text, turn)
             _, ids = await asyncio.to_thread(self.renderer.encode, messages)
             [output] = await self._generate(ids, self.renderer.within_context(sampling, len(ids)))

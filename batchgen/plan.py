@@ -83,7 +83,7 @@ class Found:
 def discover(spec: Input) -> list[Found]:
     """The shards of the job's paths, in order. Raises InputError when there are none, or two formats."""
     if spec.format == "dataset":
-        return [Found(path, "dataset", 0, "") for path in spec.paths]
+        return [Found(path, "dataset", 0, str(read.load_dataset(spec, path)._fingerprint)) for path in spec.paths]
     names = list(dict.fromkeys(name for path in spec.paths for name in source.expand(path)))
     kinds = {name: source.format_of(name) if spec.format == "auto" else spec.format for name in names}
     for name, kind in kinds.items():

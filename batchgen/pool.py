@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyarrow as pa
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 
@@ -42,9 +41,9 @@ class Event:
 class Pool:
     """The replicas of a job. Raises EngineError when none of them can start."""
 
-    def __init__(self, renderer: Renderer, output: str, kept: pa.Schema, shards: tuple[Shard, ...], size: int) -> None:
+    def __init__(self, renderer: Renderer, output: str, shards: tuple[Shard, ...], size: int) -> None:
         job = renderer.job
-        self._arguments = ray.put((renderer, output, kept, [shard.name for shard in shards]))
+        self._arguments = ray.put((renderer, output, [shard.name for shard in shards]))
         self._make = ray.remote(_Actor).options(
             max_restarts=0, max_task_retries=0, max_concurrency=10_000, scheduling_strategy="SPREAD", **resources(job)
         )
@@ -151,7 +150,7 @@ class Pool:
 class _Actor(Replica):
     """A Replica whose arguments come as one object, put once for all replicas."""
 
-    def __init__(self, arguments: tuple[Renderer, str, pa.Schema, list[str]]) -> None:
+    def __init__(self, arguments: tuple[Renderer, str, list[str]]) -> None:
         super().__init__(*arguments)
 
 

@@ -237,10 +237,8 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
         raise InputError(f"shard {name}: damaged Parquet footer")
     stream.seek(size - 8 - length)
     footer = stream.read(length)
-    for candidate in re.findall(rb"[A-Za-z0-9+/=]{32,}", footer):
-        whole = candidate[: len(candidate) // 4 * 4]
-        if any(b"ARROW:extension" in base64.b64decode(whole[shift:] + b"=" * (-len(whole[shift:]) % 4)) for shift in range(4)):
-            raise InputError(f"shard {name}: it has an Arrow extension type", "write the column with a plain type")
+    if _names_extension(footer):
+        raise InputError(f"shard {name}: it has an Arrow extension type", "write the column with a plain type")
     stream.seek(0)
     try:
         file = pq.ParquetFile(stream, arrow_extensions_enabled=False)
@@ -249,6 +247,16 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
     for field in file.schema_arrow:
         _allow(name, field.name, field.type)
     return file, footer
+
+
+def _names_extension(footer: bytes) -> bool:
+    """Whether a base64 run of the footer (the value of ARROW:schema, at any alignment) names an extension type."""
+    for run in re.findall(rb"[A-Za-z0-9+/]{32,}", footer):
+        for shift in range(4):
+            piece = run[shift : shift + (len(run) - shift) // 4 * 4]
+            if b"ARROW:extension" in base64.b64decode(piece):
+                return True
+    return False
 
 
 def _allow(shard: str, column: str, kind: pa.DataType) -> None:

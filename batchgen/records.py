@@ -207,9 +207,13 @@ def carried_name(column: str) -> str:
     return f"input_{column}" if column in OUTPUT_NAMES else column
 
 
-def prompt_schema(kept: pa.Schema, attributes: tuple[str, ...]) -> pa.Schema:
-    """The rows of a span on their way to a replica; `kept` is already under its output names."""
+def prompt_schema(attributes: tuple[str, ...]) -> pa.Schema:
+    """The prompts of a span on their way to a replica, in input order.
+
+    `source` is the index of the prompt's row in the span's table of carried input columns.
+    """
     fields: list[tuple[str, pa.DataType]] = [
+        ("source", pa.int32()),
         ("row", pa.int64()),
         ("variant", pa.int32()),
         ("id", pa.string()),
@@ -221,7 +225,7 @@ def prompt_schema(kept: pa.Schema, attributes: tuple[str, ...]) -> pa.Schema:
         ("error_code", pa.string()),
         ("error_detail", pa.string()),
     ]
-    return pa.schema([pa.field(f"_{name}", kind) for name, kind in fields] + list(kept))
+    return pa.schema(fields)
 
 
 def output_schema(kept: pa.Schema, attributes: tuple[str, ...]) -> pa.Schema:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 30.0
 POISON_DEATHS = 3
 EARLY_ERRORS = 100
+LOST_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def generate(
 
     assets = ray.put(Assets(renderer, kept))
     replicas = size(renderer.job, len(missing))
-    pool = Pool(renderer, store.url, kept, planned.shards, replicas)
+    passes = 0
+    pool = Pool(renderer, store.url, planned.shards, replicas)
     try:
         with monitor.live():
             while missing:
@@ -124,7 +126,10 @@ def generate(
                     _drive(renderer.job, pool, feed, monitor, stopping)
                 finally:
                     feed.stop()
-                missing = planned.missing(monitor.tally.counted)
+                before, missing = len(missing), planned.missing(monitor.tally.counted)
+                passes = 0 if len(missing) < before else passes + 1
+                if passes == LOST_PASSES:
+                    raise EngineError(f"{len(missing)} spans were fed {passes} times and lost each time")
     finally:
         pool.stop()
 

@@ -57,6 +57,11 @@ def tiny(**fields: Any) -> Renderer:
     return Renderer(job, load_model(job.model))
 
 
+@pytest.fixture(scope="module")
+def steered() -> Renderer:
+    return tiny()
+
+
 def bare(template: str | None = None, **fields: Any) -> Renderer:
     """A renderer with the tiny model's tokenizer and `template`, or none."""
     files = ModelFiles("bare", None, None, TOKENIZER, template, {"bos_token": "<s>", "eos_token": "</s>"}, 2048, {})
@@ -206,7 +211,8 @@ def test_columns_false_leaves_columns_of_those_names_data() -> None:
 def test_an_integral_float_is_that_integer() -> None:
     prompt = one(tiny(), prompt="Hello", verbosity=2.0)
     assert "verbosity: 2 quality" in prompt.text
-    assert type(prompt.attributes["verbosity"]) is int if prompt.attributes else False
+    assert prompt.attributes is not None
+    assert repr(prompt.attributes["verbosity"]) == "2"
 
 
 @pytest.mark.parametrize("value", [5, -1, 2.5, math.nan, math.inf, True, "3", [3]])
@@ -306,8 +312,8 @@ def test_special_tokens_in_a_users_text_stay_text() -> None:
 
 
 @given(st.lists(st.sampled_from(["<s>", "</s>", "<unk>", "[/INST]", "<", "s>", "/", "\ue000", "\ue001", "0", "a", " "])))
-def test_no_text_makes_special_tokens(pieces: list[str]) -> None:
-    prompt = one(RENDERER, prompt="".join(pieces))
+def test_no_text_makes_special_tokens(steered: Renderer, pieces: list[str]) -> None:
+    prompt = one(steered, prompt="".join(pieces))
     assert prompt.error is None
     assert [prompt.token_ids.count(token) for token in (BOS, EOS, UNK)] == [1, 0, 0]
     assert prompt.text.startswith("<s>[INST] ")
@@ -315,13 +321,10 @@ def test_no_text_makes_special_tokens(pieces: list[str]) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs", "Co"])))
-def test_a_prompts_tokens_spell_its_text(text: str) -> None:
-    prompt = one(RENDERER, prompt=text)
+def test_a_prompts_tokens_spell_its_text(steered: Renderer, text: str) -> None:
+    prompt = one(steered, prompt=text)
     assert prompt.text == f"<s>[INST] {text.strip()} {BLOCK} [/INST]"
     assert Tokenizer.from_str(TOKENIZER).decode(prompt.token_ids, skip_special_tokens=False) == prompt.text
-
-
-RENDERER = tiny()
 
 
 def test_special_tokens_in_the_models_own_answer_stay_text() -> None:
@@ -397,13 +400,13 @@ def test_a_variant_that_is_too_long_keeps_its_values_and_sampling() -> None:
     assert (prompt.sampling["n"], prompt.token_ids, prompt.text) == (3, [], "")
 
 
-@pytest.mark.parametrize(("wanted", "given_"), [(None, 20), (5, 5), (20, 20), (1000, 20)])
-def test_max_tokens_is_clamped_to_what_the_context_leaves(wanted: int | None, given_: int) -> None:
+@pytest.mark.parametrize(("wanted", "left"), [(None, 20), (5, 5), (20, 20), (1000, 20)])
+def test_max_tokens_is_clamped_to_what_the_context_leaves(wanted: int | None, left: int) -> None:
     length = len(one(tiny(), prompt="Hello").token_ids)
     options = {"kind": "echo", "options": {"max_model_len": length + 20}}
     prompt = one(tiny(engine=options, sampling={"max_tokens": wanted}), prompt="Hello")
     assert prompt.sampling is not None
-    assert prompt.sampling["max_tokens"] == given_
+    assert prompt.sampling["max_tokens"] == left
 
 
 def test_no_room_for_min_tokens_is_too_long() -> None:
@@ -613,7 +616,9 @@ def test_sampling_that_no_engine_takes_is_an_input_error(own: dict[str, Any]) ->
     assert error_of(one(bare(), prompt="a", sampling=own))[0] == "input"
 
 
-@pytest.mark.xfail(reason="_run catches KeyError of all LookupErrors, and no AttributeError", strict=True, raises=Exception)
+@pytest.mark.xfail(
+    reason="_run catches KeyError of all LookupErrors, and no AttributeError", strict=True, raises=(LookupError, AttributeError)
+)
 @pytest.mark.parametrize("template", ["{{ messages[0]['content'].format() }}", "{{ 'a'.encode('zz') }}", "{{ 'a' | xmlattr }}"])
 def test_any_failure_of_a_template_is_a_render_error(template: str) -> None:
     assert error_of(one(bare(template), prompt="{}{}"))[0] == "render"
@@ -637,7 +642,7 @@ def test_attributes_may_not_be_named_like_parts_of_a_message(name: str) -> None:
         make_job(attributes={"schema": {"names": [name], "layout": {"block": " {pairs}"}}})
 
 
-@pytest.mark.xfail(reason="the pair is formatted at render time only", strict=True, raises=Exception)
+@pytest.mark.xfail(reason="the pair is formatted at render time only", strict=True)
 @pytest.mark.parametrize("pair", ["{0}", "{nme}", "{"])
 def test_a_pair_that_cannot_be_formatted_is_refused_with_the_job(pair: str) -> None:
     with pytest.raises(JobError, match="pair"):

@@ -37,8 +37,8 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 SEED = 20240430
-DIALOGUES = 24_000
-STEPS = 2_100
+DIALOGUES = 26_000
+STEPS = 2_200
 WARM_UP = 50
 TOKENS_PER_BATCH = 2_048
 VOCAB = 2_048
@@ -135,12 +135,15 @@ ASK = {
     "{t}は難しいですか？|友人に{t}のことを聞かれました。何と答えますか？|{t}の要点をまとめて。",
 }
 FOLLOW = {
-    "en": "Rewrite your previous answer.|Tell me more.|More, please.|Say that again in other words.|"
-    "Rewrite it.|Go on.|Now explain it differently.|Can you rephrase your response?|Thanks. What else?|"
-    "Please add more to that.",
-    "ja": "書き直してください。|もっと教えてください。|続けてください。|"
-    "別の言葉で言ってください。|もう少し詳しく。|前の回答を書き換えて。|"
-    "ありがとう。他には？|言い換えてください。",
+    "en": "Rewrite your previous answer.|Tell me more.|More, please.|Say that again in other words.|Rewrite it.|"
+    "Go on.|Now explain it differently.|Can you rephrase your response?|Thanks. What else?|Continue.|"
+    "Please add more to that.|Could you make it shorter?|Make your answer longer.|Give me an example.|"
+    "I would like more details.|Write it again, but simpler.|Repeat your last response in a new way.|Why?|"
+    "Can you say more about that?|Please rewrite this for children.|What do you mean?|Rephrase that",
+    "ja": "書き直してください。|もっと教えてください。|続けてください。|もう少し詳しく。|"
+    "別の言葉で言ってください。|前の回答を書き換えて。|ありがとう。他には？|言い換えてください。|"
+    "もっと短くして。|長く書いてください。|例を挙げてください。|それはなぜですか？|続き|"
+    "もう一度説明してもらえますか？|今の答えを簡単に書き直して。|もっと話してください。|他の言い方で。",
 }
 SYSTEM = {
     "en": "You are a helpful assistant.|Answer the question of the user.|"
@@ -294,10 +297,10 @@ def attributes_of_turn(rng: random.Random) -> Attributes:
 
 
 def dialogue(rng: random.Random) -> list[Turn]:
-    """One dialogue of 1 to 6 turns; in 15 % of them attributes are missing from the text (the default)."""
+    """One dialogue of 1 to 6 turns; in 30 % of them attributes are missing from the text (the default)."""
     lang, turns = rng.choice(["en", "ja"]), rng.choices(range(1, 7), [60, 20, 9, 5, 3, 3])[0]
     longest = 120 if turns < 3 else 20
-    whole, steady = rng.random() < 0.85, rng.random() < 0.4
+    whole, steady = rng.random() < 0.7, rng.random() < 0.4
     values, topic, result = attributes_of_turn(rng), "", []
     for index in range(turns):
         if index and rng.random() < 0.5:
@@ -317,14 +320,15 @@ def dialogue(rng: random.Random) -> list[Turn]:
                 user = unknown_text(rng, lang, longest)
             user = user[0].upper() + user[1:]
         if index == 0 and rng.random() < 0.35:
-            system = pick(rng, SYSTEM[lang]) if rng.random() < 0.5 else unknown_text(rng, lang, 30)
+            tongue = lang if rng.random() < 0.7 else rng.choice(["en", "ja"])
+            system = pick(rng, SYSTEM[tongue]) if rng.random() < 0.5 else unknown_text(rng, tongue, 30)
             user = f"<<SYS>>\n{system}\n<</SYS>>\n\n{user}"
         if not steady:
             values = attributes_of_turn(rng)
         shown = values
         if not whole:
-            shares = rng.choice([0.0, 0.15, 0.5, 0.85])
-            shown = {name: value for name, value in values.items() if rng.random() < shares}
+            share = rng.choice([0.0, 0.3, 0.6, 0.85])
+            shown = {name: value for name, value in values.items() if rng.random() < share}
         block = "" if not shown and rng.random() < 0.7 else attribute_block(shown)
         reply = answer(rng, lang, topic, DEFAULTS | shown)
         result.append((f"<s>[INST] {user.strip()}{block} [/INST]", f" {reply} "))
