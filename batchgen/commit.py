@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen.errors import ErrorCode, RowError
+from batchgen.errors import ErrorCode, RowError, VerifyError
 from batchgen.records import Completion, Counts, output_schema
 from batchgen.store import Put, Store
 
@@ -110,8 +110,10 @@ def commit(store: Store, span: str, part: bytes) -> bool:
 
 
 def read_counts(store: Store, span: str) -> tuple[Counts, dict[ErrorCode, int]]:
-    """What a committed part says of itself in its footer."""
+    """What a committed part says of itself in its footer. Raises VerifyError for a damaged part."""
     data = store.get(part_name(span))
-    footer = pq.read_metadata(io.BytesIO(data or b"")).metadata[FOOTER_KEY]
-    fields = orjson.loads(footer)
+    try:
+        fields = orjson.loads(pq.read_metadata(io.BytesIO(data or b"")).metadata[FOOTER_KEY])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise VerifyError(f"{part_name(span)}: damaged: {' '.join(str(error).split())}") from None
     return Counts(**fields["counts"]), fields["errors"]

@@ -200,4 +200,5 @@ def _cause(error: BaseException) -> BaseException:
             found = inner
         wrapped = getattr(inner, "cause", None)
         inner = wrapped if isinstance(wrapped, BaseException) else inner.__cause__
-    return found
+    # Ray appends lines of advice on its own retries to the message.
+    return type(found)(str(found).partition("\n")[0]) if isinstance(found, BatchgenError) else found

@@ -43,7 +43,7 @@ def load_frozen(store: Store) -> FrozenJob | None:
         fields = orjson.loads(data)
         kept = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(fields["carried_schema"])))
         return FrozenJob(Job.model_validate(fields["job"]), fields["meaning"], fields["model"], kept)
-    except (ValueError, KeyError, pa.ArrowException) as error:
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise OutputConflict(f"output {store.url}: {NAME} is not a batchgen job: {error}", "choose another output.path") from None
 
 

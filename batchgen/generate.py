@@ -2,7 +2,8 @@
 
 Every prompt is a coroutine, so that no row waits for another; scripted turns are a loop in it. `room`
 is how a replica asks for work: it answers when fewer prompts are unfinished than the engine should have
-before it (twice its capacity), so that the engine never starves and prompts do not pile up.
+before it (twice its capacity), so that the engine never starves and prompts do not pile up; and when few spans wait
+for the store, so that finished rows do not pile up behind a slow one.
 Plain Python: pool.py makes a Ray actor of it.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import traceback
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -25,6 +26,7 @@ from batchgen.render import Renderer, place, prompt_hash
 from batchgen.store import open_store
 
 LOG_TAIL = 20
+MOST_COMMITTING = 4
 
 
 class Replica:
@@ -38,6 +40,7 @@ class Replica:
         self.engine = make_engine(self.job, renderer.model)
         self._accepted = 0
         self._unfinished = 0
+        self._committing = 0
         self._serial = 0
         self._change = asyncio.Condition()
 
@@ -55,7 +58,7 @@ class Replica:
     async def room(self, assigned: int) -> None:
         """Return when all `assigned` spans have arrived and there is room for another."""
         async with self._change:
-            await self._change.wait_for(lambda: self._accepted >= assigned and self._unfinished < 2 * self.engine.capacity)
+            await self._change.wait_for(lambda: self._accepted >= assigned and self._has_room())
 
     async def run(self, block: pa.Table) -> Receipt:
         """Generate and commit one span; `block` is feed.encode_block's.
@@ -70,6 +73,7 @@ class Replica:
         first = time.time()
         answered = await asyncio.gather(*(self._answer(index, row, self.shards[shard]) for index, row in enumerate(rows)))
         last = time.time()
+        await self._count(committing=1)
         completions = [completion for answers in answered for completion in answers]
         part = await asyncio.to_thread(
             commit.encode_part,
@@ -84,79 +88,102 @@ class Replica:
         counts, errors = commit.count(completions), commit.errors_by_code(completions)
         if not created:
             counts, errors = await asyncio.to_thread(commit.read_counts, self.store, span)
+        await self._count(committing=-1)
         samples = commit.first_errors(completions)
         return Receipt(span, created, counts, errors, samples, first, last, time.monotonic() - began)
 
-    async def _count(self, accepted: int = 0, unfinished: int = 0) -> None:
+    def _has_room(self) -> bool:
+        return self._unfinished < 2 * self.engine.capacity and self._committing < MOST_COMMITTING
+
+    async def _count(self, accepted: int = 0, unfinished: int = 0, committing: int = 0) -> None:
         self._accepted += accepted
         self._unfinished += unfinished
-        if accepted or self._unfinished < 2 * self.engine.capacity:
+        self._committing += committing
+        if accepted or self._has_room():
             async with self._change:
                 self._change.notify_all()
 
     async def _answer(self, index: int, row: dict[str, Any], shard: str) -> list[Completion]:
+        """The samples of one prompt; a prompt or a sample that fails becomes an error of its own."""
         began = time.monotonic()
         samples = row["sampling"]["n"] if row["sampling"] else self.job.samples
-        messages = orjson.loads(row["conversation"]) if row["conversation"] else []
-        answers: list[tuple[list[dict[str, Any]], Output, int, str]] = []
-        error = RowError(row["error_code"], row["error_detail"]) if row["error_code"] else None
-        if error is None:
+        start = _Talk(orjson.loads(row["conversation"]) if row["conversation"] else [])
+        if row["error_code"]:
+            start.error = RowError(row["error_code"], row["error_detail"])
+        talks = [start] * samples
+        if start.error is None:
             try:
-                answers = await self._converse(messages, row, shard)
+                outputs = await self._generate(row["token_ids"], row["sampling"])
+                talks = [start.after(output, row["token_ids"]) for output in outputs]
+                await asyncio.gather(*(self._script(talk, row, number, shard) for number, talk in enumerate(talks)))
             except BadRow as bad:
-                error = RowError(bad.code, f"{place(shard, row['row'])}: {bad}")
+                start.error = RowError(bad.code, f"{place(shard, row['row'])}: {bad}")
         await self._count(unfinished=-1)
         seconds = time.monotonic() - began
-        if error is not None:
-            blank = (None, None, 0, 0, None, None, seconds, 1, error)
-            return [Completion(index, sample, messages, *blank) for sample in range(samples)]
-        return [
-            Completion(
-                prompt=index,
-                sample=sample,
-                messages=[*said, {"role": "assistant", "content": output.text}],
-                response=output.text,
-                finish_reason=output.finish_reason,
-                prompt_tokens=read,
-                completion_tokens=output.tokens,
-                cumulative_logprob=output.cumulative_logprob,
-                prompt_hash=digest,
-                seconds=seconds,
-                attempt=1,
-            )
-            for sample, (said, output, read, digest) in enumerate(answers)
-        ]
+        return [talk.completion(index, number, seconds) for number, talk in enumerate(talks)]
 
-    async def _converse(
-        self, messages: list[dict[str, Any]], row: dict[str, Any], shard: str
-    ) -> list[tuple[list[dict[str, Any]], Output, int, str]]:
-        """Per sample: the conversation, its last output with the tokens of all turns, prompt tokens read, hash."""
-        sampling, ids = row["sampling"], row["token_ids"]
-        outputs = await self._generate(ids, sampling)
-        if not row["turns"]:
-            digest = prompt_hash(ids)
-            return [(messages, output, len(ids), digest) for output in outputs]
-        return list(await asyncio.gather(*(self._script(messages, row, number, output) for number, output in enumerate(outputs))))
-
-    async def _script(
-        self, messages: list[dict[str, Any]], row: dict[str, Any], number: int, output: Output
-    ) -> tuple[list[dict[str, Any]], Output, int, str]:
+    async def _script(self, talk: _Talk, row: dict[str, Any], number: int, shard: str) -> None:
         """One sample's scripted turns after the first: each follows the model's own answers."""
-        sampling, ids = {**row["sampling"], "n": 1}, row["token_ids"]
-        tokens, read, logprob = output.tokens, len(ids), output.cumulative_logprob
+        sampling = {**row["sampling"], "n": 1}
         if sampling["seed"] is not None:
             sampling["seed"] = (sampling["seed"] + number) % 2**63
-        for turn in row["turns"]:
-            messages = self.renderer.continued(messages, output.text, turn)
-            _, ids = await asyncio.to_thread(self.renderer.encode, messages)
-            [output] = await self._generate(ids, self.renderer.within_context(sampling, len(ids)))
-            tokens, read = tokens + output.tokens, read + len(ids)
-            logprob = None if logprob is None or output.cumulative_logprob is None else logprob + output.cumulative_logprob
-        return messages, Output(output.text, tokens, output.finish_reason, logprob), read, prompt_hash(ids)
+        try:
+            for turn in row["turns"]:
+                assert talk.output is not None
+                talk.messages = self.renderer.continued(talk.messages, talk.output.text, turn)
+                _, ids = await asyncio.to_thread(self.renderer.encode, talk.messages)
+                [output] = await self._generate(ids, self.renderer.within_context(sampling, len(ids)))
+                talk.add(output, ids)
+        except BadRow as bad:
+            talk.error = RowError(bad.code, f"{place(shard, row['row'])}: {bad}")
 
     async def _generate(self, ids: list[int], sampling: dict[str, Any]) -> list[Output]:
         self._serial += 1
         return await self.engine.generate(str(self._serial), ids, sampling)
+
+
+@dataclass
+class _Talk:
+    """One sample's conversation as it goes: messages put so far, tokens of all its turns, the last output."""
+
+    messages: list[dict[str, Any]]
+    output: Output | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    logprob: float | None = 0.0
+    digest: str | None = None
+    error: RowError | None = None
+
+    def after(self, output: Output, ids: list[int]) -> _Talk:
+        """A sample of its own, with the answer to the common first prompt."""
+        talk = _Talk(self.messages)
+        talk.add(output, ids)
+        return talk
+
+    def add(self, output: Output, ids: list[int]) -> None:
+        self.output, self.digest = output, prompt_hash(ids)
+        self.prompt_tokens += len(ids)
+        self.completion_tokens += output.tokens
+        known = self.logprob is not None and output.cumulative_logprob is not None
+        self.logprob = self.logprob + output.cumulative_logprob if known else None  # type: ignore[operator]
+
+    def completion(self, prompt: int, sample: int, seconds: float) -> Completion:
+        done = self.output if self.error is None else None
+        answer = [] if done is None else [{"role": "assistant", "content": done.text}]
+        return Completion(
+            prompt=prompt,
+            sample=sample,
+            messages=[*self.messages, *answer],
+            response=None if done is None else done.text,
+            finish_reason=None if done is None else done.finish_reason,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cumulative_logprob=None if done is None else self.logprob,
+            prompt_hash=self.digest,
+            seconds=seconds,
+            attempt=1,
+            error=self.error,
+        )
 
 
 def _log_tail() -> str:
@@ -167,8 +194,3 @@ def _log_tail() -> str:
     except OSError:
         return ""
     return "\n  engine log: ".join(["", *lines[-LOG_TAIL:]])
-
-
-def describe(error: BaseException) -> str:
-    """One line for the driver's log."""
-    return traceback.format_exception_only(error)[-1].strip()

@@ -113,6 +113,13 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: invalid UTF-8 at byte {error.start + 1}") from None
+
+
 def _template(model: Model, folder: Path, settings: dict[str, Any]) -> str | None:
     if model.chat_template == "none":
         return None
@@ -120,9 +127,9 @@ def _template(model: Model, folder: Path, settings: dict[str, Any]) -> str | Non
         path = Path(model.chat_template)
         if not path.is_file():
             raise ModelError(f"model.chat_template {path}: no such file", "name a Jinja file, or `none` for plain completion")
-        text = path.read_text(encoding="utf-8")
+        text = _text(path)
     elif (folder / "chat_template.jinja").is_file():
-        text = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        text = _text(folder / "chat_template.jinja")
     else:
         value = settings.get("chat_template")
         if isinstance(value, list):
@@ -139,7 +146,7 @@ def _template(model: Model, folder: Path, settings: dict[str, Any]) -> str | Non
 def _tokenizer(model: Model, folder: Path) -> str:
     path = folder / "tokenizer.json"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return _text(path)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         from transformers import AutoTokenizer

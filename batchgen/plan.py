@@ -12,6 +12,7 @@ were then. All of them are written with put_new, so that of two drivers one plan
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from batchgen import read, source
-from batchgen.errors import InputError, JobError, OutputConflict
+from batchgen.errors import InputError, JobError, OutputConflict, VerifyError
 from batchgen.records import Shard, Span, carried_name
 from batchgen.spec import Column, Input, Job
 from batchgen.store import Store
@@ -84,7 +85,8 @@ def discover(spec: Input) -> list[Found]:
     """The shards of the job's paths, in order. Raises InputError when there are none, or two formats."""
     if spec.format == "dataset":
         return [Found(path, "dataset", 0, str(read.load_dataset(spec, path)._fingerprint)) for path in spec.paths]
-    names = list(dict.fromkeys(name for path in spec.paths for name in source.expand(path)))
+    expanded = [name for path in spec.paths for name in source.expand(path)]
+    names = list(dict.fromkeys(name if "://" in name else os.path.normpath(name) for name in expanded))
     kinds = {name: source.format_of(name) if spec.format == "auto" else spec.format for name in names}
     for name, kind in kinds.items():
         if kind is None:
@@ -116,11 +118,11 @@ def look(job: Job, found: list[Found]) -> Columns:
     for name in wanted:
         if name == spec.id == "id":
             continue
-        field = types.field(name)
+        field = types.field(name) if name in types.names else pa.field(name, pa.string(), metadata={"json": "1"})
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         fields.append(pa.field(carried_name(name), kind, metadata={**(field.metadata or {}), "column": name}))
     if not schemas and wanted:
-        fields.append(pa.field(read.EXTRA, pa.string()))
+        fields.append(read.extra_field(spec.keep == "all", spec.id if spec.id == "id" else None))
     taken = [field.name for field in fields]
     if len(set(taken)) != len(taken):
         twice = next(name for name in taken if taken.count(name) > 1)
@@ -176,7 +178,10 @@ def make_plan(job: Job, found: list[Found], columns: Columns, known: tuple[Shard
     grown = [(old, now) for old, now in pairs if (now.size, now.stamp) != (old.size, old.stamp)]
     made = _threads(lambda item: _plan_shard(job, item[0], item[1], size), numbered)
     made += [more for more in _threads(lambda item: _grow(job, item[0], item[1], size), grown) if more is not None]
-    return [shard for shard, _ in made], [span for _, spans in made for span in spans]
+    spans = [span for _, added in made for span in added]
+    if not spans and not any(shard.rows for shard in known):
+        raise InputError(f"input.path {', '.join(job.input.paths)}: no rows in it")
+    return [shard for shard, _ in made], spans
 
 
 def _row_count(spec: Input, found: Found) -> int | None:
@@ -234,8 +239,7 @@ def _scan(job: Job, old: Shard, found: Found, size: int, digest: Any = None) -> 
     """Cut the text after what `old` has planned into spans of `size` rows or `spans.bytes` bytes."""
     digest = digest or xxhash.xxh3_128()
     spans: list[Span] = []
-    with read.open_text(found.name) as stream:
-        read.skip_to(stream, found.name, old.text_bytes)
+    with read.open_text(found.name, old.text_bytes) as stream:
         at, line = old.text_bytes, old.lines
         chunk = read.read_chunk(stream, found.name, SCAN_CHUNK)
         if chunk and not old.terminated:
@@ -318,12 +322,15 @@ class _Cutter:
 
 
 def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
-    """The plan frozen in the output, and how many plan files it has."""
+    """The plan frozen in the output, and how many plan files it has. Raises VerifyError for a damaged one."""
     shards: dict[int, Shard] = {}
     spans: list[Span] = []
     names = sorted(name for name in store.list(FOLDER) if name.endswith(".parquet"))
     for name in names:
-        table = pq.read_table(io.BytesIO(store.get(name) or b""))
+        try:
+            table = pq.read_table(io.BytesIO(store.get(name) or b""))
+        except (pa.ArrowException, OSError) as error:
+            raise VerifyError(f"{name}: damaged: {' '.join(str(error).split())}") from None
         for fields in orjson.loads(table.schema.metadata[b"shards"]):
             shards[fields["index"]] = Shard(**fields)
         columns = [table.column(field).to_pylist() for field in _SPAN_FIELDS]
@@ -336,8 +343,6 @@ def freeze_plan(job: Job, store: Store, found: list[Found], columns: Columns) ->
     factor = len(job.variants) * job.samples
     plan, files = load_plan(store, factor)
     shards, spans = make_plan(job, found, columns, plan.shards)
-    if not spans and not plan.spans:
-        raise InputError(f"input.path {', '.join(job.input.paths)}: no rows in it")
     if shards:
         store.put_new(f"{FOLDER}/{files:06d}.parquet", encode_plan(shards, spans))
         plan, _ = load_plan(store, factor)

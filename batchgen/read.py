@@ -14,17 +14,16 @@ in schema.
 from __future__ import annotations
 
 import base64
-import gzip
 import json
+import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from batchgen import source
 from batchgen.errors import InputError, RowError
@@ -33,6 +32,7 @@ from batchgen.render import place
 from batchgen.spec import Input
 
 CHUNK = 4 * 2**20
+CODECS = {".gz": "gzip", ".zst": "zstd"}
 EXTRA = "input_extra"
 SpanRows = tuple[Span, list[Row], pa.Table]
 
@@ -55,7 +55,7 @@ def head(spec: Input, name: str, kind: str, rows: int) -> tuple[list[dict[str, A
     if kind == "jsonl":
         found = []
         with open_text(name) as stream:
-            for _, line in zip(range(rows), lines(stream, spec.max_row_bytes), strict=False):
+            for _, line in zip(range(rows), lines(stream, name, spec.max_row_bytes), strict=False):
                 row = parse_line(name, 0, line[1], spec.max_row_bytes)
                 if row.data is not None:
                     found.append(row.data)
@@ -65,38 +65,34 @@ def head(spec: Input, name: str, kind: str, rows: int) -> tuple[list[dict[str, A
     return [], load_dataset(spec, name).features.arrow_schema
 
 
-def open_text(name: str) -> BinaryIO:
-    """The uncompressed text of a JSONL shard, by its ending: .gz, .zst or plain."""
+def open_text(name: str, offset: int = 0) -> BinaryIO:
+    """The uncompressed text of a JSONL shard from `offset`, by its ending: .gz, .zst or plain.
+
+    Raises InputError for a compressed file that is shorter than `offset`.
+    """
     raw = source.open_shard(name)
-    if name.endswith(".gz"):
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
-    if name.endswith(".zst"):
-        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
-    return raw
+    codec = next((codec for ending, codec in CODECS.items() if name.endswith(ending)), None)
+    if codec is None:
+        raw.seek(offset)
+        return raw
+    stream: BinaryIO = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+    while offset:
+        chunk = read_chunk(stream, name, min(CHUNK, offset))
+        if not chunk:
+            raise InputError(f"shard {name}: shorter than planned")
+        offset -= len(chunk)
+    return stream
 
 
-def read_chunk(stream: BinaryIO, name: str, size: int = CHUNK) -> bytes:
+def read_chunk(stream: BinaryIO, name: str, size: int) -> bytes:
     """Up to `size` bytes, b"" at the end. Raises InputError for a damaged compressed file."""
     try:
         return stream.read(size)
-    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        raise InputError(f"shard {name}: damaged compressed file: {error}", "write it again") from None
+    except (OSError, EOFError) as error:
+        raise InputError(f"shard {name}: damaged or unreadable: {_words(error)}", "write it again") from None
 
 
-def skip_to(stream: BinaryIO, name: str, offset: int) -> None:
-    """Move to `offset` of the uncompressed text."""
-    if not name.endswith((".gz", ".zst")):
-        stream.seek(offset)
-        return
-    at = stream.tell()
-    while at < offset:
-        chunk = read_chunk(stream, name, min(CHUNK, offset - at))
-        if not chunk:
-            raise InputError(f"shard {name}: shorter than planned")
-        at += len(chunk)
-
-
-def lines(stream: BinaryIO, cap: int, limit: int | None = None, name: str = "") -> Iterator[tuple[int, bytes | None]]:
+def lines(stream: BinaryIO, name: str, cap: int, limit: int | None = None) -> Iterator[tuple[int, bytes | None]]:
     """(bytes with its newline, line without newline) of each line up to `limit` bytes of text.
 
     The line is None where it is longer than `cap`: no more than cap + CHUNK bytes are ever held.
@@ -136,8 +132,8 @@ def parse_line(shard: str, ordinal: int, line: bytes | None, cap: int) -> Row:
             return bad(f"invalid UTF-8 at byte {error.start + 1}")
         try:
             value = json.loads(text)
-            orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
-        except (ValueError, TypeError, RecursionError):
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
+        except (ValueError, RecursionError):
             return bad(f"invalid JSON: {strict}")
     if not isinstance(value, dict):
         return bad(f"expected a JSON object, got {type(value).__name__}")
@@ -146,9 +142,8 @@ def parse_line(shard: str, ordinal: int, line: bytes | None, cap: int) -> Row:
 
 def _read_jsonl(spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema) -> Iterator[SpanRows]:
     first, last = spans[0], spans[-1]
-    with open_text(shard.name) as stream:
-        skip_to(stream, shard.name, first.offset)
-        found = lines(stream, spec.max_row_bytes, last.offset + last.bytes - first.offset, shard.name)
+    with open_text(shard.name, first.offset) as stream:
+        found = lines(stream, shard.name, spec.max_row_bytes, last.offset + last.bytes - first.offset)
         for span in spans:
             rows = []
             for ordinal in range(span.start, span.end):
@@ -221,7 +216,7 @@ def _batches(spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Tab
             yield table.slice(skip)
             skip = 0
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"shard {shard.name}: damaged Parquet: {error}") from None
+        raise InputError(f"shard {shard.name}: damaged Parquet: {_words(error)}") from None
 
 
 def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
@@ -243,7 +238,7 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
     try:
         file = pq.ParquetFile(stream, arrow_extensions_enabled=False)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"shard {name}: damaged Parquet: {error}") from None
+        raise InputError(f"shard {name}: damaged Parquet: {_words(error)}") from None
     for field in file.schema_arrow:
         _allow(name, field.name, field.type)
     return file, footer
@@ -279,14 +274,12 @@ def _allow(shard: str, column: str, kind: pa.DataType) -> None:
 
 def load_dataset(spec: Input, name: str) -> Any:
     """The split of a saved directory or a Hub dataset, as datasets.Dataset. Raises InputError."""
-    import os
-
     import datasets
 
     datasets.disable_progress_bars()
     try:
         if os.path.isdir(name):
-            _refuse_extensions(name)
+            _refuse_extensions(Path(name))
             found = datasets.load_from_disk(name)
             found = found[spec.split] if isinstance(found, datasets.DatasetDict) else found
         else:
@@ -301,13 +294,20 @@ def load_dataset(spec: Input, name: str) -> Any:
     return found
 
 
-def _refuse_extensions(folder: str) -> None:
-    from pathlib import Path
-
-    for path in Path(folder).rglob("*.arrow"):
-        with open(path, "rb") as file:
-            if b"ARROW:extension" in file.read(2**20):
-                raise InputError(f"{path}: it has an Arrow extension type", "save the column with a plain type")
+def _refuse_extensions(folder: Path) -> None:
+    """Look into the schema message of every Arrow stream that the directory's state files name."""
+    for state in folder.rglob("state.json"):
+        files = orjson.loads(state.read_bytes()).get("_data_files") or []
+        for path in (state.parent / entry["filename"] for entry in files):
+            if path.resolve().parent != state.parent.resolve():
+                raise InputError(f"{state}: it names a file outside its directory: {path.name}")
+            with open(path, "rb") as file:
+                # The stream format begins with a continuation mark and the length of the schema message.
+                mark, length = file.read(4), int.from_bytes(file.read(4), "little")
+                if mark != b"\xff\xff\xff\xff" or length > 2**28:
+                    raise InputError(f"{path}: not an Arrow stream", "save the dataset with save_to_disk")
+                if b"ARROW:extension" in file.read(length):
+                    raise InputError(f"{path}: it has an Arrow extension type", "save the column with a plain type")
 
 
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
@@ -345,14 +345,22 @@ def _one_type(kinds: set[type]) -> pa.DataType | None:
     return _SCALARS.get(next(iter(kinds))) if len(kinds) == 1 else None
 
 
+def extra_field(keep_all: bool, consumed: str | None) -> pa.Field:
+    """The input_extra column: misfits of the carried columns and, if all columns are kept, columns not seen at first.
+
+    `consumed` is a column that the output has under another heading.
+    """
+    return pa.field(EXTRA, pa.string(), metadata={"open": str(int(keep_all)), "consumed": consumed or ""})
+
+
 def conform(rows: list[dict[str, Any]], kept: pa.Schema) -> pa.Table:
     """The carried columns of JSONL rows as a table of schema `kept`; what does not fit goes to input_extra."""
-    known = {name: field for field in kept for name in [(field.metadata or {}).get(b"column", b"").decode()] if name}
+    by_column = {f.metadata[b"column"].decode(): f for f in kept if b"column" in (f.metadata or {})}
     extra: list[dict[str, Any]] = [{} for _ in rows]
     columns: dict[str, Any] = {}
-    for name, field in known.items():
+    for name, field in by_column.items():
         values = [row.get(name) for row in rows]
-        if field.metadata and b"json" in field.metadata:
+        if b"json" in field.metadata:
             values = [None if v is None else _dumps(v) for v in values]
         else:
             for index, value in enumerate(values):
@@ -360,9 +368,12 @@ def conform(rows: list[dict[str, Any]], kept: pa.Schema) -> pa.Table:
                     extra[index][name], values[index] = value, None
         columns[field.name] = pa.array(values, field.type)
     if EXTRA in kept.names:
-        for row, more in zip(rows, extra, strict=True):
-            if len(row) > len(known) or not row.keys() <= known.keys():
-                more.update({name: value for name, value in row.items() if name not in known})
+        about = kept.field(EXTRA).metadata
+        if about[b"open"] == b"1":
+            known = by_column.keys() | {about[b"consumed"].decode()}
+            for row, more in zip(rows, extra, strict=True):
+                if not row.keys() <= known:
+                    more.update({name: value for name, value in row.items() if name not in known})
         columns[EXTRA] = pa.array([_dumps(more) if more else None for more in extra], pa.string())
     return pa.table([columns[field.name] for field in kept], schema=kept)
 
@@ -375,6 +386,10 @@ def _fits(value: object, kind: pa.DataType) -> bool:
     if pa.types.is_integer(kind):
         return type(value) is int and -(2**63) <= value < 2**63
     return bool(_SCALARS.get(type(value)) == kind)
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _dumps(value: object) -> str:

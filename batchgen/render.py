@@ -30,13 +30,12 @@ from batchgen.attributes import Schema
 from batchgen.errors import BadRow, ModelError, RowError
 from batchgen.model import ModelFiles
 from batchgen.records import Prompt, Row
-from batchgen.spec import Column, Job, Sampling, check_sampling
+from batchgen.spec import Column, Job, check_sampling
 
 LayoutKind = Literal["model template", "schema template", "schema block", "none"]
 TEXT_CAP = 2**26
 UNBOUNDED_ANSWER = 128
 _ROLES = ("system", "user", "assistant")
-_INTEGER_SAMPLING = tuple(name for name, f in Sampling.model_fields.items() if "int" in str(f.annotation))
 
 
 class Renderer:
@@ -58,12 +57,12 @@ class Renderer:
         self._tokenizers = _tokenizers(model)
         self._special = _special_pattern(self._tokenizers)
         self._template = self._compile(model.chat_template) if model.chat_template else None
+        self.layout: LayoutKind = self._choose_layout()
         if self._template is None and job.input.prompt is None:
             raise ModelError(
                 f"model {model.label} has no chat template, which messages and turns need",
                 "name one with model.chat_template",
             )
-        self.layout: LayoutKind = self._choose_layout()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Renderer, (self.job, self.model)
@@ -113,12 +112,12 @@ class Renderer:
 
         Raises BadRow (render, too_long).
         """
-        shown, hidden = self._hide(messages)
+        shown, hidden, mark = self._hide(messages)
         text = self._render(shown)
         plain, literal = self._tokenizers
         chat = self._template is not None
         ids: list[int] = []
-        pieces = re.split("\ue000(\\d+)\ue001", text) if hidden else [text]
+        pieces = text.split(mark) if hidden else [text]
         for index, piece in enumerate(pieces):
             if index % 2:
                 ids += literal.encode(hidden[int(piece)], add_special_tokens=False).ids
@@ -200,8 +199,8 @@ class Renderer:
         own = data.get("sampling")
         if own is not None and not isinstance(own, dict):
             raise BadRow("input", f"sampling must be a struct, not {_kind(own)}")
-        fields = {key: data.get(column) for key, column in columns.items()} | (own or {})
-        fields = {key: _integral(key, value) for key, value in fields.items() if value is not None}
+        given = [*((key, data.get(column)) for key, column in columns.items()), *(own or {}).items()]
+        fields = {key: value for key, value in given if value is not None}
         if not fields:
             return self._constant_sampling, False
         try:
@@ -239,7 +238,9 @@ class Renderer:
                 size += len(piece)
                 if size > TEXT_CAP:
                     raise BadRow("render", f"the rendered prompt is over {TEXT_CAP} characters")
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
+        except BadRow:
+            raise
+        except Exception as error:  # a template can raise anything
             raise BadRow("render", f"chat template: {error}") from None
         return "".join(pieces)
 
@@ -301,21 +302,21 @@ class Renderer:
         except jinja2.TemplateError as error:
             raise ModelError(f"chat template of {self.model.label}: {error}") from None
 
-    def _hide(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-        """Replace special tokens in the texts by numbered private-use marks; also return what was replaced."""
+    def _hide(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str], str]:
+        """Replace special tokens in the texts by their numbers between two marks; also what was replaced, and the
+        mark: a private-use character that is in none of the texts."""
         special = self._special
         if special is None or not any(special.search(message["content"]) for message in messages):
-            return messages, []
+            return messages, [], ""
+        everything = "".join(message["content"] for message in messages)
+        mark = next(chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in everything)
         hidden: list[str] = []
 
-        def mark(match: re.Match[str]) -> str:
+        def number(match: re.Match[str]) -> str:
             hidden.append(match.group())
-            return f"\ue000{len(hidden) - 1}\ue001"
+            return f"{mark}{len(hidden) - 1}{mark}"
 
-        # A mark that the row itself brings would be taken for one of ours.
-        harmless = str.maketrans({"\ue000": "\ufffd", "\ue001": "\ufffd"})
-        shown = [{**m, "content": special.sub(mark, m["content"].translate(harmless))} for m in messages]
-        return shown, hidden
+        return [{**m, "content": special.sub(number, m["content"])} for m in messages], hidden, mark
 
 
 def place(shard: str, ordinal: int) -> str:
@@ -353,12 +354,6 @@ def _messages(value: object, column: str, extra: tuple[str, ...]) -> list[dict[s
 
 def _kind(value: object) -> str:
     return "null" if value is None else type(value).__name__
-
-
-def _integral(key: str, value: object) -> object:
-    if key in _INTEGER_SAMPLING and isinstance(value, bool):
-        raise BadRow("input", f"sampling: {key}: {value!r} is not an integer")
-    return value
 
 
 class _Undefined(jinja2.Undefined):

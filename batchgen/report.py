@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from batchgen import commit
+from batchgen.errors import VerifyError
 from batchgen.frozen import load_frozen
 from batchgen.plan import Plan, load_plan
 from batchgen.records import Counts, Receipt
@@ -108,7 +110,10 @@ def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
     tally = Tally(plan)
     data = store.get(PROGRESS)
     if data is not None:
-        fields = orjson.loads(data)
+        try:
+            fields = orjson.loads(data)
+        except ValueError as error:
+            raise VerifyError(f"{PROGRESS}: damaged: {error}", "delete it: it is made again from the parts") from None
         bits = base64.b64decode(fields["counted"])
         counted = {s.name for i, s in enumerate(plan.spans) if i < len(bits) * 8 and bits[i // 8] >> i % 8 & 1}
         if counted <= committed:
@@ -241,11 +246,11 @@ def print_summary(tally: Tally, store: Store, plan: Plan, sweep: dict[str, list[
     for answers in first_answers(store, plan):
         table = Table(title=None, show_lines=False, expand=False)
         table.add_column("variant" if shown else "sample")
-        table.add_column(f"answer to: {answers[0]['messages'][-2]['content'][:100]}", overflow="fold")
+        table.add_column(Text(f"answer to: {answers[0]['messages'][-2]['content'][:100]}"), overflow="fold")
         ends = answers if len(answers) <= 3 else [answers[0], answers[-1]]
         for answer in ends:
             label = ", ".join(f"{name} {answer['attributes'][name]}" for name in shown) or str(answer["sample"])
-            table.add_row(label, (answer["response"] or "").strip()[:400])
+            table.add_row(label, Text((answer["response"] or "").strip()[:400]))
         console.print(table)
     console.print(f"Parquet: {store.url}/{commit.DATA}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Next:    batchgen verify {store.url}", highlight=False, markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from batchgen import commit, frozen, plan, report
 from batchgen.dispatch import Dispatcher
+from batchgen.engines import make_engine
 from batchgen.errors import BatchgenError, EngineError, Interrupted, TooManyErrors
 from batchgen.model import load_model
 from batchgen.render import Renderer
@@ -51,6 +52,7 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
         frozen.refuse_change(store.url, before, frozen.meaning(job, model))
     found = plan.discover(job.input)
     columns = plan.look(job, found)
+    make_engine(job, model)  # refuses options that the engine does not have
     return Prepared(job, Renderer(job, model), found, columns)
 
 

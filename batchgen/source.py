@@ -46,7 +46,7 @@ def expand(path: str) -> list[str]:
     elif "://" in path:
         names = _expand_objects(path)
     elif os.path.isdir(path):
-        names = _visible(glob.glob(os.path.join(path, "**", "*"), recursive=True), path)
+        names = _visible(glob.glob(os.path.join(glob.escape(path), "**", "*"), recursive=True), path)
     elif glob.has_magic(path) and not os.path.exists(path):
         names = [name for name in glob.glob(path, recursive=True) if not os.path.isdir(name)]
     elif os.path.exists(path):
@@ -149,7 +149,13 @@ def _expand_objects(path: str) -> list[str]:
 
 def _glob_regex(pattern: str) -> str:
     pieces = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(pieces.get(p) or re.escape(p) for p in re.split(r"(\*\*/|\*\*|\*|\?)", pattern))
+
+    def piece(text: str) -> str:
+        if re.fullmatch(r"\[[^\]]+\]", text):
+            return text.replace("[!", "[^", 1)
+        return pieces.get(text) or re.escape(text)
+
+    return "".join(piece(text) for text in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern))
 
 
 def _expand_hub(path: str) -> list[str]:

@@ -38,11 +38,11 @@ class Spec(BaseModel):
 class Column(Spec):
     """The value is taken from this input column, row by row."""
 
-    column: str
+    column: str = Field(description="Name of an input column.")
 
 
 class Input(Spec):
-    path: str | list[str] = Field(
+    path: str | Annotated[list[str], Field(min_length=1)] = Field(
         description="File, directory, glob or list of them; local or s3:// gs:// az:// hf://datasets/; for `format: dataset` a Hub name or a saved directory."
     )
     format: Literal["auto", "jsonl", "parquet", "dataset"] = Field(
@@ -88,6 +88,10 @@ class LayoutSpec(Spec):
             raise ValueError("give exactly one of template and block")
         if self.block is not None and "{pairs}" not in self.block:
             raise ValueError("block must contain {pairs}")
+        try:
+            self.pair.format(name="", value="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"pair may have the fields {{name}} and {{value}} only ({error!r})") from None
         return self
 
 
@@ -95,12 +99,18 @@ Range = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
 class SchemaSpec(Spec):
-    names: list[str] = Field(min_length=1, description="Attribute names, in the prompt's order.")
+    names: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = Field(
+        min_length=1, description="Attribute names, in the prompt's order."
+    )
     range: Range | dict[str, Range] = Field([0, 4], description="[low, high], both included; for all or by name.")
     defaults: dict[str, int] = Field({}, description="Value of an attribute that nobody sets; else the low end.")
     layout: LayoutSpec | None = Field(None, description="The text form, for a model whose template does not read the values.")
 
     def build(self) -> attrs.Schema:
+        for name in {"role", "content", "messages"} & set(self.names):
+            raise ValueError(f"an attribute cannot be called {name}: chat templates mean something else by it")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("names has a name twice")
         for name in [*self.defaults, *(self.range if isinstance(self.range, dict) else ())]:
             if name not in self.names:
                 raise ValueError(f"{name} is not among names")
@@ -182,20 +192,24 @@ class Engine(Spec):
     env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...); no place for secrets.")
 
 
-Positive = Annotated[int, Field(ge=1)]
+MOST = 2**31 - 1
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Sampling(Spec):
     """What one row runs with; the names and meanings are vLLM's SamplingParams."""
 
+    model_config = ConfigDict(strict=True)
+
     n: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Samples of the row.")
     temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus.")
-    top_k: Annotated[int, Field(ge=-1)] = Field(0, description="0 or -1 is off.")
+    top_k: Annotated[int, Field(ge=-1, le=MOST)] = Field(0, description="0 or -1 is off.")
     min_p: Fraction = Field(0.0, description="Least probability, relative to the likeliest token's.")
     max_tokens: Positive | None = Field(None, description="Null: up to the end of the context.")
-    min_tokens: Annotated[int, Field(ge=0)] = Field(0, description="No stop before so many tokens.")
+    min_tokens: Count = Field(0, description="No stop before so many tokens.")
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] = Field(1.0, description="Over 0 up to 2; 1 is off.")
@@ -203,13 +217,19 @@ class Sampling(Spec):
         0,
         description="A job's constant is mixed with the row's name into a seed per row; a row's own is used as it is. Null: unseeded.",
     )
-    stop: list[str] = Field([], description="Stop strings.")
-    stop_token_ids: list[int] = Field([], description="Stop tokens.")
-    bad_words: list[str] = Field([], description="Strings never generated.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field([], description="Stop strings.")
+    stop_token_ids: list[Count] = Field([], description="Stop tokens.")
+    bad_words: list[Annotated[str, Field(min_length=1)]] = Field([], description="Strings never generated.")
     ignore_eos: bool = Field(False, description="Go on after the end-of-sequence token.")
     include_stop_str_in_output: bool = Field(False, description="Keep the stop string in the answer.")
     skip_special_tokens: bool = Field(True, description="Leave special tokens out of the answer.")
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="0 or more fills cumulative_logprob.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _integral(cls, fields: Any) -> Any:
+        """Integral floats are integers: a Parquet column with nulls has no integers in pandas."""
+        return {k: int(v) if k in _INTEGERS and isinstance(v, float) and v.is_integer() else v for k, v in fields.items()}
 
     @field_validator("stop", "bad_words", mode="before")
     @classmethod
@@ -221,6 +241,9 @@ class Sampling(Spec):
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
         return self
+
+
+_INTEGERS = {name for name, field in Sampling.model_fields.items() if "int" in str(field.annotation)}
 
 
 def check_sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,21 +295,21 @@ class OutputSpec(Spec):
 class Job(Spec):
     """A job: what to read, what to ask of which model, where the answers go.
 
-    `Job.load(path)` reads a job file; `Job(**fields)` builds one in Python. Raises JobError.
+    `Job.load(path)` reads a job file, `Job.parse(fields)` a mapping; both raise JobError.
     """
 
     name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Shown in progress and reports.")
-    input: Input
+    input: Input = Field(description="What to read.")
     attributes: Attributes | None = Field(None, description="Steering attributes.")
     model: Model | None = Field(None, description="Required except for engine.kind echo.")
-    engine: Engine = Engine()
+    engine: Engine = Field(Engine(), description="What generates.")
     sampling: Annotated[dict[str, Any], WithJsonSchema(_sampling_json_schema())] = Field(
         {}, description="What every row runs with; any field may be {column: NAME}, and a row's own `sampling` wins."
     )
-    replicas: Replicas = Replicas()
-    limits: Limits = Limits()
-    spans: Spans = Spans()
-    output: OutputSpec
+    replicas: Replicas = Field(Replicas(), description="How many engines.")
+    limits: Limits = Field(Limits(), description="When to stop.")
+    spans: Spans = Field(Spans(), description="The unit of scheduling and of commit.")
+    output: OutputSpec = Field(description="Where the answers go.")
 
     @model_validator(mode="after")
     def _whole(self) -> Job:
@@ -335,7 +358,7 @@ class Job(Spec):
             raise JobError(f"job file {path}: {error}") from None
         try:
             fields = yaml.load(text, _Loader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise JobError(f"job file {path}: {' '.join(str(error).split())}") from None
         if not isinstance(fields, dict):
             raise JobError(f"job file {path}: expected a mapping of fields, got {type(fields).__name__}")
@@ -367,6 +390,11 @@ class Job(Spec):
             **check_sampling(self.constant_sampling),
             **{k: {"column": c} for k, c in self.sampling_columns.items()},
         }
+        if self.attributes is not None:
+            schema = self.attributes.schema
+            checks = {attribute.name: attribute.check for attribute in schema.attributes}
+            whole["attributes"]["values"] = schema.check(self.attributes.values)
+            whole["attributes"]["sweep"] = {k: [checks[k](v) for v in points] for k, points in self.attributes.sweep.items()}
         if isinstance(whole["input"]["keep"], list):
             whole["input"]["keep"] = sorted(whole["input"]["keep"])
         return flatten(whole)
@@ -379,7 +407,7 @@ def fingerprint(meaning: Mapping[str, Any]) -> str:
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one mapping of dotted keys."""
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, entry in value.items():
@@ -398,6 +426,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a plain value", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -429,8 +459,11 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def _explain(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
+    """One line per mistake. Of a union's branches only those count that the value's own type points to."""
     lines = []
     for item in error.errors(include_url=False):
+        if item["type"].endswith("_type") and isinstance(item["input"], dict) and _is_union_tag(item["loc"][-1]):
+            continue
         where = ".".join(str(part) for part in item["loc"] if not _is_union_tag(part))
         if item["type"] == "extra_forbidden":
             *parents, key = item["loc"]

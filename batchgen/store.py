@@ -77,24 +77,20 @@ class LocalStore:
         self.url = str(self.root)
 
     def put_new(self, name: str, data: bytes) -> Put:
-        with _local_errors(self.root / name):
-            scratch = self._write(data)
-            target = self.root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
+        target = self.root / name
+        with _local_errors(target), self._scratch(data) as scratch:
+            _make_folder(target.parent)
             try:
                 os.link(scratch, target)
             except FileExistsError:
                 return Put.EXISTS
-            finally:
-                scratch.unlink()
             _sync_directory(target.parent)
         return Put.CREATED
 
     def put(self, name: str, data: bytes) -> None:
-        with _local_errors(self.root / name):
-            scratch = self._write(data)
-            target = self.root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
+        target = self.root / name
+        with _local_errors(target), self._scratch(data) as scratch:
+            _make_folder(target.parent)
             os.replace(scratch, target)
 
     def get(self, name: str) -> bytes | None:
@@ -106,7 +102,7 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         with _local_errors(self.root / prefix):
-            for folder, _, files in os.walk(self.root / prefix):
+            for folder, _, files in os.walk(self.root / prefix, onerror=_unless_missing):
                 for file in files:
                     yield os.path.relpath(os.path.join(folder, file), self.root)
 
@@ -114,7 +110,9 @@ class LocalStore:
         with _local_errors(self.root / name):
             (self.root / name).unlink(missing_ok=True)
 
-    def _write(self, data: bytes) -> Path:
+    @contextlib.contextmanager
+    def _scratch(self, data: bytes) -> Iterator[Path]:
+        """A synced temporary file with `data`, gone at the end."""
         folder = self.root / SCRATCH
         folder.mkdir(parents=True, exist_ok=True)
         scratch = folder / uuid.uuid4().hex
@@ -123,10 +121,9 @@ class LocalStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
+            yield scratch
+        finally:
             scratch.unlink(missing_ok=True)
-            raise
-        return scratch
 
 
 @contextlib.contextmanager
@@ -135,6 +132,18 @@ def _local_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"output {path}: {error.strerror or error}", "mend it and run again: nothing is lost") from error
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _make_folder(path: Path) -> None:
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:
@@ -177,10 +186,10 @@ class ObjectStore:
         return self._retry(name, once)
 
     def list(self, prefix: str) -> Iterator[str]:
-        stream = self._retry(prefix, lambda: obstore.list(self._client, prefix, chunk_size=1000))
-        for page in stream:
-            for item in page:
-                yield item["path"]
+        def once() -> list[str]:
+            return [item["path"] for page in obstore.list(self._client, prefix, chunk_size=1000) for item in page]
+
+        return iter(self._retry(prefix, once))
 
     def delete(self, name: str) -> None:
         def once() -> None:

@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen import commit
-from batchgen.errors import InputError
+from batchgen.errors import InputError, VerifyError
 from batchgen.frozen import FrozenJob, load_frozen
 from batchgen.plan import Plan, load_plan
 from batchgen.records import Span, output_schema
@@ -39,7 +41,10 @@ def verify(store: Store) -> Verdict:
     frozen = load_frozen(store)
     if frozen is None:
         raise InputError(f"{store.url}: no batchgen output there")
-    plan, _ = load_plan(store, len(frozen.job.variants) * frozen.job.samples)
+    try:
+        plan, _ = load_plan(store, len(frozen.job.variants) * frozen.job.samples)
+    except VerifyError as error:
+        return Verdict(problems=[str(error)])
     verdict = Verdict(spans=len(plan.spans), problems=list(_plan_problems(plan)))
     spans = plan.by_name()
     names = list(store.list(commit.DATA))
@@ -77,26 +82,33 @@ def _part(store: Store, frozen: FrozenJob, plan: Plan, span: Span) -> tuple[int,
     expected = output_schema(frozen.kept, frozen.job.schema_names)
     if not table.schema.equals(expected):
         return 0, 0, [f"{name}: its columns are not this job's"]
-    problems = []
     rows = table.select(["shard", "row", "variant", "sample", "sampling", "status"]).to_pylist()
-    keys = Counter((row["row"], row["variant"], row["sample"]) for row in rows)
-    problems += [f"{name}: row, variant, sample {key} is there {times} times" for key, times in keys.items() if times > 1][:5]
-    wanted: set[tuple[int, int, int]] = set()
-    for row in rows:
-        samples = row["sampling"]["n"] if row["sampling"] else frozen.job.samples
-        wanted.update((row["row"], row["variant"], sample) for sample in range(samples))
-    ordinals = {row["row"] for row in rows}
-    variants = len(frozen.job.variants)
-    if len(ordinals) != span.rows or not all(span.start <= ordinal < span.end for ordinal in ordinals):
-        problems.append(f"{name}: it has {len(ordinals)} input rows, planned are {span.rows} of {span.start}..{span.end - 1}")
-    if len({(row["row"], row["variant"]) for row in rows}) != len(ordinals) * variants or wanted != set(keys):
-        problems.append(f"{name}: samples or variants are missing")
+    problems = list(_row_problems(frozen, span, rows))
     if {row["shard"] for row in rows} != {plan.shards[span.shard].name}:
-        problems.append(f"{name}: rows of another shard")
-    if [row["row"] for row in rows] != sorted(row["row"] for row in rows):
-        problems.append(f"{name}: rows out of input order")
+        problems.append("rows of another shard")
     ok = sum(1 for row in rows if row["status"] == "ok")
     failed = sum(1 for row in rows if row["status"] == "error")
     if ok + failed != len(rows):
-        problems.append(f"{name}: a status that is neither ok nor error")
-    return ok, failed, problems
+        problems.append("a status that is neither ok nor error")
+    counts = orjson.loads(table.schema.metadata[commit.FOOTER_KEY])["counts"]
+    if (counts["ok"], counts["error"]) != (ok, failed):
+        problems.append(f"its footer counts {counts['ok']} ok and {counts['error']} error, its rows are {ok} and {failed}")
+    return ok, failed, [f"{name}: {problem}" for problem in problems]
+
+
+def _row_problems(frozen: FrozenJob, span: Span, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Every planned row, variant and sample, once, in order."""
+    keys = [(row["row"], row["variant"], row["sample"]) for row in rows]
+    for key, times in Counter(keys).items():
+        if times > 1:
+            yield f"row, variant, sample {key} is there {times} times"
+    ordinals = {row["row"] for row in rows}
+    if len(ordinals) != span.rows or not all(span.start <= ordinal < span.end for ordinal in ordinals):
+        yield f"it has {len(ordinals)} input rows, planned are {span.rows} of {span.start}..{span.end - 1}"
+    samples = {(r["row"], r["variant"]): r["sampling"]["n"] if r["sampling"] else frozen.job.samples for r in rows}
+    variants = range(len(frozen.job.variants))
+    wanted = {(o, v, s) for o in ordinals for v in variants for s in range(samples.get((o, v), 1))}
+    if wanted != set(keys):
+        yield f"row, variant, sample {min(wanted ^ set(keys))} is missing or was not planned"
+    if keys != sorted(keys):
+        yield "rows out of input order"

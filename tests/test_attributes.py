@@ -41,12 +41,12 @@ def test_checked_values_stand_in_the_order_of_the_schema():
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are():
-    with pytest.raises(ValueError, match="^wit: no such attribute in schema two \\(humor, verbosity\\)$"):
+    with pytest.raises(ValueError, match=r"^wit: no such attribute in schema two \(humor, verbosity\)$"):
         SCHEMA.check({"wit": 1})
 
 
 def test_an_unknown_name_is_refused_even_when_it_is_not_set():
-    with pytest.raises(ValueError, match="^wit: no such attribute"):
+    with pytest.raises(ValueError, match=r"^wit: no such attribute"):
         SCHEMA.check({"wit": None})
 
 

@@ -118,7 +118,7 @@ def test_the_cap_is_on_the_line_without_its_newline(tmp_path, monkeypatch, chunk
 
 def test_a_line_over_the_cap_is_not_held(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "CHUNK", 10)
-    held = [line for _, line in read.lines(open_bytes(tmp_path, b"x" * 5000 + b"\n" + b"y" * 20), 20)]
+    held = [line for _, line in read.lines(open_bytes(tmp_path, b"x" * 5000 + b"\n" + b"y" * 20), "in", 20)]
     assert held == [None, b"y" * 20]
 
 
@@ -129,7 +129,7 @@ def open_bytes(folder, data):
 
 def test_lines_give_their_length_with_the_newline(tmp_path):
     with open_bytes(tmp_path, b"ab\n\n\r\nlonger\nend") as stream:
-        assert list(read.lines(stream, 5)) == [(3, b"ab"), (1, b""), (2, b"\r"), (7, None), (3, b"end")]
+        assert list(read.lines(stream, "in", 5)) == [(3, b"ab"), (1, b""), (2, b"\r"), (7, None), (3, b"end")]
 
 
 def test_a_byte_order_mark_starts_a_file_and_no_other_line(tmp_path):
@@ -162,7 +162,7 @@ def test_a_truncated_compressed_shard_is_an_input_error_that_names_it(tmp_path, 
     path = tmp_path / f"in.jsonl{ending}"
     whole = PACK[ending](b"".join(b'{"prompt": "%s"}\n' % os.urandom(30).hex().encode() for _ in range(9000)))
     path.write_bytes(whole[: int(len(whole) * cut)])
-    with pytest.raises(InputError, match=rf"^shard .*in\.jsonl\{ending}: damaged compressed file: .*; write it again$"):
+    with pytest.raises(InputError, match=rf"^shard .*in\.jsonl\{ending}: damaged or unreadable: .*; write it again$"):
         read_all(path)
 
 
@@ -170,7 +170,7 @@ def test_a_truncated_compressed_shard_is_an_input_error_that_names_it(tmp_path, 
 def test_a_shard_that_is_not_compressed_as_its_name_says_is_an_input_error(tmp_path, ending):
     path = tmp_path / f"in.jsonl{ending}"
     path.write_bytes(b'{"prompt": 1}\n')
-    with pytest.raises(InputError, match=rf"^shard .*in\.jsonl\{ending}: damaged compressed file: .*; write it again$"):
+    with pytest.raises(InputError, match=rf"^shard .*in\.jsonl\{ending}: damaged or unreadable: .*; write it again$"):
         read_all(path)
 
 
@@ -271,8 +271,8 @@ def test_a_bad_row_carries_nothing(tmp_path):
 
 numbers = st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.integers(-3, 3)
 scalars = st.none() | numbers | st.text(max_size=5)
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3))
-rows_of_values = st.lists(st.dictionaries(st.sampled_from(["a", "b", "row", "é", "input_extra_"]), values), min_size=1, max_size=6)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
+rows_of_values = st.lists(st.dictionaries(st.sampled_from(["a", "b", "row", "é"]), values), min_size=1, max_size=6)
 
 
 def same(one, two):

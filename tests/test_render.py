@@ -459,6 +459,9 @@ def test_data_columns_named_like_settings_stay_data() -> None:
         ({"temperature": math.nan}, "sampling: temperature: "),
         ({"n": 0}, "sampling: n: "),
         ({"top_k": 1.5}, "sampling: top_k: "),
+        ({"top_k": 2**40}, "sampling: top_k: "),
+        ({"min_tokens": 2**40}, "sampling: min_tokens: "),
+        ({"stop_token_ids": [2**40]}, "sampling: stop_token_ids.0: "),
         ({"max_tokens": True}, "sampling: max_tokens: True is not an integer"),
         ({"min_tokens": 5, "max_tokens": 2}, "sampling: min_tokens 5 is more than max_tokens 2"),
         ({"temprature": 1}, "sampling: temprature: unknown field 'temprature', did you mean 'temperature'?"),
@@ -597,52 +600,41 @@ def test_a_renderer_pickles_and_renders_the_same() -> None:
 # Known defects: each test states what should be; it becomes an ordinary one when the code does it.
 
 
-@pytest.mark.xfail(reason="a null in the row's struct hides the column's value", strict=True)
 def test_a_null_in_the_rows_struct_falls_back_to_the_column() -> None:
     prompt = one(bare(sampling={"temperature": {"column": "t"}}), prompt="a", t=0.3, sampling={"temperature": None})
     assert prompt.sampling is not None
     assert prompt.sampling["temperature"] == 0.3
 
 
-@pytest.mark.xfail(reason="check_sampling takes strings for numbers and booleans for temperatures", strict=True)
 @pytest.mark.parametrize("own", [{"temperature": "0.5"}, {"max_tokens": "7"}, {"temperature": True}])
 def test_a_string_or_a_boolean_is_no_number_in_sampling(own: dict[str, Any]) -> None:
     assert error_of(one(bare(), prompt="a", sampling=own))[0] == "input"
 
 
-@pytest.mark.xfail(reason="accepted, but neither records.SAMPLING_TYPE (int32) nor engines take it", strict=True)
-@pytest.mark.parametrize("own", [{"top_k": 2**40}, {"min_tokens": 2**40}, {"stop_token_ids": [2**40]}, {"stop": [""]}])
-def test_sampling_that_no_engine_takes_is_an_input_error(own: dict[str, Any]) -> None:
-    assert error_of(one(bare(), prompt="a", sampling=own))[0] == "input"
+def test_an_empty_stop_string_is_an_input_error() -> None:
+    assert error_of(one(bare(), prompt="a", sampling={"stop": [""]}))[0] == "input"
 
 
-@pytest.mark.xfail(
-    reason="_run catches KeyError of all LookupErrors, and no AttributeError", strict=True, raises=(LookupError, AttributeError)
-)
 @pytest.mark.parametrize("template", ["{{ messages[0]['content'].format() }}", "{{ 'a'.encode('zz') }}", "{{ 'a' | xmlattr }}"])
 def test_any_failure_of_a_template_is_a_render_error(template: str) -> None:
     assert error_of(one(bare(template), prompt="{}{}"))[0] == "render"
 
 
-@pytest.mark.xfail(reason="private-use characters become U+FFFD when a special token is in any message", strict=True)
 def test_private_use_characters_survive_beside_special_tokens() -> None:
     assert one(tiny(), prompt="\ue000 and </s>").text == f"<s>[INST] \ue000 and </s> {BLOCK} [/INST]"
 
 
-@pytest.mark.xfail(reason="refused before the schema's layout is looked at", strict=True, raises=ModelError)
 def test_a_schemas_template_serves_conversations_of_a_model_without_template() -> None:
     renderer = bare(attributes={"schema": "karakuri"}, input={"path": "x", "messages": "m"})
     assert one(renderer, m=conversation()).text == CARD
 
 
-@pytest.mark.xfail(reason="a value named content or role overwrites the message", strict=True)
 @pytest.mark.parametrize("name", ["content", "role", "messages"])
 def test_attributes_may_not_be_named_like_parts_of_a_message(name: str) -> None:
     with pytest.raises(JobError, match=name):
         make_job(attributes={"schema": {"names": [name], "layout": {"block": " {pairs}"}}})
 
 
-@pytest.mark.xfail(reason="the pair is formatted at render time only", strict=True)
 @pytest.mark.parametrize("pair", ["{0}", "{nme}", "{"])
 def test_a_pair_that_cannot_be_formatted_is_refused_with_the_job(pair: str) -> None:
     with pytest.raises(JobError, match="pair"):

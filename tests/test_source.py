@@ -117,7 +117,7 @@ def test_what_is_no_file_is_refused_with_its_cause(here, ask, name, cause):
 
 
 def test_a_device_is_refused():
-    with pytest.raises(InputError, match="^shard /dev/null: not a regular file$"):
+    with pytest.raises(InputError, match=r"^shard /dev/null: not a regular file$"):
         source.open_shard("/dev/null")
 
 

@@ -185,3 +185,46 @@ def replicas_of(driver: int) -> list[int]:
     for _ in range(8):
         family |= {pid for pid, parent in parents.items() if parent in family}
     return sorted(pid for pid in family if names.get(pid, "").startswith("ray::_Actor"))
+
+
+def test_input_and_output_in_an_object_store(s3: Any, tmp_path: Path) -> None:
+    for shard in range(3):
+        body = "".join(f'{{"prompt": "row {i} of {shard}"}}\n' for i in range(50)).encode()
+        s3.client.put_object(Bucket=s3.bucket, Key=f"e2e/in/{shard}.jsonl", Body=body)
+    job = write_job(
+        tmp_path, input={"path": f"{s3.url}/e2e/in/*.jsonl", "prompt": "prompt"}, output={"path": f"{s3.url}/e2e/out"}
+    )
+    done = batchgen("run", job)
+    assert done.returncode == 0, done.stderr
+    proof = batchgen("verify", f"{s3.url}/e2e/out")
+    assert proof.returncode == 0, proof.stdout
+    assert "150 rows (150 ok" in proof.stdout
+    assert batchgen("run", job).returncode == 0, "a finished job is finished"
+    [gone] = [o["Key"] for o in s3.client.list_objects_v2(Bucket=s3.bucket, Prefix="e2e/out/data/")["Contents"]][:1]
+    s3.client.delete_object(Bucket=s3.bucket, Key=gone)
+    damaged = batchgen("verify", f"{s3.url}/e2e/out")
+    assert damaged.returncode == 1
+    assert gone.removeprefix("e2e/out/") in damaged.stdout
+
+
+def test_a_wrong_job_stops_early_when_most_rows_fail(questions: Path, tmp_path: Path) -> None:
+    picky = {"kind": "echo", "options": {"reject_on": "why"}}
+    job = write_job(tmp_path, input={"path": str(questions), "prompt": "prompt"}, engine=picky)
+    stopped = batchgen("run", job)
+    assert stopped.returncode == 3
+    assert "stopped early" in stopped.stderr
+    assert "engine_rejected" in stopped.stderr
+    assert status(tmp_path)["rows_error"] < ROWS / 2
+
+
+def test_a_saved_dataset_is_planned_like_shards(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{"text": f"row {i}", "score": i / 2, "tags": ["a", "b"]} for i in range(100)]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    source = {"path": "saved", "format": "dataset", "prompt": "text"}
+    job = write_job(tmp_path, input=source, spans={"rows": 30})
+    assert batchgen("run", job, cwd=tmp_path).returncode == 0
+    assert batchgen("verify", "out", cwd=tmp_path).returncode == 0
+    table = ds.dataset(tmp_path / "out/data").to_table().sort_by("row").to_pylist()
+    assert [{key: row[key] for key in rows[0]} for row in table] == rows
