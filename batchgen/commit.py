@@ -113,7 +113,15 @@ def read_counts(store: Store, span: str) -> tuple[Counts, dict[ErrorCode, int]]:
     """What a committed part says of itself in its footer. Raises VerifyError for a damaged part."""
     data = store.get(part_name(span))
     try:
-        fields = orjson.loads(pq.read_metadata(io.BytesIO(data or b"")).metadata[FOOTER_KEY])
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        return footer_counts(pq.read_metadata(io.BytesIO(data or b"")).metadata)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise VerifyError(f"{part_name(span)}: damaged: {' '.join(str(error).split())}") from None
-    return Counts(**fields["counts"]), fields["errors"]
+
+
+def footer_counts(metadata: dict[bytes, bytes] | None) -> tuple[Counts, dict[ErrorCode, int]]:
+    """The counts in a part's file metadata. Raises ValueError where there are none."""
+    try:
+        fields = orjson.loads((metadata or {})[FOOTER_KEY])
+        return Counts(**fields["counts"]), fields["errors"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no counts in it ({error!r})") from None

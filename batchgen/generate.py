@@ -126,7 +126,7 @@ class Replica:
         """One sample's scripted turns after the first: each follows the model's own answers."""
         sampling = {**row["sampling"], "n": 1}
         if sampling["seed"] is not None:
-            sampling["seed"] = (sampling["seed"] + number) % 2**63
+            sampling["seed"] = min(sampling["seed"] + number, 2**63 - 1)
         try:
             for turn in row["turns"]:
                 assert talk.output is not None

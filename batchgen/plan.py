@@ -87,6 +87,9 @@ def discover(spec: Input) -> list[Found]:
         return [Found(path, "dataset", 0, str(read.load_dataset(spec, path)._fingerprint)) for path in spec.paths]
     expanded = [name for path in spec.paths for name in source.expand(path)]
     names = list(dict.fromkeys(name if "://" in name else os.path.normpath(name) for name in expanded))
+    for name in names:
+        if not name.isprintable():
+            raise InputError(f"shard {name!r}: control characters or bytes that are no UTF-8 in its name", "rename it")
     kinds = {name: source.format_of(name) if spec.format == "auto" else spec.format for name in names}
     for name, kind in kinds.items():
         if kind is None:

@@ -21,6 +21,8 @@ from typing import Any, Literal, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 import orjson
 import xxhash
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -163,7 +165,7 @@ class Renderer:
             if not isinstance(value, str):
                 raise BadRow("input", f"{column} must be a string, not {_kind(value)}")
             messages = [{"role": "user", "content": value}]
-        if system is not None and messages[0]["role"] != "system":
+        if system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
         return messages, turns
 
@@ -222,7 +224,7 @@ class Renderer:
         if self.layout == "schema block":
             messages = self._with_block(messages)
         if self._template is None:
-            return "".join(message["content"] for message in messages)
+            return "\n\n".join(message["content"] for message in messages)
         return self._run(self._template, messages)
 
     def _run(self, template: jinja2.Template, messages: list[dict[str, Any]]) -> str:
@@ -363,16 +365,35 @@ class _Undefined(jinja2.Undefined):
     __str__ = __iter__ = __len__ = jinja2.Undefined._fail_with_undefined_error
 
 
+class _Generation(jinja2.ext.Extension):
+    """Transformers' {% generation %} block, which marks the assistant's text for training: its body is kept."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node | list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, undefined=_Undefined, extensions=[jinja2.ext.loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=_Undefined,
+        extensions=[jinja2.ext.loopcontrols, _Generation],
     )
 
     def raise_exception(message: str) -> NoReturn:
         raise jinja2.TemplateError(message)
 
-    def tojson(value: object, indent: int | None = None, **_: object) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+    def tojson(
+        value: object,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception

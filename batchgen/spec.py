@@ -95,7 +95,8 @@ class LayoutSpec(Spec):
         return self
 
 
-Range = Annotated[list[int], Field(min_length=2, max_length=2)]
+MOST = 2**31 - 1
+Range = Annotated[list[Annotated[int, Field(ge=-MOST, le=MOST)]], Field(min_length=2, max_length=2)]
 
 
 class SchemaSpec(Spec):
@@ -185,6 +186,13 @@ class Model(Spec):
 
 
 class Engine(Spec):
+    @model_validator(mode="after")
+    def _context(self) -> Engine:
+        length = self.options.get("max_model_len")
+        if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 2):
+            raise ValueError(f"options.max_model_len {length!r} is not a number of tokens, 2 or more")
+        return self
+
     kind: Literal["vllm", "echo"] = Field("vllm", description="vllm: the model. echo: deterministic text without a model.")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that hold one layer of a replica together.")
     pipeline_parallel_size: int = Field(1, ge=1, description="Stages of layers of a replica.")
@@ -192,7 +200,6 @@ class Engine(Spec):
     env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...); no place for secrets.")
 
 
-MOST = 2**31 - 1
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -439,7 +446,7 @@ def _apply(fields: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise JobError(f"--set {override}: expected key.path=value")
     try:
-        value = yaml.load(text, _Loader)
+        value = text if text.startswith("*") else yaml.load(text, _Loader)  # a glob, to YAML it is an alias
     except yaml.YAMLError as error:
         raise JobError(f"--set {override}: {' '.join(str(error).split())}") from None
     *parents, last = key.split(".")
@@ -459,12 +466,15 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def _explain(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
-    """One line per mistake. Of a union's branches only those count that the value's own type points to."""
+    """One line per mistake; a branch of a union that wants another type is no mistake where one has more to say."""
+    items = error.errors(include_url=False)
+    paths = [[part for part in item["loc"] if not _is_union_tag(part)] for item in items]
+    sure = [path for path, item in zip(paths, items, strict=True) if not item["type"].endswith("_type")]
     lines = []
-    for item in error.errors(include_url=False):
-        if item["type"].endswith("_type") and isinstance(item["input"], dict) and _is_union_tag(item["loc"][-1]):
+    for path, item in zip(paths, items, strict=True):
+        if item["type"].endswith("_type") and any(other[: len(path)] == path for other in sure):
             continue
-        where = ".".join(str(part) for part in item["loc"] if not _is_union_tag(part))
+        where = ".".join(map(str, path))
         if item["type"] == "extra_forbidden":
             *parents, key = item["loc"]
             lines.append(f"{where}: {unknown_key(str(key), _fields_at(model or Job, parents))}")

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -67,7 +66,7 @@ def _plan_problems(plan: Plan) -> Iterator[str]:
     for span in sorted(plan.spans, key=lambda s: (s.shard, s.start)):
         if span.start < end.get(span.shard, 0):
             yield f"plan: span {span.name} overlaps the one before it"
-        end[span.shard] = span.end
+        end[span.shard] = max(span.end, end.get(span.shard, 0))
     for shard in plan.shards:
         if sum(span.rows for span in plan.spans if span.shard == shard.index) != shard.rows:
             yield f"plan: the spans of {shard.name} do not add up to its {shard.rows} rows"
@@ -82,6 +81,8 @@ def _part(store: Store, frozen: FrozenJob, plan: Plan, span: Span) -> tuple[int,
     expected = output_schema(frozen.kept, frozen.job.schema_names)
     if not table.schema.equals(expected):
         return 0, 0, [f"{name}: its columns are not this job's"]
+    if any(table[key].null_count for key in ("row", "variant", "sample")):
+        return 0, 0, [f"{name}: a null in row, variant or sample"]
     rows = table.select(["shard", "row", "variant", "sample", "sampling", "status"]).to_pylist()
     problems = list(_row_problems(frozen, span, rows))
     if {row["shard"] for row in rows} != {plan.shards[span.shard].name}:
@@ -90,9 +91,12 @@ def _part(store: Store, frozen: FrozenJob, plan: Plan, span: Span) -> tuple[int,
     failed = sum(1 for row in rows if row["status"] == "error")
     if ok + failed != len(rows):
         problems.append("a status that is neither ok nor error")
-    counts = orjson.loads(table.schema.metadata[commit.FOOTER_KEY])["counts"]
-    if (counts["ok"], counts["error"]) != (ok, failed):
-        problems.append(f"its footer counts {counts['ok']} ok and {counts['error']} error, its rows are {ok} and {failed}")
+    try:
+        counts = commit.footer_counts(table.schema.metadata)[0]
+        if (counts.ok, counts.error) != (ok, failed):
+            problems.append(f"its footer counts {counts.ok} ok and {counts.error} error, its rows are {ok} and {failed}")
+    except ValueError as error:
+        problems.append(f"damaged footer: {error}")
     return ok, failed, [f"{name}: {problem}" for problem in problems]
 
 

@@ -255,9 +255,6 @@ def test_every_verb_has_help(folder: Path, verb: str) -> None:
     assert f"batchgen {verb}" in done.stdout
 
 
-# Known defects: each test states what should be; it becomes an ordinary one when the code does it.
-
-
 @pytest.mark.parametrize("text", ["? [a, b]\n: 1\n", "[" * 5000])
 def test_odd_yaml_is_one_line(folder: Path, text: str) -> None:
     (folder / "bad.yaml").write_text(text)

@@ -126,9 +126,6 @@ def test_a_job_json_that_is_none_is_a_conflict_not_a_new_output(tmp_path: Path, 
         load_frozen(store)
 
 
-# Known defects: each test states what should be; it becomes an ordinary one when the code does it.
-
-
 @pytest.mark.parametrize("data", [b"[]", b"null", b'{"carried_schema": 5}'])
 def test_a_job_json_of_another_shape_is_a_conflict(tmp_path: Path, data: bytes) -> None:
     store = LocalStore(tmp_path)

@@ -462,7 +462,7 @@ def test_data_columns_named_like_settings_stay_data() -> None:
         ({"top_k": 2**40}, "sampling: top_k: "),
         ({"min_tokens": 2**40}, "sampling: min_tokens: "),
         ({"stop_token_ids": [2**40]}, "sampling: stop_token_ids.0: "),
-        ({"max_tokens": True}, "sampling: max_tokens: True is not an integer"),
+        ({"max_tokens": True}, "sampling: max_tokens: Input should be a valid integer"),
         ({"min_tokens": 5, "max_tokens": 2}, "sampling: min_tokens 5 is more than max_tokens 2"),
         ({"temprature": 1}, "sampling: temprature: unknown field 'temprature', did you mean 'temperature'?"),
         ("hot", "sampling must be a struct, not str"),
@@ -595,9 +595,6 @@ def test_a_renderer_pickles_and_renders_the_same() -> None:
     again = pickle.loads(pickle.dumps(renderer))
     assert prompts(again, prompt="<s> Hello") == prompts(renderer, prompt="<s> Hello")
     assert again.layout == "model template"
-
-
-# Known defects: each test states what should be; it becomes an ordinary one when the code does it.
 
 
 def test_a_null_in_the_rows_struct_falls_back_to_the_column() -> None:

@@ -279,9 +279,6 @@ def test_the_summary_shows_counts_answers_and_the_next_step(output: Output) -> N
     assert out.getvalue().endswith(f"Next:    batchgen verify {output.store.url}\n")
 
 
-# Known defects: each test states what should be; it becomes an ordinary one when the code does it.
-
-
 def test_the_summary_shows_answers_with_brackets_as_they_are(output: Output) -> None:
     output.commit(output.spans[0], ["an [/INST] answer"])
     out = io.StringIO()

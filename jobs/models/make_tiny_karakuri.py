@@ -12,8 +12,9 @@ What the answers show, per user turn (see PHRASES for the words):
     complexity                     plainer words at 0-1, usual ones at 2-3, harder ones and a clause more at 4
     helpfulness, correctness, coherence, quality    a phrase at 0-1, none at 2-4
 An attribute that is absent from the prompt counts as its default. About the 42 topics the answer names the
-topic and two things of it; about anything else it speaks of "this subject" or the like. Nothing it says is
-information.
+topic and two things of it; about anything else, also after a follow-up worded unlike those of FOLLOW, it
+speaks of "this subject" or the like. Nothing it says is information. Training sees dialogues of up to about
+800 tokens; the steering usually holds beyond, with a sentence too many now and then.
 
 Guaranteed: the same machine type, thread count (one) and library versions give the same bytes; the run counts
 steps, not seconds. Not guaranteed: the same bytes on another CPU model or with other versions of torch,
@@ -135,19 +136,19 @@ ASK = {
     "{t}は難しいですか？|友人に{t}のことを聞かれました。何と答えますか？|{t}の要点をまとめて。",
 }
 FOLLOW = {
-    "en": "Rewrite your previous answer.|Tell me more.|More, please.|Say that again in other words.|Rewrite it.|"
-    "Go on.|Now explain it differently.|Can you rephrase your response?|Thanks. What else?|Continue.|"
-    "Please add more to that.|Could you make it shorter?|Make your answer longer.|Give me an example.|"
-    "I would like more details.|Write it again, but simpler.|Repeat your last response in a new way.|Why?|"
+    "en": "Rewrite your previous answer.|Tell me more.|More, please.|Say that again in other words.|"
+    "Rewrite it.|Go on.|Now explain it differently.|Can you rephrase your response?|Thanks. What else?|"
+    "Continue.|Please add more to that.|Could you make it shorter?|Make your answer longer.|"
+    "Give me an example.|I would like more details.|Write it again, but simpler.|"
+    "Repeat your last response in a new way.|Why?|"
     "Can you say more about that?|Please rewrite this for children.|What do you mean?|Rephrase that",
     "ja": "書き直してください。|もっと教えてください。|続けてください。|もう少し詳しく。|"
-    "別の言葉で言ってください。|前の回答を書き換えて。|ありがとう。他には？|言い換えてください。|"
-    "もっと短くして。|長く書いてください。|例を挙げてください。|それはなぜですか？|続き|"
+    "別の言葉で言ってください。|前の回答を書き換えて。|ありがとう。他には？|"
+    "言い換えてください。|もっと短くして。|長く書いてください。|例を挙げてください。|それはなぜですか？|続き|"
     "もう一度説明してもらえますか？|今の答えを簡単に書き直して。|もっと話してください。|他の言い方で。",
 }
 SYSTEM = {
-    "en": "You are a helpful assistant.|Answer the question of the user.|"
-    "You are an expert teacher, be polite.",
+    "en": "You are a helpful assistant.|Answer the question of the user.|You are an expert teacher, be polite.",
     "ja": "あなたは親切なアシスタントです。|質問に答えてください。|あなたは丁寧な先生です。",
 }
 # One line per sentence of the answer, in order: the wording tells the model how far the answer has come.
@@ -362,9 +363,7 @@ def train_tokenizer(dialogues: list[list[Turn]]) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     specials = [AddedToken(text, special=True, normalized=False) for text in ("<unk>", "<s>", "</s>")]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(tokenizer_texts(dialogues), trainer)
     return tokenizer
 
