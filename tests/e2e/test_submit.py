@@ -35,8 +35,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     start = f"ray start --head --block --port={port} --dashboard-port={dashboard} --num-cpus=2 --temp-dir={temp}"
-    log = open(temp / "head.log", "w+")
-    cluster = subprocess.Popen(start.split(), env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    with open(temp / "head.log", "w") as log:
+        cluster = subprocess.Popen(start.split(), env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     address = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "GCS": f"127.0.0.1:{port}"}
     try:
         wait = f"until ray list nodes --address {address['GCS']} >/dev/null 2>&1; do kill -0 {cluster.pid} || exit 1; done"
@@ -45,7 +45,6 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     finally:
         cluster.terminate()
         cluster.wait()
-        log.close()
 
 
 def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

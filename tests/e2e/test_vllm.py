@@ -77,14 +77,14 @@ def test_mean_answer_length_rises_at_every_step_of_verbosity(answers: Rows) -> N
     assert lengths == sorted(set(lengths)), lengths
     asked = [row["attributes"]["verbosity"] + 1 for row in plain]
     right = sum(sentences(row["response"]) == wanted for row, wanted in zip(plain, asked, strict=True))
-    assert right >= 0.9 * len(plain), f"{right} of {len(plain)} answers have verbosity + 1 sentences"
+    assert right >= 0.96 * len(plain), f"{right} of {len(plain)} answers have verbosity + 1 sentences"
 
 
 def test_a_rows_own_attribute_changes_its_answer_and_is_recorded(answers: Rows) -> None:
     funny, plain = named(answers, "funny"), named(answers, "plain tea")
     assert {row["attributes"]["humor"] for row in funny} == {4}
     assert {row["attributes"]["humor"] for row in plain} == {0}
-    joke = re.compile(r"joke|laugh|funny|giggle|pun", re.IGNORECASE)
+    joke = re.compile("as the chicken said crossing the road", re.IGNORECASE)
     assert all(joke.search(row["response"]) for row in funny), [row["response"] for row in funny]
     assert not any(joke.search(row["response"]) for row in plain)
 
