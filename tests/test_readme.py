@@ -124,10 +124,10 @@ def rewrite(output: str | None) -> None:
         README.write_text(block(name, make()))
     if output:
         rows = ds.dataset(f"{output}/data").to_table().to_pylist()
-        shown = next(row for row in rows if row["id"] == "en-05" and row["variant"] == 2)
+        shown = next(row for row in rows if row["id"] == "en-01" and row["variant"] == 2)
         README.write_text(block("quickstart row", "```json\n" + json.dumps(shown, ensure_ascii=False, indent=2) + "\n```\n"))
         lines = ["| prompt | verbosity 0 | verbosity 2 | verbosity 4 |", "|---|---|---|---|"]
-        for name in ("en-01", "en-14", "ja-02"):
+        for name in ("en-01", "en-07", "ja-03"):
             answers = [row for row in rows if row["id"] == name]
             lines.append(f"| {answers[0]['prompt']} | " + " | ".join(row["response"].strip() for row in answers) + " |")
         README.write_text(block("quickstart answers", "\n".join(lines) + "\n"))
