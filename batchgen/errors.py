@@ -90,3 +90,8 @@ class BadRow(Exception):
     def __init__(self, code: ErrorCode, detail: str) -> None:
         super().__init__(detail)
         self.code: ErrorCode = code
+
+
+def place(shard: str, ordinal: int) -> str:
+    """How errors name a row: shard:line, lines (or rows) counted from 1."""
+    return f"{shard}:{ordinal + 1}"

@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from batchgen import commit
 from batchgen.engines import make_engine
-from batchgen.errors import BadRow, EngineError, RowError
+from batchgen.errors import BadRow, EngineError, RowError, place
 from batchgen.records import Completion, Output, Receipt
-from batchgen.render import Renderer, place, prompt_hash
+from batchgen.render import Renderer, prompt_hash
 from batchgen.store import open_store
 
 LOG_TAIL = 20

@@ -15,24 +15,23 @@ import io
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass
+from typing import TypeVar
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from batchgen import read, source
+from batchgen import carry, read, source, tables
 from batchgen.errors import InputError, JobError, OutputConflict, VerifyError
 from batchgen.records import Shard, Span, carried_name
+from batchgen.scan import scan, text_digest
 from batchgen.spec import Column, Input, Job
 from batchgen.store import Store
 
 FOLDER = "_batchgen/plan"
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16
-SCAN_CHUNK = 8 * 2**20
 SPANS_CAP = 250_000
 _SPAN_FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
 T = TypeVar("T")
@@ -84,7 +83,7 @@ class Found:
 def discover(spec: Input) -> list[Found]:
     """The shards of the job's paths, in order. Raises InputError when there are none, or two formats."""
     if spec.format == "dataset":
-        return [Found(path, "dataset", 0, str(read.load_dataset(spec, path)._fingerprint)) for path in spec.paths]
+        return [Found(path, "dataset", 0, str(tables.load_dataset(spec, path)._fingerprint)) for path in spec.paths]
     expanded = [name for path in spec.paths for name in source.expand(path)]
     names = list(dict.fromkeys(name if "://" in name else os.path.normpath(name) for name in expanded))
     for name in names:
@@ -111,7 +110,7 @@ def look(job: Job, found: list[Found]) -> Columns:
     rows = [row for sample, _ in heads for row in sample]
     schemas = [schema for _, schema in heads if schema is not None]
     try:
-        types = pa.unify_schemas(schemas, promote_options="permissive") if schemas else read.infer_columns(rows)
+        types = pa.unify_schemas(schemas, promote_options="permissive") if schemas else carry.infer_columns(rows)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InputError(f"the shards' columns differ in type: {error}", "write them with one schema") from None
     if types.names or schemas:
@@ -125,7 +124,7 @@ def look(job: Job, found: list[Found]) -> Columns:
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         fields.append(pa.field(carried_name(name), kind, metadata={**(field.metadata or {}), "column": name}))
     if not schemas and wanted:
-        fields.append(read.extra_field(spec.keep == "all", spec.id if spec.id == "id" else None))
+        fields.append(carry.extra_field(spec.keep == "all", spec.id if spec.id == "id" else None))
     taken = [field.name for field in fields]
     if len(set(taken)) != len(taken):
         twice = next(name for name in taken if taken.count(name) > 1)
@@ -189,13 +188,14 @@ def make_plan(job: Job, found: list[Found], columns: Columns, known: tuple[Shard
 
 def _row_count(spec: Input, found: Found) -> int | None:
     if found.format == "parquet":
-        return int(read.open_parquet(found.name)[0].metadata.num_rows)
-    return len(read.load_dataset(spec, found.name)) if found.format == "dataset" else None
+        return int(tables.open_parquet(found.name)[0].metadata.num_rows)
+    return len(tables.load_dataset(spec, found.name)) if found.format == "dataset" else None
 
 
 def _plan_shard(job: Job, index: int, found: Found, size: int) -> tuple[Shard, list[Span]]:
     if found.format == "jsonl":
-        return _scan(job, Shard(index, found.name, "jsonl", found.size, found.stamp, "", 0, 0), found, size)
+        empty = Shard(index, found.name, "jsonl", found.size, found.stamp, "", 0, 0)
+        return scan(empty, (found.size, found.stamp), size, job.spans.bytes)
     rows = _row_count(job.input, found) or 0
     shard = Shard(index, found.name, found.format, found.size, found.stamp, _table_digest(job.input, found), rows, rows)
     return shard, [Span(index, low, min(low + size, rows), min(size, rows - low)) for low in range(0, rows, size)]
@@ -203,8 +203,8 @@ def _plan_shard(job: Job, index: int, found: Found, size: int) -> tuple[Shard, l
 
 def _table_digest(spec: Input, found: Found) -> str:
     if found.format == "dataset":
-        return str(read.load_dataset(spec, found.name)._fingerprint)
-    return xxhash.xxh3_128_hexdigest(read.open_parquet(found.name)[1])
+        return str(tables.load_dataset(spec, found.name)._fingerprint)
+    return xxhash.xxh3_128_hexdigest(tables.open_parquet(found.name)[1])
 
 
 def _grow(job: Job, old: Shard, found: Found, size: int) -> tuple[Shard, list[Span]] | None:
@@ -216,112 +216,13 @@ def _grow(job: Job, old: Shard, found: Found, size: int) -> tuple[Shard, list[Sp
             raise changed
         return None
     try:
-        digest = _text_digest(found.name, old.text_bytes)
+        digest = text_digest(found.name, old.text_bytes)
         if digest is None or digest.hexdigest() != old.digest:
             raise changed
-        shard, spans = _scan(job, old, found, size, digest)
+        shard, spans = scan(old, (found.size, found.stamp), size, job.spans.bytes, digest)
     except InputError:
         raise changed from None
     return (shard, spans) if spans else None
-
-
-def _text_digest(name: str, length: int) -> Any:
-    """Running xxh3-128 over the first `length` bytes of text; None where there are fewer."""
-    digest = xxhash.xxh3_128()
-    with read.open_text(name) as stream:
-        while length:
-            chunk = read.read_chunk(stream, name, min(SCAN_CHUNK, length))
-            if not chunk:
-                return None
-            digest.update(chunk)
-            length -= len(chunk)
-    return digest
-
-
-def _scan(job: Job, old: Shard, found: Found, size: int, digest: Any = None) -> tuple[Shard, list[Span]]:
-    """Cut the text after what `old` has planned into spans of `size` rows or `spans.bytes` bytes."""
-    digest = digest or xxhash.xxh3_128()
-    spans: list[Span] = []
-    with read.open_text(found.name, old.text_bytes) as stream:
-        at, line = old.text_bytes, old.lines
-        chunk = read.read_chunk(stream, found.name, SCAN_CHUNK)
-        if chunk and not old.terminated:
-            ending = b"\r\n" if chunk.startswith(b"\r\n") else b"\n"
-            if not chunk.startswith(ending):
-                raise InputError(f"shard {found.name}: its last line was continued")
-            digest.update(ending)
-            at, chunk = at + len(ending), chunk[len(ending) :] or read.read_chunk(stream, found.name, SCAN_CHUNK)
-        cut = _Cutter(old.index, line, at, size, job.spans.bytes)
-        last = b"\n"
-        while chunk:
-            digest.update(chunk)
-            spans += cut.feed(chunk)
-            last = chunk[-1:]
-            chunk = read.read_chunk(stream, found.name, SCAN_CHUNK)
-        spans += cut.end(terminated=last == b"\n")
-    shard = replace(
-        old,
-        size=found.size,
-        stamp=found.stamp,
-        digest=digest.hexdigest(),
-        lines=cut.line,
-        rows=old.rows + sum(span.rows for span in spans),
-        text_bytes=cut.at,
-        terminated=last == b"\n",
-    )
-    return shard, spans
-
-
-class _Cutter:
-    """Finds line ends chunk by chunk and cuts spans; a span holds at least one row."""
-
-    def __init__(self, shard: int, line: int, at: int, rows: int, cap: int) -> None:
-        self.shard, self.rows, self.cap = shard, rows, cap
-        self.line = self._start = line  # ordinal of the line that `at` is in
-        self.at = self._offset = self._line_at = at
-        self._have = 0  # rows of the open span
-        self._return = False  # whether the byte before `at` is a carriage return
-
-    def feed(self, chunk: bytes) -> list[Span]:
-        data = np.frombuffer(chunk, np.uint8)
-        ends = np.flatnonzero(data == 10)
-        starts = np.concatenate(([self._line_at - self.at], ends[:-1] + 1)) if len(ends) else ends
-        lengths = ends - starts
-        returned = data[ends - 1] == 13 if len(ends) else np.empty(0, bool)
-        if len(ends) and ends[0] == 0:
-            returned[0] = self._return
-        filled = (lengths > 1) | ((lengths == 1) & ~returned)
-        count = np.cumsum(filled)
-        after = ends + 1 + self.at
-        spans, done, low = [], 0, 0
-        while low < len(ends):
-            by_rows = int(np.searchsorted(count, done + self.rows - self._have, "left"))
-            by_bytes = int(np.searchsorted(after, self._offset + self.cap, "left"))
-            high = max(low, min(by_rows, by_bytes))
-            if high >= len(ends):
-                break
-            self._have += int(count[high]) - done
-            done, low = int(count[high]), high + 1
-            if self._have:
-                spans.append(self._cut(self.line + low, int(after[high])))
-        if len(ends):
-            self._have += int(count[-1]) - done
-            self.line += len(ends)
-            self._line_at = int(after[-1])
-        self._return = chunk[-1] == 13
-        self.at += len(chunk)
-        return spans
-
-    def end(self, terminated: bool) -> list[Span]:
-        if not terminated:
-            self.line += 1
-            self._have += 0 if self._return and self.at - self._line_at == 1 else 1
-        return [self._cut(self.line, self.at)] if self._have else []
-
-    def _cut(self, line: int, at: int) -> Span:
-        span = Span(self.shard, self._start, line, self._have, self._offset, at - self._offset)
-        self._start, self._offset, self._have = line, at, 0
-        return span
 
 
 def load_plan(store: Store, factor: int) -> tuple[Plan, int]:

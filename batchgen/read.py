@@ -2,38 +2,27 @@
 
 JSONL is read line-exactly: one bad line is one error row, its neighbours are untouched, and a line
 over `input.max_row_bytes` is skipped without being held. Parquet and saved datasets are read by row
-range, after their Arrow types have passed an allow-list: an extension type is refused before pyarrow
-sees the file's schema, because a process that has imported ray.data would unpickle such types.
+range, after their Arrow types have passed an allow-list.
 
-A row carries its kept input columns beside it as Arrow. JSONL columns get their types from
-the first rows of the shards when the output is made (`infer_columns`); a later value that does not fit, or a
-column not seen then, is carried as JSON text in `input_extra`, so that no value is lost and no part differs
-in schema.
+A row carries its kept input columns beside it as Arrow (carry.py); tables.py looks at Parquet and datasets first.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from batchgen import source
-from batchgen.errors import InputError, RowError
+from batchgen import carry, source, tables
+from batchgen.errors import InputError, RowError, place
 from batchgen.records import Row, Shard, Span, carried_name
-from batchgen.render import place
 from batchgen.spec import Input
 
 CHUNK = 4 * 2**20
 CODECS = {".gz": "gzip", ".zst": "zstd"}
-EXTRA = "input_extra"
 SpanRows = tuple[Span, list[Row], pa.Table]
 
 
@@ -61,8 +50,8 @@ def head(spec: Input, name: str, kind: str, rows: int) -> tuple[list[dict[str, A
                     found.append(row.data)
         return found, None
     if kind == "parquet":
-        return [], open_parquet(name)[0].schema_arrow
-    return [], load_dataset(spec, name).features.arrow_schema
+        return [], tables.open_parquet(name)[0].schema_arrow
+    return [], tables.load_dataset(spec, name).features.arrow_schema
 
 
 def open_text(name: str, offset: int = 0) -> BinaryIO:
@@ -153,7 +142,7 @@ def _read_jsonl(spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema) -
             if len(rows) != span.rows:
                 what = f"{len(rows)} rows instead of {span.rows} from line {span.start + 1}"
                 raise InputError(f"shard {shard.name}: {what}: it changed")
-            yield span, rows, conform([row.data or {} for row in rows], kept)
+            yield span, rows, carry.conform([row.data or {} for row in rows], kept)
 
 
 def _read_tables(
@@ -193,11 +182,11 @@ def _carry(shard: Shard, table: pa.Table, kept: pa.Schema) -> pa.Table:
 def _batches(spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
     """The rows start..end of a Parquet shard or dataset, in tables of any size."""
     if shard.format == "dataset":
-        table_view = load_dataset(spec, shard.name).with_format("arrow")
+        table_view = tables.load_dataset(spec, shard.name).with_format("arrow")
         for low in range(start, end, 1024):
             yield table_view[low : min(low + 1024, end)]
         return
-    file, _ = open_parquet(shard.name)
+    file, _ = tables.open_parquet(shard.name)
     groups: list[int] = []
     at = skip = 0
     for index in range(file.num_row_groups):
@@ -219,178 +208,5 @@ def _batches(spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Tab
         raise InputError(f"shard {shard.name}: damaged Parquet: {_words(error)}") from None
 
 
-def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
-    """The file and its footer bytes, once the footer names no extension type and all types are allowed."""
-    stream = source.open_shard(name)
-    size = stream.seek(0, 2)
-    stream.seek(max(0, size - 8))
-    tail = stream.read(8)
-    if len(tail) < 8 or tail[4:] != b"PAR1":
-        raise InputError(f"shard {name}: not a Parquet file")
-    length = int.from_bytes(tail[:4], "little")
-    if length > min(size - 8, 2**28):
-        raise InputError(f"shard {name}: damaged Parquet footer")
-    stream.seek(size - 8 - length)
-    footer = stream.read(length)
-    if _names_extension(footer):
-        raise InputError(f"shard {name}: it has an Arrow extension type", "write the column with a plain type")
-    stream.seek(0)
-    try:
-        file = pq.ParquetFile(stream, arrow_extensions_enabled=False)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"shard {name}: damaged Parquet: {_words(error)}") from None
-    for field in file.schema_arrow:
-        _allow(name, field.name, field.type)
-    return file, footer
-
-
-def _names_extension(footer: bytes) -> bool:
-    """Whether a base64 run of the footer (the value of ARROW:schema, at any alignment) names an extension type."""
-    for run in re.findall(rb"[A-Za-z0-9+/]{32,}", footer):
-        for shift in range(4):
-            piece = run[shift : shift + (len(run) - shift) // 4 * 4]
-            if b"ARROW:extension" in base64.b64decode(piece):
-                return True
-    return False
-
-
-def _allow(shard: str, column: str, kind: pa.DataType) -> None:
-    types = pa.types
-    if types.is_dictionary(kind):
-        return _allow(shard, column, kind.value_type)
-    if types.is_nested(kind) and not types.is_union(kind):
-        for index in range(kind.num_fields):
-            _allow(shard, column, kind.field(index).type)
-        return None
-    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    bytes_ = (
-        types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) or types.is_fixed_size_binary(kind)
-    )
-    plain = texts or bytes_ or types.is_primitive(kind) or types.is_decimal(kind) or types.is_null(kind)
-    if isinstance(kind, pa.BaseExtensionType) or not plain:
-        raise InputError(f"shard {shard}: column {column}: type {kind} is not allowed", "write it with a plain type")
-    return None
-
-
-def load_dataset(spec: Input, name: str) -> Any:
-    """The split of a saved directory or a Hub dataset, as datasets.Dataset. Raises InputError."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        if os.path.isdir(name):
-            _refuse_extensions(Path(name))
-            found = datasets.load_from_disk(name)
-            found = found[spec.split] if isinstance(found, datasets.DatasetDict) else found
-        else:
-            found = datasets.load_dataset(name, spec.subset, split=spec.split)
-    except InputError:
-        raise
-    except Exception as error:  # datasets, the Hub client and fsspec each raise their own
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise InputError(f"dataset {name}: {cause}", "name a Hub dataset or a directory made by save_to_disk") from None
-    for field in found.features.arrow_schema:
-        _allow(name, field.name, field.type)
-    return found
-
-
-def _refuse_extensions(folder: Path) -> None:
-    """Look into the schema message of every Arrow stream that the directory's state files name."""
-    for state in folder.rglob("state.json"):
-        files = orjson.loads(state.read_bytes()).get("_data_files") or []
-        for path in (state.parent / entry["filename"] for entry in files):
-            if path.resolve().parent != state.parent.resolve():
-                raise InputError(f"{state}: it names a file outside its directory: {path.name}")
-            with open(path, "rb") as file:
-                # The stream format begins with a continuation mark and the length of the schema message.
-                mark, length = file.read(4), int.from_bytes(file.read(4), "little")
-                if mark != b"\xff\xff\xff\xff" or length > 2**28:
-                    raise InputError(f"{path}: not an Arrow stream", "save the dataset with save_to_disk")
-                if b"ARROW:extension" in file.read(length):
-                    raise InputError(f"{path}: it has an Arrow extension type", "save the column with a plain type")
-
-
-_SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-
-
-def infer_columns(rows: Iterable[dict[str, Any]]) -> pa.Schema:
-    """Arrow types for the columns of JSONL rows, in order of appearance.
-
-    Scalars and lists of scalars keep their type (int and float together are float64); a column of objects
-    or of several kinds is carried as JSON text, marked by the field metadata `json`.
-    """
-    kinds: dict[str, set[type]] = {}
-    inner: dict[str, set[type]] = {}
-    for row in rows:
-        for name, value in row.items():
-            kinds.setdefault(name, set())
-            if value is None:
-                continue
-            kinds[name].add(type(value))
-            if isinstance(value, list):
-                inner.setdefault(name, set()).update(map(type, value))
-    fields = []
-    for name, kind in kinds.items():
-        one = _one_type(kind)
-        if kind == {list}:
-            item = _one_type(inner[name] - {type(None)})
-            one = pa.list_(item) if item is not None else None
-        fields.append(pa.field(name, one) if one is not None else pa.field(name, pa.string(), metadata={"json": "1"}))
-    return pa.schema(fields)
-
-
-def _one_type(kinds: set[type]) -> pa.DataType | None:
-    if kinds == {int, float}:
-        return pa.float64()
-    return _SCALARS.get(next(iter(kinds))) if len(kinds) == 1 else None
-
-
-def extra_field(keep_all: bool, consumed: str | None) -> pa.Field:
-    """The input_extra column: misfits of the carried columns and, if all columns are kept, columns not seen at first.
-
-    `consumed` is a column that the output has under another heading.
-    """
-    return pa.field(EXTRA, pa.string(), metadata={"open": str(int(keep_all)), "consumed": consumed or ""})
-
-
-def conform(rows: list[dict[str, Any]], kept: pa.Schema) -> pa.Table:
-    """The carried columns of JSONL rows as a table of schema `kept`; what does not fit goes to input_extra."""
-    by_column = {f.metadata[b"column"].decode(): f for f in kept if b"column" in (f.metadata or {})}
-    extra: list[dict[str, Any]] = [{} for _ in rows]
-    columns: dict[str, Any] = {}
-    for name, field in by_column.items():
-        values = [row.get(name) for row in rows]
-        if b"json" in field.metadata:
-            values = [None if v is None else _dumps(v) for v in values]
-        else:
-            for index, value in enumerate(values):
-                if value is not None and not _fits(value, field.type):
-                    extra[index][name], values[index] = value, None
-        columns[field.name] = pa.array(values, field.type)
-    if EXTRA in kept.names:
-        about = kept.field(EXTRA).metadata
-        if about[b"open"] == b"1":
-            known = by_column.keys() | {about[b"consumed"].decode()}
-            for row, more in zip(rows, extra, strict=True):
-                if not row.keys() <= known:
-                    more.update({name: value for name, value in row.items() if name not in known})
-        columns[EXTRA] = pa.array([_dumps(more) if more else None for more in extra], pa.string())
-    return pa.table([columns[field.name] for field in kept], schema=kept)
-
-
-def _fits(value: object, kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind):
-        return isinstance(value, list) and all(item is None or _fits(item, kind.value_type) for item in value)
-    if pa.types.is_floating(kind):
-        return type(value) is float or (type(value) is int and abs(value) <= 2**53)
-    if pa.types.is_integer(kind):
-        return type(value) is int and -(2**63) <= value < 2**63
-    return bool(_SCALARS.get(type(value)) == kind)
-
-
 def _words(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -1,41 +1,27 @@
 """Row -> prompts: attributes, conversation, chat template, token ids, length check.
 
 The prompt is rendered here and sent to the engine as token ids, never as text or messages, so
-that what `check --prompts` shows is what the model reads. Templates run in Jinja's
-ImmutableSandboxedEnvironment. Undefined values are stricter than in Transformers (printing one is an
-error) and laxer than StrictUndefined (testing one is allowed), because public templates test keys that
-messages do not have, and only printing one would lose text in silence.
-
-Special tokens spelled in a row's text stay text: such texts leave the rendered string for a
-placeholder, and are tokenized apart with special tokens switched off.
+that what `check --prompts` shows is what the model reads.
 """
 
 from __future__ import annotations
 
 import array
-import json
-import re
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
 import orjson
 import xxhash
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
 
 from batchgen.attributes import Schema
-from batchgen.errors import BadRow, ModelError, RowError
+from batchgen.errors import BadRow, ModelError, RowError, place
 from batchgen.model import ModelFiles
 from batchgen.records import Prompt, Row
 from batchgen.spec import Column, Job, check_sampling
+from batchgen.template import ChatTemplate
+from batchgen.tokens import TokenEncoder
 
 LayoutKind = Literal["model template", "schema template", "schema block", "none"]
-TEXT_CAP = 2**26
 UNBOUNDED_ANSWER = 128
 _ROLES = ("system", "user", "assistant")
 
@@ -55,10 +41,8 @@ class Renderer:
         self._columns = job.attributes.column_of() if job.attributes else {}
         self._constant_sampling = check_sampling(job.constant_sampling)
         self._variants = job.variants
-        self._environment = _environment()
-        self._tokenizers = _tokenizers(model)
-        self._special = _special_pattern(self._tokenizers)
-        self._template = self._compile(model.chat_template) if model.chat_template else None
+        self._tokens = TokenEncoder(model)
+        self._template = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
         self.layout: LayoutKind = self._choose_layout()
         if self._template is None and job.input.prompt is None:
             raise ModelError(
@@ -114,19 +98,8 @@ class Renderer:
 
         Raises BadRow (render, too_long).
         """
-        shown, hidden, mark = self._hide(messages)
-        text = self._render(shown)
-        plain, literal = self._tokenizers
-        chat = self._template is not None
-        ids: list[int] = []
-        pieces = text.split(mark) if hidden else [text]
-        for index, piece in enumerate(pieces):
-            if index % 2:
-                ids += literal.encode(hidden[int(piece)], add_special_tokens=False).ids
-            elif piece or index == 0:
-                ids += plain.encode(piece, add_special_tokens=not chat and index == 0).ids
-        if hidden:
-            text = "".join(hidden[int(p)] if i % 2 else p for i, p in enumerate(pieces))
+        shown, hidden = self._tokens.hide(messages)
+        text, ids = self._tokens.encode(self._render(shown), hidden, add_special_tokens=self._template is None)
         if not ids:
             raise BadRow("render", "the prompt has no tokens")
         if self.context is not None and len(ids) >= self.context:
@@ -225,26 +198,12 @@ class Renderer:
             messages = self._with_block(messages)
         if self._template is None:
             return "\n\n".join(message["content"] for message in messages)
-        return self._run(self._template, messages)
-
-    def _run(self, template: jinja2.Template, messages: list[dict[str, Any]]) -> str:
-        variables: dict[str, Any] = {}
+        variables: dict[str, Any] = dict(self.model.special)
         if self.schema:
-            variables |= {name: messages[-1].get(name) for name in self.schema.names}
-            variables["attribute_names"] = list(self.schema.names)
-        variables |= {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **self.model.special}
-        pieces, size = [], 0
-        try:
-            for piece in template.generate(messages=messages, add_generation_prompt=True, **variables):
-                pieces.append(piece)
-                size += len(piece)
-                if size > TEXT_CAP:
-                    raise BadRow("render", f"the rendered prompt is over {TEXT_CAP} characters")
-        except BadRow:
-            raise
-        except Exception as error:  # a template can raise anything
-            raise BadRow("render", f"chat template: {error}") from None
-        return "".join(pieces)
+            # Some templates read the values from their arguments instead of the message.
+            values = {name: messages[-1].get(name) for name in self.schema.names}
+            variables = {**values, "attribute_names": list(self.schema.names), **variables}
+        return self._template.render(messages, variables)
 
     def _with_block(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         assert self.schema is not None
@@ -271,7 +230,7 @@ class Renderer:
         layout = self.schema.layout
         if layout is not None:
             if layout.template is not None:
-                self._template = self._compile(layout.template)
+                self._template = ChatTemplate(layout.template, self.model.label)
                 self.layout = "schema template"
             else:
                 self.layout = "schema block"
@@ -297,33 +256,6 @@ class Renderer:
         base = probe(self.schema.defaults)
         others = {a.name: a.low if a.default != a.low else a.high for a in self.schema.attributes if a.low != a.high}
         return [name for name, value in others.items() if probe({**self.schema.defaults, name: value}) == base]
-
-    def _compile(self, source: str) -> jinja2.Template:
-        try:
-            return self._environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise ModelError(f"chat template of {self.model.label}: {error}") from None
-
-    def _hide(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str], str]:
-        """Replace special tokens in the texts by their numbers between two marks; also what was replaced, and the
-        mark: a private-use character that is in none of the texts."""
-        special = self._special
-        if special is None or not any(special.search(message["content"]) for message in messages):
-            return messages, [], ""
-        everything = "".join(message["content"] for message in messages)
-        mark = next(chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in everything)
-        hidden: list[str] = []
-
-        def number(match: re.Match[str]) -> str:
-            hidden.append(match.group())
-            return f"{mark}{len(hidden) - 1}{mark}"
-
-        return [{**m, "content": special.sub(number, m["content"])} for m in messages], hidden, mark
-
-
-def place(shard: str, ordinal: int) -> str:
-    """How errors name a row: shard:line, lines (or rows) counted from 1."""
-    return f"{shard}:{ordinal + 1}"
 
 
 def prompt_hash(ids: list[int]) -> str:
@@ -356,76 +288,3 @@ def _messages(value: object, column: str, extra: tuple[str, ...]) -> list[dict[s
 
 def _kind(value: object) -> str:
     return "null" if value is None else type(value).__name__
-
-
-class _Undefined(jinja2.Undefined):
-    """May be tested, never printed or gone through."""
-
-    __slots__ = ()
-    __str__ = __iter__ = __len__ = jinja2.Undefined._fail_with_undefined_error
-
-
-class _Generation(jinja2.ext.Extension):
-    """Transformers' {% generation %} block, which marks the assistant's text for training: its body is kept."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node | list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=_Undefined,
-        extensions=[jinja2.ext.loopcontrols, _Generation],
-    )
-
-    def raise_exception(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        value: object,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-class _Bytes:
-    """The tokenizer of a job without a model: one token per UTF-8 byte."""
-
-    def encode(self, text: str, add_special_tokens: bool = False) -> _Bytes:
-        self.ids = list(text.encode())
-        return self
-
-
-def _tokenizers(model: ModelFiles) -> tuple[Any, Any]:
-    """The model's tokenizer, and the same with special tokens read as text."""
-    if model.tokenizer is None:
-        return _Bytes(), _Bytes()
-    try:
-        plain, literal = Tokenizer.from_str(model.tokenizer), Tokenizer.from_str(model.tokenizer)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ModelError(f"{model.label}: tokenizer.json: {error}") from None
-    for tokenizer in (plain, literal):
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-    literal.encode_special_tokens = True
-    return plain, literal
-
-
-def _special_pattern(tokenizers: tuple[Any, Any]) -> re.Pattern[str] | None:
-    if isinstance(tokenizers[0], _Bytes):
-        return None
-    special = [token.content for token in tokenizers[0].get_added_tokens_decoder().values() if token.special]
-    return re.compile("|".join(re.escape(t) for t in sorted(special, key=len, reverse=True))) if special else None

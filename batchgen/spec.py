@@ -7,16 +7,13 @@ fingerprint; the others (replicas, parallelism, engine options, span size, limit
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
-import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import orjson
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -29,6 +26,7 @@ from pydantic import (
 
 from batchgen import attributes as attrs
 from batchgen.errors import JobError
+from batchgen.jobfile import explain, override, read_yaml, unknown_key
 
 
 class Spec(BaseModel):
@@ -258,7 +256,7 @@ def check_sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return Sampling.model_validate(fields).model_dump()
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(error, Sampling))) from None
+        raise ValueError("; ".join(explain(error, Sampling))) from None
 
 
 def _sampling_json_schema() -> dict[str, Any]:
@@ -359,18 +357,9 @@ class Job(Spec):
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Job:
         """Read a YAML job file and apply `key.path=value` overrides. Raises JobError."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise JobError(f"job file {path}: {error}") from None
-        try:
-            fields = yaml.load(text, _Loader)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise JobError(f"job file {path}: {' '.join(str(error).split())}") from None
-        if not isinstance(fields, dict):
-            raise JobError(f"job file {path}: expected a mapping of fields, got {type(fields).__name__}")
-        for override in overrides:
-            _apply(fields, override)
+        fields = read_yaml(path)
+        for text in overrides:
+            override(fields, text)
         return cls.parse(fields, f"job file {path}")
 
     @classmethod
@@ -379,7 +368,7 @@ class Job(Spec):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise JobError("\n".join(f"{origin}: {line}" for line in _explain(error))) from None
+            raise JobError("\n".join(f"{origin}: {line}" for line in explain(error, cls))) from None
 
     def meaning(self) -> dict[str, Any]:
         """The fields that decide what a row means, flat, without the model's files (see model.py)."""
@@ -420,91 +409,3 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, entry in value.items():
         flat.update(flatten(entry, f"{prefix}.{key}" if prefix else str(key)))
     return flat
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses aliases (their expansion is unbounded) and duplicate keys (one is lost)."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed in a job")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be a plain value", problem_mark=key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _apply(fields: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise JobError(f"--set {override}: expected key.path=value")
-    try:
-        value = text if text.startswith("*") else yaml.load(text, _Loader)  # a glob, to YAML it is an alias
-    except yaml.YAMLError as error:
-        raise JobError(f"--set {override}: {' '.join(str(error).split())}") from None
-    *parents, last = key.split(".")
-    place: Any = fields
-    for parent in parents:
-        if place.get(parent) is None:
-            place[parent] = {}
-        place = place[parent]
-        if not isinstance(place, dict):
-            raise JobError(f"--set {override}: {parent} is not a mapping")
-    place[last] = value
-
-
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1)
-    return f"unknown field {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
-
-
-def _explain(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
-    """One line per mistake; a branch of a union that wants another type is no mistake where one has more to say."""
-    items = error.errors(include_url=False)
-    paths = [[part for part in item["loc"] if not _is_union_tag(part)] for item in items]
-    sure = [path for path, item in zip(paths, items, strict=True) if not item["type"].endswith("_type")]
-    lines = []
-    for path, item in zip(paths, items, strict=True):
-        if item["type"].endswith("_type") and any(other[: len(path)] == path for other in sure):
-            continue
-        where = ".".join(map(str, path))
-        if item["type"] == "extra_forbidden":
-            *parents, key = item["loc"]
-            lines.append(f"{where}: {unknown_key(str(key), _fields_at(model or Job, parents))}")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {message}" if where else message)
-    return list(dict.fromkeys(lines))
-
-
-def _is_union_tag(part: object) -> bool:
-    return isinstance(part, str) and (part in _UNION_TAGS or "[" in part)
-
-
-_UNION_TAGS = {"str", "bool", "int", "float", "Column", "SchemaSpec"}
-
-
-def _fields_at(model: Any, parents: Iterable[Any]) -> list[str]:
-    here = model
-    for part in parents:
-        if _is_union_tag(part) or not (isinstance(here, type) and issubclass(here, BaseModel)):
-            continue
-        found = next((f for n, f in here.model_fields.items() if part in (n, f.alias)), None)
-        here = _model_in(found.annotation) if found else None
-    if isinstance(here, type) and issubclass(here, BaseModel):
-        return [field.alias or name for name, field in here.model_fields.items()]
-    return []
-
-
-def _model_in(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        models = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
-        return models[0] if models else None
-    return annotation

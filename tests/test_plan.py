@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from batchgen import plan, read
+from batchgen import scan as scan_
 from batchgen.errors import BAD_JOB, InputError, JobError, OutputConflict
 from batchgen.records import Shard, Span
 from batchgen.spec import Job
@@ -89,7 +90,7 @@ def test_spans_cover_exactly_the_lines_that_are_not_blank(tmp_path_factory, text
     path.write_bytes(text)
     job = make_job(path, spans={"rows": rows, "bytes": cap})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "SCAN_CHUNK", scan)
+        patch.setattr(scan_, "SCAN_CHUNK", scan)
         patch.setattr(read, "CHUNK", chunk)
         shards, spans = make(job)
         assert read_ordinals(job, shards, spans) == ordinals(text)
@@ -109,7 +110,7 @@ def test_appended_lines_add_spans_for_themselves_only(tmp_path_factory, text, mo
     whole = text + newline + more
     assume(text == b"" or text.endswith(b"\n") or whole[len(text) :].startswith((b"\n", b"\r\n")) or whole == text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "SCAN_CHUNK", scan)
+        patch.setattr(scan_, "SCAN_CHUNK", scan)
         before, first = make(job)
         path.write_bytes(whole)
         touch(path)

@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen import plan, read
+from batchgen import carry, plan, read, tables
 from batchgen.errors import BAD_JOB, InputError
 from batchgen.records import Shard, Span, carried_name
 from batchgen.spec import Input, Job
@@ -175,7 +175,7 @@ def test_a_shard_that_is_not_compressed_as_its_name_says_is_an_input_error(tmp_p
 
 
 def inferred(*rows):
-    return {field.name: "json" if field.metadata else str(field.type) for field in read.infer_columns(rows)}
+    return {field.name: "json" if field.metadata else str(field.type) for field in carry.infer_columns(rows)}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_column_has_the_type_of_its_values_or_is_json_text(values, kind):
 
 
 def test_json_text_columns_are_strings():
-    assert read.infer_columns([{"a": {}}]).field("a").type == pa.string()
+    assert carry.infer_columns([{"a": {}}]).field("a").type == pa.string()
 
 
 def test_columns_are_in_order_of_appearance():
@@ -363,7 +363,7 @@ def test_a_dictionary_column_is_carried_as_its_values(tmp_path):
 @pytest.mark.parametrize("name", ["n", "a_name_of_more_than_thirty_two_letters_in_all", "x" * 41, "=" * 33])
 def test_a_parquet_file_of_plain_types_is_opened_whatever_its_names(tmp_path, name):
     path = write_parquet(tmp_path / "in.parquet", pa.table({"prompt": ["A" * 41], name: [1]}))
-    assert read.open_parquet(str(path))[0].schema_arrow.names == ["prompt", name]
+    assert tables.open_parquet(str(path))[0].schema_arrow.names == ["prompt", name]
 
 
 @pytest.fixture
@@ -404,7 +404,7 @@ def test_an_extension_type_in_a_parquet_file_is_refused_before_it_is_interpreted
     path = write_parquet(tmp_path / "in.parquet", table)
     extension.opened = 0
     with pytest.raises(InputError, match=r"in\.parquet: it has an Arrow extension type; write the column with a plain type$"):
-        read.open_parquet(str(path))
+        tables.open_parquet(str(path))
     assert extension.opened == 0
 
 
@@ -414,7 +414,7 @@ UNION = pa.sparse_union([pa.field("a", pa.int32()), pa.field("b", pa.string())])
 @pytest.mark.parametrize("kind", [UNION, pa.list_(UNION), pa.struct([("x", UNION)]), pa.uuid(), pa.list_(pa.json_())])
 def test_a_union_or_extension_is_not_allowed_at_any_depth(kind):
     with pytest.raises(InputError, match=r"^shard in\.parquet: column c: type .* is not allowed; write it with a plain type$"):
-        read._allow("in.parquet", "c", kind)
+        tables._allow("in.parquet", "c", kind)
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_a_union_or_extension_is_not_allowed_at_any_depth(kind):
     ids=str,
 )
 def test_plain_types_are_allowed_at_any_depth(kind):
-    assert read._allow("in.parquet", "c", pa.list_(kind)) is None
+    assert tables._allow("in.parquet", "c", pa.list_(kind)) is None
 
 
 def damaged(path, cut):
@@ -458,7 +458,7 @@ def damaged(path, cut):
 def test_a_damaged_parquet_footer_is_an_input_error(tmp_path, cut, cause):
     path = damaged(tmp_path / "in.parquet", cut)
     with pytest.raises(InputError) as caught:
-        read.open_parquet(str(path))
+        tables.open_parquet(str(path))
     assert str(caught.value).startswith(f"shard {path}: {cause}")
 
 
@@ -498,7 +498,7 @@ def test_the_split_of_a_saved_dictionary_is_chosen(tmp_path):
 
 def test_a_directory_that_is_no_dataset_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=rf"^dataset {tmp_path}: .*; name a Hub dataset or a directory made by save_to_disk$"):
-        read.load_dataset(spec(format="dataset"), str(tmp_path))
+        tables.load_dataset(spec(format="dataset"), str(tmp_path))
 
 
 @pytest.mark.parametrize("way", ["as saved", "behind much metadata", "in a file of another name"])
@@ -515,5 +515,5 @@ def test_an_extension_type_in_a_saved_dataset_is_refused_before_it_is_interprete
         writer.write_table(pa.table([hostile_column(extension, "plain")], schema=schema))
     extension.opened = 0
     with pytest.raises(InputError):
-        read.load_dataset(spec(format="dataset"), str(folder))
+        tables.load_dataset(spec(format="dataset"), str(folder))
     assert extension.opened == 0

@@ -1,0 +1,119 @@
+"""The job file as text: YAML without surprises, overrides, and mistakes in words."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from batchgen.errors import JobError
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses aliases (their expansion is unbounded) and duplicate keys (one is lost)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed in a job")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a plain value", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises JobError."""
+    try:
+        fields = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise JobError(f"job file {path}: {_words(error)}") from None
+    if not isinstance(fields, dict):
+        raise JobError(f"job file {path}: expected a mapping of fields, got {type(fields).__name__}")
+    return fields
+
+
+def override(fields: dict[str, Any], text: str) -> None:
+    """Apply one `key.path=value` to the fields. Raises JobError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise JobError(f"--set {text}: expected key.path=value")
+    try:
+        # A value such as *.jsonl is a glob to a person and an alias to YAML.
+        parsed = value if value.startswith("*") else yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise JobError(f"--set {text}: {_words(error)}") from None
+    *parents, last = key.split(".")
+    place: Any = fields
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
+        if not isinstance(place, dict):
+            raise JobError(f"--set {text}: {parent} is not a mapping")
+    place[last] = parsed
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f"unknown field {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line per mistake; a branch of a union that wants another type is no mistake where one has more to say."""
+    items = error.errors(include_url=False)
+    paths = [[part for part in item["loc"] if not _is_union_tag(part)] for item in items]
+    sure = [path for path, item in zip(paths, items, strict=True) if not item["type"].endswith("_type")]
+    lines = []
+    for path, item in zip(paths, items, strict=True):
+        if item["type"].endswith("_type") and any(other[: len(path)] == path for other in sure):
+            continue
+        where = ".".join(map(str, path))
+        if item["type"] == "extra_forbidden":
+            *parents, key = item["loc"]
+            lines.append(f"{where}: {unknown_key(str(key), _fields_at(model, parents))}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message}" if where else message)
+    return list(dict.fromkeys(lines))
+
+
+def _is_union_tag(part: object) -> bool:
+    return isinstance(part, str) and (part in _UNION_TAGS or "[" in part)
+
+
+_UNION_TAGS = {"str", "bool", "int", "float", "Column", "SchemaSpec"}
+
+
+def _fields_at(model: Any, parents: Iterable[Any]) -> list[str]:
+    here = model
+    for part in parents:
+        if _is_union_tag(part) or not (isinstance(here, type) and issubclass(here, BaseModel)):
+            continue
+        found = next((f for n, f in here.model_fields.items() if part in (n, f.alias)), None)
+        here = _model_in(found.annotation) if found else None
+    if isinstance(here, type) and issubclass(here, BaseModel):
+        return [field.alias or name for name, field in here.model_fields.items()]
+    return []
+
+
+def _model_in(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        models = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+        return models[0] if models else None
+    return annotation
