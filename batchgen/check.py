@@ -5,7 +5,6 @@ What it counts is what `run` will count: the same plan, reader and renderer.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +27,7 @@ class Findings:
     rows: int = 0
     prompts: int = 0
     bad: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
+    errors: dict[str, int] = field(default_factory=dict)
     first_errors: list[str] = field(default_factory=list)
     tokens: dict[str, int] = field(default_factory=dict)
     context: int | None = None
@@ -65,7 +64,7 @@ def check(prepared: Prepared) -> Findings:
         found.planned_rows += sum(p.sampling["n"] if p.sampling else prepared.job.samples for p in prompts)
         if errors:
             found.bad += 1
-            found.errors[errors[0].code] += 1
+            found.errors[errors[0].code] = found.errors.get(errors[0].code, 0) + 1
             if len(found.first_errors) < SHOWN_ERRORS:
                 found.first_errors.append(f"{errors[0].code}: {errors[0].detail}")
     if lengths:

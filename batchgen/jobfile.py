@@ -38,7 +38,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         fields = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise JobError(f"job file {path}: {_words(error)}") from None
+        cause = error.strerror if isinstance(error, OSError) else _words(error)
+        raise JobError(f"job file {path}: {cause}") from None
     if not isinstance(fields, dict):
         raise JobError(f"job file {path}: expected a mapping of fields, got {type(fields).__name__}")
     return fields

@@ -175,6 +175,13 @@ def test_check_json_is_its_findings(folder: Path) -> None:
     }
 
 
+def test_check_json_counts_bad_rows_by_code(folder: Path) -> None:
+    with open(folder / "in.jsonl", "a") as file:
+        file.write("{no\n")
+    done = batchgen(folder, "check", "job.yaml", "--json")
+    assert (done.returncode, json.loads(done.stdout)["errors"]) == (3, {"input": 1})
+
+
 # The schema
 
 
