@@ -114,10 +114,13 @@ def generate(
     import ray
 
     from batchgen.feed import Assets, Feed
-    from batchgen.pool import Pool, size
+    from batchgen.pool import Pool, resources, size
 
     assets = ray.put(Assets(renderer, kept))
     replicas = size(renderer.job, len(missing))
+    wanted, held = resources(renderer.job)["num_gpus"], ray.cluster_resources().get("GPU", 0)
+    if held < wanted:
+        monitor.message(f"a replica needs {wanted:g} GPUs, the cluster has {held:g}: waiting for more")
     passes = 0
     pool = Pool(renderer, store.url, planned.shards, replicas)
     try:

