@@ -8,6 +8,7 @@ engine's own message; later ones are given up after `START_ATTEMPTS`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -132,6 +133,10 @@ class Pool:
             yield from self._died(kind, replica, str(cause))
 
     def _died(self, kind: str, replica: int, message: str) -> Iterator[Event]:
+        receipts = [call for call, (what, of, _) in self._calls.items() if (what, of) == ("receipt", replica)]
+        for call in ray.wait(receipts, num_returns=len(receipts), timeout=0)[0] if receipts and kind != "ready" else ():
+            with contextlib.suppress(RayError):  # what it had finished before it died needs no second time
+                yield Event("receipt", replica, self._calls[call][2], receipt=ray.get(call))
         actor = self._actors.pop(replica)
         self._calls = {call: entry for call, entry in self._calls.items() if entry[1] != replica}
         ray.kill(actor, no_restart=True)

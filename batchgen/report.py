@@ -148,6 +148,12 @@ def read_status(store: Store) -> dict[str, Any] | None:
     return {"name": frozen.job.name, "output": store.url, **tally.status()}
 
 
+def over_limit(tally: Tally, allowed: float) -> str:
+    """How many rows failed, in words."""
+    codes = ", ".join(f"{code} {number}" for code, number in sorted(tally.errors.items()))
+    return f"{tally.counts.error:,} of {tally.counts.rows:,} rows failed ({codes}), over limits.errors {allowed:g}"
+
+
 class Monitor:
     """Shows progress while a job runs and keeps progress.json: a bar on a terminal, else a line every 10 s."""
 
