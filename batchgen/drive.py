@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from batchgen.dispatch import Dispatcher
 from batchgen.errors import EngineError, Interrupted, TooManyErrors
@@ -145,9 +146,14 @@ def on_ray(call: Callable[[], None]) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    named = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:
+        ray.init(address=named or "auto", **quiet)
+    except (ConnectionError, RuntimeError, RayError) as error:
+        if named:
+            cause = " ".join(str(error).split())[:300]
+            remedy = "check RAY_ADDRESS; a cluster with token authentication needs RAY_AUTH_MODE=token and its token"
+            raise EngineError(f"no Ray cluster at {named}: {cause}", f"{remedy} (~/.ray/auth_token or RAY_AUTH_TOKEN)") from None
         ray.init(address="local", include_dashboard=False, **quiet)
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray's own handler of SIGTERM aborts the process

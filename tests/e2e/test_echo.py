@@ -228,3 +228,38 @@ def test_a_saved_dataset_is_planned_like_shards(tmp_path: Path) -> None:
     assert batchgen("verify", "out", cwd=tmp_path).returncode == 0
     table = ds.dataset(tmp_path / "out/data").to_table().sort_by("row").to_pylist()
     assert [{key: row[key] for key in rows[0]} for row in table] == rows
+
+
+def test_a_token_limit_stops_resumably(questions: Path, tmp_path: Path) -> None:
+    source = {"path": str(questions / "2.jsonl"), "prompt": "prompt"}
+    slow = {"kind": "echo", "options": {"latency": 0.1, "max_num_seqs": 64}}
+    job = write_job(tmp_path, input=source, engine=slow, spans={"rows": 50}, limits={"tokens": 500})
+    stopped = batchgen("run", job)
+    assert stopped.returncode == 75, stopped.stderr
+    assert "limits.tokens 500 reached" in stopped.stderr
+    assert status(tmp_path)["completion_tokens"] >= 500
+    assert 0 < status(tmp_path)["spans_done"] < status(tmp_path)["spans_planned"]
+    assert batchgen("run", job, "--set", "limits.tokens=null").returncode == 0
+    assert batchgen("verify", str(tmp_path / "out")).returncode == 0
+
+
+def test_a_store_that_breaks_is_a_run_error_and_nothing_is_lost(questions: Path, tmp_path: Path) -> None:
+    slow = {"kind": "echo", "options": {"latency": 0.2, "max_num_seqs": 64}}
+    job = write_job(tmp_path, input={"path": str(questions / "3.jsonl"), "prompt": "prompt"}, engine=slow, spans={"rows": 50})
+    driver = subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
+    data, aside = tmp_path / "out" / "data", tmp_path / "aside"
+    while driver.poll() is None and (not data.is_dir() or not list(data.iterdir())):
+        time.sleep(0.01)
+    data.rename(aside)
+    data.write_text("a file in place of the folder")
+    _, words = driver.communicate()
+    assert driver.returncode == 1, words
+    assert f"error: output {data}/" in words
+    assert "Traceback" not in words
+    data.unlink()
+    aside.rename(data)
+    kept = {part.name: part.read_bytes() for part in data.iterdir()}
+    assert kept
+    assert batchgen("run", job).returncode == 0
+    assert kept.items() <= {part.name: part.read_bytes() for part in data.iterdir()}.items()
+    assert batchgen("verify", str(tmp_path / "out")).returncode == 0
