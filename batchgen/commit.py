@@ -89,6 +89,7 @@ def count(completions: list[Completion]) -> Counts:
         failed,
         sum(c.prompt_tokens for c in completions if c.sample == 0),
         sum(c.completion_tokens for c in completions),
+        sum(c.cached_tokens for c in completions if c.sample == 0),
     )
 
 

@@ -23,6 +23,7 @@ class Dispatcher(Generic[Item]):
         self.feed_ended = False
         self.queue: deque[Item] = deque()
         self.running: dict[ReplicaId, dict[Item, float]] = {}
+        self._holders: dict[Item, set[ReplicaId]] = {}
         self._with_room: deque[ReplicaId] = deque()
         self._took: deque[float] = deque(maxlen=64)
         self.deaths: dict[Item, int] = {}
@@ -48,10 +49,11 @@ class Dispatcher(Generic[Item]):
         """The replica died; the items that nobody else is running are queued again, and returned."""
         lost = self.running.pop(replica, {})
         for item in lost:
+            self._release(replica, item)
             self.deaths[item] = self.deaths.get(item, 0) + 1
         if replica in self._with_room:
             self._with_room.remove(replica)
-        orphans = [item for item in lost if not self._is_running(item)]
+        orphans = [item for item in lost if item not in self._holders]
         self.queue.extendleft(reversed(orphans))
         return orphans
 
@@ -70,25 +72,22 @@ class Dispatcher(Generic[Item]):
             replica, item = copy
         self._with_room.remove(replica)
         self.running[replica][item] = now
+        self._holders.setdefault(item, set()).add(replica)
         return replica, item
 
     def finish(self, replica: ReplicaId, item: Item, now: float) -> bool:
         """The replica answered for the item. False if another copy was first."""
-        started = self.running.get(replica, {}).pop(item, None)
+        started = self.running.get(replica, {}).get(item)
         if started is not None:
             self._took.append(now - started)
-        first = item in self.queue or self._is_running(item) or started is not None
-        if first:
-            for items in self.running.values():
-                items.pop(item, None)
-            if item in self.queue:
-                self.queue.remove(item)
+        first = item in self._holders or item in self.queue
+        self.drop(item)
         return first
 
     def drop(self, item: Item) -> None:
-        """The item cannot be run any more (its block is lost); the driver feeds its span again."""
-        for items in self.running.values():
-            items.pop(item, None)
+        """Forget the item: it is finished, or its block is lost and the driver feeds its span again."""
+        for replica in self._holders.pop(item, ()):
+            del self.running[replica][item]
         if item in self.queue:
             self.queue.remove(item)
 
@@ -102,17 +101,17 @@ class Dispatcher(Generic[Item]):
         """Nothing queued, nothing running."""
         return not self.queue and not any(self.running.values())
 
-    def _is_running(self, item: Item) -> bool:
-        return any(item in items for items in self.running.values())
+    def _release(self, replica: ReplicaId, item: Item) -> None:
+        holders = self._holders[item]
+        holders.discard(replica)
+        if not holders:
+            del self._holders[item]
 
     def _straggler(self, now: float) -> tuple[ReplicaId, Item] | None:
         idle = [replica for replica in self._with_room if not self.running[replica]]
         if not idle or not self.feed_ended or not self._took:
             return None
         limit = max(self.least_seconds, self.patience * statistics.median(self._took))
-        held: dict[Item, list[float]] = {}
-        for items in self.running.values():
-            for item, started in items.items():
-                held.setdefault(item, []).append(started)
-        late = [(starts[0], item) for item, starts in held.items() if len(starts) == 1 and now - starts[0] > limit]
+        alone = [(self.running[next(iter(held))][item], item) for item, held in self._holders.items() if len(held) == 1]
+        late = [(started, item) for started, item in alone if now - started > limit]
         return (idle[0], min(late, key=lambda pair: pair[0])[1]) if late else None

@@ -21,6 +21,7 @@ import pyarrow as pa
 from batchgen import commit
 from batchgen.engines import make_engine
 from batchgen.errors import BadRow, EngineError, RowError, place
+from batchgen.lengths import Lengths, Order, length_key
 from batchgen.records import Completion, Output, Receipt
 from batchgen.render import Renderer, prompt_hash
 from batchgen.store import open_store
@@ -42,6 +43,8 @@ class Replica:
         self._unfinished = 0
         self._committing = 0
         self._serial = 0
+        self._lengths = Lengths()
+        self._order = Order(self._lengths)
         self._change = asyncio.Condition()
 
     async def start(self) -> dict[str, int]:
@@ -71,7 +74,9 @@ class Replica:
         rows = prompts.to_pylist()
         await self._count(accepted=1, unfinished=len(rows))
         first = time.time()
-        answered = await asyncio.gather(*(self._answer(index, row, self.shards[shard]) for index, row in enumerate(rows)))
+        places = self._order.places(rows, self.engine.capacity)
+        answering = zip(rows, places, strict=True)
+        answered = await asyncio.gather(*(self._answer(n, *pair, self.shards[shard]) for n, pair in enumerate(answering)))
         last = time.time()
         await self._count(committing=1)
         completions = [completion for answers in answered for completion in answers]
@@ -103,7 +108,7 @@ class Replica:
             async with self._change:
                 self._change.notify_all()
 
-    async def _answer(self, index: int, row: dict[str, Any], shard: str) -> list[Completion]:
+    async def _answer(self, index: int, row: dict[str, Any], queue_place: int, shard: str) -> list[Completion]:
         """The samples of one prompt; a prompt or a sample that fails becomes an error of its own."""
         began = time.monotonic()
         samples = row["sampling"]["n"] if row["sampling"] else self.job.samples
@@ -113,16 +118,19 @@ class Replica:
         talks = [start] * samples
         if start.error is None:
             try:
-                outputs = await self._generate(row["token_ids"], row["sampling"])
+                outputs = await self._generate(row["token_ids"], row["sampling"], queue_place)
                 talks = [start.after(output, row["token_ids"]) for output in outputs]
-                await asyncio.gather(*(self._script(talk, row, number, shard) for number, talk in enumerate(talks)))
+                await asyncio.gather(*(self._script(talk, row, number, queue_place, shard) for number, talk in enumerate(talks)))
             except BadRow as bad:
                 start.error = RowError(bad.code, f"{place(shard, row['row'])}: {bad}")
         await self._count(unfinished=-1)
+        for talk in talks:
+            if talk.output is not None:
+                self._lengths.learn(length_key(row), talk.completion_tokens // (1 + len(row["turns"])))
         seconds = time.monotonic() - began
         return [talk.completion(index, number, seconds) for number, talk in enumerate(talks)]
 
-    async def _script(self, talk: _Talk, row: dict[str, Any], number: int, shard: str) -> None:
+    async def _script(self, talk: _Talk, row: dict[str, Any], number: int, queue_place: int, shard: str) -> None:
         """One sample's scripted turns after the first: each follows the model's own answers."""
         sampling = {**row["sampling"], "n": 1}
         if sampling["seed"] is not None:
@@ -132,14 +140,14 @@ class Replica:
                 assert talk.output is not None
                 talk.messages = self.renderer.continued(talk.messages, talk.output.text, turn)
                 _, ids = await asyncio.to_thread(self.renderer.encode, talk.messages)
-                [output] = await self._generate(ids, self.renderer.within_context(sampling, len(ids)))
+                [output] = await self._generate(ids, self.renderer.within_context(sampling, len(ids)), queue_place)
                 talk.add(output, ids)
         except BadRow as bad:
             talk.error = RowError(bad.code, f"{place(shard, row['row'])}: {bad}")
 
-    async def _generate(self, ids: list[int], sampling: dict[str, Any]) -> list[Output]:
+    async def _generate(self, ids: list[int], sampling: dict[str, Any], queue_place: int) -> list[Output]:
         self._serial += 1
-        return await self.engine.generate(str(self._serial), ids, sampling)
+        return await self.engine.generate(str(self._serial), ids, sampling, queue_place)
 
 
 @dataclass
@@ -150,6 +158,7 @@ class _Talk:
     output: Output | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
     logprob: float | None = 0.0
     digest: str | None = None
     error: RowError | None = None
@@ -164,6 +173,7 @@ class _Talk:
         self.output, self.digest = output, prompt_hash(ids)
         self.prompt_tokens += len(ids)
         self.completion_tokens += output.tokens
+        self.cached_tokens += output.cached_tokens
         known = self.logprob is not None and output.cumulative_logprob is not None
         self.logprob = self.logprob + output.cumulative_logprob if known else None  # type: ignore[operator]
 
@@ -178,6 +188,7 @@ class _Talk:
             finish_reason=None if done is None else done.finish_reason,
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
             cumulative_logprob=None if done is None else self.logprob,
             prompt_hash=self.digest,
             seconds=seconds,

@@ -12,10 +12,11 @@ were then. All of them are written with put_new, so that of two drivers one plan
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import orjson
@@ -26,13 +27,15 @@ import xxhash
 from batchgen import carry, read, source, tables
 from batchgen.errors import InputError, JobError, OutputConflict, VerifyError
 from batchgen.records import Shard, Span, carried_name
-from batchgen.scan import scan, text_digest
+from batchgen.scan import Rows, scan, text_digest
 from batchgen.spec import Column, Input, Job
 from batchgen.store import Store
 
 FOLDER = "_batchgen/plan"
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16
 SPANS_CAP = 250_000
+LEAST_COMPLETIONS, MOST_COMPLETIONS = 32, 1_024
+TAIL_SHARES = 4
 _SPAN_FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
 T = TypeVar("T")
 R = TypeVar("R")
@@ -147,15 +150,30 @@ def _check_columns(job: Job, columns: list[str]) -> None:
             raise JobError(f"{field}: no column {name!r} in the input", f"its columns are {', '.join(sorted(columns))}")
 
 
-def span_rows(job: Job, estimate: int) -> int:
-    """Input rows of a span: enough spans to spread over the pool, 32 to 1,024 completions each, and no
-    more spans than a listing stays quick for."""
+@dataclass(frozen=True)
+class Sizes:
+    """How many input rows a span has: `most`, and towards the end of the plan fewer, down to `least`, so that
+    the replicas of a pool run out of work together (guided self-scheduling: a share of what is left)."""
+
+    most: int
+    least: int
+    pool: int
+
+    def rows(self, left: float) -> int:
+        """Rows of a span after whose start about `left` rows are still to be planned."""
+        return max(self.least, min(self.most, int(left / (TAIL_SHARES * self.pool))))
+
+
+def span_sizes(job: Job, estimate: int) -> Sizes:
+    """Sizes for about `estimate` input rows: enough spans to spread over the pool, 32 to 1,024 completions each,
+    and no more spans than a listing stays quick for."""
+    pool = job.replicas.max or 8
     if job.spans.rows is not None:
-        return job.spans.rows
+        return Sizes(job.spans.rows, job.spans.rows, pool)
+    completions = estimate * len(job.variants) * job.samples
+    most = max(LEAST_COMPLETIONS, min(MOST_COMPLETIONS, completions // (pool * 16)), completions // SPANS_CAP)
     factor = len(job.variants) * job.samples
-    share = estimate * factor // ((job.replicas.max or 8) * 16)
-    completions = max(32, min(1024, share), estimate * factor // SPANS_CAP)
-    return max(1, completions // factor)
+    return Sizes(max(1, most // factor), max(1, LEAST_COMPLETIONS // factor), pool)
 
 
 def make_plan(job: Job, found: list[Found], columns: Columns, known: tuple[Shard, ...] = ()) -> tuple[list[Shard], list[Span]]:
@@ -168,22 +186,46 @@ def make_plan(job: Job, found: list[Found], columns: Columns, known: tuple[Shard
             f"planned shard {gone[0]} is not in the input any more", "bring it back, or choose another output.path"
         )
     fresh = [shard for shard in found if shard.name not in before]
-    weigh = {".gz": 4.0, ".zst": 4.0}
-    sizes = _threads(lambda shard: _row_count(job.input, shard), fresh)
-    estimate = 0
-    for shard, rows in zip(fresh, sizes, strict=True):
-        factor = weigh.get("." + shard.name.rpartition(".")[2], 1.0)
-        estimate += int(shard.size * factor / columns.bytes_per_row) if rows is None else rows
-    size = span_rows(job, max(estimate, sum(shard.rows for shard in known)))
-    numbered = [(len(known) + index, shard) for index, shard in enumerate(fresh)]
+    counts = _threads(lambda shard: _row_count(job.input, shard), fresh)
+    empty = [Shard(len(known) + i, new.name, new.format, new.size, new.stamp, "", 0, 0) for i, new in enumerate(fresh)]
     pairs = [(before[shard.name], shard) for shard in found if shard.name in before]
-    grown = [(old, now) for old, now in pairs if (now.size, now.stamp) != (old.size, old.stamp)]
-    made = _threads(lambda item: _plan_shard(job, item[0], item[1], size), numbered)
-    made += [more for more in _threads(lambda item: _grow(job, item[0], item[1], size), grown) if more is not None]
-    spans = [span for _, added in made for span in added]
+    grown = [(old, now, None) for old, now in pairs if (now.size, now.stamp) != (old.size, old.stamp)]
+    work = [_Work(*item, columns.bytes_per_row) for item in [*zip(empty, fresh, counts, strict=True), *grown]]
+    total = sum(item.estimate for item in work)
+    sizes = span_sizes(job, max(total, sum(shard.rows for shard in known)))
+    later = [total - upto for upto in itertools.accumulate(item.estimate for item in work)]
+    made = _threads(lambda item: _plan_shard(job, item[0], item[1], sizes), zip(work, later, strict=True))
+    added = [one for one in made if one is not None]
+    spans = [span for _, more in added for span in more]
     if not spans and not any(shard.rows for shard in known):
         raise InputError(f"input.path {', '.join(job.input.paths)}: no rows in it")
-    return [shard for shard, _ in made], spans
+    return [shard for shard, _ in added], spans
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A shard to plan: as it was (`old`, empty when it is new), as it is, and its rows where they are known."""
+
+    old: Shard
+    now: Found
+    rows: int | None
+    bytes_per_row: float
+
+    @property
+    def is_new(self) -> bool:
+        return not self.old.digest
+
+    @property
+    def text_bytes(self) -> float:
+        """Bytes of its text; for a compressed shard a guess, good enough for span sizes."""
+        return self.now.size * (4.0 if self.now.name.endswith((".gz", ".zst")) else 1.0)
+
+    @property
+    def estimate(self) -> int:
+        """About how many rows it adds to the plan."""
+        if self.rows is not None:
+            return self.rows
+        return max(0, int((self.text_bytes - self.old.text_bytes) / self.bytes_per_row))
 
 
 def _row_count(spec: Input, found: Found) -> int | None:
@@ -192,13 +234,24 @@ def _row_count(spec: Input, found: Found) -> int | None:
     return len(tables.load_dataset(spec, found.name)) if found.format == "dataset" else None
 
 
-def _plan_shard(job: Job, index: int, found: Found, size: int) -> tuple[Shard, list[Span]]:
-    if found.format == "jsonl":
-        empty = Shard(index, found.name, "jsonl", found.size, found.stamp, "", 0, 0)
-        return scan(empty, (found.size, found.stamp), size, job.spans.bytes)
-    rows = _row_count(job.input, found) or 0
-    shard = Shard(index, found.name, found.format, found.size, found.stamp, _table_digest(job.input, found), rows, rows)
-    return shard, [Span(index, low, min(low + size, rows), min(size, rows - low)) for low in range(0, rows, size)]
+def _plan_shard(job: Job, work: _Work, later: int, sizes: Sizes) -> tuple[Shard, list[Span]] | None:
+    """The shard with its new spans, None where it only looks changed; about `later` rows follow it in the plan."""
+    old, now = work.old, work.now
+
+    def at(offset: int) -> int:
+        return sizes.rows(later + (work.text_bytes - offset) / work.bytes_per_row)
+
+    if not work.is_new:
+        return _grow(job, old, now, at)
+    if now.format == "jsonl":
+        return scan(old, (now.size, now.stamp), at, job.spans.bytes)
+    rows = work.rows or 0
+    spans, low = [], 0
+    while low < rows:
+        size = min(sizes.rows(later + rows - low), rows - low)
+        spans.append(Span(old.index, low, low + size, size))
+        low += size
+    return replace(old, digest=_table_digest(job.input, now), lines=rows, rows=rows), spans
 
 
 def _table_digest(spec: Input, found: Found) -> str:
@@ -207,7 +260,7 @@ def _table_digest(spec: Input, found: Found) -> str:
     return xxhash.xxh3_128_hexdigest(tables.open_parquet(found.name)[1])
 
 
-def _grow(job: Job, old: Shard, found: Found, size: int) -> tuple[Shard, list[Span]] | None:
+def _grow(job: Job, old: Shard, found: Found, rows: Rows) -> tuple[Shard, list[Span]] | None:
     changed = OutputConflict(
         f"shard {old.name} is not what was planned: its rows changed", "restore it, or choose another output.path"
     )
@@ -219,7 +272,7 @@ def _grow(job: Job, old: Shard, found: Found, size: int) -> tuple[Shard, list[Sp
         digest = text_digest(found.name, old.text_bytes)
         if digest is None or digest.hexdigest() != old.digest:
             raise changed
-        shard, spans = scan(old, (found.size, found.stamp), size, job.spans.bytes, digest)
+        shard, spans = scan(old, (found.size, found.stamp), rows, job.spans.bytes, digest)
     except InputError:
         raise changed from None
     return (shard, spans) if spans else None

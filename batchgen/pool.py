@@ -9,6 +9,7 @@ engine's own message; later ones are given up after `START_ATTEMPTS`.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -157,6 +158,9 @@ class _Actor(Replica):
 
     def __init__(self, arguments: tuple[Renderer, str, list[str]]) -> None:
         super().__init__(*arguments)
+        with contextlib.suppress(PermissionError):
+            # Ray starts its workers at nice 15; a scheduler that waits for the feed's CPU idles its GPU.
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def resources(job: Job) -> dict[str, float]:

@@ -134,12 +134,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Output:
-    """One of an engine's `n` answers to a prompt. `cumulative_logprob` needs `sampling.logprobs`."""
+    """One of an engine's `n` answers to a prompt. `cumulative_logprob` needs `sampling.logprobs`; `cached_tokens`
+    of the prompt were found in the engine's prefix cache."""
 
     text: str
     tokens: int
     finish_reason: str
     cumulative_logprob: float | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,16 +160,19 @@ class Completion:
     seconds: float
     attempt: int
     error: RowError | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows and tokens of a part, of a run, of a job; they add up."""
+    """Rows and tokens of a part, of a run, of a job; they add up. `cached_tokens` are those of the prompt tokens that
+    the engine found in its prefix cache."""
 
     ok: int = 0
     error: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -175,6 +180,7 @@ class Counts:
             self.error + other.error,
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
         )
 
     @property

@@ -83,6 +83,7 @@ class Tally:
             "spans_done": len(self.counted),
             "prompt_tokens": self.counts.prompt_tokens,
             "completion_tokens": self.counts.completion_tokens,
+            "cached_tokens": self.counts.cached_tokens,
             "seconds_total": round(self.seconds_total, 3),
             "seconds_generating": round(generating, 3),
             "tokens_per_second": round(self.counts.completion_tokens / generating, 1) if generating else 0.0,
@@ -214,6 +215,10 @@ class Monitor:
         return f"{counts.ok:,} ok, {counts.error:,} error, {speed:,.0f} tokens/s, {replicas} replicas, {eta}"
 
 
+def _cache_words(counts: Counts) -> str:
+    return f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached" if counts.cached_tokens else ""
+
+
 def _duration(seconds: float) -> str:
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s" if rest >= 60 else f"{rest}s"
@@ -243,7 +248,8 @@ def print_summary(tally: Tally, store: Store, plan: Plan, sweep: dict[str, list[
     counts, status = tally.counts, tally.status()
     console.print(
         f"\n{counts.rows:,} rows: {counts.ok:,} ok, {counts.error:,} error; {counts.completion_tokens:,} tokens in "
-        f"{status['seconds_generating']:.1f} s of generating ({status['tokens_per_second']:,.0f} tokens/s)",
+        f"{status['seconds_generating']:.1f} s of generating ({status['tokens_per_second']:,.0f} tokens/s)"
+        f"{_cache_words(counts)}",
         highlight=False,
     )
     for sample in tally.samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +29,12 @@ def text_digest(name: str, length: int) -> Any:
     return digest
 
 
-def scan(old: Shard, now: tuple[int, str], rows: int, cap: int, digest: Any = None) -> tuple[Shard, list[Span]]:
-    """Cut the text after what `old` has planned into spans of `rows` rows or `cap` bytes.
+Rows = Callable[[int], int]
+"""How many rows the span has that begins at this byte of the text."""
+
+
+def scan(old: Shard, now: tuple[int, str], rows: Rows, cap: int, digest: Any = None) -> tuple[Shard, list[Span]]:
+    """Cut the text after what `old` has planned into spans of `rows(offset)` rows or `cap` bytes.
 
     `now` are the size and stamp of the stored shard; `digest` runs over what is planned already. Raises InputError.
     """
@@ -68,7 +73,7 @@ def scan(old: Shard, now: tuple[int, str], rows: int, cap: int, digest: Any = No
 class _Cutter:
     """Finds line ends chunk by chunk and cuts spans; a span holds at least one row."""
 
-    def __init__(self, shard: int, line: int, at: int, rows: int, cap: int) -> None:
+    def __init__(self, shard: int, line: int, at: int, rows: Rows, cap: int) -> None:
         self.shard, self.rows, self.cap = shard, rows, cap
         self.line = self._start = line  # ordinal of the line that `at` is in
         self.at = self._offset = self._line_at = at
@@ -88,7 +93,7 @@ class _Cutter:
         after = ends + 1 + self.at
         spans, done, low = [], 0, 0
         while low < len(ends):
-            by_rows = int(np.searchsorted(count, done + self.rows - self._have, "left"))
+            by_rows = int(np.searchsorted(count, done + self.rows(self._offset) - self._have, "left"))
             by_bytes = int(np.searchsorted(after, self._offset + self.cap, "left"))
             high = max(low, min(by_rows, by_bytes))
             if high >= len(ends):

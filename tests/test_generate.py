@@ -214,7 +214,7 @@ class Backwards:
 
     async def stop(self) -> None: ...
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any]) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
         mine = asyncio.Event()
         self.waiting.append(mine)
         if len(self.waiting) == self.capacity:
@@ -233,7 +233,7 @@ class Gate(Backwards):
         self.entered = asyncio.Semaphore(0)
         self.open = asyncio.Semaphore(0)
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any]) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
         self.entered.release()
         await self.open.acquire()
         return [Output("yes", 1, "stop")]
@@ -321,6 +321,6 @@ def test_a_sample_that_grows_too_long_leaves_the_others(tmp_path: Path) -> None:
 
 
 class OneLongAnswer(Backwards):
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any]) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
         answers = ["short", "long " * 50][: sampling["n"]]
         return [Output(answer, len(answer.split()), "stop") for answer in answers]

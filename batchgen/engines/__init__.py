@@ -22,8 +22,9 @@ class Engine(Protocol):
         """Load the model. Raises EngineError with the engine's own words."""
         ...
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any]) -> list[Output]:
-        """The `sampling["n"]` outputs of one prompt, complete. `request` is unique among running ones.
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+        """The `sampling["n"]` outputs of one prompt, complete. `request` is unique among running ones; of the
+        prompts that wait, one with a lower `place` goes first.
 
         Raises BadRow when the engine refuses this prompt, EngineError when it died.
         """

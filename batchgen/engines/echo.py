@@ -64,7 +64,7 @@ class EchoEngine:
     async def stop(self) -> None:
         return None
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, object]) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, object], place: int = 0) -> list[Output]:
         text = bytes(token_ids).decode() if self._tokenizer is None else self._tokenizer.decode(token_ids)
         options = self.options
         if options.die_on and options.die_on in text:

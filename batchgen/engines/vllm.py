@@ -1,7 +1,7 @@
 """vllm: one AsyncLLM, tensor x pipeline parallel, prompts as token ids, final outputs only.
 
 `engine.options` are vLLM's own engine arguments. Defaults differ from vLLM's where a batch job needs it: weights
-only from safetensors, no statistics log, workers as processes of this replica (`mp`).
+only from safetensors, no statistics log, a queue that honours places (lengths.py), workers as processes of this replica (`mp`).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class VllmEngine:
         self._arguments: dict[str, Any] = {
             "load_format": "safetensors",
             "disable_log_stats": True,
+            "scheduling_policy": "priority",
             "distributed_executor_backend": "mp" if spec.tensor_parallel_size * spec.pipeline_parallel_size > 1 else None,
             **options,
             "model": model.source,
@@ -78,14 +79,14 @@ class VllmEngine:
 
     async def stop(self) -> None:
         if self._engine is not None:
-            self._engine.shutdown()
+            self._engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any]) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
         prompt = self._prompt(prompt_token_ids=token_ids)
         final: Any = None
         try:
             params = self._params(**sampling, output_kind=self._kind.FINAL_ONLY)
-            async for output in self._engine.generate(prompt, params, request):
+            async for output in self._engine.generate(prompt, params, request, priority=place):
                 final = output
         except self._dead as error:
             raise EngineError(f"vLLM died: {error}") from error
@@ -94,6 +95,6 @@ class VllmEngine:
         if final is None:
             raise EngineError("vLLM ended a request without an output")
         return [
-            Output(o.text, len(o.token_ids), o.finish_reason or "stop", o.cumulative_logprob)
+            Output(o.text, len(o.token_ids), o.finish_reason or "stop", o.cumulative_logprob, final.num_cached_tokens or 0)
             for o in sorted(final.outputs, key=lambda o: o.index)
         ]

@@ -1,0 +1,188 @@
+"""One command and all the processes it starts: seconds, CPU seconds, peak memory, and vLLM's stamps."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STAMPS = Path(__file__).parent / "stamps"
+TICK = os.sysconf("SC_CLK_TCK")
+ENGINE = ("EngineCore", "VLLM::Worker", "VllmWorker")
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass
+class Measured:
+    """Seconds unless said otherwise. `generating`: first row into an engine to last row out of one. `startup`: start of
+    the process to first row in. `cpu_outside`: CPU of all processes but the engine cores. `cpu_startup`: CPU before the
+    first row, without engine cores and without the processes that hold vLLM's front end."""
+
+    whole: float
+    generating: float
+    startup: float
+    peak_mb: float
+    cpu_outside: float
+    cpu_engine: float
+    cpu_startup: float
+    requests: int
+    tokens: int
+    cached: int
+    ends: list[float] = field(default_factory=list)
+    """When each engine finished its last row, after the first row of all."""
+    starts: list[float] = field(default_factory=list)
+    processes: dict[str, list[float]] = field(default_factory=dict)
+    """CPU seconds before the first row and in all, by kind of process."""
+
+
+class _Watch(threading.Thread):
+    """Samples the process tree: CPU by process twice a second, proportional memory every two seconds."""
+
+    def __init__(self, root: int) -> None:
+        super().__init__(daemon=True)
+        self.root, self.stopped = root, threading.Event()
+        self.samples: list[tuple[float, dict[int, float]]] = []
+        self.engines: set[int] = set()
+        self.seen: dict[int, float] = {}
+        self.names: dict[int, str] = {}
+        self.peak = 0.0
+
+    def run(self) -> None:
+        turn = 0
+        while not self.stopped.wait(0.5):
+            pids = tree(self.root)
+            for pid in pids:
+                self._look(pid)
+            self.samples.append((time.time(), dict(self.seen)))
+            if turn % 4 == 0:
+                self.peak = max(self.peak, sum(_proportional_mb(pid) for pid in pids))
+            turn += 1
+
+    def _look(self, pid: int) -> None:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            name = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        except OSError:
+            return
+        self.seen[pid] = (int(fields[11]) + int(fields[12])) / TICK
+        self.names[pid] = name[:160]
+        if any(mark in name for mark in ENGINE):
+            self.engines.add(pid)
+
+
+def tree(root: int) -> list[int]:
+    """The processes below this one that `root` started; this process is their subreaper."""
+    parents: dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                parents[int(entry)] = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found, mine = [], os.getpid()
+    for pid in parents:
+        at = pid
+        while at in parents and at != mine:
+            at = parents[at]
+        if at == mine and pid != mine:
+            found.append(pid)
+    return found
+
+
+def _proportional_mb(pid: int) -> float:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0
+
+
+def measure(command: list[str], env: dict[str, str], log: Path, timeout: float) -> Measured:
+    """Run the command to its end. Raises RuntimeError with the end of its log when it fails."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    with tempfile.TemporaryDirectory() as stamps, open(log, "wb") as out:
+        path = os.pathsep.join([str(STAMPS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = {**os.environ, **env, "PYTHONPATH": path, "BENCH_STAMPS": stamps}
+        began = time.time()
+        process = subprocess.Popen(command, env=env, stdout=out, stderr=out)
+        watch = _Watch(process.pid)
+        watch.start()
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = -1
+        whole = time.time() - began
+        watch.stopped.set()
+        watch.join()
+        _reap()
+        found = _stamps(Path(stamps))
+        if code or not found:
+            tail = log.read_text(errors="replace")[-3000:]
+            raise RuntimeError(f"exit code {code}, {len(found)} stamps:\n{tail}")
+    first, last = min(s[0] for s in found.values()), max(s[1] for s in found.values())
+    before = max((s for s in watch.samples if s[0] <= first), default=(began, {}), key=lambda s: s[0])[1]
+    fronts = set(found)
+    return Measured(
+        whole=whole,
+        generating=last - first,
+        startup=first - began,
+        peak_mb=watch.peak,
+        cpu_outside=sum(cpu for pid, cpu in watch.seen.items() if pid not in watch.engines),
+        cpu_engine=sum(cpu for pid, cpu in watch.seen.items() if pid in watch.engines),
+        cpu_startup=sum(cpu for pid, cpu in before.items() if pid not in watch.engines | fronts),
+        requests=int(sum(s[3] for s in found.values())),
+        tokens=int(sum(s[4] for s in found.values())),
+        cached=int(sum(s[5] for s in found.values())),
+        ends=sorted(s[1] - first for s in found.values()),
+        starts=sorted(s[0] - first for s in found.values()),
+        processes=_by_kind(watch, before),
+    )
+
+
+def _by_kind(watch: _Watch, before: dict[int, float]) -> dict[str, list[float]]:
+    kinds: dict[str, list[float]] = {}
+    for pid, cpu in watch.seen.items():
+        words = watch.names[pid].split() or ["?"]
+        name = next((w for w in words[1:] if w.endswith(".py") or w in ("-m",)), "") or " ".join(words[:2])
+        if name == "-m":
+            name = " ".join(words[words.index("-m") : words.index("-m") + 3])
+        kind = kinds.setdefault(name.rpartition("/")[2], [0.0, 0.0])
+        kind[0] += before.get(pid, 0.0)
+        kind[1] += cpu
+    return {name: [round(a, 2), round(b, 2)] for name, (a, b) in sorted(kinds.items(), key=lambda item: -item[1][1])}
+
+
+def _stamps(folder: Path) -> dict[int, tuple[float, ...]]:
+    found = {}
+    for file in folder.iterdir():
+        if file.name == "own.json":
+            own = json.loads(file.read_text())
+            found[0] = (own["first"], own["last"], own["requests"], own["requests"], own["tokens"], 0)
+        elif len(data := file.read_bytes()) == 48 and struct.unpack("6d", data)[3]:
+            found[int(file.name)] = struct.unpack("6d", data)
+    return found
+
+
+def _reap() -> None:
+    """End what the command left behind: everything below this process."""
+    for pid in tree(os.getpid()):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.05)
+        except ChildProcessError:
+            return

@@ -1,0 +1,234 @@
+"""Pools of up to 1,000 replicas, simulated: dispatch.py, the plan's span sizes and lengths.py are the ones that run in a job.
+
+    python tests/bench/simulate.py [--replicas 1,8,64,1000] [--rows-per-replica 4000] [--step 0.030 0.0003] [--seed 0]
+
+A replica is a continuous batch of `--sequences`: with n of them running, every sequence gains a token each base + n x slope
+seconds (`--step`). Rows wait in the engine in the order of lengths.py. Spans come from the feed at `--feed` a second. Replicas
+start after a lognormal cold start and die at `--deaths` an hour each; a dead one's open spans are done again, and another
+starts. Nothing else is modelled: no prefill, no store, no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchgen.dispatch import Dispatcher
+from batchgen.lengths import Lengths, Order
+from batchgen.plan import Sizes, span_sizes
+from batchgen.spec import Job
+
+
+@dataclass
+class World:
+    """What is assumed. Seconds; lengths in tokens."""
+
+    replicas: int
+    rows: int
+    sequences: int = 256
+    base: float = 0.030
+    slope: float = 0.0003
+    mean: float = 300.0
+    sigma: float = 0.8
+    most: int = 2048
+    feed: float = 300.0
+    cold: float = 90.0
+    deaths: float = 0.0
+    seed: int = 0
+    shrink: bool = True
+    longest_first: bool = True
+
+
+@dataclass
+class Replica:
+    """One engine: `clock` counts the tokens that each running sequence has gained since the start."""
+
+    order: Order
+    clock: float = 0.0
+    at: float = 0.0
+    running: list[tuple[float, int, int]] = field(default_factory=list)  # finish clock, serial, span
+    waiting: list[tuple[int, int, int, int]] = field(default_factory=list)  # place, serial, span, tokens
+    open: dict[int, int] = field(default_factory=dict)
+    done: int = 0
+    version: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        return len(self.running) + len(self.waiting)
+
+
+@dataclass
+class Outcome:
+    makespan: float
+    utilisation: float
+    tail: float
+    redone: float
+
+
+def simulate(world: World) -> Outcome:
+    """Run a job of `world.rows` rows to its end. Utilisation: tokens kept, by what the pool makes in the same time when every
+    replica is up and full. Tail: the part of the makespan after the first replica had nothing left to do."""
+    dice = random.Random(world.seed)
+    lengths = [_length(world, dice) for _ in range(world.rows)]
+    spans = _spans(world)
+    dispatcher: Dispatcher[int] = Dispatcher()
+    replicas: dict[int, Replica] = {}
+    events: list[tuple[float, int, str, int]] = []
+    serial = itertools.count()
+    names = itertools.count(1)
+    fed, made, first_idle, now = 0, 0.0, math.inf, 0.0
+
+    def at(when: float, kind: str, who: int) -> None:
+        heapq.heappush(events, (when, next(serial), kind, who))
+
+    def start() -> None:
+        at(now + dice.lognormvariate(math.log(world.cold), 0.3), "join", next(names))
+
+    def advance(replica: Replica) -> None:
+        step = world.base + world.slope * len(replica.running)
+        if replica.running:
+            replica.clock += (now - replica.at) / step
+        replica.at = now
+
+    def fill(name: int) -> None:
+        replica = replicas[name]
+        while replica.waiting and len(replica.running) < world.sequences:
+            _, number, span, tokens = heapq.heappop(replica.waiting)
+            heapq.heappush(replica.running, (replica.clock + tokens, number, span))
+        replica.version += 1
+        if replica.running:
+            step = world.base + world.slope * len(replica.running)
+            at(now + max(0.0, replica.running[0][0] - replica.clock) * step, f"row {replica.version}", name)
+        if replica.unfinished < 2 * world.sequences:
+            dispatcher.has_room(name)
+
+    for _ in range(world.replicas):
+        start()
+    at(0.0, "feed", 0)
+    while not (fed == len(spans) and dispatcher.idle):
+        now, _, kind, who = heapq.heappop(events)
+        if kind == "feed":
+            if fed < len(spans) and dispatcher.hungry:
+                dispatcher.offer(fed)
+                fed += 1
+            if fed == len(spans):
+                dispatcher.end_feed()
+            else:
+                at(now + 1 / world.feed, "feed", 0)
+        elif kind == "join":
+            replicas[who] = Replica(Order(Lengths()), at=now)
+            dispatcher.join(who)
+            dispatcher.has_room(who)
+            if world.deaths:
+                at(now + dice.expovariate(world.deaths / 3600), "die", who)
+        elif kind == "die" and who in replicas:
+            del replicas[who]
+            dispatcher.leave(who)
+            start()
+        elif kind.startswith("row") and who in replicas and kind == f"row {replicas[who].version}":
+            replica = replicas[who]
+            advance(replica)
+            replica.clock = max(replica.clock, replica.running[0][0])
+            while replica.running and replica.running[0][0] <= replica.clock + 1e-9:
+                _, number, span = heapq.heappop(replica.running)
+                replica.open[span] -= 1
+                made += lengths[number]
+                if replica.open[span] == 0:
+                    dispatcher.finish(who, span, now)
+            fill(who)
+            if not replica.unfinished and dispatcher.feed_ended and not dispatcher.queue:
+                first_idle = min(first_idle, now)
+        while (assignment := dispatcher.take(now)) is not None:
+            name, span = assignment
+            replica = replicas[name]
+            advance(replica)
+            low, high = spans[span]
+            replica.open[span] = high - low
+            places = _places(world, replica, lengths[low:high])
+            for number, place in zip(range(low, high), places, strict=True):
+                heapq.heappush(replica.waiting, (place, number, span, lengths[number]))
+            fill(name)
+    full = world.sequences / (world.base + world.slope * world.sequences)
+    tokens = sum(lengths)
+    return Outcome(
+        makespan=now,
+        utilisation=tokens / (full * world.replicas * now),
+        tail=max(0.0, now - first_idle) / now,
+        redone=made / tokens - 1,
+    )
+
+
+def _length(world: World, dice: random.Random) -> int:
+    tokens = dice.lognormvariate(math.log(world.mean) - world.sigma**2 / 2, world.sigma)
+    return max(1, min(world.most, int(tokens)))
+
+
+def _spans(world: World) -> list[tuple[int, int]]:
+    job = {"input": {"path": "x", "prompt": "p"}, "engine": {"kind": "echo"}, "output": {"path": "y"}}
+    sizes = span_sizes(Job.parse({**job, "replicas": {"max": world.replicas}}), world.rows)
+    if not world.shrink:
+        sizes = Sizes(sizes.most, sizes.most, sizes.pool)
+    spans, low = [], 0
+    while low < world.rows:
+        spans.append((low, min(world.rows, low + sizes.rows(world.rows - low))))
+        low = spans[-1][1]
+    return spans
+
+
+def _places(world: World, replica: Replica, lengths: list[int]) -> list[int]:
+    sampling: Callable[[int], dict[str, Any]] = lambda tokens: {"max_tokens": tokens, "ignore_eos": True}  # noqa: E731
+    prompts = [{"source": n, "sampling": sampling(t), "turns": [], "attributes": None} for n, t in enumerate(lengths)]
+    if world.longest_first:
+        return replica.order.places(prompts, world.sequences)
+    replica.done += 1
+    return [replica.done] * len(lengths)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicas", default="1,8,64,1000")
+    parser.add_argument("--rows-per-replica", type=int, default=4000)
+    parser.add_argument("--step", type=float, nargs=2, default=(0.030, 0.0003))
+    parser.add_argument("--sequences", type=int, default=256)
+    parser.add_argument("--feed", type=float, default=300.0)
+    parser.add_argument("--deaths", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print("| replicas | rows | deaths/h each | hours | utilisation | tail | done twice | utilisation, plain | tail, plain |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for size in map(int, options.replicas.split(",")):
+        for deaths in (0.0, options.deaths):
+            shape: dict[str, Any] = {
+                "replicas": size,
+                "rows": size * options.rows_per_replica,
+                "sequences": options.sequences,
+                "base": options.step[0],
+                "slope": options.step[1],
+                "feed": options.feed,
+                "deaths": deaths,
+                "seed": options.seed,
+            }
+            ours = simulate(World(**shape))
+            plain = simulate(World(**shape, shrink=False, longest_first=False))
+            cells = [
+                f"{size:,}",
+                f"{shape['rows']:,}",
+                f"{deaths:g}",
+                f"{ours.makespan / 3600:.2f}",
+                f"{ours.utilisation:.1%}",
+                f"{ours.tail:.1%}",
+                f"{ours.redone:.1%}",
+                f"{plain.utilisation:.1%}",
+                f"{plain.tail:.1%}",
+            ]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""lengths.py: what lengths are expected, and the order that follows from them."""
+
+import random
+
+import pytest
+
+from batchgen.lengths import MOST_AHEAD, Lengths, Order
+
+
+def prompt(source, max_tokens=100, turns=(), attributes=None, **sampling):
+    fields = {"max_tokens": max_tokens, "min_tokens": 0, "ignore_eos": False, **sampling}
+    return {"source": source, "sampling": fields, "turns": list(turns), "attributes": attributes}
+
+
+def order_of(places):
+    return sorted(range(len(places)), key=lambda n: (places[n], n))
+
+
+def test_nothing_is_known_before_a_row_is_finished():
+    assert Lengths().expect((), prompt(0, max_tokens=70)["sampling"]) == 70
+
+
+def test_a_key_is_learned_and_a_new_one_gets_the_mean_of_all():
+    lengths = Lengths()
+    for _ in range(1_000):
+        lengths.learn((0,), 10)
+        lengths.learn((4,), 50)
+    sampling = prompt(0)["sampling"]
+    assert lengths.expect((0,), sampling) == pytest.approx(10, rel=0.05)
+    assert lengths.expect((4,), sampling) == pytest.approx(50, rel=0.05)
+    assert lengths.expect((2,), sampling) == pytest.approx(30)
+
+
+def test_an_expectation_stays_between_min_tokens_and_max_tokens():
+    lengths = Lengths()
+    lengths.learn((), 50)
+    assert lengths.expect((), prompt(0, max_tokens=20)["sampling"]) == 20
+    assert lengths.expect((), prompt(0, min_tokens=80)["sampling"]) == 80
+
+
+def test_ignore_eos_makes_the_length_exact_whatever_was_learned():
+    lengths = Lengths()
+    lengths.learn((), 5)
+    assert lengths.expect((), prompt(0, max_tokens=90, ignore_eos=True)["sampling"]) == 90
+
+
+def test_rows_of_one_length_keep_their_order():
+    order = Order(Lengths())
+    places = [*order.places([prompt(n) for n in range(40)], 16), *order.places([prompt(n) for n in range(40)], 16)]
+    assert order_of(places) == list(range(80))
+
+
+def test_the_variants_of_a_row_share_a_place_and_rows_of_other_spans_do_not_come_between_them():
+    order = Order(Lengths())
+    span = [prompt(source, max_tokens=10 * (1 + variant)) for source in range(5) for variant in range(3)]
+    places = order.places(span, 16)
+    assert [places[3 * n : 3 * n + 3] for n in range(5)] == [[places[3 * n]] * 3 for n in range(5)]
+    assert len(set(places)) == 5
+
+
+def test_a_long_row_goes_ahead_and_a_conversation_counts_all_its_turns():
+    order = Order(Lengths())
+    places = order.places([prompt(0, 10), prompt(1, 10), prompt(2, 100), prompt(3, 10, turns=["b", "c"])], 16)
+    assert order_of(places) == [2, 3, 0, 1]
+
+
+def test_no_row_waits_for_more_than_a_few_engines_full_of_later_ones():
+    dice, order, capacity = random.Random(1), Order(Lengths()), 16
+    places = []
+    for _ in range(50):
+        places += order.places([prompt(n, dice.choice([1, 10, 400])) for n in range(20)], capacity)
+    entered = order_of(places)
+    for turn, row in enumerate(entered):
+        assert turn - row <= MOST_AHEAD * capacity
+
+
+def test_an_error_row_takes_no_place_of_others():
+    order = Order(Lengths())
+    broken = {"source": 1, "sampling": None, "turns": [], "attributes": None}
+    first, _, third = order.places([prompt(0), broken, prompt(2)], 16)
+    assert third - first == 1
