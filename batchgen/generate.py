@@ -120,7 +120,10 @@ class Replica:
             try:
                 outputs = await self._generate(row["token_ids"], row["sampling"], queue_place)
                 talks = [start.after(output, row["token_ids"]) for output in outputs]
-                await asyncio.gather(*(self._script(talk, row, number, queue_place, shard) for number, talk in enumerate(talks)))
+                if row["turns"]:
+                    await asyncio.gather(
+                        *(self._script(talk, row, number, queue_place, shard) for number, talk in enumerate(talks))
+                    )
             except BadRow as bad:
                 start.error = RowError(bad.code, f"{place(shard, row['row'])}: {bad}")
         await self._count(unfinished=-1)

@@ -31,6 +31,7 @@ FIELDS = {
     "spans_done",
     "prompt_tokens",
     "completion_tokens",
+    "cached_tokens",
     "seconds_total",
     "seconds_generating",
     "tokens_per_second",

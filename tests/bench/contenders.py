@@ -211,6 +211,11 @@ def batchgen(settings: Settings) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "batchgen", "run", str(folder / "job.yaml")])
 
 
+def batchgen_plain(settings: Settings) -> None:
+    """batchgen with rows in plain order (lengths.py has no effect)."""
+    batchgen({**settings, "options": {**settings["options"], "scheduling_policy": "fcfs"}})
+
+
 CONTENDERS: dict[str, Callable[[Settings], None]] = {
     "LLM.generate": llm,
     "AsyncLLM": async_llm,
@@ -220,6 +225,7 @@ CONTENDERS: dict[str, Callable[[Settings], None]] = {
     "Daft": daft_vllm,
     "transformers": transformers,
     "batchgen": batchgen,
+    "batchgen plain": batchgen_plain,
 }
 
 if __name__ == "__main__":
