@@ -24,7 +24,7 @@ class Dispatcher(Generic[Item]):
         self.queue: deque[Item] = deque()
         self.running: dict[ReplicaId, dict[Item, float]] = {}
         self._holders: dict[Item, set[ReplicaId]] = {}
-        self._with_room: deque[ReplicaId] = deque()
+        self._with_room: dict[ReplicaId, int] = {}
         self._took: deque[float] = deque(maxlen=64)
         self.deaths: dict[Item, int] = {}
         """How many replicas died while they ran an item."""
@@ -40,10 +40,10 @@ class Dispatcher(Generic[Item]):
         """A replica is ready; it takes nothing before it says that it has room."""
         self.running[replica] = {}
 
-    def has_room(self, replica: ReplicaId) -> None:
-        """The replica can take one more item. Ignored for a replica that left."""
-        if replica in self.running and replica not in self._with_room:
-            self._with_room.append(replica)
+    def has_room(self, replica: ReplicaId, load: int = 0) -> None:
+        """The replica, with `load` prompts unfinished, can take one more item. Ignored for a replica that left."""
+        if replica in self.running:
+            self._with_room[replica] = load
 
     def leave(self, replica: ReplicaId) -> list[Item]:
         """The replica died; the items that nobody else is running are queued again, and returned."""
@@ -51,8 +51,7 @@ class Dispatcher(Generic[Item]):
         for item in lost:
             self._release(replica, item)
             self.deaths[item] = self.deaths.get(item, 0) + 1
-        if replica in self._with_room:
-            self._with_room.remove(replica)
+        self._with_room.pop(replica, None)
         orphans = [item for item in lost if item not in self._holders]
         self.queue.extendleft(reversed(orphans))
         return orphans
@@ -63,14 +62,14 @@ class Dispatcher(Generic[Item]):
             return None
         if self.queue:
             # The emptiest replica first, so that equal replicas end together.
-            replica = min(self._with_room, key=lambda r: len(self.running[r]))
+            replica = min(self._with_room, key=self._with_room.__getitem__)
             item = self.queue.popleft()
         else:
             copy = self._straggler(now)
             if copy is None:
                 return None
             replica, item = copy
-        self._with_room.remove(replica)
+        del self._with_room[replica]
         self.running[replica][item] = now
         self._holders.setdefault(item, set()).add(replica)
         return replica, item

@@ -95,7 +95,7 @@ def _one_pass(job: Job, pool: Pool, feed: Feed, monitor: Monitor, stopping: Call
                 dispatcher.join(event.replica)
                 monitor.tally.engine = event.engine or {}
             elif event.kind == "room":
-                dispatcher.has_room(event.replica)
+                dispatcher.has_room(event.replica, event.load)
             elif event.kind == "receipt":
                 assert event.receipt is not None
                 dispatcher.finish(event.replica, event.item, time.monotonic())

@@ -58,10 +58,11 @@ class Replica:
     async def stop(self) -> None:
         await self.engine.stop()
 
-    async def room(self, assigned: int) -> None:
-        """Return when all `assigned` spans have arrived and there is room for another."""
+    async def room(self, assigned: int) -> int:
+        """Unfinished prompts, when all `assigned` spans have arrived and there is room for another."""
         async with self._change:
             await self._change.wait_for(lambda: self._accepted >= assigned and self._has_room())
+            return self._unfinished
 
     async def run(self, block: pa.Table) -> Receipt:
         """Generate and commit one span; `block` is feed.encode_block's.
@@ -77,7 +78,7 @@ class Replica:
         places = self._order.places(rows, self.engine.capacity)
         answering = zip(rows, places, strict=True)
         answered = await asyncio.gather(*(self._answer(n, *pair, self.shards[shard]) for n, pair in enumerate(answering)))
-        last = time.time()
+        last, ended = time.time(), time.monotonic()
         await self._count(committing=1)
         completions = [completion for answers in answered for completion in answers]
         part = await asyncio.to_thread(
@@ -90,12 +91,13 @@ class Replica:
             self.renderer.model.label,
         )
         created = await asyncio.to_thread(commit.commit, self.store, span, part)
+        committing = time.monotonic() - ended
         counts, errors = commit.count(completions), commit.errors_by_code(completions)
         if not created:
             counts, errors = await asyncio.to_thread(commit.read_counts, self.store, span)
         await self._count(committing=-1)
         samples = commit.first_errors(completions)
-        return Receipt(span, created, counts, errors, samples, first, last, time.monotonic() - began)
+        return Receipt(span, created, counts, errors, samples, first, last, time.monotonic() - began, committing)
 
     def _has_room(self) -> bool:
         return self._unfinished < 2 * self.engine.capacity and self._committing < MOST_COMMITTING

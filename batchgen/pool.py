@@ -30,13 +30,14 @@ START_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a replica: it is ready, has room, finished or lost `item`, or died."""
+    """What happened to a replica: it is ready, has room (with `load` prompts unfinished), finished or lost `item`, or died."""
 
     kind: Literal["ready", "room", "receipt", "lost", "died"]
     replica: int
     item: Any = None
     receipt: Receipt | None = None
     engine: dict[str, int] | None = None
+    load: int = 0
     message: str = ""
 
 
@@ -120,7 +121,7 @@ class Pool:
                 yield Event("ready", replica, engine=result)
                 self.ask_for_room(replica)
             elif kind == "room":
-                yield Event("room", replica)
+                yield Event("room", replica, load=result)
             else:
                 yield Event("receipt", replica, item, receipt=result)
 

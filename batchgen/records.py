@@ -192,7 +192,8 @@ class Counts:
 class Receipt:
     """What a replica answers for a span. `created` is False where the part was already there;
     `counts` are then those of that part. `first` and `last` are the replica's wall-clock seconds at
-    which the span's first row entered the engine and its last one left it."""
+    which the span's first row entered the engine and its last one left it; `committing` are the seconds of
+    encoding the part and putting it."""
 
     span: str
     created: bool
@@ -202,6 +203,7 @@ class Receipt:
     first: float
     last: float
     seconds: float
+    committing: float = 0.0
 
 
 def attributes_type(names: tuple[str, ...]) -> pa.DataType:

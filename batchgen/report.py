@@ -47,6 +47,8 @@ class Tally:
     samples: list[str] = field(default_factory=list)
     seconds_total: float = 0.0
     seconds_generating: float = 0.0
+    seconds_committing: float = 0.0
+    """Encoding and putting parts, added up over spans; replicas generate meanwhile."""
     state: str = "planned"
     engine: dict[str, int] = field(default_factory=dict)
     generated: int = 0
@@ -86,6 +88,7 @@ class Tally:
             "cached_tokens": self.counts.cached_tokens,
             "seconds_total": round(self.seconds_total, 3),
             "seconds_generating": round(generating, 3),
+            "seconds_committing": round(self.seconds_committing, 3),
             "tokens_per_second": round(self.counts.completion_tokens / generating, 1) if generating else 0.0,
             "spans_generated": self.generated,
             "errors": dict(sorted(self.errors.items())),
@@ -122,6 +125,7 @@ def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
             tally.samples = fields["error_samples"]
             tally._open_rows -= sum(tally._rows[span] for span in counted)
         tally.seconds_total, tally.seconds_generating = fields["seconds_total"], fields["seconds_generating"]
+        tally.seconds_committing = fields["seconds_committing"]
         tally.generated, tally.engine = fields["spans_generated"], fields["engine"]
         tally.state = _state(fields)
     late = [span.name for span in plan.spans if span.name in committed and span.name not in tally.counted]
@@ -179,6 +183,7 @@ class Monitor:
         """Count a span's part."""
         self.tally.add(receipt.span, receipt.counts, receipt.errors)
         self.tally.generated += 1
+        self.tally.seconds_committing += receipt.committing
         self._first = min(self._first or receipt.first, receipt.first)
         self._last = max(self._last, receipt.last)
         for error in receipt.samples[: 5 - len(self.tally.samples)]:

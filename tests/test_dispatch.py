@@ -63,10 +63,10 @@ def test_items_go_in_the_order_of_the_feed_to_the_emptiest_replica() -> None:
     for item in "abcd":
         dispatcher.offer(item)
     assert [dispatcher.take(0.0), dispatcher.take(0.0)] == [(1, "a"), (2, "b")]
-    dispatcher.has_room(2)
+    dispatcher.has_room(2, 7)
     assert dispatcher.take(0.0) == (2, "c")
-    dispatcher.has_room(2)
-    dispatcher.has_room(1)
+    dispatcher.has_room(2, 9)
+    dispatcher.has_room(1, 3)
     assert dispatcher.take(0.0) == (1, "d")
 
 
@@ -193,7 +193,7 @@ class World:
         self.dispatcher: Dispatcher[str] = Dispatcher(patience=2.0, least_seconds=5.0)
         self.now = 0.0
         self.alive: set[int] = set()
-        self.rooms: set[int] = set()
+        self.rooms: dict[int, int] = {}
         self.inflight: dict[tuple[int, str], float] = {}
         self.offered: list[str] = []
         self.done: set[str] = set()
@@ -223,8 +223,8 @@ class World:
     def room(self) -> None:
         if self.alive:
             replica = self.dice.choice(sorted(self.alive))
-            self.rooms.add(replica)
-            self.dispatcher.has_room(replica)
+            self.rooms[replica] = self.dice.randint(0, 9)
+            self.dispatcher.has_room(replica, self.rooms[replica])
 
     def take(self) -> None:
         queued = list(self.dispatcher.queue)
@@ -239,14 +239,14 @@ class World:
         if queued:
             assert item == queued[0]
             assert not self.runners(item)
-            assert self.load(replica) == min(self.load(other) for other in self.rooms)
+            assert self.rooms[replica] == min(self.rooms.values())
         else:
             [runner] = self.runners(item)
             assert self.dispatcher.feed_ended
             assert self.load(replica) == 0
             late = max(5.0, 2.0 * statistics.median(self.took[-64:]))
             assert self.now - self.inflight[runner, item] > late
-        self.rooms.remove(replica)
+        del self.rooms[replica]
         self.inflight[replica, item] = self.now
 
     def finish(self) -> None:
@@ -266,7 +266,7 @@ class World:
             mine = {item for of, item in self.inflight if of == replica}
             self.inflight = {key: since for key, since in self.inflight.items() if key[0] != replica}
             self.alive.remove(replica)
-            self.rooms.discard(replica)
+            self.rooms.pop(replica, None)
             orphans = {item for item in mine if item not in self.done and not self.runners(item)}
             assert set(self.dispatcher.leave(replica)) == orphans
             assert orphans <= set(self.dispatcher.queue)
@@ -280,7 +280,7 @@ class World:
         self.join()
         for _ in range(4 * len(self.offered) + 4):
             for replica in sorted(self.alive):
-                self.rooms.add(replica)
+                self.rooms[replica] = 0
                 self.dispatcher.has_room(replica)
             self.take()
             self.finish()

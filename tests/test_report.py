@@ -22,7 +22,7 @@ from batchgen.records import Completion, Counts, Receipt, Span, prompt_schema
 from batchgen.spec import Job, check_sampling
 from batchgen.store import LocalStore
 
-# The fields that users' tools read, and the two that were added to them.
+# The fields that users' tools read, and those that were added to them.
 FIELDS = {
     "rows_planned",
     "rows_ok",
@@ -31,13 +31,12 @@ FIELDS = {
     "spans_done",
     "prompt_tokens",
     "completion_tokens",
-    "cached_tokens",
     "seconds_total",
     "seconds_generating",
     "tokens_per_second",
     "state",
 }
-ADDED = {"spans_generated", "errors"}
+ADDED = {"spans_generated", "errors", "cached_tokens", "seconds_committing"}
 
 
 class Output:

@@ -2,7 +2,8 @@
 
     python tests/bench/contenders.py NAME SETTINGS.json
 
-SETTINGS: folder (of the workload), model, options (vLLM's engine options, the same for all), out, replicas.
+SETTINGS: folder (of the workload), model, options (vLLM's engine options, the same for all), out, replicas, gpus of
+each, job (batchgen's fields for the workload).
 Every contender reads the same texts and is asked for the same lengths; greedy, `ignore_eos`.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -120,7 +122,9 @@ def _ray_data(settings: Settings, **config: Any) -> None:
             model_source=settings["model"],
             engine_kwargs=settings["options"],
             concurrency=settings["replicas"],
-            placement_group_config={"bundles": [{"CPU": 1}]},
+            placement_group_config={
+                "bundles": [{"CPU": 1, "GPU": 1} if settings["gpus"] else {"CPU": 1}] * max(1, settings["gpus"])
+            },
             chat_template_stage=False,
             **config,
         ),
@@ -159,7 +163,7 @@ def daft_vllm(settings: Settings) -> None:
         provider="vllm-prefix-caching",
         model=settings["model"],
         concurrency=settings["replicas"],
-        gpus_per_actor=0,
+        gpus_per_actor=settings["gpus"],
         engine_args=settings["options"],
         generate_args={"sampling_params": params},
     )
@@ -196,17 +200,17 @@ def batchgen(settings: Settings) -> None:
     rows = _rows(settings)
     turns = "turns" in rows[0]
     (folder / "plain.jinja").write_text(TEMPLATE)
+    options = dict(settings["options"])
+    ranks = options.pop("tensor_parallel_size", 1)
     job = {
         "input": {"path": str(folder / "job_rows.jsonl"), "turns" if turns else "prompt": "turns" if turns else "prompt"},
         "model": {"source": settings["model"], "chat_template": str(folder / "plain.jinja") if turns else "none"},
-        "engine": {"kind": settings.get("engine", "vllm"), "options": settings["options"]},
+        "engine": {"tensor_parallel_size": ranks, "options": options},
         "sampling": {"temperature": 0.0, "ignore_eos": True, "max_tokens": {"column": "max_tokens"}},
         "replicas": {"max": settings["replicas"]},
         "output": {"path": settings["out"]},
         **settings["job"],
     }
-    if "max_tokens" not in json.loads((folder / "job_rows.jsonl").open().readline()):
-        job["sampling"]["max_tokens"] = rows[0]["max_tokens"]
     (folder / "job.yaml").write_text(json.dumps(job))
     os.execv(sys.executable, [sys.executable, "-m", "batchgen", "run", str(folder / "job.yaml")])
 
@@ -214,6 +218,16 @@ def batchgen(settings: Settings) -> None:
 def batchgen_plain(settings: Settings) -> None:
     """batchgen with rows in plain order (lengths.py has no effect)."""
     batchgen({**settings, "options": {**settings["options"], "scheduling_policy": "fcfs"}})
+
+
+def batchgen_unshared(settings: Settings) -> None:
+    """batchgen on the same rows shuffled, without a prefix cache and without the sweep that keeps variants together."""
+    folder = Path(settings["folder"])
+    rows = _rows(settings)
+    random.Random(11).shuffle(rows)
+    (folder / "shuffled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"input": {"path": str(folder / "shuffled.jsonl"), "prompt": "prompt"}}
+    batchgen({**settings, "job": source, "options": {**settings["options"], "enable_prefix_caching": False}})
 
 
 CONTENDERS: dict[str, Callable[[Settings], None]] = {
@@ -226,6 +240,7 @@ CONTENDERS: dict[str, Callable[[Settings], None]] = {
     "transformers": transformers,
     "batchgen": batchgen,
     "batchgen plain": batchgen_plain,
+    "batchgen unshared": batchgen_unshared,
 }
 
 if __name__ == "__main__":

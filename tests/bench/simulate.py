@@ -106,7 +106,7 @@ def simulate(world: World) -> Outcome:
             step = world.base + world.slope * len(replica.running)
             at(now + max(0.0, replica.running[0][0] - replica.clock) * step, f"row {replica.version}", name)
         if replica.unfinished < 2 * world.sequences:
-            dispatcher.has_room(name)
+            dispatcher.has_room(name, replica.unfinished)
 
     for _ in range(world.replicas):
         start()

@@ -21,25 +21,18 @@ from pathlib import Path
 
 from contenders import CONTENDERS
 from measure import Measured, measure
-from workloads import TINY, Workload, make, make_llama, write
+from workloads import TINY, Workload, make, make_karakuri, make_llama, write
 
-OPTIONS = {
-    "max_model_len": 1024,
-    "max_num_seqs": 256,
-    "dtype": "bfloat16",
-    "enforce_eager": True,
-    "enable_chunked_prefill": False,
-    "max_num_batched_tokens": 4096,
-}
+SHARED = {"max_model_len": 1024, "max_num_seqs": 256, "dtype": "bfloat16"}
+ON_CPU = {**SHARED, "enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096}
+ON_GPU = {**SHARED, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.9, "load_format": "dummy"}
 ENV = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "RAY_DEDUP_LOGS": "0"}
 HEAD = ("", "generating s", "ratio", "tokens/s", "whole s", "peak MB", "CPU s outside", "start s", "start CPU s", "cached")
 
 
-def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int, engine: str = "vllm") -> Measured:
-    """One contender, once. Raises RuntimeError when it fails or did other work than asked."""
-    options = dict(OPTIONS)
-    if workload.name in ("C shuffled", "D unshared"):
-        options["enable_prefix_caching"] = False
+def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int = 1, gpus: int = 0) -> Measured:
+    """One contender, once; `gpus` of each replica. Raises RuntimeError when it fails or did other work than asked."""
+    options: dict[str, object] = {**ON_GPU, "tensor_parallel_size": gpus} if gpus else dict(ON_CPU)
     with tempfile.TemporaryDirectory(dir=folder) as out:
         settings = {
             "folder": str(folder),
@@ -47,7 +40,7 @@ def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int,
             "options": options,
             "out": str(Path(out) / "out"),
             "replicas": replicas,
-            "engine": engine,
+            "gpus": gpus,
             "job": workload.job,
         }
         if replicas > 1:
@@ -88,13 +81,19 @@ def table(results: dict[str, list[Measured]]) -> str:
             f"{runs[0].cached:,}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    for name, runs in results.items():
+        if runs and len(runs[0].ends) > 1:
+            apart = statistics.median((run.ends[-1] - run.ends[0]) / run.ends[-1] for run in runs)
+            lines.append(f"\n{name}: {len(runs[0].ends)} engines ended within {apart:.1%} of the generating phase of each other")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", default="A,B")
-    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--model", default="tiny", help="tiny, llama, karakuri (no weights: for GPUs)")
+    parser.add_argument("--layers", type=int, default=8, help="Of karakuri.")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs of a replica; 0 for a CPU build of vLLM.")
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
@@ -111,8 +110,9 @@ def main() -> None:
     kept: list[dict[str, object]] = []
     for kind in options.model.split(","):
         work.mkdir(parents=True, exist_ok=True)
-        (work / "llama").mkdir(exist_ok=True)
-        model = TINY if kind == "tiny" else make_llama(work / "llama")
+        (work / kind).mkdir(exist_ok=True)
+        makers = {"tiny": lambda _: TINY, "llama": make_llama, "karakuri": lambda at: make_karakuri(at, options.layers)}
+        model = makers[kind](work / kind)
         for letter in options.workload.split(","):
             workload = make(letter, options.rows, options.length)
             folder = work / letter.replace(" ", "-")
@@ -122,7 +122,7 @@ def main() -> None:
             for turn in range(options.repeats):
                 for name in names:
                     try:
-                        results[name].append(run(name, workload, model, folder, options.replicas))
+                        results[name].append(run(name, workload, model, folder, options.replicas, options.gpus))
                     except RuntimeError as error:
                         print(f"{name} failed: {error}", file=sys.stderr)
                         continue

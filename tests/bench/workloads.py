@@ -10,8 +10,9 @@ import itertools
 import json
 import math
 import random
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +60,20 @@ def make(name: str, rows: int, length: int) -> Workload:
         lengths = [int(dice.lognormvariate(math.log(length) - sigma**2 / 2, sigma)) for _ in range(rows)]
         made = [{"prompt": t, "max_tokens": min(max(n, 2), 12 * length)} for t, n in zip(texts, lengths, strict=True)]
         return Workload("B", f"lognormal, mean {length} tokens", made)
-    if name in ("C", "C shuffled"):
+    if name == "C":
         texts = list(itertools.islice(_texts(3, 150, 150), max(1, rows // 81)))
         points = [dict(zip(SWEEP, values, strict=True)) for values in itertools.product(*SWEEP.values())]
         made = [{"prompt": text + _block(point), "max_tokens": length} for text in texts for point in points]
-        if name == "C shuffled":
-            dice.shuffle(made)
-            return Workload(name, "the rows of C, shuffled, prefix cache off", made)
         attributes = {"schema": {"names": list(SWEEP), "layout": LAYOUT}, "sweep": SWEEP}
-        return Workload(
-            "C", f"{len(texts)} prompts x 81 combinations", made, {"attributes": attributes}, [{"prompt": t} for t in texts]
-        )
-    if name in ("D", "D unshared"):
+        job_rows = [{"prompt": text, "max_tokens": length} for text in texts]
+        return Workload("C", f"{len(texts)} prompts x 81 combinations", made, {"attributes": attributes}, job_rows)
+    if name == "D":
         system = next(_texts(4, 500, 500))
         texts = itertools.islice(_texts(5, 4, 16), rows)
-        what = "one system prompt of 600 tokens" + (", prefix cache off" if name == "D unshared" else "")
-        return Workload(name, what, [{"prompt": system + "\n\n" + t, "max_tokens": length} for t in texts])
+        made = [{"prompt": system + "\n\n" + text, "max_tokens": length} for text in texts]
+        return Workload("D", "one system prompt of 600 tokens", made)
+    if name == "E":
+        return replace(make("B", rows, length), name="E", what=f"one giant shard, lognormal, mean {length} tokens")
     if name == "F":
         texts = itertools.islice(_texts(6, 4, 16), rows)
         return Workload("F", "one-token labels", [{"prompt": t, "max_tokens": 1} for t in texts])
@@ -99,8 +98,6 @@ def write(workload: Workload, folder: Path) -> None:
 def make_llama(folder: Path) -> Path:
     """A random Llama of 100 M parameters with the tiny model's tokenizer, made once."""
     if not (folder / "model.safetensors").exists():
-        import shutil
-
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -116,7 +113,37 @@ def make_llama(folder: Path) -> Path:
             max_position_embeddings=2048,
         )
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
-        for file in TINY.glob("token*.json"):
-            shutil.copy(file, folder)
-        shutil.copy(TINY / "generation_config.json", folder)
+        _copy_tokenizer(folder)
     return folder
+
+
+def make_karakuri(folder: Path, layers: int) -> Path:
+    """KARAKURI LM 70B's architecture (its model card) with fewer layers and no weights, for `load_format: dummy`; a layer has
+    0.86 G parameters, embedding and head 0.74 G together. The tokenizer is the tiny model's."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 45416,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "dtype": "bfloat16",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    _copy_tokenizer(folder)
+    return folder
+
+
+def _copy_tokenizer(folder: Path) -> None:
+    for file in (*TINY.glob("token*.json"), TINY / "generation_config.json", TINY / "chat_template.jinja"):
+        shutil.copy(file, folder)

@@ -1,0 +1,48 @@
+"""A job on real GPUs: KARAKURI's architecture, two layers of dummy weights, each tensor parallel size that fits."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from batchgen import run
+from batchgen.store import open_store
+from batchgen.verify import verify
+
+HERE = Path(__file__).parent
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GPUS = load(HERE / "throughput.py").gpus()
+pytestmark = pytest.mark.skipif(GPUS == 0, reason="no GPU here")
+
+
+@pytest.mark.parametrize("size", [size for size in (1, 2, 4, 8) if size <= max(1, GPUS)])
+def test_a_job_runs_tensor_parallel_and_every_row_is_there(tmp_path, size):
+    (tmp_path / "model").mkdir()
+    model = load(HERE.parent / "bench" / "workloads.py").make_karakuri(tmp_path / "model", layers=2)
+    with open(tmp_path / "rows.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"prompt": f"Tell me about number {n}."}) + "\n" for n in range(600))
+    job = {
+        "input": {"path": str(tmp_path / "rows.jsonl"), "prompt": "prompt"},
+        "attributes": {"schema": "karakuri", "sweep": {"verbosity": [0, 4]}},
+        "model": {"source": str(model)},
+        "engine": {"tensor_parallel_size": size, "options": {"max_model_len": 1024, "load_format": "dummy"}},
+        "sampling": {"max_tokens": 16, "ignore_eos": True},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    status = run(job, quiet=True)
+    assert (status["rows_ok"], status["rows_error"]) == (1200, 0)
+    assert status["completion_tokens"] == 1200 * 16
+    progress = json.loads((tmp_path / "out/_batchgen/progress.json").read_text())
+    assert progress["engine"]["workers"] == size
+    assert verify(open_store(str(tmp_path / "out"))).problems == []

@@ -1,0 +1,55 @@
+"""The simulation of pools: what it says of the dispatcher that runs in a job, span sizes and the order of rows included."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parent / "bench" / "simulate.py"
+
+
+@pytest.fixture(scope="module")
+def sim():
+    spec = importlib.util.spec_from_file_location("simulate", PATH)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["simulate"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["simulate"]
+
+
+def world(sim, **changes):
+    shape = {"replicas": 2, "rows": 6_000, "sequences": 64, "mean": 60.0, "cold": 1.0}
+    return sim.World(**{**shape, **changes})
+
+
+def test_one_replica_alone_takes_as_long_as_its_tokens_need(sim):
+    flat = world(sim, replicas=1, sigma=0.0, rows=64 * 20, slope=0.0, cold=1e-6)
+    outcome = sim.simulate(flat)
+    assert outcome.makespan == pytest.approx(20 * 59 * flat.base, rel=0.02)
+    assert outcome.utilisation == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_equal_replicas_with_one_giant_shard_end_together(sim, seed):
+    assert sim.simulate(world(sim, seed=seed)).tail <= 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shrinking_spans_and_longer_rows_first_use_a_pool_no_worse_than_plain_ones(sim, seed):
+    shape = {"replicas": 8, "rows": 16_000, "seed": seed}
+    ours = sim.simulate(world(sim, **shape))
+    plain = sim.simulate(world(sim, **shape, shrink=False, longest_first=False))
+    assert ours.utilisation >= 0.99 * plain.utilisation
+
+
+def test_deaths_cost_rows_done_twice_and_the_job_still_ends(sim):
+    calm, deadly = sim.simulate(world(sim, replicas=4)), sim.simulate(world(sim, replicas=4, deaths=60.0))
+    assert calm.redone == pytest.approx(0.0)
+    assert deadly.redone > 0
+    assert deadly.makespan > calm.makespan
+
+
+def test_a_slow_feed_shows_as_utilisation_lost(sim):
+    assert sim.simulate(world(sim, feed=0.2)).utilisation < 0.7 * sim.simulate(world(sim)).utilisation
