@@ -12,8 +12,12 @@ quickstart: .venv/ready
 test: lint
 	$(BIN)/python -m pytest
 
-bench: .venv/ready
+# Hours; one comparison: .venv/bin/python tests/bench/throughput.py --workload A
+bench: .venv/bench
+	$(BIN)/python tests/bench/simulate.py
+	$(BIN)/python tests/bench/scale.py
 	$(BIN)/python tests/bench/large_input.py
+	$(BIN)/python tests/bench/throughput.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -24,6 +28,11 @@ lint: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[cpu,test]"
 	$(BIN)/python -m pip install --quiet --no-deps $(ENGINE_CPU)
+	touch $@
+
+# Without its dependencies: it asks for an older pyarrow than the project's, and runs with this one.
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --no-deps daft==0.7.26
 	touch $@
 
 clean:

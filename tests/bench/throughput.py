@@ -1,6 +1,7 @@
 """batchgen against everyone else on the same rows: a table of medians and ratios.
 
-    python tests/bench/throughput.py [--workload A,B] [--model tiny,llama] [--rows 4096] [--length 64] [--repeats 3]
+    python tests/bench/throughput.py    # everything that the README's tables show
+    python tests/bench/throughput.py --workload A,B [--model tiny,llama] [--rows 4096] [--length 64] [--repeats 3]
                                      [--contenders batchgen,LLM.generate] [--json FILE]
 
 Contenders take turns (1, 2, 3, 1, 2, 3, ...), one process tree at a time. Columns: seconds generating (first row into an
@@ -16,8 +17,10 @@ import json
 import statistics
 import sys
 import tempfile
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from contenders import CONTENDERS
 from measure import Measured, measure
@@ -33,6 +36,8 @@ HEAD = ("", "generating s", "ratio", "tokens/s", "whole s", "peak MB", "CPU s ou
 def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int = 1, gpus: int = 0) -> Measured:
     """One contender, once; `gpus` of each replica. Raises RuntimeError when it fails or did other work than asked."""
     options: dict[str, object] = {**ON_GPU, "tensor_parallel_size": gpus} if gpus else dict(ON_CPU)
+    if model.name == "llama":
+        options["max_num_seqs"] = 64  # several batches of rows in a bearable time
     with tempfile.TemporaryDirectory(dir=folder) as out:
         settings = {
             "folder": str(folder),
@@ -88,9 +93,66 @@ def table(results: dict[str, list[Measured]]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Contenders on one workload; `replicas` of each, `gpus` for each replica."""
+
+    workload: str
+    model: str
+    rows: int
+    length: int
+    contenders: tuple[str, ...]
+    repeats: int = 3
+    replicas: int = 1
+    gpus: int = 0
+
+
+TOOLS = ("batchgen", "LLM.generate", "AsyncLLM", "run-batch", "ray.data.llm tuned")
+EVERYTHING = (
+    Comparison("A", "tiny", 4096, 64, (*TOOLS, "Daft")),
+    Comparison("B", "tiny", 4096, 64, (*TOOLS, "batchgen plain")),
+    Comparison("A", "llama", 256, 48, TOOLS),
+    Comparison("B", "llama", 256, 48, TOOLS),
+    Comparison("C", "llama", 405, 8, ("batchgen", "batchgen unshared", "LLM.generate")),
+    Comparison("D", "llama", 256, 8, ("batchgen", "batchgen unshared", "LLM.generate")),
+    Comparison("E", "tiny", 4096, 64, ("batchgen", "ray.data.llm tuned"), replicas=2),
+    Comparison("F", "tiny", 20_000, 1, TOOLS),
+    Comparison("G", "tiny", 1024, 32, ("batchgen", "LLM.generate", "AsyncLLM")),
+    Comparison("A", "tiny", 40_000, 32, ("batchgen", "run-batch", "Daft"), repeats=1),
+    Comparison("A", "tiny", 4096, 64, ("batchgen", "ray.data.llm"), repeats=1),
+    Comparison("A", "tiny", 256, 64, ("batchgen", "transformers"), repeats=1),
+)
+
+
+def compare(plan: Comparison, work: Path, layers: int) -> Iterator[dict[str, Any]]:
+    """Run the contenders in turn, print their table, and yield every run."""
+    makers = {"tiny": lambda _: TINY, "llama": make_llama, "karakuri": lambda at: make_karakuri(at, layers)}
+    (work / plan.model).mkdir(parents=True, exist_ok=True)
+    model = makers[plan.model](work / plan.model)
+    workload = make(plan.workload, plan.rows, plan.length)
+    folder = work / plan.workload
+    folder.mkdir(exist_ok=True)
+    write(workload, folder)
+    results: dict[str, list[Measured]] = {name: [] for name in plan.contenders}
+    for turn in range(plan.repeats):
+        for name in plan.contenders:
+            try:
+                found = run(name, workload, model, folder, plan.replicas, plan.gpus)
+            except RuntimeError as error:
+                print(f"{name} failed: {error}", file=sys.stderr)
+                continue
+            results[name].append(found)
+            yield {**asdict(plan), "contender": name, **asdict(found)}
+            note = f"{plan.workload} {plan.model} {turn + 1} {name}: {found.generating:.1f} s generating, {found.whole:.1f} s"
+            print(note, file=sys.stderr, flush=True)
+    what = f"{workload.what}; {len(workload.rows):,} rows, {workload.tokens:,} tokens"
+    replicas = f", {plan.replicas} replicas" if plan.replicas > 1 else ""
+    print(f"\n{plan.workload}, {plan.model} model{replicas}: {what}; medians of {plan.repeats}\n\n{table(results)}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workload", default="A,B")
+    parser.add_argument("--workload", help="Letters; without it, everything that the README's tables show (hours).")
     parser.add_argument("--model", default="tiny", help="tiny, llama, karakuri (no weights: for GPUs)")
     parser.add_argument("--layers", type=int, default=8, help="Of karakuri.")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs of a replica; 0 for a CPU build of vLLM.")
@@ -98,44 +160,26 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--replicas", type=int, default=1)
-    parser.add_argument("--contenders", default="LLM.generate,AsyncLLM,run-batch,ray.data.llm,ray.data.llm tuned,Daft,batchgen")
-    parser.add_argument("--folder", default=None, help="Where the model, the rows and the logs go; kept.")
-    parser.add_argument("--json", default=None)
+    parser.add_argument("--contenders", default=",".join(TOOLS))
+    parser.add_argument("--folder", help="Where the models, the rows and the logs go; kept.")
+    parser.add_argument("--json", help="Append every run to this file, a JSON object a line.")
     options = parser.parse_args()
-    names = options.contenders.split(",")
+    names = tuple(options.contenders.split(","))
     unknown = [name for name in names if name not in CONTENDERS]
     if unknown:
         parser.error(f"no contender {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
     work = Path(options.folder or tempfile.mkdtemp(prefix="bench-"))
-    kept: list[dict[str, object]] = []
-    for kind in options.model.split(","):
-        work.mkdir(parents=True, exist_ok=True)
-        (work / kind).mkdir(exist_ok=True)
-        makers = {"tiny": lambda _: TINY, "llama": make_llama, "karakuri": lambda at: make_karakuri(at, options.layers)}
-        model = makers[kind](work / kind)
-        for letter in options.workload.split(","):
-            workload = make(letter, options.rows, options.length)
-            folder = work / letter.replace(" ", "-")
-            folder.mkdir(exist_ok=True)
-            write(workload, folder)
-            results: dict[str, list[Measured]] = {name: [] for name in names}
-            for turn in range(options.repeats):
-                for name in names:
-                    try:
-                        results[name].append(run(name, workload, model, folder, options.replicas, options.gpus))
-                    except RuntimeError as error:
-                        print(f"{name} failed: {error}", file=sys.stderr)
-                        continue
-                    kept.append({"workload": letter, "model": kind, "contender": name, **asdict(results[name][-1])})
-                    last = results[name][-1]
-                    note = f"{letter} {kind} {turn + 1} {name}: {last.generating:.1f} s generating, {last.whole:.1f} s"
-                    print(note, file=sys.stderr, flush=True)
-            what = f"{len(workload.rows):,} rows, {workload.tokens:,} tokens"
-            print(
-                f"\n{letter}, {kind} model: {workload.what}; {what}; medians of {options.repeats}\n\n{table(results)}", flush=True
-            )
-    if options.json:
-        Path(options.json).write_text("\n".join(json.dumps(entry) for entry in kept) + "\n")
+    plans = EVERYTHING
+    if options.workload:
+        shape = (options.rows, options.length, names, options.repeats, options.replicas, options.gpus)
+        plans = tuple(
+            Comparison(letter, kind, *shape) for kind in options.model.split(",") for letter in options.workload.split(",")
+        )
+    for plan in plans:
+        for entry in compare(plan, work, options.layers):
+            if options.json:
+                with open(options.json, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry) + "\n")
 
 
 if __name__ == "__main__":

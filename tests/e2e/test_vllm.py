@@ -27,6 +27,7 @@ SPECIAL: list[dict[str, Any]] = [
     {"name": "short", "ask": ["Tell me about snow."], "sampling": {"max_tokens": 3}},
     {"name": "stopped", "ask": ["Tell me about snow."], "sampling": {"stop": ["."], "logprobs": 0}},
     {"name": "funny", "ask": ["Tell me about ships."], "humor": 4},
+    {"name": "long", "ask": ["Tell me about " + "tea and rain and " * 60 + "cats."]},
     {"name": "too long", "ask": ["word " * 3000]},
     {"name": "bad value", "ask": ["Tell me about ships."], "humor": 7},
 ]
@@ -58,6 +59,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     assert verify(open_store(str(folder / "out"))).problems == []
     report = json.loads((folder / "out/_batchgen/report.json").read_text())
     assert report["engine"]["workers"] == 2, "tensor parallel for real"
+    assert report["cached_tokens"] >= 4 * 128, "four of the long prompt's five variants find its first block (128 tokens)"
     found: Rows = ds.dataset(folder / "out/data").to_table().to_pylist()
     return found
 
