@@ -239,6 +239,42 @@ class Gate(Backwards):
         return [Output("yes", 1, "stop")]
 
 
+class Recorder(Backwards):
+    """An engine that keeps the places it was given and found half of each prompt in its cache."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.places: dict[str, int] = {}
+
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+        text = bytes(token_ids).decode()
+        self.places[text] = place
+        return [Output(text, sampling["max_tokens"], "length", None, len(token_ids) // 2) for _ in range(sampling["n"])]
+
+
+def test_a_longer_row_gets_a_place_before_shorter_ones_that_came_first(tmp_path: Path) -> None:
+    rows = [{"prompt": "short"}, {"prompt": "long", "sampling": {"max_tokens": 500}}, {"prompt": "brief"}]
+    made = prepared(tmp_path, rows, sampling={"max_tokens": 5, "ignore_eos": True})
+    worker = replica(made)
+    worker.engine = recorder = Recorder()
+    recorder.capacity = 8
+    receipt = asyncio.run(worker.run(blocks(made)[0]))
+    entered = sorted(recorder.places, key=recorder.places.__getitem__)
+    assert [text.split()[1] for text in entered] == ["long", "short", "brief"]
+    written = pq.read_table(io.BytesIO(part_bytes(made, receipt)))["response"].to_pylist()
+    assert [text.split()[1] for text in written] == ["short", "long", "brief"]
+
+
+def test_the_receipt_counts_cached_prompt_tokens_once_for_all_samples(tmp_path: Path) -> None:
+    made = prepared(tmp_path, [{"prompt": "twelve bytes", "sampling": {"n": 3}}, {"prompt": "four"}])
+    worker = replica(made)
+    worker.engine = Recorder()
+    receipt = asyncio.run(worker.run(blocks(made)[0]))
+    assert receipt.counts.prompt_tokens == sum(map(len, worker.engine.places))
+    assert receipt.counts.cached_tokens == sum(len(text) // 2 for text in worker.engine.places)
+    assert receipt.committing > 0
+
+
 async def settled() -> None:
     for _ in range(50):
         await asyncio.sleep(0)

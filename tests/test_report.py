@@ -279,6 +279,13 @@ def test_the_summary_shows_counts_answers_and_the_next_step(output: Output) -> N
     assert out.getvalue().endswith(f"Next:    batchgen verify {output.store.url}\n")
 
 
+def test_the_summary_says_how_much_of_the_prompts_was_cached(output: Output) -> None:
+    tally, out = output.tally(), io.StringIO()
+    tally.counts = Counts(ok=1, prompt_tokens=400, completion_tokens=9, cached_tokens=100)
+    report.print_summary(tally, output.store, output.plan, {}, out)
+    assert "25% of the prompt tokens were cached" in " ".join(out.getvalue().split())
+
+
 def test_the_summary_shows_answers_with_brackets_as_they_are(output: Output) -> None:
     output.commit(output.spans[0], ["an [/INST] answer"])
     out = io.StringIO()
