@@ -44,7 +44,7 @@ class Measured:
 
 
 class _Watch(threading.Thread):
-    """Samples the process tree: CPU by process twice a second, proportional memory every two seconds."""
+    """Samples the process tree: CPU by process every second, proportional memory every five."""
 
     def __init__(self, root: int) -> None:
         super().__init__(daemon=True)
@@ -57,12 +57,12 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         turn = 0
-        while not self.stopped.wait(0.5):
+        while not self.stopped.wait(1.0):
             pids = tree(self.root)
             for pid in pids:
                 self._look(pid)
             self.samples.append((time.time(), dict(self.seen)))
-            if turn % 4 == 0:
+            if turn % 5 == 0:
                 self.peak = max(self.peak, sum(_proportional_mb(pid) for pid in pids))
             turn += 1
 

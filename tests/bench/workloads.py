@@ -68,7 +68,7 @@ def make(name: str, rows: int, length: int) -> Workload:
         job_rows = [{"prompt": text, "max_tokens": length} for text in texts]
         return Workload("C", f"{len(texts)} prompts x 81 combinations", made, {"attributes": attributes}, job_rows)
     if name == "D":
-        system = next(_texts(4, 500, 500))
+        system = next(_texts(4, 230, 230))
         texts = itertools.islice(_texts(5, 4, 16), rows)
         made = [{"prompt": system + "\n\n" + text, "max_tokens": length} for text in texts]
         return Workload("D", "one system prompt of 600 tokens", made)
