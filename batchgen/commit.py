@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from batchgen.errors import ErrorCode, RowError, VerifyError
 from batchgen.records import Completion, Counts, output_schema
 from batchgen.store import Put, Store
+from batchgen.tables import in_arrow_memory
 
 DATA = "data"
 FOOTER_KEY = b"batchgen"
@@ -114,7 +115,7 @@ def read_counts(store: Store, span: str) -> tuple[Counts, dict[ErrorCode, int]]:
     """What a committed part says of itself in its footer. Raises VerifyError for a damaged part."""
     data = store.get(part_name(span))
     try:
-        return footer_counts(pq.read_metadata(io.BytesIO(data or b"")).metadata)
+        return footer_counts(pq.read_metadata(in_arrow_memory(data or b"")).metadata)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise VerifyError(f"{part_name(span)}: damaged: {' '.join(str(error).split())}") from None
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import functools
 import logging
-import queue
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,7 @@ from batchgen.render import Renderer
 TASK_SPANS = 16
 TASK_SPANS_STREAMED = 128  # where a task must begin at the start of a file or row group
 READ_CPUS = 0.5
+AHEAD_BYTES = 256 * 2**20
 END = object()
 
 
@@ -136,7 +137,8 @@ def group_spans(shards: dict[int, Shard], spans: Iterable[Span]) -> Iterator[tup
 class Feed:
     """Runs the execution in a thread; `next` gives block references, `END` at the end.
 
-    An exception of the execution is raised by `next`.
+    It works ahead while the replicas load their model, by AHEAD_BYTES or `ahead` blocks, whichever is more: a row
+    rendered then takes no CPU from an engine later. An exception of the execution is raised by `next`.
     """
 
     def __init__(self, assets_ref: Any, shards: Iterable[Shard], spans: list[Span], ahead: int) -> None:
@@ -153,44 +155,51 @@ class Feed:
             context.enable_progress_bars = False
             context.execution_options.preserve_order = False
             context.execution_no_progress_timeout_s = -1
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
-        self._stopped = threading.Event()
+        self._ahead = ahead
+        self._blocks: deque[tuple[Any, int]] = deque()
+        self._held = 0
+        self._change = threading.Condition()
+        self._stopped = False
         self._thread = threading.Thread(target=self._iterate, name="feed", daemon=True)
         self._thread.start()
 
     def next(self) -> Any:
         """A reference to a span's block, END, or None when none is ready yet."""
-        try:
-            item = self._queue.get_nowait()
-        except queue.Empty:
-            return None
+        with self._change:
+            if not self._blocks:
+                return None
+            item, size = self._blocks.popleft()
+            self._held -= size
+            self._change.notify_all()
         if isinstance(item, BaseException):
             raise _cause(item) from item
         return item
 
     def stop(self) -> None:
         """Take no more blocks; what is executing is cancelled with its dataset."""
-        self._stopped.set()
-        while self._thread.is_alive():
-            self.next_quietly()
-            self._thread.join(0.05)
-
-    def next_quietly(self) -> None:
-        try:
-            self._queue.get_nowait()
-        except queue.Empty:
-            return
+        with self._change:
+            self._stopped = True
+            self._blocks.clear()
+            self._change.notify_all()
+        self._thread.join()
 
     def _iterate(self) -> None:
         try:
             for bundle in self._dataset.iter_internal_ref_bundles():
                 for entry in bundle.blocks:
-                    self._queue.put(entry.ref)
-                if self._stopped.is_set():
+                    self._put(entry.ref, entry.metadata.size_bytes or 0)
+                if self._stopped:
                     return
-            self._queue.put(END)
+            self._put(END, 0)
         except BaseException as error:  # the driver's thread raises it
-            self._queue.put(error)
+            self._put(error, 0)
+
+    def _put(self, item: Any, size: int) -> None:
+        with self._change:
+            self._change.wait_for(lambda: self._stopped or len(self._blocks) < self._ahead or self._held + size <= AHEAD_BYTES)
+            if not self._stopped:
+                self._blocks.append((item, size))
+                self._held += size
 
 
 def _cause(error: BaseException) -> BaseException:

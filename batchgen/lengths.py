@@ -52,7 +52,7 @@ class Order:
         prompts = list(prompts)
         longest: dict[int, float] = {}
         for prompt in prompts:
-            if prompt["sampling"] is not None:
+            if prompt["error_code"] is None:
                 turns = 1 + len(prompt["turns"])
                 expected = turns * self._lengths.expect(length_key(prompt), prompt["sampling"])
                 longest[prompt["source"]] = max(longest.get(prompt["source"], 0.0), expected)

@@ -285,7 +285,7 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
     names = sorted(name for name in store.list(FOLDER) if name.endswith(".parquet"))
     for name in names:
         try:
-            table = pq.read_table(io.BytesIO(store.get(name) or b""))
+            table = pq.read_table(tables.in_arrow_memory(store.get(name) or b""))
         except (pa.ArrowException, OSError) as error:
             raise VerifyError(f"{name}: damaged: {' '.join(str(error).split())}") from None
         for fields in orjson.loads(table.schema.metadata[b"shards"]):

@@ -197,7 +197,7 @@ def _batches(spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Tab
             groups.append(index)
         at += rows
     try:
-        for batch in file.iter_batches(batch_size=1024, row_groups=groups):
+        for batch in file.iter_batches(batch_size=1024, row_groups=groups, use_threads=False):
             table = pa.Table.from_batches([batch])
             if skip >= table.num_rows:
                 skip -= table.num_rows

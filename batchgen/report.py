@@ -8,7 +8,6 @@ reported counts are exact after any kill.
 from __future__ import annotations
 
 import base64
-import io
 import os
 import socket
 import time
@@ -31,6 +30,7 @@ from batchgen.frozen import load_frozen
 from batchgen.plan import Plan, load_plan
 from batchgen.records import Counts, Receipt
 from batchgen.store import Store
+from batchgen.tables import in_arrow_memory
 
 PROGRESS, REPORT, SUCCESS = "_batchgen/progress.json", "_batchgen/report.json", "_SUCCESS"
 WRITE_EVERY, LINE_EVERY = 2.0, 10.0
@@ -236,7 +236,7 @@ def first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[dict
         data = store.get(commit.part_name(span.name))
         if data is None or rows <= 0:
             continue
-        part = pq.ParquetFile(io.BytesIO(data))
+        part = pq.ParquetFile(in_arrow_memory(data))
         table = part.read(columns=[name for name in wanted if name in part.schema_arrow.names]).slice(0, 2_000)
         by_row: dict[int, list[dict[str, Any]]] = {}
         for answer in table.to_pylist():

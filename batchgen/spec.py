@@ -289,7 +289,9 @@ class Limits(Spec):
 
 
 class Spans(Spec):
-    rows: int | None = Field(None, ge=1, description="Most input rows of a span; null: chosen from the size of the input, fewer towards its end.")
+    rows: int | None = Field(
+        None, ge=1, description="Most input rows of a span; null: chosen from the size of the input, fewer towards its end."
+    )
     bytes: int = Field(16 * 2**20, ge=1, description="Most JSONL bytes of a span (one line may be longer).")
 
 

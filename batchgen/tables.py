@@ -57,6 +57,14 @@ def _names_extension(footer: bytes) -> bool:
     return False
 
 
+def in_arrow_memory(data: bytes) -> pa.BufferReader:
+    """A copy of `data` for a Parquet reader. A thread of Arrow may let go of it when the interpreter has ended; a Python
+    buffer would then abort the process."""
+    sink = pa.BufferOutputStream()
+    sink.write(data)
+    return pa.BufferReader(sink.getvalue())
+
+
 def _allow(shard: str, column: str, kind: pa.DataType) -> None:
     types = pa.types
     if types.is_dictionary(kind):

@@ -6,7 +6,6 @@ spans cannot overlap (the plan is checked for that), so each part is judged alon
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from batchgen.plan import Plan, load_plan
 from batchgen.records import Span, output_schema
 from batchgen.report import SUCCESS
 from batchgen.store import Store
+from batchgen.tables import in_arrow_memory
 
 
 @dataclass
@@ -75,7 +75,7 @@ def _plan_problems(plan: Plan) -> Iterator[str]:
 def _part(store: Store, frozen: FrozenJob, plan: Plan, span: Span) -> tuple[int, int, list[str]]:
     name = commit.part_name(span.name)
     try:
-        table = pq.ParquetFile(io.BytesIO(store.get(name) or b""), page_checksum_verification=True).read()
+        table = pq.ParquetFile(in_arrow_memory(store.get(name) or b""), page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as error:
         return 0, 0, [f"{name}: damaged: {' '.join(str(error).split())[:200]}"]
     expected = output_schema(frozen.kept, frozen.job.schema_names)

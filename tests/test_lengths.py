@@ -9,7 +9,7 @@ from batchgen.lengths import MOST_AHEAD, Lengths, Order
 
 def prompt(source, max_tokens=100, turns=(), attributes=None, **sampling):
     fields = {"max_tokens": max_tokens, "min_tokens": 0, "ignore_eos": False, **sampling}
-    return {"source": source, "sampling": fields, "turns": list(turns), "attributes": attributes}
+    return {"source": source, "sampling": fields, "turns": list(turns), "attributes": attributes, "error_code": None}
 
 
 def order_of(places):
@@ -76,6 +76,7 @@ def test_no_row_waits_for_more_than_a_few_engines_full_of_later_ones():
 
 def test_an_error_row_takes_no_place_of_others():
     order = Order(Lengths())
-    broken = {"source": 1, "sampling": None, "turns": [], "attributes": None}
-    first, _, third = order.places([prompt(0), broken, prompt(2)], 16)
-    assert third - first == 1
+    unread = {"source": 1, "sampling": None, "turns": [], "attributes": None, "error_code": "input"}
+    too_long = {**prompt(2, max_tokens=None), "error_code": "too_long"}
+    first, _, _, last = order.places([prompt(0), unread, too_long, prompt(3)], 16)
+    assert last - first == 1

@@ -183,7 +183,9 @@ def _spans(world: World) -> list[tuple[int, int]]:
 
 def _places(world: World, replica: Replica, lengths: list[int]) -> list[int]:
     sampling: Callable[[int], dict[str, Any]] = lambda tokens: {"max_tokens": tokens, "ignore_eos": True}  # noqa: E731
-    prompts = [{"source": n, "sampling": sampling(t), "turns": [], "attributes": None} for n, t in enumerate(lengths)]
+    prompts = [
+        {"source": n, "sampling": sampling(t), "turns": [], "attributes": None, "error_code": None} for n, t in enumerate(lengths)
+    ]
     if world.longest_first:
         return replica.order.places(prompts, world.sequences)
     replica.done += 1
