@@ -73,7 +73,7 @@ class _Watch(threading.Thread):
         except OSError:
             return
         self.seen[pid] = (int(fields[11]) + int(fields[12])) / TICK
-        self.names[pid] = name[:160]
+        self.names[pid] = name[:160] or self.names.get(pid, "")  # a zombie has no name
         if any(mark in name for mark in ENGINE):
             self.engines.add(pid)
 
