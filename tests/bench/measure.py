@@ -36,6 +36,7 @@ class Measured:
     requests: int
     tokens: int
     cached: int
+    steps: int
     ends: list[float] = field(default_factory=list)
     """When each engine finished its last row, after the first row of all."""
     starts: list[float] = field(default_factory=list)
@@ -143,6 +144,7 @@ def measure(command: list[str], env: dict[str, str], log: Path, timeout: float) 
         requests=int(sum(s[3] for s in found.values())),
         tokens=int(sum(s[4] for s in found.values())),
         cached=int(sum(s[5] for s in found.values())),
+        steps=int(sum(s[6] for s in found.values())),
         ends=sorted(s[1] - first for s in found.values()),
         starts=sorted(s[0] - first for s in found.values()),
         processes=_by_kind(watch, before),
@@ -167,9 +169,9 @@ def _stamps(folder: Path) -> dict[int, tuple[float, ...]]:
     for file in folder.iterdir():
         if file.name == "own.json":
             own = json.loads(file.read_text())
-            found[0] = (own["first"], own["last"], own["requests"], own["requests"], own["tokens"], 0)
-        elif len(data := file.read_bytes()) == 48 and struct.unpack("6d", data)[3]:
-            found[int(file.name)] = struct.unpack("6d", data)
+            found[0] = (own["first"], own["last"], own["requests"], own["requests"], own["tokens"], 0, 0)
+        elif len(data := file.read_bytes()) == 56 and struct.unpack("7d", data)[3]:
+            found[int(file.name)] = struct.unpack("7d", data)
     return found
 
 

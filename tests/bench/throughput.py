@@ -7,7 +7,7 @@
 Contenders take turns (1, 2, 3, 1, 2, 3, ...), one process tree at a time. Columns: seconds generating (first row into an
 engine to last row out, stamped at vLLM's own door), the ratio of the first contender's to it, tokens per second, the
 whole process, peak proportional memory, CPU seconds outside the engine core, seconds to the first row and the CPU of it
-outside the engine and its front end, and the part of the prompts found in the prefix cache.
+outside the engine and its front end, the prompt tokens found in the prefix cache, and the engine's steps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,19 @@ SHARED = {"max_model_len": 1024, "max_num_seqs": 256, "dtype": "bfloat16"}
 ON_CPU = {**SHARED, "enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096}
 ON_GPU = {**SHARED, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.9, "load_format": "dummy"}
 ENV = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "RAY_DEDUP_LOGS": "0"}
-HEAD = ("", "generating s", "ratio", "tokens/s", "whole s", "peak MB", "CPU s outside", "start s", "start CPU s", "cached")
+HEAD = (
+    "",
+    "generating s",
+    "ratio",
+    "tokens/s",
+    "whole s",
+    "peak MB",
+    "CPU s outside",
+    "start s",
+    "start CPU s",
+    "cached",
+    "steps",
+)
 
 
 def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int = 1, gpus: int = 0) -> Measured:
@@ -84,6 +96,7 @@ def table(results: dict[str, list[Measured]]) -> str:
             f"{middle(runs, 'startup'):.1f}",
             f"{middle(runs, 'cpu_startup'):.1f}",
             f"{runs[0].cached:,}",
+            f"{runs[0].steps:,}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     for name, runs in results.items():

@@ -1,8 +1,9 @@
 """Stamps at vLLM's own door, the same for every contender: PYTHONPATH brings this file into each process.
 
 When a process imports vLLM's OutputProcessor (every front end has one), its `add_request` and `process_outputs` are
-wrapped to keep six doubles in a memory-mapped file of $BENCH_STAMPS, named by the pid: when the first request came
-in, when the last one was finished, requests in, requests out, tokens generated, prompt tokens found in the prefix cache.
+wrapped to keep seven doubles in a memory-mapped file of $BENCH_STAMPS, named by the pid: when the first request came
+in, when the last one was finished, requests in, requests out, tokens generated, prompt tokens found in the prefix
+cache, steps of the engine that gave tokens.
 """
 
 import importlib.abc
@@ -35,23 +36,24 @@ def _wrap(processor):
     add, process = processor.add_request, processor.process_outputs
     stamps = None
     first = last = 0.0
-    begun = finished = tokens = cached = 0
+    begun = finished = tokens = cached = steps = 0
 
     def add_request(self, *args, **kwargs):
         nonlocal stamps, first, begun
         if stamps is None:
             with open(os.path.join(os.environ["BENCH_STAMPS"], str(os.getpid())), "w+b") as file:
-                file.write(bytes(48))
+                file.write(bytes(56))
                 file.flush()
-                stamps = mmap.mmap(file.fileno(), 48)
+                stamps = mmap.mmap(file.fileno(), 56)
             first = time.time()
         begun += 1
         return add(self, *args, **kwargs)
 
     def process_outputs(self, outputs, *args, **kwargs):
-        nonlocal last, finished, tokens, cached
+        nonlocal last, finished, tokens, cached, steps
         result = process(self, outputs, *args, **kwargs)
         done = finished
+        steps += bool(outputs)
         for output in outputs:
             tokens += len(output.new_token_ids)
             if output.finish_reason is not None:
@@ -60,7 +62,7 @@ def _wrap(processor):
                 cached += output.prefill_stats.num_cached_tokens
         if finished != done:
             last = time.time()
-            struct.pack_into("6d", stamps, 0, first, last, begun, finished, tokens, cached)
+            struct.pack_into("7d", stamps, 0, first, last, begun, finished, tokens, cached, steps)
         return result
 
     processor.add_request, processor.process_outputs = add_request, process_outputs
