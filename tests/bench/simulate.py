@@ -1,6 +1,6 @@
 """Pools of up to 1,000 replicas, simulated: dispatch.py, the plan's span sizes and lengths.py are the ones that run in a job.
 
-    python tests/bench/simulate.py [--replicas 1,8,64,1000] [--rows-per-replica 4000] [--step 0.030 0.0003] [--seed 0]
+    python tests/bench/simulate.py [--replicas 1,8,64,1000] [--rows-per-replica 1000] [--step 0.030 0.0003] [--seed 0]
 
 A replica is a continuous batch of `--sequences`: with n of them running, every sequence gains a token each base + n x slope
 seconds (`--step`). Rows wait in the engine in the order of lengths.py. Spans come from the feed at `--feed` a second. Replicas
@@ -195,9 +195,9 @@ def _places(world: World, replica: Replica, lengths: list[int]) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicas", default="1,8,64,1000")
-    parser.add_argument("--rows-per-replica", type=int, default=4000)
+    parser.add_argument("--rows-per-replica", type=int, default=1000)
     parser.add_argument("--step", type=float, nargs=2, default=(0.030, 0.0003))
-    parser.add_argument("--sequences", type=int, default=256)
+    parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--feed", type=float, default=300.0)
     parser.add_argument("--deaths", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
