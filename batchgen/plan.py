@@ -28,14 +28,12 @@ from batchgen import carry, read, source, tables
 from batchgen.errors import InputError, JobError, OutputConflict, VerifyError
 from batchgen.records import Shard, Span, carried_name
 from batchgen.scan import Rows, scan, text_digest
+from batchgen.sizes import Sizes, span_sizes
 from batchgen.spec import Column, Input, Job
 from batchgen.store import Store
 
 FOLDER = "_batchgen/plan"
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16
-SPANS_CAP = 250_000
-LEAST_COMPLETIONS, MOST_COMPLETIONS = 32, 1_024
-TAIL_SHARES = 4
 _SPAN_FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
 T = TypeVar("T")
 R = TypeVar("R")
@@ -148,32 +146,6 @@ def _check_columns(job: Job, columns: list[str]) -> None:
     for field, name in named.items():
         if name is not None and name not in columns:
             raise JobError(f"{field}: no column {name!r} in the input", f"its columns are {', '.join(sorted(columns))}")
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many input rows a span has: `most`, and towards the end of the plan fewer, down to `least`, so that
-    the replicas of a pool run out of work together (guided self-scheduling: a share of what is left)."""
-
-    most: int
-    least: int
-    pool: int
-
-    def rows(self, left: float) -> int:
-        """Rows of a span after whose start about `left` rows are still to be planned."""
-        return max(self.least, min(self.most, int(left / (TAIL_SHARES * self.pool))))
-
-
-def span_sizes(job: Job, estimate: int) -> Sizes:
-    """Sizes for about `estimate` input rows: enough spans to spread over the pool, 32 to 1,024 completions each,
-    and no more spans than a listing stays quick for."""
-    pool = job.replicas.max or 8
-    if job.spans.rows is not None:
-        return Sizes(job.spans.rows, job.spans.rows, pool)
-    completions = estimate * len(job.variants) * job.samples
-    most = max(LEAST_COMPLETIONS, min(MOST_COMPLETIONS, completions // (pool * 16)), completions // SPANS_CAP)
-    factor = len(job.variants) * job.samples
-    return Sizes(max(1, most // factor), max(1, LEAST_COMPLETIONS // factor), pool)
 
 
 def make_plan(job: Job, found: list[Found], columns: Columns, known: tuple[Shard, ...] = ()) -> tuple[list[Shard], list[Span]]:

@@ -1,14 +1,30 @@
 """Fixtures that more than one file uses."""
 
+import importlib.util
 import os
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
 import pytest
+
+
+@pytest.fixture(scope="session")
+def script():
+    """Loads a script under tests/ as a module; registered, because dataclasses look their module up."""
+
+    def load(name: str):
+        path = Path(__file__).parent / name
+        spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,11 @@
 """The simulation of pools: what it says of the dispatcher that runs in a job, span sizes and the order of rows included."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
-
-PATH = Path(__file__).parent / "bench" / "simulate.py"
 
 
 @pytest.fixture(scope="module")
-def sim():
-    spec = importlib.util.spec_from_file_location("simulate", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["simulate"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["simulate"]
+def sim(script):
+    return script("bench/simulate.py")
 
 
 def world(sim, **changes):

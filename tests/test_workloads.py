@@ -1,9 +1,6 @@
 """The bench's workloads: what batchgen renders from its own rows is, text by text, what the other contenders read."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,17 +8,10 @@ from batchgen import plan, read
 from batchgen.run import prepare
 from batchgen.spec import Job
 
-PATH = Path(__file__).parent / "bench" / "workloads.py"
-
 
 @pytest.fixture(scope="module")
-def workloads():
-    spec = importlib.util.spec_from_file_location("workloads", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["workloads"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["workloads"]
+def workloads(script):
+    return script("bench/workloads.py")
 
 
 @pytest.mark.parametrize("name", ["A", "B", "C", "D", "E", "F"])

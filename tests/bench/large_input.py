@@ -9,22 +9,13 @@ resident memory, rows, errors. The file is removed afterwards.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from measure import run_job
+
 LINE = 100_000
-RUN = """
-import json, resource, sys, time
-from batchgen import run
-began = time.monotonic()
-status = run(json.loads(sys.argv[1]), quiet=True)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": time.monotonic() - began, "driver_peak_mb": peak, **status}))
-"""
 
 
 def write(path: Path, gigabytes: float) -> int:
@@ -51,10 +42,7 @@ def main() -> None:
             "replicas": {"max": 1},
             "output": {"path": str(Path(folder) / "out")},
         }
-        done = subprocess.run([sys.executable, "-c", RUN, json.dumps(job)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(done.stderr)
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = run_job(job)
         print(f"file           {os.path.getsize(path) / 1e9:.2f} GB, {rows:,} lines")
         print(f"whole run      {found['seconds']:.1f} s")
         print(f"driver's peak  {found['driver_peak_mb']:.0f} MB")

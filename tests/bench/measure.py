@@ -8,16 +8,35 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 STAMPS = Path(__file__).parent / "stamps"
 TICK = os.sysconf("SC_CLK_TCK")
 ENGINE = ("EngineCore", "VLLM::Worker", "VllmWorker")
 PR_SET_CHILD_SUBREAPER = 36
+RUN = """
+import json, resource, sys, time
+from batchgen import run
+began = time.monotonic()
+status = run(json.loads(sys.argv[1]), quiet=True)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": time.monotonic() - began, "driver_peak_mb": peak, **status}))
+"""
+
+
+def run_job(job: dict[str, Any]) -> dict[str, Any]:
+    """A job in a driver of its own: its status, `seconds`, and `driver_peak_mb` of that process."""
+    done = subprocess.run([sys.executable, "-c", RUN, json.dumps(job)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @dataclass

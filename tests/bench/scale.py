@@ -11,25 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from measure import run_job
+
 from batchgen import commit, plan
 from batchgen.spec import Job
 from batchgen.store import open_store
-
-RUN = """
-import json, resource, sys, time
-from batchgen import run
-began = time.monotonic()
-status = run(json.loads(sys.argv[1]), quiet=True)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": time.monotonic() - began, "driver_peak_mb": peak, **status}))
-"""
 
 
 def labels(path: Path, rows: int) -> None:
@@ -54,12 +45,7 @@ def run_rows(rows: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         labels(folder / "rows.jsonl", rows)
-        command = [sys.executable, "-c", RUN, json.dumps(make_job(folder))]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        return run_job(make_job(folder))
 
 
 def plan_spans(spans: int) -> dict[str, float]:

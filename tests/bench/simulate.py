@@ -21,7 +21,7 @@ from typing import Any
 
 from batchgen.dispatch import Dispatcher
 from batchgen.lengths import Lengths, Order
-from batchgen.plan import Sizes, span_sizes
+from batchgen.sizes import Sizes, span_sizes
 from batchgen.spec import Job
 
 
@@ -55,7 +55,6 @@ class Replica:
     running: list[tuple[float, int, int]] = field(default_factory=list)  # finish clock, serial, span
     waiting: list[tuple[int, int, int, int]] = field(default_factory=list)  # place, serial, span, tokens
     open: dict[int, int] = field(default_factory=dict)
-    done: int = 0
     version: int = 0
 
     @property
@@ -182,14 +181,13 @@ def _spans(world: World) -> list[tuple[int, int]]:
 
 
 def _places(world: World, replica: Replica, lengths: list[int]) -> list[int]:
+    if not world.longest_first:
+        return [0] * len(lengths)  # then the rows' numbers decide
     sampling: Callable[[int], dict[str, Any]] = lambda tokens: {"max_tokens": tokens, "ignore_eos": True}  # noqa: E731
     prompts = [
         {"source": n, "sampling": sampling(t), "turns": [], "attributes": None, "error_code": None} for n, t in enumerate(lengths)
     ]
-    if world.longest_first:
-        return replica.order.places(prompts, world.sequences)
-    replica.done += 1
-    return [replica.done] * len(lengths)
+    return replica.order.places(prompts, world.sequences)
 
 
 def main() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
@@ -12,24 +10,14 @@ from batchgen import run
 from batchgen.store import open_store
 from batchgen.verify import verify
 
-HERE = Path(__file__).parent
 
-
-def load(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-GPUS = load(HERE / "throughput.py").gpus()
-pytestmark = pytest.mark.skipif(GPUS == 0, reason="no GPU here")
-
-
-@pytest.mark.parametrize("size", [size for size in (1, 2, 4, 8) if size <= max(1, GPUS)])
-def test_a_job_runs_tensor_parallel_and_every_row_is_there(tmp_path, size):
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_a_job_runs_tensor_parallel_and_every_row_is_there(tmp_path, script, size):
+    held = script("gpu/throughput.py").gpus()
+    if held < size:
+        pytest.skip(f"{held} GPUs here")
     (tmp_path / "model").mkdir()
-    model = load(HERE.parent / "bench" / "workloads.py").make_karakuri(tmp_path / "model", layers=2)
+    model = script("bench/workloads.py").make_karakuri(tmp_path / "model", layers=2)
     with open(tmp_path / "rows.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps({"prompt": f"Tell me about number {n}."}) + "\n" for n in range(600))
     job = {
