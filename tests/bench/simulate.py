@@ -24,6 +24,8 @@ from batchgen.lengths import Lengths, Order
 from batchgen.sizes import Sizes, span_sizes
 from batchgen.spec import Job
 
+LOOK = 0.5  # seconds between the driver's looks for stragglers
+
 
 @dataclass
 class World:
@@ -56,6 +58,8 @@ class Replica:
     waiting: list[tuple[int, int, int, int]] = field(default_factory=list)  # place, serial, span, tokens
     open: dict[int, int] = field(default_factory=dict)
     version: int = 0
+    asked: bool = True
+    """For room: the driver asks once after each span that it assigns."""
 
     @property
     def unfinished(self) -> int:
@@ -104,12 +108,18 @@ def simulate(world: World) -> Outcome:
         if replica.running:
             step = world.base + world.slope * len(replica.running)
             at(now + max(0.0, replica.running[0][0] - replica.clock) * step, f"row {replica.version}", name)
-        if replica.unfinished < 2 * world.sequences:
-            dispatcher.has_room(name, replica.unfinished)
+        if replica.asked and replica.unfinished < 2 * world.sequences:
+            answer(name)
+
+    def answer(name: int) -> None:
+        replicas[name].asked = False
+        dispatcher.has_room(name, replicas[name].unfinished)
+        at(now, "look", 0)
 
     for _ in range(world.replicas):
         start()
     at(0.0, "feed", 0)
+    at(0.0, "tick", 0)
     while not (fed == len(spans) and dispatcher.idle):
         now, _, kind, who = heapq.heappop(events)
         if kind == "feed":
@@ -120,16 +130,19 @@ def simulate(world: World) -> Outcome:
                 dispatcher.end_feed()
             else:
                 at(now + 1 / world.feed, "feed", 0)
+        elif kind == "tick":
+            at(now + LOOK, "tick", 0)
         elif kind == "join":
             replicas[who] = Replica(Order(Lengths()), at=now)
             dispatcher.join(who)
-            dispatcher.has_room(who)
+            answer(who)
             if world.deaths:
                 at(now + dice.expovariate(world.deaths / 3600), "die", who)
         elif kind == "die" and who in replicas:
             del replicas[who]
             dispatcher.leave(who)
             start()
+            at(now, "look", 0)
         elif kind.startswith("row") and who in replicas and kind == f"row {replicas[who].version}":
             replica = replicas[who]
             advance(replica)
@@ -143,7 +156,7 @@ def simulate(world: World) -> Outcome:
             fill(who)
             if not replica.unfinished and dispatcher.feed_ended and not dispatcher.queue:
                 first_idle = min(first_idle, now)
-        while (assignment := dispatcher.take(now)) is not None:
+        while kind in ("feed", "look", "tick") and (assignment := dispatcher.take(now)) is not None:
             name, span = assignment
             replica = replicas[name]
             advance(replica)
@@ -152,6 +165,7 @@ def simulate(world: World) -> Outcome:
             places = _places(world, replica, lengths[low:high])
             for number, place in zip(range(low, high), places, strict=True):
                 heapq.heappush(replica.waiting, (place, number, span, lengths[number]))
+            replica.asked = True
             fill(name)
     full = world.sequences / (world.base + world.slope * world.sequences)
     tokens = sum(lengths)
