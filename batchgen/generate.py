@@ -45,7 +45,7 @@ class Replica:
         self._serial = 0
         self._lengths = Lengths()
         self._order = Order(self._lengths)
-        self._change = asyncio.Condition()
+        self._change = asyncio.Event()
 
     async def start(self) -> dict[str, int]:
         """Load the model; capacity and workers of the engine. Raises EngineError with the end of the engine's log."""
@@ -53,6 +53,7 @@ class Replica:
             await self.engine.start()
         except EngineError as error:
             raise EngineError(f"{error}{_log_tail()}") from None
+        pa.array([0])  # the first array of a list imports pandas: half a second that no row should wait for
         return {"capacity": self.engine.capacity, "workers": self.engine.workers}
 
     async def stop(self) -> None:
@@ -60,9 +61,10 @@ class Replica:
 
     async def room(self, assigned: int) -> int:
         """Unfinished prompts, when all `assigned` spans have arrived and there is room for another."""
-        async with self._change:
-            await self._change.wait_for(lambda: self._accepted >= assigned and self._has_room())
-            return self._unfinished
+        while self._accepted < assigned or not self._has_room():
+            self._change.clear()
+            await self._change.wait()
+        return self._unfinished
 
     async def run(self, block: pa.Table) -> Receipt:
         """Generate and commit one span; `block` is feed.encode_block's.
@@ -73,13 +75,13 @@ class Replica:
         span, shard = block["span"][0].as_py(), block["shard"][0].as_py()
         prompts, kept = (pa.ipc.open_stream(block[name][0].as_buffer()).read_all() for name in ("prompts", "kept"))
         rows = prompts.to_pylist()
-        await self._count(accepted=1, unfinished=len(rows))
+        self._count(accepted=1, unfinished=len(rows))
         first = time.time()
         places = self._order.places(rows, self.engine.capacity)
         answering = zip(rows, places, strict=True)
         answered = await asyncio.gather(*(self._answer(n, *pair, self.shards[shard]) for n, pair in enumerate(answering)))
         last, ended = time.time(), time.monotonic()
-        await self._count(committing=1)
+        self._count(committing=1)
         completions = [completion for answers in answered for completion in answers]
         part = await asyncio.to_thread(
             commit.encode_part,
@@ -95,20 +97,18 @@ class Replica:
         counts, errors = commit.count(completions), commit.errors_by_code(completions)
         if not created:
             counts, errors = await asyncio.to_thread(commit.read_counts, self.store, span)
-        await self._count(committing=-1)
+        self._count(committing=-1)
         samples = commit.first_errors(completions)
         return Receipt(span, created, counts, errors, samples, first, last, time.monotonic() - began, committing)
 
     def _has_room(self) -> bool:
         return self._unfinished < 2 * self.engine.capacity and self._committing < MOST_COMMITTING
 
-    async def _count(self, accepted: int = 0, unfinished: int = 0, committing: int = 0) -> None:
+    def _count(self, accepted: int = 0, unfinished: int = 0, committing: int = 0) -> None:
         self._accepted += accepted
         self._unfinished += unfinished
         self._committing += committing
-        if accepted or self._has_room():
-            async with self._change:
-                self._change.notify_all()
+        self._change.set()
 
     async def _answer(self, index: int, row: dict[str, Any], queue_place: int, shard: str) -> list[Completion]:
         """The samples of one prompt; a prompt or a sample that fails becomes an error of its own."""
@@ -128,7 +128,7 @@ class Replica:
                     )
             except BadRow as bad:
                 start.error = RowError(bad.code, f"{place(shard, row['row'])}: {bad}")
-        await self._count(unfinished=-1)
+        self._count(unfinished=-1)
         for talk in talks:
             if talk.output is not None:
                 self._lengths.learn(length_key(row), talk.completion_tokens // (1 + len(row["turns"])))
@@ -144,7 +144,7 @@ class Replica:
             for turn in row["turns"]:
                 assert talk.output is not None
                 talk.messages = self.renderer.continued(talk.messages, talk.output.text, turn)
-                _, ids = await asyncio.to_thread(self.renderer.encode, talk.messages)
+                _, ids = self.renderer.encode(talk.messages)
                 [output] = await self._generate(ids, self.renderer.within_context(sampling, len(ids)), queue_place)
                 talk.add(output, ids)
         except BadRow as bad:

@@ -62,13 +62,13 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
-            from vllm.inputs import TokensPrompt
+            from vllm.inputs import tokens_input
             from vllm.sampling_params import RequestOutputKind, SamplingParams
             from vllm.v1.engine.async_llm import AsyncLLM
             from vllm.v1.engine.exceptions import EngineDeadError
         except ImportError as error:
             raise EngineError(f"vLLM cannot be imported: {error}", "install batchgen[vllm] on every node") from error
-        self._prompt, self._params, self._kind = TokensPrompt, SamplingParams, RequestOutputKind
+        self._prompt, self._params, self._kind = tokens_input, SamplingParams, RequestOutputKind
         self._dead = EngineDeadError
         try:
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
@@ -82,11 +82,11 @@ class VllmEngine:
             self._engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
 
     async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
-        prompt = self._prompt(prompt_token_ids=token_ids)
         final: Any = None
         try:
-            params = self._params(**sampling, output_kind=self._kind.FINAL_ONLY)
-            async for output in self._engine.generate(prompt, params, request, priority=place):
+            # skip_clone: nobody else holds these parameters, and vLLM's deep copy costs as much as making them.
+            params = self._params(**sampling, output_kind=self._kind.FINAL_ONLY, skip_clone=True)
+            async for output in self._engine.generate(self._prompt(token_ids), params, request, priority=place):
                 final = output
         except self._dead as error:
             raise EngineError(f"vLLM died: {error}") from error
