@@ -205,7 +205,7 @@ class _Talk:
 
 def _settle() -> None:
     """Pay before the first row what would delay rows: pyarrow imports pandas at its first array of a list, and each full
-    garbage collection visits the million objects that vLLM's modules leave."""
+    garbage collection visits all that vLLM's modules hold."""
     pa.array([0])
     gc.collect()
     gc.freeze()
