@@ -10,7 +10,6 @@ Plain Python: pool.py makes a Ray actor of it.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import time
 from dataclasses import dataclass
@@ -54,7 +53,6 @@ class Replica:
             await self.engine.start()
         except EngineError as error:
             raise EngineError(f"{error}{_log_tail()}") from None
-        _settle()
         return {"capacity": self.engine.capacity, "workers": self.engine.workers}
 
     async def stop(self) -> None:
@@ -201,14 +199,6 @@ class _Talk:
             attempt=1,
             error=self.error,
         )
-
-
-def _settle() -> None:
-    """Pay before the first row what would delay rows: pyarrow imports pandas at its first array of a list, and each full
-    garbage collection visits all that vLLM's modules hold."""
-    pa.array([0])
-    gc.collect()
-    gc.freeze()
 
 
 def _log_tail() -> str:

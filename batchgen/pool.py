@@ -9,12 +9,14 @@ engine's own message; later ones are given up after `START_ATTEMPTS`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyarrow as pa
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 
@@ -155,13 +157,22 @@ class Pool:
 
 
 class _Actor(Replica):
-    """A Replica whose arguments come as one object, put once for all replicas."""
+    """A Replica with a process of its own, whose arguments come as one object, put once for all replicas."""
 
     def __init__(self, arguments: tuple[Renderer, str, list[str]]) -> None:
         super().__init__(*arguments)
         with contextlib.suppress(PermissionError):
             # Ray starts its workers at nice 15; a scheduler that waits for the feed's CPU idles its GPU.
             os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+    async def start(self) -> dict[str, int]:
+        engine = await super().start()
+        # Paid before the first row instead of by rows: pyarrow imports pandas at its first array of a list, and a full
+        # garbage collection visits all that vLLM's modules hold.
+        pa.array([0])
+        gc.collect()
+        gc.freeze()
+        return engine
 
 
 def resources(job: Job) -> dict[str, float]:

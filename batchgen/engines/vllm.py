@@ -84,7 +84,7 @@ class VllmEngine:
     async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
         final: Any = None
         try:
-            # skip_clone: nobody else holds these parameters, and vLLM's deep copy costs as much as making them.
+            # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
             params = self._params(**sampling, output_kind=self._kind.FINAL_ONLY, skip_clone=True)
             async for output in self._engine.generate(self._prompt(token_ids), params, request, priority=place):
                 final = output
