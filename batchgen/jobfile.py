@@ -1,4 +1,4 @@
-"""The job file as text: YAML without surprises, overrides, and mistakes in words."""
+"""The job file as text: YAML without surprises, overrides, mistakes in words; and what its fields have in common."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ import difflib
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batchgen.errors import JobError
+
+MOST = 2**31 - 1
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Spec(BaseModel):
+    """Fields of a job: frozen, unknown keys are errors, NaN and infinity are no values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Column(Spec):
+    """The value is taken from this input column, row by row."""
+
+    column: str = Field(description="Name of an input column.")
 
 
 class _Loader(yaml.SafeLoader):

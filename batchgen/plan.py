@@ -26,10 +26,11 @@ import xxhash
 
 from batchgen import carry, read, source, tables
 from batchgen.errors import InputError, JobError, OutputConflict, VerifyError
+from batchgen.jobfile import Column
 from batchgen.records import Shard, Span, carried_name
 from batchgen.scan import Rows, scan, text_digest
 from batchgen.sizes import Sizes, span_sizes
-from batchgen.spec import Column, Input, Job
+from batchgen.spec import Input, Job
 from batchgen.store import Store
 
 FOLDER = "_batchgen/plan"

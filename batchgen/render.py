@@ -15,9 +15,11 @@ import xxhash
 
 from batchgen.attributes import Schema
 from batchgen.errors import BadRow, ModelError, RowError, place
+from batchgen.jobfile import Column
 from batchgen.model import ModelFiles
 from batchgen.records import Prompt, Row
-from batchgen.spec import Column, Job, check_sampling
+from batchgen.sampling import check_sampling
+from batchgen.spec import Job
 from batchgen.template import ChatTemplate
 from batchgen.tokens import TokenEncoder
 

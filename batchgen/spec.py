@@ -14,29 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
-from batchgen import attributes as attrs
 from batchgen.errors import JobError
-from batchgen.jobfile import explain, override, read_yaml, unknown_key
-
-
-class Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
-
-
-class Column(Spec):
-    """The value is taken from this input column, row by row."""
-
-    column: str = Field(description="Name of an input column.")
+from batchgen.jobfile import Column, Fraction, Spec, explain, override, read_yaml, unknown_key
+from batchgen.sampling import Sampling, check_sampling, sampling_json_schema
+from batchgen.steering import Attributes
 
 
 class Input(Spec):
@@ -70,104 +53,6 @@ class Input(Spec):
         return [self.path] if isinstance(self.path, str) else list(self.path)
 
 
-class LayoutSpec(Spec):
-    template: str | None = Field(
-        None, description="Jinja chat template that reads the values from the keys of each user message."
-    )
-    block: str | None = Field(None, description="Text beside user messages; {pairs} stands for the values.")
-    pair: str = Field("{name}: {value}", description="One value in the block.")
-    separator: str = Field(" ", description="Between two values in the block.")
-    where: Literal["suffix", "prefix"] = Field("suffix", description="The block's side of the message text.")
-    turns: Literal["all", "last"] = Field("all", description="Which user messages carry the block.")
-
-    @model_validator(mode="after")
-    def _one_form(self) -> LayoutSpec:
-        if (self.template is None) == (self.block is None):
-            raise ValueError("give exactly one of template and block")
-        if self.block is not None and "{pairs}" not in self.block:
-            raise ValueError("block must contain {pairs}")
-        try:
-            self.pair.format(name="", value="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"pair may have the fields {{name}} and {{value}} only ({error!r})") from None
-        return self
-
-
-MOST = 2**31 - 1
-Range = Annotated[list[Annotated[int, Field(ge=-MOST, le=MOST)]], Field(min_length=2, max_length=2)]
-
-
-class SchemaSpec(Spec):
-    names: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = Field(
-        min_length=1, description="Attribute names, in the prompt's order."
-    )
-    range: Range | dict[str, Range] = Field([0, 4], description="[low, high], both included; for all or by name.")
-    defaults: dict[str, int] = Field({}, description="Value of an attribute that nobody sets; else the low end.")
-    layout: LayoutSpec | None = Field(None, description="The text form, for a model whose template does not read the values.")
-
-    def build(self) -> attrs.Schema:
-        for name in {"role", "content", "messages"} & set(self.names):
-            raise ValueError(f"an attribute cannot be called {name}: chat templates mean something else by it")
-        if len(set(self.names)) != len(self.names):
-            raise ValueError("names has a name twice")
-        for name in [*self.defaults, *(self.range if isinstance(self.range, dict) else ())]:
-            if name not in self.names:
-                raise ValueError(f"{name} is not among names")
-        made = []
-        for name in self.names:
-            low, high = self.range.get(name, [0, 4]) if isinstance(self.range, dict) else self.range
-            attribute = attrs.Attribute(name, low, high, self.defaults.get(name, low))
-            attribute.check(attribute.default)
-            made.append(attribute)
-        layout = attrs.Layout(**self.layout.model_dump()) if self.layout else None
-        return attrs.Schema("custom", tuple(made), layout)
-
-
-class Attributes(Spec):
-    schema_: str | SchemaSpec = Field(alias="schema", description="A built-in name (karakuri, steerlm) or a schema of your own.")
-    values: dict[str, Any] = Field({}, description="Values for every row; a row's own column wins.")
-    sweep: dict[str, list[Any]] = Field({}, description="Every row times every combination of these values.")
-    columns: dict[str, str] | bool = Field(
-        True, description="true: the columns that bear the names; a mapping renames them; false: none."
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Attributes:
-        schema = self.schema
-        schema.check(self.values)
-        for name, values in self.sweep.items():
-            if not values:
-                raise ValueError(f"sweep.{name} is empty")
-            for value in values:
-                if value is None:
-                    raise ValueError(f"sweep.{name}: null is not a value")
-                schema.check({name: value})
-            if len(set(values)) != len(values):
-                raise ValueError(f"sweep.{name} names a value twice")
-        if isinstance(self.columns, dict):
-            schema.check(dict.fromkeys(self.columns))
-        return self
-
-    @property
-    def schema(self) -> attrs.Schema:  # type: ignore[override]
-        if not isinstance(self.schema_, str):
-            return self.schema_.build()
-        if self.schema_ not in attrs.BUILT_IN:
-            raise ValueError(f"unknown schema {self.schema_!r}; built in are {', '.join(attrs.BUILT_IN)}")
-        return attrs.BUILT_IN[self.schema_]
-
-    @property
-    def variants(self) -> list[dict[str, int]]:
-        return [self.schema.check(point) for point in attrs.sweep(self.sweep)]
-
-    def column_of(self) -> dict[str, str]:
-        """Attribute name -> input column that may hold a row's own value."""
-        if self.columns is False:
-            return {}
-        renamed = self.columns if isinstance(self.columns, dict) else {}
-        return {name: renamed.get(name, name) for name in self.schema.names}
-
-
 class Model(Spec):
     source: str = Field(description="A directory, or a Hugging Face Hub id.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub id; recorded as a commit.")
@@ -196,79 +81,6 @@ class Engine(Spec):
     pipeline_parallel_size: int = Field(1, ge=1, description="Stages of layers of a replica.")
     options: dict[str, Any] = Field({}, description="Handed to the engine under its own names.")
     env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...); no place for secrets.")
-
-
-Positive = Annotated[int, Field(ge=1, le=MOST)]
-Count = Annotated[int, Field(ge=0, le=MOST)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Sampling(Spec):
-    """What one row runs with; the names and meanings are vLLM's SamplingParams."""
-
-    model_config = ConfigDict(strict=True)
-
-    n: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Samples of the row.")
-    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy.")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus.")
-    top_k: Annotated[int, Field(ge=-1, le=MOST)] = Field(0, description="0 or -1 is off.")
-    min_p: Fraction = Field(0.0, description="Least probability, relative to the likeliest token's.")
-    max_tokens: Positive | None = Field(None, description="Null: up to the end of the context.")
-    min_tokens: Count = Field(0, description="No stop before so many tokens.")
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = Field(1.0, description="Over 0 up to 2; 1 is off.")
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
-        0,
-        description="A job's constant is mixed with the row's name into a seed per row; a row's own is used as it is. Null: unseeded.",
-    )
-    stop: list[Annotated[str, Field(min_length=1)]] = Field([], description="Stop strings.")
-    stop_token_ids: list[Count] = Field([], description="Stop tokens.")
-    bad_words: list[Annotated[str, Field(min_length=1)]] = Field([], description="Strings never generated.")
-    ignore_eos: bool = Field(False, description="Go on after the end-of-sequence token.")
-    include_stop_str_in_output: bool = Field(False, description="Keep the stop string in the answer.")
-    skip_special_tokens: bool = Field(True, description="Leave special tokens out of the answer.")
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="0 or more fills cumulative_logprob.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _integral(cls, fields: Any) -> Any:
-        """Integral floats are integers: a Parquet column with nulls has no integers in pandas."""
-        return {k: int(v) if k in _INTEGERS and isinstance(v, float) and v.is_integer() else v for k, v in fields.items()}
-
-    @field_validator("stop", "bad_words", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _order(self) -> Sampling:
-        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise ValueError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
-        return self
-
-
-_INTEGERS = {name for name, field in Sampling.model_fields.items() if "int" in str(field.annotation)}
-
-
-def check_sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of Sampling, checked. Raises ValueError that names the fields at fault."""
-    try:
-        return Sampling.model_validate(fields).model_dump()
-    except ValidationError as error:
-        raise ValueError("; ".join(explain(error, Sampling))) from None
-
-
-def _sampling_json_schema() -> dict[str, Any]:
-    schema = Sampling.model_json_schema()
-    column = Column.model_json_schema()
-    for name, field in schema["properties"].items():
-        schema["properties"][name] = {
-            "anyOf": [field, column],
-            "description": field["description"],
-            "default": field["default"],
-        }
-    return schema
 
 
 class Replicas(Spec):
@@ -310,7 +122,7 @@ class Job(Spec):
     attributes: Attributes | None = Field(None, description="Steering attributes.")
     model: Model | None = Field(None, description="Required except for engine.kind echo.")
     engine: Engine = Field(Engine(), description="What generates.")
-    sampling: Annotated[dict[str, Any], WithJsonSchema(_sampling_json_schema())] = Field(
+    sampling: Annotated[dict[str, Any], WithJsonSchema(sampling_json_schema())] = Field(
         {}, description="What every row runs with; any field may be {column: NAME}, and a row's own `sampling` wins."
     )
     replicas: Replicas = Field(Replicas(), description="How many engines.")

@@ -14,7 +14,7 @@ import pytest
 from batchgen import commit
 from batchgen.errors import RowError
 from batchgen.records import AFTER_INPUT, BEFORE_INPUT, Completion, Counts, carried_name, output_schema, prompt_schema
-from batchgen.spec import check_sampling
+from batchgen.sampling import check_sampling
 from batchgen.store import LocalStore
 
 NAMES = ("verbosity", "humor")

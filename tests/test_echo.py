@@ -18,7 +18,8 @@ from batchgen.engines.echo import EchoEngine
 from batchgen.errors import BadRow, EngineError, JobError
 from batchgen.model import load_model
 from batchgen.records import Output
-from batchgen.spec import Job, check_sampling
+from batchgen.sampling import check_sampling
+from batchgen.spec import Job
 
 TINY = Path(__file__).parents[1] / "jobs/models/tiny-karakuri"
 TEXT = "the quick brown fox jumps over the lazy dog"
@@ -169,7 +170,8 @@ def test_die_on_kills_the_process() -> None:
 import asyncio
 from batchgen.engines.echo import EchoEngine
 from batchgen.model import load_model
-from batchgen.spec import Job, check_sampling
+from batchgen.sampling import check_sampling
+from batchgen.spec import Job
 options = {{"kind": "echo", "options": {{"die_on": "fox"}}}}
 job = Job.parse({{"input": {{"path": "x", "prompt": "p"}}, "output": {{"path": "o"}}, "engine": options}})
 made = EchoEngine(job, load_model(None))

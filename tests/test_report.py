@@ -19,7 +19,8 @@ from batchgen import commit, frozen, plan, report
 from batchgen.errors import BatchgenError, RowError
 from batchgen.model import load_model
 from batchgen.records import Completion, Counts, Receipt, Span, prompt_schema
-from batchgen.spec import Job, check_sampling
+from batchgen.sampling import check_sampling
+from batchgen.spec import Job
 from batchgen.store import LocalStore
 
 # The fields that users' tools read, and those that were added to them.

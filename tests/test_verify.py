@@ -17,7 +17,8 @@ from batchgen.errors import InputError, RowError
 from batchgen.model import load_model
 from batchgen.records import Completion, Span, prompt_schema
 from batchgen.report import SUCCESS
-from batchgen.spec import Job, check_sampling
+from batchgen.sampling import check_sampling
+from batchgen.spec import Job
 from batchgen.store import LocalStore
 from batchgen.verify import verify
 

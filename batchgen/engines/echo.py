@@ -20,9 +20,10 @@ from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 
 from batchgen.errors import BadRow, EngineError, JobError
+from batchgen.jobfile import Spec
 from batchgen.model import ModelFiles
 from batchgen.records import Output
-from batchgen.spec import Job, Spec
+from batchgen.spec import Job
 
 
 class Length(Spec):

@@ -1,0 +1,84 @@
+"""What one row runs with: the fields of `sampling`, in a job and in a row.
+
+The names, meanings and ranges are vLLM's SamplingParams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from batchgen.jobfile import MOST, Column, Fraction, Spec, explain
+
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+
+
+class Sampling(Spec):
+    """Every field with its default."""
+
+    model_config = ConfigDict(strict=True)
+
+    n: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Samples of the row.")
+    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus.")
+    top_k: Annotated[int, Field(ge=-1, le=MOST)] = Field(0, description="0 or -1 is off.")
+    min_p: Fraction = Field(0.0, description="Least probability, relative to the likeliest token's.")
+    max_tokens: Positive | None = Field(None, description="Null: up to the end of the context.")
+    min_tokens: Count = Field(0, description="No stop before so many tokens.")
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = Field(1.0, description="Over 0 up to 2; 1 is off.")
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
+        0,
+        description="A job's constant is mixed with the row's name into a seed per row; a row's own is used as it is. Null: unseeded.",
+    )
+    stop: list[Annotated[str, Field(min_length=1)]] = Field([], description="Stop strings.")
+    stop_token_ids: list[Count] = Field([], description="Stop tokens.")
+    bad_words: list[Annotated[str, Field(min_length=1)]] = Field([], description="Strings never generated.")
+    ignore_eos: bool = Field(False, description="Go on after the end-of-sequence token.")
+    include_stop_str_in_output: bool = Field(False, description="Keep the stop string in the answer.")
+    skip_special_tokens: bool = Field(True, description="Leave special tokens out of the answer.")
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="0 or more fills cumulative_logprob.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _integral(cls, fields: Any) -> Any:
+        """Integral floats are integers: a Parquet column with nulls has no integers in pandas."""
+        return {k: int(v) if k in _INTEGERS and isinstance(v, float) and v.is_integer() else v for k, v in fields.items()}
+
+    @field_validator("stop", "bad_words", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _order(self) -> Sampling:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
+        return self
+
+
+_INTEGERS = {name for name, field in Sampling.model_fields.items() if "int" in str(field.annotation)}
+
+
+def check_sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of Sampling, checked. Raises ValueError that names the fields at fault."""
+    try:
+        return Sampling.model_validate(fields).model_dump()
+    except ValidationError as error:
+        raise ValueError("; ".join(explain(error, Sampling))) from None
+
+
+def sampling_json_schema() -> dict[str, Any]:
+    schema = Sampling.model_json_schema()
+    column = Column.model_json_schema()
+    for name, field in schema["properties"].items():
+        schema["properties"][name] = {
+            "anyOf": [field, column],
+            "description": field["description"],
+            "default": field["default"],
+        }
+    return schema
