@@ -81,6 +81,7 @@ def _print_findings(found: Any) -> None:
 def run(
     job: JobFile,
     set_: Set = [],  # noqa: B006
+    force: Annotated[bool, typer.Option("--force", help="Take the output from another driver that is at work on it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a job to its end; run it again to resume. Exit codes: 0 done, 1 run error, 2 bad job, 3 too many failed rows, 75 interrupted."""
@@ -89,7 +90,7 @@ def run(
 
     parsed = Job.load(job, set_)
     with _stop_signals() as stopping:
-        status = run_job(parsed, stopping=stopping)
+        status = run_job(parsed, stopping=stopping, force=force)
     if as_json:
         _print_json(status)
 

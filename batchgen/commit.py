@@ -61,7 +61,7 @@ def encode_part(
         "prompt_tokens": [c.prompt_tokens for c in completions],
         "completion_tokens": [c.completion_tokens for c in completions],
         "cumulative_logprob": [c.cumulative_logprob for c in completions],
-        "sampling": taken["sampling"],
+        "sampling": _sampling(taken["sampling"], completions),
         "model": pa.array([model] * len(completions), pa.string()),
         "prompt_hash": [c.prompt_hash for c in completions],
         "seconds": [c.seconds for c in completions],
@@ -80,6 +80,13 @@ def encode_part(
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
+
+
+def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.ChunkedArray | list[Any]:
+    """What each completion ran with: its own where an attempt changed it, the prompt's otherwise."""
+    if all(c.sampling is None for c in completions):
+        return of_prompts
+    return [c.sampling or given for c, given in zip(completions, of_prompts.to_pylist(), strict=True)]
 
 
 def count(completions: list[Completion]) -> Counts:

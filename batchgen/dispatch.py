@@ -25,6 +25,7 @@ class Dispatcher(Generic[Item]):
         self.running: dict[ReplicaId, dict[Item, float]] = {}
         self._holders: dict[Item, set[ReplicaId]] = {}
         self._with_room: dict[ReplicaId, int] = {}
+        self._retired: set[ReplicaId] = set()
         self._took: deque[float] = deque(maxlen=64)
         self.deaths: dict[Item, int] = {}
         """How many replicas died while they ran an item."""
@@ -42,12 +43,18 @@ class Dispatcher(Generic[Item]):
 
     def has_room(self, replica: ReplicaId, load: int = 0) -> None:
         """The replica, with `load` prompts unfinished, can take one more item. Ignored for a replica that left."""
-        if replica in self.running:
+        if replica in self.running and replica not in self._retired:
             self._with_room[replica] = load
+
+    def retire(self, replica: ReplicaId) -> None:
+        """The replica is about to go: it finishes what it runs and takes nothing more."""
+        self._retired.add(replica)
+        self._with_room.pop(replica, None)
 
     def leave(self, replica: ReplicaId) -> list[Item]:
         """The replica died; the items that nobody else is running are queued again, and returned."""
         lost = self.running.pop(replica, {})
+        self._retired.discard(replica)
         for item in lost:
             self._release(replica, item)
             self.deaths[item] = self.deaths.get(item, 0) + 1
@@ -90,10 +97,19 @@ class Dispatcher(Generic[Item]):
         if item in self.queue:
             self.queue.remove(item)
 
+    def copies(self, item: Item) -> int:
+        """How many replicas are running the item."""
+        return len(self._holders.get(item, ()))
+
     @property
     def hungry(self) -> bool:
         """Whether another item from the feed would be of use now."""
         return not self.feed_ended and len(self.queue) < max(1, len(self._with_room))
+
+    @property
+    def done_retiring(self) -> list[ReplicaId]:
+        """Retired replicas that run nothing any more."""
+        return [replica for replica in self._retired if not self.running.get(replica)]
 
     @property
     def idle(self) -> bool:

@@ -6,6 +6,7 @@ keep dying of the same span, blocks keep getting lost.
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import signal
@@ -18,11 +19,13 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
+from batchgen import journal
 from batchgen.dispatch import Dispatcher
 from batchgen.errors import EngineError, Interrupted, TooManyErrors
 from batchgen.feed import END, Assets, Feed
+from batchgen.lease import Lease
 from batchgen.plan import Plan
-from batchgen.pool import Pool, resources, size
+from batchgen.pool import STOP_SECONDS, Pool, resources, size
 from batchgen.records import Span
 from batchgen.render import Renderer
 from batchgen.report import Monitor, Tally, over_limit
@@ -43,41 +46,47 @@ def drive(
     missing: list[Span],
     monitor: Monitor,
     stopping: Callable[[], bool],
+    lease: Lease,
 ) -> None:
-    """Feed the missing spans to a pool until each has a part. Raises EngineError, TooManyErrors, Interrupted."""
+    """Feed the missing spans to a pool until each has a part. Raises EngineError, LeaseError, TooManyErrors, Interrupted."""
     assets = ray.put(Assets(renderer, kept))
     replicas = size(renderer.job, len(missing))
     wanted, held = resources(renderer.job)["num_gpus"], ray.cluster_resources().get("GPU", 0)
     if held < wanted:
         monitor.message(f"a replica needs {wanted:g} GPUs, the cluster has {held:g}: waiting for more")
     passes = 0
-    pool = Pool(renderer, store.url, planned.shards, replicas)
+    pool = Pool(renderer, store.url, planned.shards, journal.spans(store), replicas)
+    grace = STOP_SECONDS
     try:
         with monitor.live():
             while missing:
                 feed = Feed(assets, planned.shards, missing, ahead=2 * replicas)
                 try:
-                    _one_pass(renderer.job, pool, feed, monitor, stopping)
+                    _one_pass(renderer.job, pool, feed, monitor, stopping, lease)
                 finally:
                     feed.stop()
                 before, missing = len(missing), planned.missing(monitor.tally.counted)
                 passes = 0 if len(missing) < before else passes + 1
                 if passes == LOST_PASSES:
                     raise EngineError(f"{len(missing)} spans were fed {passes} times and lost each time")
+    except KeyboardInterrupt:
+        grace = 0.0
+        raise
     finally:
-        pool.stop()
+        pool.stop(grace)
 
 
-def _one_pass(job: Job, pool: Pool, feed: Feed, monitor: Monitor, stopping: Callable[[], bool]) -> None:
+def _one_pass(job: Job, pool: Pool, feed: Feed, monitor: Monitor, stopping: Callable[[], bool], lease: Lease) -> None:
     """One pass of a feed: assign spans and take receipts until nothing is left, or until told to stop."""
     dispatcher: Dispatcher[Any] = Dispatcher()
-    for replica in pool.alive:
+    for replica in pool.staying:
         dispatcher.join(replica)
         pool.ask_for_room(replica)
     began, ending = time.monotonic(), 0.0
     why = ""
     while not (dispatcher.feed_ended and dispatcher.idle):
         now = time.monotonic()
+        lease.check()
         if not why and (why := _reason_to_stop(job, monitor.tally, now - began, stopping)):
             ending = now + DRAIN_SECONDS
             monitor.message(f"{why}: finishing what is running, at most {DRAIN_SECONDS:.0f} s")
@@ -89,7 +98,8 @@ def _one_pass(job: Job, pool: Pool, feed: Feed, monitor: Monitor, stopping: Call
             else:
                 dispatcher.offer(item)
         while not why and (assignment := dispatcher.take(now)) is not None:
-            pool.assign(*assignment)
+            replica, item = assignment
+            pool.assign(replica, item, again=item in dispatcher.deaths or dispatcher.copies(item) > 1)
         for event in pool.wait(0.02 if dispatcher.hungry else 0.5):
             if event.kind == "ready":
                 dispatcher.join(event.replica)
@@ -106,6 +116,12 @@ def _one_pass(job: Job, pool: Pool, feed: Feed, monitor: Monitor, stopping: Call
             else:
                 monitor.message(f"replica {event.replica} died: {event.message}")
                 _refuse_poison(dispatcher, dispatcher.leave(event.replica), event.message)
+        for replica in pool.draining():
+            monitor.message(f"replica {replica}: its node is about to go; it takes no new span")
+            dispatcher.retire(replica)
+        for replica in dispatcher.done_retiring:
+            dispatcher.leave(replica)
+            pool.release(replica)
         monitor.tick(len(pool.alive))
 
 
@@ -117,6 +133,8 @@ def _reason_to_stop(job: Job, tally: Tally, seconds: float, stopping: Callable[[
         return f"limits.tokens {limits.tokens} reached"
     if limits.hours is not None and seconds >= limits.hours * 3600:
         return f"limits.hours {limits.hours} reached"
+    if limits.deadline is not None and datetime.datetime.now(datetime.UTC) >= limits.deadline:
+        return f"limits.deadline {limits.deadline} reached"
     return ""
 
 

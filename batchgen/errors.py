@@ -8,6 +8,7 @@
     │   └── OutputConflict           the output belongs to another job, or its input changed
     ├── StoreError                   the output store: full, no permission, down, not put-if-absent
     ├── EngineError                  the engine cannot start, or every replica died
+    ├── LeaseError                   another driver works on the output
     ├── VerifyError                  verify found the output incomplete or damaged
     ├── TooManyErrors                exit 3: failed rows over `limits.errors`
     └── Interrupted                  exit 75: stopped on request, run again to resume
@@ -59,6 +60,10 @@ class StoreError(BatchgenError):
 
 class EngineError(BatchgenError):
     """No replica can generate."""
+
+
+class LeaseError(BatchgenError):
+    """One driver for an output."""
 
 
 class VerifyError(BatchgenError):

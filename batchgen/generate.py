@@ -1,48 +1,71 @@
 """The replica: spans of prompts in, parts out, many spans in flight.
 
-Every prompt is a coroutine, so that no row waits for another; scripted turns are a loop in it. `room`
-is how a replica asks for work: it answers when fewer prompts are unfinished than the engine should have
-before it (twice its capacity), so that the engine never starves and prompts do not pile up; and when few spans wait
-for the store, so that finished rows do not pile up behind a slow one.
+Every prompt is a coroutine, so that no row waits for another. `room` is how a replica asks for work: it answers when
+fewer prompts are unfinished than the engine should have before it (twice its capacity), so that the engine never
+starves and prompts do not pile up; and when few spans wait for the store, so that finished rows do not pile up behind a
+slow one. What is finished in spans that are still open goes into the journal every `spans.journal_seconds`.
 Plain Python: pool.py makes a Ray actor of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
-from batchgen import commit
-from batchgen.engines import make_engine
-from batchgen.errors import BadRow, EngineError, RowError, place
+from batchgen import commit, journal
+from batchgen.answer import Answerer
+from batchgen.engines import Engine, make_engine
+from batchgen.errors import EngineError, StoreError
+from batchgen.guard import Guard
 from batchgen.lengths import Lengths, Order, length_key
-from batchgen.records import Completion, Output, Receipt
-from batchgen.render import Renderer, prompt_hash
+from batchgen.records import Completion, Receipt
+from batchgen.render import Renderer
 from batchgen.store import open_store
 
 LOG_TAIL = 20
 MOST_COMMITTING = 4
+DRAIN_JOURNAL_SECONDS = 1.0
+
+
+@dataclass(eq=False)
+class _Open:
+    """A span that has no part yet: prompts finished since the last journal file, and its journal files."""
+
+    name: str
+    fresh: dict[int, list[Completion]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
 
 
 class Replica:
-    """One engine and the spans it is working on. `shards` are the plan's shard names."""
+    """One engine and the spans it is working on. `shards` are the plan's shard names, `journaled` the spans that had
+    journal files when the run began. The engine is the job's, guarded, unless another is given."""
 
-    def __init__(self, renderer: Renderer, output: str, shards: list[str]) -> None:
+    def __init__(
+        self, renderer: Renderer, output: str, shards: list[str], journaled: Iterable[str] = (), engine: Engine | None = None
+    ) -> None:
         self.renderer, self.shards = renderer, shards
-        self.job = renderer.job
+        self.job = job = renderer.job
         self.store = open_store(output)
-        os.environ.update(self.job.engine.env)
-        self.engine = make_engine(self.job, renderer.model)
+        os.environ.update(job.engine.env)
+        self.engine = engine or Guard(
+            lambda: make_engine(job, renderer.model), job.engine.watchdog_seconds, job.limits.row_seconds
+        )
+        self._answerer = Answerer(renderer, self.engine)
+        self._journaled = frozenset(journaled)
+        self._spans: set[_Open] = set()
+        self._draining = asyncio.Event()
+        self._journaling: asyncio.Task[None] | None = None
         self._accepted = 0
         self._unfinished = 0
         self._committing = 0
-        self._serial = 0
+        self._restarts = 0
         self._lengths = Lengths()
         self._order = Order(self._lengths)
         self._change = asyncio.Event()
@@ -53,10 +76,20 @@ class Replica:
             await self.engine.start()
         except EngineError as error:
             raise EngineError(f"{error}{_log_tail()}") from None
+        self._journaling = asyncio.create_task(self._keep_journal())
         return {"capacity": self.engine.capacity, "workers": self.engine.workers}
 
     async def stop(self) -> None:
+        """Write the journal and end the engine."""
+        if self._journaling is not None:
+            self._journaling.cancel()
+        with contextlib.suppress(StoreError):
+            await self._write_journal()
         await self.engine.stop()
+
+    async def drain(self) -> None:
+        """The replica's node is about to go: keep every finished row from now on."""
+        self._draining.set()
 
     async def room(self, assigned: int) -> int:
         """Unfinished prompts, when all `assigned` spans have arrived and there is room for another."""
@@ -65,40 +98,62 @@ class Replica:
             await self._change.wait()
         return self._unfinished
 
-    async def run(self, block: pa.Table) -> Receipt:
-        """Generate and commit one span; `block` is feed.encode_block's.
+    async def run(self, block: pa.Table, again: bool = False) -> Receipt:
+        """Generate and commit one span; `block` is feed.encode_block's, `again` whether another replica had it in this run.
 
-        Raises EngineError (the replica is of no more use), StoreError.
+        Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see answer.py).
         """
         began = time.monotonic()
-        span, shard = block["span"][0].as_py(), block["shard"][0].as_py()
-        prompts, kept = (pa.ipc.open_stream(block[name][0].as_buffer()).read_all() for name in ("prompts", "kept"))
+        name, shard = block["span"][0].as_py(), self.shards[block["shard"][0].as_py()]
+        prompts, kept = (pa.ipc.open_stream(block[table][0].as_buffer()).read_all() for table in ("prompts", "kept"))
         rows = prompts.to_pylist()
         self._count(accepted=1, unfinished=len(rows))
+        span = _Open(name)
+        done: dict[int, list[Completion]] = {}
+        if again or name in self._journaled:
+            done, span.files = await asyncio.to_thread(journal.load, self.store, name)
+            self._count(unfinished=-len(done))
+        self._spans.add(span)
         first = time.time()
         places = self._order.places(rows, self.engine.capacity)
-        answering = zip(rows, places, strict=True)
-        answered = await asyncio.gather(*(self._answer(n, *pair, self.shards[shard]) for n, pair in enumerate(answering)))
+        try:
+            left = [index for index in range(len(rows)) if index not in done]
+            answering = [self._answer(span, index, rows[index], places[index], shard) for index in left]
+            answered = await asyncio.gather(*answering)
+        except EngineError:
+            with contextlib.suppress(StoreError):
+                await self._write_journal_of(span)
+            raise
+        finally:
+            self._spans.discard(span)
         last, ended = time.time(), time.monotonic()
         self._count(committing=1)
-        completions = [completion for answers in answered for completion in answers]
+        done |= {of_prompt[0].prompt: of_prompt for of_prompt in answered}
+        completions = [completion for index in range(len(rows)) for completion in done[index]]
         part = await asyncio.to_thread(
-            commit.encode_part,
-            prompts,
-            kept,
-            completions,
-            self.job.schema_names,
-            self.shards[shard],
-            self.renderer.model.label,
+            commit.encode_part, prompts, kept, completions, self.job.schema_names, shard, self.renderer.model.label
         )
-        created = await asyncio.to_thread(commit.commit, self.store, span, part)
+        created = await asyncio.to_thread(commit.commit, self.store, name, part)
         committing = time.monotonic() - ended
         counts, errors = commit.count(completions), commit.errors_by_code(completions)
         if not created:
-            counts, errors = await asyncio.to_thread(commit.read_counts, self.store, span)
+            counts, errors = await asyncio.to_thread(commit.read_counts, self.store, name)
+        if span.files:
+            await asyncio.to_thread(journal.clear, self.store, span.files)
         self._count(committing=-1)
-        samples = commit.first_errors(completions)
-        return Receipt(span, created, counts, errors, samples, first, last, time.monotonic() - began, committing)
+        return Receipt(
+            span=name,
+            created=created,
+            counts=counts,
+            errors=errors,
+            samples=commit.first_errors(completions),
+            first=first,
+            last=last,
+            seconds=time.monotonic() - began,
+            committing=committing,
+            taken=sum(map(len, done.values())) - sum(map(len, answered)),
+            restarts=self._new_restarts(),
+        )
 
     def _has_room(self) -> bool:
         return self._unfinished < 2 * self.engine.capacity and self._committing < MOST_COMMITTING
@@ -109,96 +164,42 @@ class Replica:
         self._committing += committing
         self._change.set()
 
-    async def _answer(self, index: int, row: dict[str, Any], queue_place: int, shard: str) -> list[Completion]:
-        """The samples of one prompt; a prompt or a sample that fails becomes an error of its own."""
-        began = time.monotonic()
-        samples = row["sampling"]["n"] if row["sampling"] else self.job.samples
-        start = _Talk(orjson.loads(row["conversation"]) if row["conversation"] else [])
-        if row["error_code"]:
-            start.error = RowError(row["error_code"], row["error_detail"])
-        talks = [start] * samples
-        if start.error is None:
-            try:
-                outputs = await self._generate(row["token_ids"], row["sampling"], queue_place)
-                talks = [start.after(output, row["token_ids"]) for output in outputs]
-                if row["turns"]:
-                    await asyncio.gather(
-                        *(self._script(talk, row, number, queue_place, shard) for number, talk in enumerate(talks))
-                    )
-            except BadRow as bad:
-                start.error = RowError(bad.code, f"{place(shard, row['row'])}: {bad}")
+    def _new_restarts(self) -> int:
+        before, self._restarts = self._restarts, getattr(self.engine, "restarts", 0)
+        return self._restarts - before
+
+    async def _answer(self, span: _Open, index: int, row: dict[str, Any], queue_place: int, shard: str) -> list[Completion]:
+        completions = await self._answerer.answer(index, row, queue_place, shard)
         self._count(unfinished=-1)
-        for talk in talks:
-            if talk.output is not None:
-                self._lengths.learn(length_key(row), talk.completion_tokens // (1 + len(row["turns"])))
-        seconds = time.monotonic() - began
-        return [talk.completion(index, number, seconds) for number, talk in enumerate(talks)]
+        span.fresh[index] = completions
+        for completion in completions:
+            if completion.error is None:
+                self._lengths.learn(length_key(row), completion.completion_tokens // (1 + len(row["turns"])))
+        return completions
 
-    async def _script(self, talk: _Talk, row: dict[str, Any], number: int, queue_place: int, shard: str) -> None:
-        """One sample's scripted turns after the first: each follows the model's own answers."""
-        sampling = {**row["sampling"], "n": 1}
-        if sampling["seed"] is not None:
-            sampling["seed"] = min(sampling["seed"] + number, 2**63 - 1)
+    async def _keep_journal(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._draining.wait(), self.job.spans.journal_seconds)
+            if self._draining.is_set():
+                await asyncio.sleep(DRAIN_JOURNAL_SECONDS)
+            with contextlib.suppress(StoreError):  # the commit will say so, when it comes
+                await self._write_journal()
+
+    async def _write_journal(self) -> None:
+        for span in list(self._spans):
+            await self._write_journal_of(span)
+
+    async def _write_journal_of(self, span: _Open) -> None:
+        fresh, span.fresh = span.fresh, {}
+        if not fresh:
+            return
+        completions = [completion for of_prompt in fresh.values() for completion in of_prompt]
         try:
-            for turn in row["turns"]:
-                assert talk.output is not None
-                talk.messages = self.renderer.continued(talk.messages, talk.output.text, turn)
-                _, ids = self.renderer.encode(talk.messages)
-                [output] = await self._generate(ids, self.renderer.within_context(sampling, len(ids)), queue_place)
-                talk.add(output, ids)
-        except BadRow as bad:
-            talk.error = RowError(bad.code, f"{place(shard, row['row'])}: {bad}")
-
-    async def _generate(self, ids: list[int], sampling: dict[str, Any], queue_place: int) -> list[Output]:
-        self._serial += 1
-        return await self.engine.generate(str(self._serial), ids, sampling, queue_place)
-
-
-@dataclass
-class _Talk:
-    """One sample's conversation as it goes: messages put so far, tokens of all its turns, the last output."""
-
-    messages: list[dict[str, Any]]
-    output: Output | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    logprob: float | None = 0.0
-    digest: str | None = None
-    error: RowError | None = None
-
-    def after(self, output: Output, ids: list[int]) -> _Talk:
-        """A sample of its own, with the answer to the common first prompt."""
-        talk = _Talk(self.messages)
-        talk.add(output, ids)
-        return talk
-
-    def add(self, output: Output, ids: list[int]) -> None:
-        self.output, self.digest = output, prompt_hash(ids)
-        self.prompt_tokens += len(ids)
-        self.completion_tokens += output.tokens
-        self.cached_tokens += output.cached_tokens
-        known = self.logprob is not None and output.cumulative_logprob is not None
-        self.logprob = self.logprob + output.cumulative_logprob if known else None  # type: ignore[operator]
-
-    def completion(self, prompt: int, sample: int, seconds: float) -> Completion:
-        done = self.output if self.error is None else None
-        answer = [] if done is None else [{"role": "assistant", "content": done.text}]
-        return Completion(
-            prompt=prompt,
-            sample=sample,
-            messages=[*self.messages, *answer],
-            response=None if done is None else done.text,
-            finish_reason=None if done is None else done.finish_reason,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cached_tokens=self.cached_tokens,
-            cumulative_logprob=None if done is None else self.logprob,
-            prompt_hash=self.digest,
-            seconds=seconds,
-            attempt=1,
-            error=self.error,
-        )
+            span.files.append(await asyncio.to_thread(journal.write, self.store, span.name, completions))
+        except StoreError:
+            span.fresh = fresh | span.fresh
+            raise
 
 
 def _log_tail() -> str:

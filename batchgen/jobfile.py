@@ -113,7 +113,7 @@ def _is_union_tag(part: object) -> bool:
     return isinstance(part, str) and (part in _UNION_TAGS or "[" in part)
 
 
-_UNION_TAGS = {"str", "bool", "int", "float", "Column", "SchemaSpec"}
+_UNION_TAGS = {"str", "bool", "int", "float", "Column", "SchemaSpec", "Retry"}
 
 
 def _fields_at(model: Any, parents: Iterable[Any]) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 
 from batchgen.engines.vllm import runs_on_cpu
@@ -28,6 +29,8 @@ from batchgen.render import Renderer
 from batchgen.spec import Job
 
 START_ATTEMPTS = 3
+STOP_SECONDS = 20.0
+DRAIN_POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,17 @@ class Event:
 class Pool:
     """The replicas of a job. Raises EngineError when none of them can start."""
 
-    def __init__(self, renderer: Renderer, output: str, shards: tuple[Shard, ...], size: int) -> None:
+    def __init__(self, renderer: Renderer, output: str, shards: tuple[Shard, ...], journaled: set[str], size: int) -> None:
         job = renderer.job
-        self._arguments = ray.put((renderer, output, [shard.name for shard in shards]))
+        self._arguments = ray.put((renderer, output, [shard.name for shard in shards], journaled))
         self._make = ray.remote(_Actor).options(
             max_restarts=0, max_task_retries=0, max_concurrency=10_000, scheduling_strategy="SPREAD", **resources(job)
         )
         self._actors: dict[int, Any] = {}
         self._assigned: dict[int, int] = {}
+        self._nodes: dict[int, str] = {}
+        self._leaving: set[int] = set()
+        self._looked = 0.0
         self._calls: dict[Any, tuple[str, int, Any]] = {}
         self._failed_starts = 0
         self._started = 0
@@ -62,10 +68,10 @@ class Pool:
         for _ in range(size):
             self._start_one()
 
-    def assign(self, replica: int, item: Any) -> None:
-        """Let the replica run the span in block `item`."""
+    def assign(self, replica: int, item: Any, again: bool) -> None:
+        """Let the replica run the span in block `item`; `again` when another replica has had it in this run."""
         self._assigned[replica] += 1
-        self._call(replica, "receipt", self._actors[replica].run.remote(item), item)
+        self._call(replica, "receipt", self._actors[replica].run.remote(item, again), item)
         self.ask_for_room(replica)
 
     def wait(self, seconds: float) -> Iterator[Event]:
@@ -81,12 +87,42 @@ class Pool:
             if call in self._calls:
                 yield from self._settle(call)
 
-    def stop(self) -> None:
-        """End every replica and its engine's processes."""
-        stopping = [self._actors[replica].stop.remote() for replica in self.alive]
-        if stopping:
-            ray.wait(stopping, num_returns=len(stopping), timeout=20)
-        for actor in self._actors.values():
+    @property
+    def staying(self) -> set[int]:
+        """The living replicas whose node is not about to go."""
+        return self.alive - self._leaving
+
+    def draining(self) -> list[int]:
+        """Replicas whose node Ray is about to take away, each once. They keep a close journal from now on, and others are
+        asked for in their place."""
+        now = time.monotonic()
+        if now - self._looked < DRAIN_POLL_SECONDS:
+            return []
+        self._looked = now
+        nodes = _draining_nodes()
+        found = [replica for replica in self.staying if self._nodes[replica] in nodes]
+        for replica in found:
+            self._leaving.add(replica)
+            self._actors[replica].drain.remote()
+            self._start_one()
+        return found
+
+    def release(self, replica: int) -> None:
+        """End a replica that runs nothing."""
+        self.alive.discard(replica)
+        self._calls = {call: entry for call, entry in self._calls.items() if entry[1] != replica}
+        self._end([self._actors.pop(replica)])
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """End every replica and its engine's processes; they have `seconds` to write their journals."""
+        self._end([self._actors[replica] for replica in self.alive], seconds)
+        self._end(list(self._actors.values()), 0)
+
+    def _end(self, actors: list[Any], seconds: float = STOP_SECONDS) -> None:
+        if actors and seconds:
+            stopping = [actor.stop.remote() for actor in actors]
+            ray.wait(stopping, num_returns=len(stopping), timeout=seconds)
+        for actor in actors:
             ray.kill(actor, no_restart=True)
 
     def _start_one(self) -> None:
@@ -94,7 +130,7 @@ class Pool:
         replica = self._started
         self._actors[replica] = self._make.remote(self._arguments)
         self._assigned[replica] = 0
-        self._call(replica, "ready", self._actors[replica].start.remote())
+        self._call(replica, "ready", self._actors[replica].start_here.remote())
 
     def ask_for_room(self, replica: int) -> None:
         """Let the replica say when it can take another span; one question at a time."""
@@ -118,9 +154,10 @@ class Pool:
             yield from self._died(kind, replica, _words(error))
         else:
             if kind == "ready":
+                engine, self._nodes[replica] = result
                 self.alive.add(replica)
                 self._ready_once = True
-                yield Event("ready", replica, engine=result)
+                yield Event("ready", replica, engine=engine)
                 self.ask_for_room(replica)
             elif kind == "room":
                 yield Event("room", replica, load=result)
@@ -145,11 +182,15 @@ class Pool:
         self._calls = {call: entry for call, entry in self._calls.items() if entry[1] != replica}
         ray.kill(actor, no_restart=True)
         self.alive.discard(replica)
+        left = replica in self._leaving
+        self._leaving.discard(replica)
         if kind == "ready":
             self._failed_starts += 1
             if not self._ready_once:
                 raise EngineError(f"no replica can start: {message}")
-        if self._failed_starts < START_ATTEMPTS:
+        if left:  # another was asked for when its node began to drain
+            pass
+        elif self._failed_starts < START_ATTEMPTS:
             self._start_one()
         elif not self._actors:
             raise EngineError(f"every replica died, the last one with: {message}")
@@ -159,20 +200,30 @@ class Pool:
 class _Actor(Replica):
     """A Replica with a process of its own, whose arguments come as one object, put once for all replicas."""
 
-    def __init__(self, arguments: tuple[Renderer, str, list[str]]) -> None:
+    def __init__(self, arguments: tuple[Renderer, str, list[str], set[str]]) -> None:
         super().__init__(*arguments)
         with contextlib.suppress(PermissionError):
             # Ray starts its workers at nice 15; a scheduler that waits for the feed's CPU idles its GPU.
             os.setpriority(os.PRIO_PROCESS, 0, 0)
 
-    async def start(self) -> dict[str, int]:
+    async def start_here(self) -> tuple[dict[str, int], str]:
+        """As start, with the id of the node."""
         engine = await super().start()
         # Paid before the first row instead of by rows: pyarrow imports pandas at its first array of a list, and a full
         # garbage collection visits all that vLLM's modules hold.
         pa.array([0])
         gc.collect()
         gc.freeze()
-        return engine
+        return engine, ray.get_runtime_context().get_node_id()
+
+
+def _draining_nodes() -> set[str]:
+    """Ids of the nodes that are being drained: of spot instances with a notice, of what the autoscaler gives back."""
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    try:
+        return set(client.get_draining_nodes(timeout=5))
+    except RayError:  # a head that is busy has nothing new to say
+        return set()
 
 
 def resources(job: Job) -> dict[str, float]:

@@ -146,7 +146,8 @@ class Output:
 
 @dataclass(frozen=True)
 class Completion:
-    """One row of a part: sample `sample` of the prompt at index `prompt` of its span."""
+    """One row of a part: sample `sample` of the prompt at index `prompt` of its span. `sampling` is what it ran with
+    where that is not the prompt's."""
 
     prompt: int
     sample: int
@@ -161,6 +162,7 @@ class Completion:
     attempt: int
     error: RowError | None = None
     cached_tokens: int = 0
+    sampling: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ class Counts:
 @dataclass(frozen=True)
 class Receipt:
     """What a replica answers for a span. `created` is False where the part was already there;
-    `counts` are then those of that part. `first` and `last` are the replica's wall-clock seconds at
+    `counts` are then those of that part. `taken` rows come from the span's journal; `restarts` are the engine's since the
+    replica's last receipt. `first` and `last` are the replica's wall-clock seconds at
     which the span's first row entered the engine and its last one left it; `committing` are the seconds of
     encoding the part and putting it."""
 
@@ -204,6 +207,8 @@ class Receipt:
     last: float
     seconds: float
     committing: float = 0.0
+    taken: int = 0
+    restarts: int = 0
 
 
 def attributes_type(names: tuple[str, ...]) -> pa.DataType:

@@ -53,6 +53,10 @@ class Tally:
     engine: dict[str, int] = field(default_factory=dict)
     generated: int = 0
     """Spans that replicas answered for in all runs; over `spans_done` it is work done twice."""
+    taken: int = 0
+    """Rows that came from the journal instead of an engine."""
+    restarts: int = 0
+    """Engines that were started again under a living replica."""
 
     def __post_init__(self) -> None:
         self._rows = {span.name: span.rows for span in self.plan.spans}
@@ -91,6 +95,8 @@ class Tally:
             "seconds_committing": round(self.seconds_committing, 3),
             "tokens_per_second": round(self.counts.completion_tokens / generating, 1) if generating else 0.0,
             "spans_generated": self.generated,
+            "rows_from_journal": self.taken,
+            "engine_restarts": self.restarts,
             "errors": dict(sorted(self.errors.items())),
         }
 
@@ -127,6 +133,7 @@ def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
         tally.seconds_total, tally.seconds_generating = fields["seconds_total"], fields["seconds_generating"]
         tally.seconds_committing = fields["seconds_committing"]
         tally.generated, tally.engine = fields["spans_generated"], fields["engine"]
+        tally.taken, tally.restarts = fields["rows_from_journal"], fields["engine_restarts"]
         tally.state = _state(fields)
     late = [span.name for span in plan.spans if span.name in committed and span.name not in tally.counted]
     with ThreadPoolExecutor(8) as pool:
@@ -183,6 +190,8 @@ class Monitor:
         """Count a span's part."""
         self.tally.add(receipt.span, receipt.counts, receipt.errors)
         self.tally.generated += 1
+        self.tally.taken += receipt.taken
+        self.tally.restarts += receipt.restarts
         self.tally.seconds_committing += receipt.committing
         self._first = min(self._first or receipt.first, receipt.first)
         self._last = max(self._last, receipt.last)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from batchgen import commit, frozen, plan, report
+from batchgen import commit, frozen, journal, lease, plan, report
 from batchgen.engines import make_engine
-from batchgen.errors import BatchgenError, Interrupted, TooManyErrors
+from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
 from batchgen.model import load_model
 from batchgen.render import Renderer
 from batchgen.spec import Job
@@ -48,10 +48,12 @@ def run(
     out: TextIO | None = None,
     quiet: bool = False,
     stopping: Callable[[], bool] = lambda: False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Run a job to its end, or resume it, and return its status (see report.Tally.status).
 
-    `out` takes progress and summary (stderr when None), `stopping` is asked now and then whether to drain.
+    `out` takes progress and summary (stderr when None), `stopping` is asked now and then whether to drain,
+    `force` takes the output from another driver.
     Raises BatchgenError; whatever it is, committed rows stay, and the same call goes on from there.
     """
     job = job if isinstance(job, Job) else Job.parse(job)
@@ -59,6 +61,13 @@ def run(
     store = open_store(job.output.path)
     prepared = prepare(job, store)
     probe(store)
+    with lease.hold(store, lambda text: print(text, file=out), force) as held:
+        return _run(job, store, prepared, out, quiet, stopping, held)
+
+
+def _run(
+    job: Job, store: Store, prepared: Prepared, out: TextIO, quiet: bool, stopping: Callable[[], bool], held: lease.Lease
+) -> dict[str, Any]:
     kept = frozen.freeze(store, job, prepared.renderer.model, prepared.columns.kept).kept
     planned = plan.freeze_plan(job, store, prepared.found, prepared.columns)
     done = commit.committed(store)
@@ -70,7 +79,7 @@ def run(
             store.delete(report.SUCCESS)
             from batchgen.drive import drive, on_ray  # Ray only when there is something to do
 
-            on_ray(lambda: drive(prepared.renderer, kept, store, planned, missing, monitor, stopping))
+            on_ray(lambda: drive(prepared.renderer, kept, store, planned, missing, monitor, stopping, held))
         tally.state = "done"
     except Interrupted:
         tally.state = "interrupted"
@@ -79,7 +88,9 @@ def run(
         tally.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         raise
     finally:
-        monitor.tick(0, force=True)
+        if not isinstance(sys.exception(), LeaseError):  # the output's progress is another driver's now
+            monitor.tick(0, force=True)
+    journal.clear(store, store.list(journal.FOLDER))
     store.put(report.REPORT, tally.encode())
     store.put(report.SUCCESS, b"")
     if not quiet:

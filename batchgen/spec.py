@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field, ValidationError, WithJsonSchema, field_validator, model_validator
+from pydantic import AwareDatetime, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
-from batchgen.errors import JobError
+from batchgen.errors import ErrorCode, JobError
 from batchgen.jobfile import Column, Fraction, Spec, explain, override, read_yaml, unknown_key
 from batchgen.sampling import Sampling, check_sampling, sampling_json_schema
 from batchgen.steering import Attributes
@@ -80,6 +80,7 @@ class Engine(Spec):
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that hold one layer of a replica together.")
     pipeline_parallel_size: int = Field(1, ge=1, description="Stages of layers of a replica.")
     options: dict[str, Any] = Field({}, description="Handed to the engine under its own names.")
+    watchdog_seconds: float = Field(300.0, gt=0, description="An engine without a sign of life for so long is started again.")
     env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...); no place for secrets.")
 
 
@@ -98,6 +99,30 @@ class Limits(Spec):
     errors: Fraction = Field(0.01, description="Failed rows allowed, as a fraction of the planned ones.")
     tokens: int | None = Field(None, ge=1, description="Stop, resumably, after so many completion tokens.")
     hours: float | None = Field(None, gt=0, description="Stop, resumably, after so many hours of this run.")
+    deadline: AwareDatetime | None = Field(None, description="Stop, resumably, at this time: 2026-12-01T06:00+09:00.")
+    row_seconds: float | None = Field(
+        4 * 3600.0,
+        gt=0,
+        description="Most seconds of a row's turn in the engine, its wait there included; then it fails (`timeout`).",
+    )
+
+
+class Retry(Spec):
+    retry: int = Field(ge=1, le=10, description="How many times more.")
+    sampling: dict[str, Any] = Field({}, description="What is changed then, over the row's own sampling.")
+
+    @field_validator("sampling")
+    @classmethod
+    def _fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if "n" in value:
+            raise ValueError("n: every sample is tried again by itself")
+        checked = check_sampling(value)
+        return {key: checked[key] for key in value}
+
+
+Policy = Literal["keep", "fail"] | Retry
+Failure = ErrorCode | Literal["truncated"]
+FINAL = {"input", "render", "too_long"}
 
 
 class Spans(Spec):
@@ -105,6 +130,7 @@ class Spans(Spec):
         None, ge=1, description="Most input rows of a span; null: chosen from the size of the input, fewer towards its end."
     )
     bytes: int = Field(16 * 2**20, ge=1, description="Most JSONL bytes of a span (one line may be longer).")
+    journal_seconds: float = Field(30.0, gt=0, description="How often the finished rows of open spans are kept.")
 
 
 class OutputSpec(Spec):
@@ -127,6 +153,10 @@ class Job(Spec):
     )
     replicas: Replicas = Field(Replicas(), description="How many engines.")
     limits: Limits = Field(Limits(), description="When to stop.")
+    errors: dict[Failure, Policy] = Field(
+        {},
+        description="What to do about a failed row, by its error_code, or `truncated` (cut at max_tokens): keep it (as without an entry), fail (stop the job), or {retry: TIMES, sampling: {...}}.",
+    )
     spans: Spans = Field(Spans(), description="The unit of scheduling and of commit.")
     output: OutputSpec = Field(description="Where the answers go.")
 
@@ -135,6 +165,14 @@ class Job(Spec):
         if self.model is None and self.engine.kind != "echo":
             raise ValueError(f"engine.kind {self.engine.kind} needs a model")
         return self
+
+    @field_validator("errors")
+    @classmethod
+    def _retries(cls, value: dict[str, Policy]) -> dict[str, Policy]:
+        for code in FINAL & value.keys():
+            if isinstance(value[code], Retry):
+                raise ValueError(f"{code}: nothing changes in another attempt: keep or fail")
+        return value
 
     @field_validator("sampling")
     @classmethod
@@ -188,7 +226,7 @@ class Job(Spec):
         """The fields that decide what a row means, flat, without the model's files (see model.py)."""
         kept = {
             "input": {"max_row_bytes", "path"},
-            "engine": {"tensor_parallel_size", "pipeline_parallel_size", "options", "env"},
+            "engine": {"tensor_parallel_size", "pipeline_parallel_size", "options", "env", "watchdog_seconds"},
         }
         whole = self.model_dump(
             mode="json",

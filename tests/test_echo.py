@@ -165,14 +165,44 @@ def test_hang_on_never_answers_that_prompt() -> None:
     assert asyncio.run(scenario()) is False
 
 
-def test_die_on_kills_the_process() -> None:
+def test_the_engine_dies_of_die_on_with_everything_in_it_and_for_good() -> None:
+    made = engine(die_on="fox", latency=30)
+
+    async def scenario() -> list[str]:
+        sampling = check_sampling({"max_tokens": 5})
+        other = asyncio.create_task(made.generate("1", list(b"no such animal"), sampling))
+        await asyncio.sleep(0)
+        found = await asyncio.gather(other, made.generate("2", list(TEXT.encode()), sampling), return_exceptions=True)
+        found += await asyncio.gather(made.generate("3", list(b"late"), sampling), made.probe(), return_exceptions=True)
+        return [f"{type(one).__name__}: {one}" for one in found]
+
+    assert asyncio.run(scenario()) == ["EngineError: echo died"] * 4
+
+
+def test_nothing_is_answered_after_freeze_on_nor_is_a_probe() -> None:
+    made = engine(freeze_on="fox")
+
+    async def scenario() -> list[int]:
+        sampling = check_sampling({"max_tokens": 5})
+        await made.probe()
+        tasks = [asyncio.create_task(made.generate(str(n), list(text), sampling)) for n, text in enumerate([TEXT.encode(), b"x"])]
+        tasks.append(asyncio.create_task(made.probe()))
+        done, pending = await asyncio.wait(tasks, timeout=0.3)
+        for task in pending:
+            task.cancel()
+        return [len(done), len(pending)]
+
+    assert asyncio.run(scenario()) == [0, 3]
+
+
+def test_kill_on_kills_the_process() -> None:
     script = f"""
 import asyncio
 from batchgen.engines.echo import EchoEngine
 from batchgen.model import load_model
 from batchgen.sampling import check_sampling
 from batchgen.spec import Job
-options = {{"kind": "echo", "options": {{"die_on": "fox"}}}}
+options = {{"kind": "echo", "options": {{"kill_on": "fox"}}}}
 job = Job.parse({{"input": {{"path": "x", "prompt": "p"}}, "output": {{"path": "o"}}, "engine": options}})
 made = EchoEngine(job, load_model(None))
 asyncio.run(made.generate("1", list(b"no such animal"), check_sampling({{"max_tokens": 5}})))

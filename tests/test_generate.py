@@ -4,60 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from replicas import Backwards, answered, blocks, part_bytes, prepared, ran, replica
 
-from batchgen import plan, read
-from batchgen.commit import part_name
 from batchgen.errors import EngineError
-from batchgen.feed import encode_block, encode_span
-from batchgen.generate import Replica
 from batchgen.records import Output, Receipt, output_schema
-from batchgen.run import Prepared, prepare
-from batchgen.spec import Job
 
 KARAKURI = {"schema": "karakuri", "sweep": {"verbosity": [0, 4]}}
 BAD = {"prompt": "bad", "verbosity": 9}
-
-
-def prepared(folder: Path, rows: Iterable[dict[str, Any]], **fields: Any) -> Prepared:
-    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    given = {
-        "input": {"path": str(folder / "in.jsonl"), "prompt": "prompt"},
-        "engine": {"kind": "echo"},
-        "output": {"path": str(folder / "out")},
-    }
-    return prepare(Job.parse(given | fields))
-
-
-def blocks(made: Prepared) -> list[pa.Table]:
-    """The block of each span, as the feed makes it."""
-    shards, spans = plan.make_plan(made.job, made.found, made.columns)
-    found = read.read_spans(made.job.input, shards[0], spans, made.columns.kept, made.renderer.needed)
-    return [encode_block(span, encode_span(made.renderer, shards[0].name, rows), kept) for span, rows, kept in found]
-
-
-def replica(made: Prepared) -> Replica:
-    return Replica(made.renderer, made.job.output.path, [made.found[0].name])
-
-
-def answered(folder: Path, rows: Iterable[dict[str, Any]], **fields: Any) -> tuple[list[dict[str, Any]], Receipt]:
-    """The rows of the one part of a job, and the receipt."""
-    made = prepared(folder, rows, **fields)
-    [block] = blocks(made)
-    receipt = asyncio.run(replica(made).run(block))
-    return pq.read_table(io.BytesIO(part_bytes(made, receipt))).to_pylist(), receipt
-
-
-def part_bytes(made: Prepared, receipt: Receipt) -> bytes:
-    return (Path(made.job.output.path) / part_name(receipt.span)).read_bytes()
 
 
 def keys(rows: list[dict[str, Any]]) -> list[tuple[int, int, int]]:
@@ -67,7 +26,7 @@ def keys(rows: list[dict[str, Any]]) -> list[tuple[int, int, int]]:
 def test_a_span_becomes_a_part_with_the_jobs_columns(tmp_path: Path) -> None:
     made = prepared(tmp_path, [{"prompt": "one two", "lang": "en"}, {"prompt": "three", "lang": "ja"}], attributes=KARAKURI)
     [block] = blocks(made)
-    receipt = asyncio.run(replica(made).run(block))
+    receipt = ran(replica(made), block)
     table = pq.read_table(io.BytesIO(part_bytes(made, receipt)))
     assert table.schema.equals(output_schema(made.columns.kept, made.job.schema_names))
     assert table["lang"].to_pylist() == ["en", "en", "ja", "ja"]
@@ -105,9 +64,8 @@ def test_a_rows_own_n_decides_its_samples(tmp_path: Path) -> None:
 
 def test_rows_stand_in_input_order_though_later_ones_finish_first(tmp_path: Path) -> None:
     made = prepared(tmp_path, [{"prompt": f"row {number}"} for number in range(5)])
-    worker = replica(made)
-    worker.engine = Backwards(5)
-    receipt = asyncio.run(worker.run(blocks(made)[0]))
+    worker = replica(made, Backwards(5))
+    receipt = ran(worker, blocks(made)[0])
     rows = pq.read_table(io.BytesIO(part_bytes(made, receipt))).to_pylist()
     assert [row["response"] for row in rows] == [f"user: row {number}\n" for number in range(5)]
 
@@ -164,9 +122,9 @@ def test_the_second_run_of_a_span_changes_nothing_and_answers_with_the_first_one
     rows = [{"prompt": "some words"}, {"prompt": "other words"}]
     first = prepared(tmp_path, rows, sampling={"max_tokens": 5, "ignore_eos": True})
     second = prepared(tmp_path, rows, sampling={"max_tokens": 9, "ignore_eos": True})
-    one = asyncio.run(replica(first).run(blocks(first)[0]))
+    one = ran(replica(first), blocks(first)[0])
     before = part_bytes(first, one)
-    two = asyncio.run(replica(second).run(blocks(second)[0]))
+    two = ran(replica(second), blocks(second)[0])
     assert (one.created, two.created) == (True, False)
     assert two.counts == one.counts
     assert two.counts.completion_tokens == 10
@@ -203,28 +161,6 @@ def test_the_engines_environment_is_set_before_it_is_made(tmp_path: Path, monkey
 # Room
 
 
-class Backwards:
-    """An engine that answers with the prompt's text, once it has `capacity` prompts, the last one first."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity, self.workers = capacity, 1
-        self.waiting: list[asyncio.Event] = []
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
-        mine = asyncio.Event()
-        self.waiting.append(mine)
-        if len(self.waiting) == self.capacity:
-            self.waiting[-1].set()
-        await mine.wait()
-        if (place := self.waiting.index(mine)) > 0:
-            self.waiting[place - 1].set()
-        return [Output(bytes(token_ids).decode(), 1, "stop")]
-
-
 class Gate(Backwards):
     """An engine whose prompts wait until each is let through."""
 
@@ -255,10 +191,10 @@ class Recorder(Backwards):
 def test_a_longer_row_gets_a_place_before_shorter_ones_that_came_first(tmp_path: Path) -> None:
     rows = [{"prompt": "short"}, {"prompt": "long", "sampling": {"max_tokens": 500}}, {"prompt": "brief"}]
     made = prepared(tmp_path, rows, sampling={"max_tokens": 5, "ignore_eos": True})
-    worker = replica(made)
-    worker.engine = recorder = Recorder()
+    recorder = Recorder()
     recorder.capacity = 8
-    receipt = asyncio.run(worker.run(blocks(made)[0]))
+    worker = replica(made, recorder)
+    receipt = ran(worker, blocks(made)[0])
     entered = sorted(recorder.places, key=recorder.places.__getitem__)
     assert [text.split()[1] for text in entered] == ["long", "short", "brief"]
     written = pq.read_table(io.BytesIO(part_bytes(made, receipt)))["response"].to_pylist()
@@ -267,11 +203,11 @@ def test_a_longer_row_gets_a_place_before_shorter_ones_that_came_first(tmp_path:
 
 def test_the_receipt_counts_cached_prompt_tokens_once_for_all_samples(tmp_path: Path) -> None:
     made = prepared(tmp_path, [{"prompt": "twelve bytes", "sampling": {"n": 3}}, {"prompt": "four"}])
-    worker = replica(made)
-    worker.engine = Recorder()
-    receipt = asyncio.run(worker.run(blocks(made)[0]))
-    assert receipt.counts.prompt_tokens == sum(map(len, worker.engine.places))
-    assert receipt.counts.cached_tokens == sum(len(text) // 2 for text in worker.engine.places)
+    recorder = Recorder()
+    worker = replica(made, recorder)
+    receipt = ran(worker, blocks(made)[0])
+    assert receipt.counts.prompt_tokens == sum(map(len, recorder.places))
+    assert receipt.counts.cached_tokens == sum(len(text) // 2 for text in recorder.places)
     assert receipt.committing > 0
 
 
@@ -282,8 +218,8 @@ async def settled() -> None:
 
 def test_a_full_replica_has_no_room_until_prompts_finish(tmp_path: Path) -> None:
     made = prepared(tmp_path, [{"prompt": str(number)} for number in range(4)])
-    worker = replica(made)
-    worker.engine = gate = Gate(2)
+    gate = Gate(2)
+    worker = replica(made, gate)
 
     async def scenario() -> list[bool]:
         span = asyncio.create_task(worker.run(blocks(made)[0]))
@@ -308,6 +244,7 @@ def test_there_is_no_room_while_an_assigned_span_is_still_on_its_way(tmp_path: P
     worker = replica(made)
 
     async def scenario() -> list[bool]:
+        await worker.start()
         first, second = asyncio.create_task(worker.room(0)), asyncio.create_task(worker.room(1))
         await settled()
         seen = [first.done(), second.done()]
@@ -320,8 +257,7 @@ def test_there_is_no_room_while_an_assigned_span_is_still_on_its_way(tmp_path: P
 
 def test_spans_run_side_by_side(tmp_path: Path) -> None:
     made = prepared(tmp_path, [{"prompt": "a"}, {"prompt": "b"}], spans={"rows": 1})
-    worker = replica(made)
-    worker.engine = Backwards(2)
+    worker = replica(made, Backwards(2))
 
     async def scenario() -> list[Receipt]:
         return await asyncio.gather(*(worker.run(block) for block in blocks(made)))
@@ -348,10 +284,9 @@ def test_a_sample_that_grows_too_long_leaves_the_others(tmp_path: Path) -> None:
     source = {"path": str(tmp_path / "in.jsonl"), "turns": "t"}
     made = prepared(tmp_path, [{"t": ["a", "b"]}], input=source, sampling={"n": 2})
     [block] = blocks(made)
-    worker = replica(made)
-    worker.engine = OneLongAnswer(1)
+    worker = replica(made, OneLongAnswer(1))
     worker.renderer.context = 100
-    receipt = asyncio.run(worker.run(block))
+    receipt = ran(worker, block)
     rows = pq.read_table(io.BytesIO(part_bytes(made, receipt))).to_pylist()
     assert [row["error_code"] for row in rows] == [None, "too_long"]
 

@@ -37,7 +37,7 @@ FIELDS = {
     "tokens_per_second",
     "state",
 }
-ADDED = {"spans_generated", "errors", "cached_tokens", "seconds_committing"}
+ADDED = {"spans_generated", "errors", "cached_tokens", "seconds_committing", "rows_from_journal", "engine_restarts"}
 
 
 class Output:

@@ -30,6 +30,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def probe(self) -> None:
+        """Returns while the engine works; raises EngineError when it died, and never returns when it hangs."""
+        ...
+
     async def stop(self) -> None: ...
 
 

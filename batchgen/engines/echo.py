@@ -25,6 +25,8 @@ from batchgen.model import ModelFiles
 from batchgen.records import Output
 from batchgen.spec import Job
 
+_DEAD = "echo died"
+
 
 class Length(Spec):
     distribution: Literal["constant", "uniform", "lognormal"] = Field("lognormal", description="uniform is over 1..2 x mean.")
@@ -41,8 +43,10 @@ class EchoOptions(Spec):
     length: Length = Length()
     start_error: str | None = Field(None, description="Fault: the engine does not start, with this message.")
     reject_on: str | None = Field(None, description="Fault: refuse prompts that contain this text.")
-    die_on: str | None = Field(None, description="Fault: a prompt that contains this text kills the replica's process.")
+    die_on: str | None = Field(None, description="Fault: the engine dies of a prompt that contains this text.")
+    kill_on: str | None = Field(None, description="Fault: a prompt that contains this text kills the replica's process.")
     hang_on: str | None = Field(None, description="Fault: a prompt that contains this text is never answered.")
+    freeze_on: str | None = Field(None, description="Fault: after a prompt that contains this text nothing is answered.")
 
 
 class EchoEngine:
@@ -56,6 +60,8 @@ class EchoEngine:
         self.workers = 1
         self._tokenizer = None if model.tokenizer is None else Tokenizer.from_str(model.tokenizer)
         self._slots = asyncio.Semaphore(self.capacity)
+        self._sleeping: set[asyncio.Future[None]] = set()
+        self._dead = self._frozen = False
 
     async def start(self) -> None:
         await asyncio.sleep(self.options.start_seconds)
@@ -65,11 +71,18 @@ class EchoEngine:
     async def stop(self) -> None:
         return None
 
+    async def probe(self) -> None:
+        await self._sleep(0)
+
     async def generate(self, request: str, token_ids: list[int], sampling: dict[str, object], place: int = 0) -> list[Output]:
         text = bytes(token_ids).decode() if self._tokenizer is None else self._tokenizer.decode(token_ids)
         options = self.options
-        if options.die_on and options.die_on in text:
+        if options.kill_on and options.kill_on in text:
             os.kill(os.getpid(), signal.SIGKILL)
+        if options.die_on and options.die_on in text:
+            self._die()
+        if options.freeze_on and options.freeze_on in text:
+            self._frozen = True
         if options.reject_on and options.reject_on in text:
             raise BadRow("engine_rejected", f"echo refuses {options.reject_on!r}")
         if options.hang_on and options.hang_on in text:
@@ -77,10 +90,34 @@ class EchoEngine:
         words = re.findall(r"\w+", text) or ["nothing"]
         outputs = [self._output(words, token_ids, sampling, number) for number in range(int(str(sampling["n"])))]
         seconds = options.latency + options.seconds_per_token * max(output.tokens for output in outputs)
-        if seconds:
+        if seconds or self._dead or self._frozen:
             async with self._slots:
-                await asyncio.sleep(seconds)
+                await self._sleep(seconds)
         return outputs
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until the seconds are over; forever in a frozen engine. Raises EngineError in a dead one, asleep or not."""
+        loop = asyncio.get_running_loop()
+        waking: asyncio.Future[None] = loop.create_future()
+        self._sleeping.add(waking)
+        timer = loop.call_later(seconds, self._wake, waking)
+        try:
+            if self._dead:
+                raise EngineError(_DEAD)
+            await waking
+        finally:
+            timer.cancel()
+            self._sleeping.discard(waking)
+
+    def _wake(self, waking: asyncio.Future[None]) -> None:
+        if not self._frozen and not waking.done():
+            waking.set_result(None)
+
+    def _die(self) -> None:
+        self._dead = True
+        for waking in self._sleeping:
+            if not waking.done():
+                waking.set_exception(EngineError(_DEAD))
 
     def _output(self, words: list[str], ids: list[int], sampling: dict[str, object], number: int) -> Output:
         seed = sampling["seed"] if sampling["temperature"] else 0

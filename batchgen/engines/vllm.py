@@ -77,6 +77,12 @@ class VllmEngine:
         self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.workers = self._engine.vllm_config.parallel_config.world_size
 
+    async def probe(self) -> None:
+        try:
+            await self._engine.is_paused()  # the engine's own process answers it, between two steps
+        except self._dead as error:
+            raise EngineError(f"vLLM died: {error}") from error
+
     async def stop(self) -> None:
         if self._engine is not None:
             self._engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds

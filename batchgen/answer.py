@@ -1,0 +1,183 @@
+"""One prompt -> its completions: samples, scripted turns, and what the job does about a row that fails.
+
+Samples of a prompt are asked for together. Each sample that fails is tried again as `errors` says for its class,
+with the seed it had, or, after an answer that was cut at max_tokens (`truncated`), with a new one. `attempt` counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from batchgen.engines import Engine
+from batchgen.errors import BadRow, EngineError, RowError, TooManyErrors, place
+from batchgen.records import Completion, Output
+from batchgen.render import Renderer, derive_seed, prompt_hash
+from batchgen.spec import Failure, Retry
+
+LARGEST_SEED = 2**63 - 1
+
+
+class Answerer:
+    def __init__(self, renderer: Renderer, engine: Engine) -> None:
+        self.renderer, self.engine = renderer, engine
+        self.job = renderer.job
+        self._policy = renderer.job.errors
+        self._serial = 0
+
+    async def answer(self, index: int, row: dict[str, Any], queue_place: int, shard: str) -> list[Completion]:
+        """The samples of the prompt at `index` of a span (a row of records.prompt_schema), in order.
+
+        Raises TooManyErrors where the job says `fail` for the class of an error, EngineError when the engine is given up.
+        """
+        began = time.monotonic()
+        asked = _Asked(row, queue_place, shard)
+        talks = await self._talks(asked)
+        if self._policy:
+            talks = await asyncio.gather(*(self._mended(asked, talk, number) for number, talk in enumerate(talks)))
+        seconds = time.monotonic() - began
+        return [talk.completion(index, number, seconds) for number, talk in enumerate(talks)]
+
+    async def _talks(self, asked: _Asked) -> list[_Talk]:
+        row = asked.row
+        samples = row["sampling"]["n"] if row["sampling"] else self.job.samples
+        if row["error_code"]:
+            return [_Talk(asked.conversation(), RowError(row["error_code"], row["error_detail"])) for _ in range(samples)]
+        return await self._converse(asked, row["sampling"], samples)
+
+    async def _converse(self, asked: _Asked, sampling: dict[str, Any], samples: int) -> list[_Talk]:
+        """`samples` conversations from the first prompt to the last scripted turn; those that fail hold their error."""
+        row = asked.row
+        talks = [_Talk(asked.conversation()) for _ in range(samples)]
+        try:
+            outputs = await self._generate(row["token_ids"], sampling, asked.queue_place)
+        except BadRow as bad:
+            for talk in talks:
+                talk.error = asked.error(bad)
+            return talks
+        for talk, output in zip(talks, outputs, strict=True):
+            talk.add(output, row["token_ids"])
+        if row["turns"]:
+            await asyncio.gather(*(self._script(asked, talk, _of_sample(sampling, n)) for n, talk in enumerate(talks)))
+        return talks
+
+    async def _script(self, asked: _Asked, talk: _Talk, sampling: dict[str, Any]) -> None:
+        """One sample's scripted turns after the first: each follows the model's own answers."""
+        try:
+            for turn in asked.row["turns"]:
+                assert talk.output is not None
+                talk.messages = self.renderer.continued(talk.messages, talk.output.text, turn)
+                _, ids = self.renderer.encode(talk.messages)
+                [output] = await self._generate(ids, self.renderer.within_context(sampling, len(ids)), asked.queue_place)
+                talk.add(output, ids)
+        except BadRow as bad:
+            talk.error = asked.error(bad)
+
+    async def _mended(self, asked: _Asked, talk: _Talk, number: int) -> _Talk:
+        """The sample after the job's policy for the class of its failure, which may be another after each attempt."""
+        while (kind := talk.failure) is not None:
+            policy = self._policy.get(kind, "keep")
+            if policy == "fail":
+                detail = talk.error.detail if talk.error else f"{asked.name}: cut at max_tokens"
+                raise TooManyErrors(f"{kind}: {detail}", f"errors.{kind} is fail: mend the row or the job and run again")
+            if not isinstance(policy, Retry) or talk.attempt > policy.retry:
+                break
+            sampling = {**_of_sample(asked.row["sampling"], number), **policy.sampling}
+            if kind == "truncated" and sampling["seed"] is not None:
+                sampling["seed"] = derive_seed(sampling["seed"], asked.shard, asked.row["row"], talk.attempt)
+            attempt = talk.attempt + 1
+            try:
+                sampling = self.renderer.within_context(sampling, len(asked.row["token_ids"]))
+                [talk] = await self._converse(asked, sampling, 1)
+            except BadRow as bad:
+                talk = _Talk(asked.conversation(), asked.error(bad))
+            talk.attempt, talk.sampling = attempt, sampling
+        return talk
+
+    async def _generate(self, ids: list[int], sampling: dict[str, Any], queue_place: int) -> list[Output]:
+        self._serial += 1
+        outputs = await self.engine.generate(str(self._serial), ids, sampling, queue_place)
+        if len(outputs) != sampling["n"]:
+            raise EngineError(f"the engine answered {len(outputs)} times instead of {sampling['n']}")
+        return outputs
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt, its place in the engine's queue, and its shard's name."""
+
+    row: dict[str, Any]
+    queue_place: int
+    shard: str
+
+    @property
+    def name(self) -> str:
+        return place(self.shard, self.row["row"])
+
+    def conversation(self) -> list[dict[str, Any]]:
+        return orjson.loads(self.row["conversation"]) if self.row["conversation"] else []
+
+    def error(self, bad: BadRow) -> RowError:
+        return RowError(bad.code, f"{self.name}: {bad}")
+
+
+@dataclass
+class _Talk:
+    """One sample's conversation as it goes: messages put so far, tokens of all its turns, the last output."""
+
+    messages: list[dict[str, Any]]
+    error: RowError | None = None
+    output: Output | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    logprob: float | None = 0.0
+    digest: str | None = None
+    attempt: int = 1
+    sampling: dict[str, Any] | None = None
+    """What it ran with, where that is not the prompt's."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """The class of what went wrong, as `errors` names it."""
+        if self.error is not None:
+            return self.error.code
+        return "truncated" if self.output is not None and self.output.finish_reason == "length" else None
+
+    def add(self, output: Output, ids: list[int]) -> None:
+        self.output, self.digest = output, prompt_hash(ids)
+        self.prompt_tokens += len(ids)
+        self.completion_tokens += output.tokens
+        self.cached_tokens += output.cached_tokens
+        known = self.logprob is not None and output.cumulative_logprob is not None
+        self.logprob = self.logprob + output.cumulative_logprob if known else None  # type: ignore[operator]
+
+    def completion(self, prompt: int, sample: int, seconds: float) -> Completion:
+        done = self.output if self.error is None else None
+        answer = [] if done is None else [{"role": "assistant", "content": done.text}]
+        return Completion(
+            prompt=prompt,
+            sample=sample,
+            messages=[*self.messages, *answer],
+            response=None if done is None else done.text,
+            finish_reason=None if done is None else done.finish_reason,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+            cumulative_logprob=None if done is None else self.logprob,
+            prompt_hash=self.digest,
+            seconds=seconds,
+            attempt=self.attempt,
+            error=self.error,
+            sampling=self.sampling,
+        )
+
+
+def _of_sample(sampling: dict[str, Any], number: int) -> dict[str, Any]:
+    """The sampling of sample `number` alone; an engine seeds the samples of a prompt one after the other."""
+    seed = sampling["seed"]
+    return {**sampling, "n": 1, "seed": seed if seed is None else min(seed + number, LARGEST_SEED)}

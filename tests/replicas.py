@@ -1,0 +1,91 @@
+"""What the tests of a replica have in common: jobs over a few rows, their blocks, engines that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen import plan, read
+from batchgen.commit import part_name
+from batchgen.feed import encode_block, encode_span
+from batchgen.generate import Replica
+from batchgen.records import Output, Receipt
+from batchgen.run import Prepared, prepare
+from batchgen.spec import Job
+
+PATIENCE = 120
+
+
+def prepared(folder: Path, rows: Iterable[dict[str, Any]], **fields: Any) -> Prepared:
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = {
+        "input": {"path": str(folder / "in.jsonl"), "prompt": "prompt"},
+        "engine": {"kind": "echo"},
+        "output": {"path": str(folder / "out")},
+    }
+    return prepare(Job.parse(given | fields))
+
+
+def blocks(made: Prepared) -> list[pa.Table]:
+    """The block of each span, as the feed makes it."""
+    shards, spans = plan.make_plan(made.job, made.found, made.columns)
+    found = read.read_spans(made.job.input, shards[0], spans, made.columns.kept, made.renderer.needed)
+    return [encode_block(span, encode_span(made.renderer, shards[0].name, rows), kept) for span, rows, kept in found]
+
+
+def replica(made: Prepared, engine: Any = None, journaled: Iterable[str] = ()) -> Replica:
+    return Replica(made.renderer, made.job.output.path, [made.found[0].name], journaled, engine)
+
+
+def ran(worker: Replica, block: pa.Table, again: bool = False) -> Receipt:
+    """The receipt of a span that a replica ran from its start to its stop."""
+
+    async def scenario() -> Receipt:
+        await worker.start()
+        try:
+            return await asyncio.wait_for(worker.run(block, again), PATIENCE)
+        finally:
+            await worker.stop()
+
+    return asyncio.run(scenario())
+
+
+def answered(folder: Path, rows: Iterable[dict[str, Any]], **fields: Any) -> tuple[list[dict[str, Any]], Receipt]:
+    """The rows of the one part of a job, and the receipt."""
+    made = prepared(folder, rows, **fields)
+    [block] = blocks(made)
+    receipt = ran(replica(made), block)
+    return pq.read_table(io.BytesIO(part_bytes(made, receipt))).to_pylist(), receipt
+
+
+def part_bytes(made: Prepared, receipt: Receipt) -> bytes:
+    return (Path(made.job.output.path) / part_name(receipt.span)).read_bytes()
+
+
+class Backwards:
+    """An engine that answers with the prompt's text, once it has `capacity` prompts, the last one first."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.workers = capacity, 1
+        self.waiting: list[asyncio.Event] = []
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+        mine = asyncio.Event()
+        self.waiting.append(mine)
+        if len(self.waiting) == self.capacity:
+            self.waiting[-1].set()
+        await mine.wait()
+        if (place := self.waiting.index(mine)) > 0:
+            self.waiting[place - 1].set()
+        return [Output(bytes(token_ids).decode(), 1, "stop")]
