@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,18 +37,23 @@ class Answerer:
         """
         began = time.monotonic()
         asked = _Asked(row, queue_place, shard)
-        talks = await self._talks(asked)
+        numbers = row["samples"] or range(row["sampling"]["n"] if row["sampling"] else self.job.samples)
+        talks = await self._talks(asked, numbers)
         if self._policy:
-            talks = await asyncio.gather(*(self._mended(asked, talk, number) for number, talk in enumerate(talks)))
+            talks = await asyncio.gather(*(self._mended(asked, *pair) for pair in zip(talks, numbers, strict=True)))
+        for talk, before in zip(talks, row["attempts"] or (), strict=False):
+            talk.attempt += before
         seconds = time.monotonic() - began
-        return [talk.completion(index, number, seconds) for number, talk in enumerate(talks)]
+        return [talk.completion(index, number, seconds) for number, talk in zip(numbers, talks, strict=True)]
 
-    async def _talks(self, asked: _Asked) -> list[_Talk]:
+    async def _talks(self, asked: _Asked, numbers: Sequence[int]) -> list[_Talk]:
         row = asked.row
-        samples = row["sampling"]["n"] if row["sampling"] else self.job.samples
         if row["error_code"]:
-            return [_Talk(asked.conversation(), RowError(row["error_code"], row["error_detail"])) for _ in range(samples)]
-        return await self._converse(asked, row["sampling"], samples)
+            return [_Talk(asked.conversation(), RowError(row["error_code"], row["error_detail"])) for _ in numbers]
+        if row["samples"] is None:
+            return await self._converse(asked, row["sampling"], len(numbers))
+        alone = [_of_sample(row["sampling"], number) for number in numbers]
+        return [talk for [talk] in await asyncio.gather(*(self._converse(asked, sampling, 1) for sampling in alone))]
 
     async def _converse(self, asked: _Asked, sampling: dict[str, Any], samples: int) -> list[_Talk]:
         """`samples` conversations from the first prompt to the last scripted turn; those that fail hold their error."""

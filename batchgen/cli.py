@@ -118,12 +118,24 @@ def status(out: Output, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(out: Output, as_json: AsJson = False) -> None:
+def verify(
+    out: Output,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move damaged parts into quarantine; the next run makes their spans again.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Prove from the files alone that every planned row is there exactly once. Exit code 1 if not."""
+    from batchgen import verify as proving
+    from batchgen.lease import hold
     from batchgen.store import open_store
-    from batchgen.verify import verify as prove
 
-    verdict = prove(open_store(out))
+    store = open_store(out)
+    verdict = proving.verify(store)
+    if repair and verdict.damaged:
+        with hold(store, lambda text: print(text, file=sys.stderr)):
+            for name in proving.repair(store, verdict):
+                print(f"moved to {name}", file=sys.stderr)
     if as_json:
         _print_json(asdict(verdict))
     else:
@@ -134,6 +146,44 @@ def verify(out: Output, as_json: AsJson = False) -> None:
         print(f"{words}: {rows:,} rows ({verdict.rows_ok:,} ok, {verdict.rows_error:,} error) in {verdict.spans:,} spans")
     if verdict.problems:
         sys.exit(RUN_ERROR)
+
+
+@app.command()
+def retry(
+    out: Output,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="error_code=CODE,CODE", help="Only the rows that failed so.")
+    ] = None,
+    set_: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Run the failed rows of a finished job again, and no others; exit codes as of run."""
+    from batchgen.frozen import load_frozen
+    from batchgen.jobfile import override
+    from batchgen.retry import plan_retry
+    from batchgen.run import run as run_job
+    from batchgen.spec import Job
+    from batchgen.store import open_store
+
+    codes = None
+    if where is not None:
+        column, _, values = where.partition("=")
+        codes = [code for code in values.split(",") if code]
+        if column != "error_code" or not codes:
+            raise InputError(f"--where {where}: expected error_code=CODE,CODE")
+    store = open_store(out)
+    frozen = load_frozen(store)
+    if frozen is None:
+        raise InputError(f"{out}: no batchgen output there")
+    fields = frozen.job.model_dump(mode="json", by_alias=True)
+    for text in [*set_, f"output.path={json.dumps(out)}"]:
+        override(fields, text)
+    planned = plan_retry(store, frozen, codes)
+    print(f"{planned:,} failed rows to run again", file=sys.stderr)
+    with _stop_signals() as stopping:
+        status = run_job(Job.parse(fields, out), stopping=stopping)
+    if as_json:
+        _print_json(status)
 
 
 @app.command()

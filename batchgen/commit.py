@@ -92,12 +92,13 @@ def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.
 def count(completions: list[Completion]) -> Counts:
     """Rows and tokens; the prompt of several samples is counted once."""
     failed = sum(1 for c in completions if c.error)
+    by_prompt = {c.prompt: c for c in reversed(completions)}.values()
     return Counts(
         len(completions) - failed,
         failed,
-        sum(c.prompt_tokens for c in completions if c.sample == 0),
+        sum(c.prompt_tokens for c in by_prompt),
         sum(c.completion_tokens for c in completions),
-        sum(c.cached_tokens for c in completions if c.sample == 0),
+        sum(c.cached_tokens for c in by_prompt),
     )
 
 

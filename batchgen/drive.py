@@ -24,7 +24,7 @@ from batchgen.dispatch import Dispatcher
 from batchgen.errors import EngineError, Interrupted, TooManyErrors
 from batchgen.feed import END, Assets, Feed
 from batchgen.lease import Lease
-from batchgen.plan import Plan
+from batchgen.planfile import Plan
 from batchgen.pool import STOP_SECONDS, Pool, resources, size
 from batchgen.records import Span
 from batchgen.render import Renderer

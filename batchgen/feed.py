@@ -26,7 +26,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from batchgen import read
 from batchgen.errors import BatchgenError
-from batchgen.records import Prompt, Row, Shard, Span, prompt_schema
+from batchgen.records import Again, Prompt, Row, Shard, Span, prompt_schema
 from batchgen.render import Renderer
 
 TASK_SPANS = 16
@@ -44,12 +44,17 @@ class Assets:
     kept: pa.Schema
 
 
-def encode_span(renderer: Renderer, shard: str, rows: list[Row]) -> pa.Table:
-    """The rendered prompts of a span's rows (records.prompt_schema)."""
+def encode_span(renderer: Renderer, shard: str, rows: list[Row], again: tuple[Again, ...] = ()) -> pa.Table:
+    """The rendered prompts of a span's rows (records.prompt_schema); of a retry, those of the `again` rows."""
     prompts: list[Prompt] = []
     source: list[int] = []
+    wanted: dict[tuple[int, int], list[Again]] = {}
+    for one in again:
+        wanted.setdefault((one.row, one.variant), []).append(one)
     for index, row in enumerate(rows):
         made = renderer.prompts(row, shard)
+        if again:
+            made = [prompt for prompt in made if (prompt.row, prompt.variant) in wanted]
         prompts += made
         source += [index] * len(made)
     columns: dict[str, list[Any]] = {
@@ -62,6 +67,8 @@ def encode_span(renderer: Renderer, shard: str, rows: list[Row]) -> pa.Table:
         "turns": [p.turns for p in prompts],
         "token_ids": [p.token_ids for p in prompts],
         "sampling": [p.sampling for p in prompts],
+        "samples": [[one.sample for one in wanted[p.row, p.variant]] if again else None for p in prompts],
+        "attempts": [[one.attempt for one in wanted[p.row, p.variant]] if again else None for p in prompts],
         "error_code": [p.error.code if p.error else None for p in prompts],
         "error_detail": [p.error.detail if p.error else None for p in prompts],
     }
@@ -86,7 +93,7 @@ def _read_task(assets_ref: Any, shard: Shard, spans: list[Span]) -> Iterator[pa.
     assets: Assets = _fetch(assets_ref)
     renderer = assets.renderer
     for span, rows, kept in read.read_spans(renderer.job.input, shard, spans, assets.kept, renderer.needed):
-        yield encode_block(span, encode_span(renderer, shard.name, rows), kept)
+        yield encode_block(span, encode_span(renderer, shard.name, rows, span.again), kept)
 
 
 @functools.lru_cache(maxsize=2)

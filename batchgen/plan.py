@@ -3,29 +3,23 @@
 JSONL is scanned once for line ends (numpy over 8 MiB chunks, nothing parsed, memory independent of the
 input's size); Parquet gives its row counts from footers. A row's ordinal is its line number - 1
 (JSONL, where blank lines are not rows) or its position (Parquet, datasets).
-
-`_batchgen/plan/000000.parquet` holds the spans of the first run, 000001 those that a grown input added, and so
-on: columns shard, start, end, rows, offset, bytes, and in the file metadata `shards`, the JSON list of the shards as they
-were then. All of them are written with put_new, so that of two drivers one plans and the other follows.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
-from batchgen import carry, read, source, tables
-from batchgen.errors import InputError, JobError, OutputConflict, VerifyError
+from batchgen import carry, planfile, read, source, tables
+from batchgen.errors import InputError, JobError, OutputConflict
 from batchgen.jobfile import Column
 from batchgen.records import Shard, Span, carried_name
 from batchgen.scan import Rows, scan, text_digest
@@ -33,33 +27,9 @@ from batchgen.sizes import Sizes, span_sizes
 from batchgen.spec import Input, Job
 from batchgen.store import Store
 
-FOLDER = "_batchgen/plan"
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16
-_SPAN_FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All spans of an output. `factor` is variants x samples, the output rows of one input row
-    (of a row that does not bring its own `n`)."""
-
-    shards: tuple[Shard, ...]
-    spans: list[Span]
-    factor: int
-
-    @property
-    def rows(self) -> int:
-        """Planned output rows."""
-        return self.factor * sum(span.rows for span in self.spans)
-
-    def by_name(self) -> dict[str, Span]:
-        return {span.name: span for span in self.spans}
-
-    def missing(self, committed: set[str]) -> list[Span]:
-        """The spans without a part, in plan order."""
-        return [span for span in self.spans if span.name not in committed]
 
 
 @dataclass(frozen=True)
@@ -251,41 +221,15 @@ def _grow(job: Job, old: Shard, found: Found, rows: Rows) -> tuple[Shard, list[S
     return (shard, spans) if spans else None
 
 
-def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
-    """The plan frozen in the output, and how many plan files it has. Raises VerifyError for a damaged one."""
-    shards: dict[int, Shard] = {}
-    spans: list[Span] = []
-    names = sorted(name for name in store.list(FOLDER) if name.endswith(".parquet"))
-    for name in names:
-        try:
-            table = pq.read_table(tables.in_arrow_memory(store.get(name) or b""))
-        except (pa.ArrowException, OSError) as error:
-            raise VerifyError(f"{name}: damaged: {' '.join(str(error).split())}") from None
-        for fields in orjson.loads(table.schema.metadata[b"shards"]):
-            shards[fields["index"]] = Shard(**fields)
-        columns = [table.column(field).to_pylist() for field in _SPAN_FIELDS]
-        spans += [Span(*values) for values in zip(*columns, strict=True)]
-    return Plan(tuple(shards[index] for index in sorted(shards)), spans, factor), len(names)
-
-
-def freeze_plan(job: Job, store: Store, found: list[Found], columns: Columns) -> Plan:
+def freeze_plan(job: Job, store: Store, found: list[Found], columns: Columns) -> planfile.Plan:
     """The output's plan after the input's growth is added to it. Raises InputError, OutputConflict."""
     factor = len(job.variants) * job.samples
-    plan, files = load_plan(store, factor)
+    plan, files = planfile.load_plan(store, factor)
     shards, spans = make_plan(job, found, columns, plan.shards)
     if shards:
-        store.put_new(f"{FOLDER}/{files:06d}.parquet", encode_plan(shards, spans))
-        plan, _ = load_plan(store, factor)
+        store.put_new(planfile.name(files), planfile.encode_plan(shards, spans))
+        plan, _ = planfile.load_plan(store, factor)
     return plan
-
-
-def encode_plan(shards: Iterable[Shard], spans: list[Span]) -> bytes:
-    """A plan file (see the module's docstring)."""
-    columns = {field: pa.array([getattr(span, field) for span in spans], pa.int64()) for field in _SPAN_FIELDS}
-    table = pa.table(columns).replace_schema_metadata({"shards": orjson.dumps([asdict(shard) for shard in shards])})
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
 
 
 def _threads(call: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -83,11 +83,23 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Again:
+    """A failed row that a retry runs again: the `code` of its error, the attempts that were made."""
+
+    row: int
+    variant: int
+    sample: int
+    attempt: int
+    code: str
+
+
+@dataclass(frozen=True)
 class Span:
     """Rows `start <= ordinal < end` of one shard, `rows` of which exist (blank lines do not).
 
     `offset` and `bytes` locate the lines of a JSONL shard in its uncompressed text; both are
-    0 for Parquet and datasets.
+    0 for Parquet and datasets. A span with a `retry` (the number of its plan file) is of the `again` rows alone; its part
+    supersedes what earlier parts say of them.
     """
 
     shard: int
@@ -96,10 +108,17 @@ class Span:
     rows: int
     offset: int = 0
     bytes: int = 0
+    retry: int = 0
+    again: tuple[Again, ...] = ()
 
     @property
     def name(self) -> str:
         """The name of the span's part, derived from the span alone."""
+        return f"{self.place}-r{self.retry:06d}" if self.retry else self.place
+
+    @property
+    def place(self) -> str:
+        """The name of the span that has all these rows, this one or the one that this one is a retry of."""
         return f"{self.shard:06d}-{self.start:012d}-{self.end:012d}"
 
 
@@ -223,7 +242,8 @@ def carried_name(column: str) -> str:
 def prompt_schema(attributes: tuple[str, ...]) -> pa.Schema:
     """The prompts of a span on their way to a replica, in input order.
 
-    `source` is the index of the prompt's row in the span's table of carried input columns.
+    `source` is the index of the prompt's row in the span's table of carried input columns. In a retry, `samples` are those
+    to run and `attempts` those that each of them has had; null otherwise.
     """
     fields: list[tuple[str, pa.DataType]] = [
         ("source", pa.int32()),
@@ -235,6 +255,8 @@ def prompt_schema(attributes: tuple[str, ...]) -> pa.Schema:
         ("turns", pa.list_(pa.string())),
         ("token_ids", pa.list_(pa.int32())),
         ("sampling", SAMPLING_TYPE),
+        ("samples", pa.list_(pa.int32())),
+        ("attempts", pa.list_(pa.int32())),
         ("error_code", pa.string()),
         ("error_detail", pa.string()),
     ]

@@ -11,6 +11,7 @@ import base64
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -27,7 +28,7 @@ from rich.text import Text
 from batchgen import commit
 from batchgen.errors import VerifyError
 from batchgen.frozen import load_frozen
-from batchgen.plan import Plan, load_plan
+from batchgen.planfile import Plan, load_plan
 from batchgen.records import Counts, Receipt
 from batchgen.store import Store
 from batchgen.tables import in_arrow_memory
@@ -43,7 +44,7 @@ class Tally:
     plan: Plan
     counted: set[str] = field(default_factory=set)
     counts: Counts = field(default_factory=Counts)
-    errors: dict[str, int] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
     seconds_total: float = 0.0
     seconds_generating: float = 0.0
@@ -59,7 +60,8 @@ class Tally:
     """Engines that were started again under a living replica."""
 
     def __post_init__(self) -> None:
-        self._rows = {span.name: span.rows for span in self.plan.spans}
+        self._rows = {span.name: 0 if span.retry else span.rows for span in self.plan.spans}
+        self._again = {span.name: span.again for span in self.plan.spans if span.retry}
         self._open_rows = sum(self._rows.values())
 
     def add(self, span: str, counts: Counts, errors: dict[Any, int]) -> None:
@@ -69,8 +71,10 @@ class Tally:
         self.counted.add(span)
         self._open_rows -= self._rows[span]
         self.counts += counts
-        for code, number in errors.items():
-            self.errors[code] = self.errors.get(code, 0) + number
+        superseded = Counter(one.code for one in self._again.get(span, ()))
+        self.counts += Counts(error=-superseded.total())
+        self.errors.update(errors)
+        self.errors.subtract(superseded)
 
     @property
     def rows_planned(self) -> int:
@@ -97,7 +101,7 @@ class Tally:
             "spans_generated": self.generated,
             "rows_from_journal": self.taken,
             "engine_restarts": self.restarts,
-            "errors": dict(sorted(self.errors.items())),
+            "errors": {code: number for code, number in sorted(self.errors.items()) if number},
         }
 
     def encode(self) -> bytes:
@@ -127,7 +131,7 @@ def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
         bits = base64.b64decode(fields["counted"])
         counted = {s.name for i, s in enumerate(plan.spans) if i < len(bits) * 8 and bits[i // 8] >> i % 8 & 1}
         if counted <= committed:
-            tally.counted, tally.counts, tally.errors = counted, Counts(**fields["counts"]), fields["errors"]
+            tally.counted, tally.counts, tally.errors = counted, Counts(**fields["counts"]), Counter(fields["errors"])
             tally.samples = fields["error_samples"]
             tally._open_rows -= sum(tally._rows[span] for span in counted)
         tally.seconds_total, tally.seconds_generating = fields["seconds_total"], fields["seconds_generating"]
@@ -162,7 +166,7 @@ def read_status(store: Store) -> dict[str, Any] | None:
 
 def over_limit(tally: Tally, allowed: float) -> str:
     """How many rows failed, in words."""
-    codes = ", ".join(f"{code} {number}" for code, number in sorted(tally.errors.items()))
+    codes = ", ".join(f"{code} {number}" for code, number in tally.status()["errors"].items())
     return f"{tally.counts.error:,} of {tally.counts.rows:,} rows failed ({codes}), over limits.errors {allowed:g}"
 
 
@@ -241,7 +245,7 @@ def _duration(seconds: float) -> str:
 def first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[dict[str, Any]]]:
     """The ok answers of the first few input rows, the variants of one row together."""
     wanted = ["row", "variant", "sample", "attributes", "messages", "response", "status"]
-    for span in plan.spans[:8]:
+    for span in [span for span in plan.spans if not span.retry][:8]:
         data = store.get(commit.part_name(span.name))
         if data is None or rows <= 0:
             continue

@@ -7,19 +7,27 @@ stricter than in Transformers (printing one is an error, it would lose text in s
 
 from __future__ import annotations
 
+import functools
 import json
+import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.compiler
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batchgen.errors import BadRow, ModelError
+from batchgen.timecap import time_cap
 
 TEXT_CAP = 2**26
+SECONDS_CAP = 10.0
+_WIDE = re.compile(r"\d{7,}")
 
 
 class ChatTemplate:
@@ -36,13 +44,16 @@ class ChatTemplate:
         pieces, size = [], 0
         known = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **variables}
         try:
-            for piece in self._template.generate(messages=messages, add_generation_prompt=True, **known):
-                pieces.append(piece)
-                size += len(piece)
-                if size > TEXT_CAP:
-                    raise BadRow("render", f"the rendered prompt is over {TEXT_CAP} characters")
+            with time_cap(SECONDS_CAP):
+                for piece in self._template.generate(messages=messages, add_generation_prompt=True, **known):
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > TEXT_CAP:
+                        raise BadRow("render", f"the rendered prompt is over {TEXT_CAP} characters")
         except BadRow:
             raise
+        except TimeoutError:
+            raise BadRow("render", f"chat template: not done after {SECONDS_CAP:g} s") from None
         except Exception as error:  # a template can raise anything
             raise BadRow("render", f"chat template: {error}") from None
         return "".join(pieces)
@@ -65,8 +76,79 @@ class _Generation(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Generator(jinja2.compiler.CodeGenerator):
+    def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:
+        """`a ~ b` through the environment, which caps it."""
+        self.write("environment.concatenate((")
+        for operand in node.nodes:
+            self.visit(operand, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, in which no single operation makes a text or list over TEXT_CAP: a cap on time cannot end one."""
+
+    code_generator_class = _Generator
+    intercepted_binops = frozenset("*+%") | {"**"}
+
+    def concatenate(self, operands: tuple[object, ...]) -> str:
+        texts = [str(operand) for operand in operands]
+        _refuse_over_cap(sum(map(len, texts)))
+        return "".join(texts)
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        for one, other in ((left, right), (right, left)):
+            if operator == "*" and isinstance(one, str | list | tuple) and isinstance(other, int):
+                _refuse_over_cap(len(one) * other)
+            if operator == "+" and isinstance(one, str | list | tuple) and isinstance(other, str | list | tuple):
+                _refuse_over_cap(len(one) + len(other))
+        if operator == "%" and isinstance(left, str) and ("*" in left or _WIDE.search(left)):
+            raise SecurityError("a format that pads")
+        if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
+            _refuse_over_cap(abs(left).bit_length() * (max(right, 0) if operator == "**" else 1))
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: jinja2.runtime.Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, int):
+                _refuse_over_cap(abs(value))
+        of, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        if isinstance(of, str) and name in ("join", "replace"):
+            _refuse_over_cap(_grown(of, *args))
+        return super().call(context, obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None and _WIDE.search(value.__self__):
+            raise SecurityError("a format that pads")
+        return wrapped
+
+
+def _capped(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _refuse_over_cap(_grown(*args, *kwargs.values()))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _grown(*args: object) -> int:
+    """No less than the length of what `join`, `replace` or `indent` make of these: each piece of one beside all of another."""
+    sizes = [len(arg) for arg in args if isinstance(arg, str)] + [arg for arg in args if isinstance(arg, int)]
+    sizes += [sum(len(str(one)) + 1 for one in arg) for arg in args if isinstance(arg, list | tuple)]
+    largest, second, *_ = sorted([*sizes, 0, 0], reverse=True)
+    return (largest + 1) * (second + 1)
+
+
+def _refuse_over_cap(size: int) -> None:
+    if size > TEXT_CAP:
+        raise SecurityError(f"a value of more than {TEXT_CAP} characters, elements or bits")
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=_Undefined,
@@ -85,6 +167,11 @@ def _environment() -> ImmutableSandboxedEnvironment:
     ) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
+    for name in ("batch", "center", "format", "pprint", "slice", "urlize", "wordwrap", "xmlattr"):
+        del environment.filters[name]  # they pad or multiply, and no chat template needs them
+    for name in ("indent", "join", "replace"):
+        environment.filters[name] = _capped(environment.filters[name])
+    del environment.globals["lipsum"]
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)

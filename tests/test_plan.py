@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from batchgen import plan, read
+from batchgen import plan, planfile, read
 from batchgen import scan as scan_
 from batchgen import sizes as sizes_
 from batchgen.errors import BAD_JOB, InputError, JobError, OutputConflict
@@ -158,19 +158,19 @@ def test_the_name_of_a_span_is_its_shard_and_its_rows():
 def test_freezing_twice_is_the_same_plan_and_one_file(folder, store):
     job = make_job(folder, spans={"rows": 2})
     first = freeze(job, store)
-    assert freeze(job, store) == first == plan.load_plan(store, 1)[0]
-    assert list(store.list(plan.FOLDER)) == ["_batchgen/plan/000000.parquet"]
+    assert freeze(job, store) == first == planfile.load_plan(store, 1)[0]
+    assert list(store.list(planfile.FOLDER)) == ["_batchgen/plan/000000.parquet"]
 
 
 def test_a_frozen_plan_is_what_was_made(folder, store):
     job = make_job(folder, spans={"rows": 2})
     frozen = freeze(job, store)
     assert (list(frozen.shards), frozen.spans) == make(job)
-    assert plan.load_plan(store, 1) == (frozen, 1)
+    assert planfile.load_plan(store, 1) == (frozen, 1)
 
 
 def test_an_output_without_a_plan_has_an_empty_one(store):
-    assert plan.load_plan(store, 3) == (plan.Plan((), [], 3), 0)
+    assert planfile.load_plan(store, 3) == (planfile.Plan((), [], 3), 0)
 
 
 def test_the_plan_stays_when_the_span_size_changes(folder, store):
@@ -200,7 +200,7 @@ def test_growth_adds_a_plan_file_and_leaves_the_first_as_it_is(folder, store):
     assert grown.spans[: len(first.spans)] == first.spans
     assert [(span.shard, span.start, span.end) for span in grown.spans[len(first.spans) :]] == [(0, 3, 5), (0, 5, 6)]
     assert store.get("_batchgen/plan/000000.parquet") == file
-    assert sorted(store.list(plan.FOLDER)) == [f"_batchgen/plan/00000{n}.parquet" for n in (0, 1)]
+    assert sorted(store.list(planfile.FOLDER)) == [f"_batchgen/plan/00000{n}.parquet" for n in (0, 1)]
 
 
 def test_an_input_can_grow_again_and_again(folder, store):
@@ -264,7 +264,7 @@ def test_a_refused_input_leaves_the_plan_as_it_is(folder, store):
     touch(folder / "b.jsonl")
     with pytest.raises(OutputConflict):
         freeze(make_job(folder), store)
-    assert plan.load_plan(store, 1) == (frozen, 1)
+    assert planfile.load_plan(store, 1) == (frozen, 1)
 
 
 def test_a_new_shard_has_the_next_index_wherever_it_sorts(folder, store):
@@ -283,7 +283,7 @@ def test_a_new_shard_without_rows_is_planned_once(folder, store):
     (folder / "c.jsonl").write_text("\n\n")
     freeze(make_job(folder), store)
     freeze(make_job(folder), store)
-    assert sorted(store.list(plan.FOLDER)) == [f"_batchgen/plan/00000{n}.parquet" for n in (0, 1)]
+    assert sorted(store.list(planfile.FOLDER)) == [f"_batchgen/plan/00000{n}.parquet" for n in (0, 1)]
 
 
 def test_a_touched_shard_of_the_same_content_is_accepted(folder, store):
@@ -462,6 +462,6 @@ def test_an_input_without_rows_is_refused_and_plans_nothing(tmp_path, store, tex
 
 def test_a_plan_file_is_a_parquet_of_its_spans(tmp_path):
     shard = Shard(0, "a", "jsonl", 9, "s", "d", 3, 2, 9, False)
-    (tmp_path / "plan.parquet").write_bytes(plan.encode_plan([shard], [Span(0, 0, 3, 2, 0, 9)]))
+    (tmp_path / "plan.parquet").write_bytes(planfile.encode_plan([shard], [Span(0, 0, 3, 2, 0, 9)]))
     [row] = pq.read_table(tmp_path / "plan.parquet").to_pylist()
     assert row == {"shard": 0, "start": 0, "end": 3, "rows": 2, "offset": 0, "bytes": 9}

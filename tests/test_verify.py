@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen import commit, frozen, plan
+from batchgen import commit, frozen, plan, planfile
 from batchgen.errors import InputError, RowError
 from batchgen.model import load_model
 from batchgen.records import Completion, Span, prompt_schema
@@ -257,7 +257,7 @@ def test_every_damage_is_named_at_once(output: Output) -> None:
 def test_overlapping_spans_of_a_plan_are_named(output: Output) -> None:
     shard, span = output.plan.shards[0], output.plan.spans[0]
     twice = Span(0, span.start, span.end - 1, span.rows - 1)
-    output.store.put(f"{plan.FOLDER}/000001.parquet", plan.encode_plan([shard], [twice]))
+    output.store.put(f"{planfile.FOLDER}/000001.parquet", planfile.encode_plan([shard], [twice]))
     problems = output.problems()
     assert f"plan: span {twice.name} overlaps the one before it" in problems
     assert f"plan: the spans of {shard.name} do not add up to its 6 rows" in problems
@@ -279,7 +279,7 @@ def test_a_footer_that_miscounts_is_named(output: Output) -> None:
 
 
 def test_a_damaged_plan_is_a_problem(output: Output) -> None:
-    path = output.store.root / plan.FOLDER / "000000.parquet"
+    path = output.store.root / planfile.FOLDER / "000000.parquet"
     path.write_bytes(path.read_bytes()[:50])
     assert "000000.parquet" in output.problems()[0]
 

@@ -121,7 +121,8 @@ class EchoEngine:
 
     def _output(self, words: list[str], ids: list[int], sampling: dict[str, object], number: int) -> Output:
         seed = sampling["seed"] if sampling["temperature"] else 0
-        dice = random.Random(xxhash.xxh3_64_intdigest(repr((ids, seed, number)).encode()))
+        named = (ids, None, number) if seed is None else (ids, int(str(seed)) + number, 0)  # a sample's seed, as vLLM has it
+        dice = random.Random(xxhash.xxh3_64_intdigest(repr(named).encode()))
         limit = int(str(sampling["max_tokens"]))
         wanted = limit if sampling["ignore_eos"] else max(self._length(dice), int(str(sampling["min_tokens"])))
         answer = " ".join(dice.choices(words, k=min(wanted, limit)))

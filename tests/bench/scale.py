@@ -18,7 +18,7 @@ from typing import Any
 
 from measure import run_job
 
-from batchgen import commit, plan
+from batchgen import commit, plan, planfile
 from batchgen.spec import Job
 from batchgen.store import open_store
 
@@ -62,7 +62,7 @@ def plan_spans(spans: int) -> dict[str, float]:
         planned = plan.freeze_plan(job, store, found, columns)
         seconds["scan, plan, freeze"] = time.monotonic() - began
         began = time.monotonic()
-        planned, _ = plan.load_plan(store, planned.factor)
+        planned, _ = planfile.load_plan(store, planned.factor)
         seconds["load"] = time.monotonic() - began
         (folder / "out" / commit.DATA).mkdir()
         for span in planned.spans[:-1]:

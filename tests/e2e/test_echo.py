@@ -264,3 +264,30 @@ def test_a_store_that_breaks_is_a_run_error_and_nothing_is_lost(questions: Path,
     assert batchgen("run", job).returncode == 0
     assert kept.items() <= {part.name: part.read_bytes() for part in data.iterdir()}.items()
     assert batchgen("verify", str(tmp_path / "out")).returncode == 0
+
+
+def test_a_retry_runs_the_failed_rows_alone_and_a_second_driver_is_refused(questions: Path, tmp_path: Path) -> None:
+    picky = {"kind": "echo", "options": {"reject_on": "Question 7", "latency": 4.0, "max_num_seqs": 256}}
+    source = {"path": str(questions / "2.jsonl"), "prompt": "prompt"}
+    job = write_job(tmp_path, input=source, engine=picky, limits={"errors": 1}, spans={"rows": 100})
+    driver = subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
+    data = tmp_path / "out" / "data"
+    while driver.poll() is None and (not data.is_dir() or not list(data.iterdir())):
+        time.sleep(0.05)
+    second = batchgen("run", job)
+    assert second.returncode == 1
+    assert f"process {driver.pid} on " in second.stderr
+    assert "is at work on the output" in second.stderr
+    _, words = driver.communicate()
+    assert driver.returncode == 0, words
+    failed = status(tmp_path)["errors"]["engine_rejected"]
+    assert failed == sum("Question 7" in f"Question {i} of" for i in range(ROWS // SHARDS))
+
+    again = batchgen("retry", str(tmp_path / "out"), "--set", "engine.options={}")
+    assert again.returncode == 0, again.stderr
+    assert f"{failed} failed rows to run again" in again.stderr
+    assert (status(tmp_path)["rows_ok"], status(tmp_path)["rows_error"]) == (ROWS // SHARDS, 0)
+    assert batchgen("verify", str(tmp_path / "out")).returncode == 0
+    table = ds.dataset(data).to_table(columns=["row", "status", "attempt"]).to_pylist()
+    assert sorted(row["row"] for row in table if row["status"] == "ok") == list(range(ROWS // SHARDS))
+    assert len(table) == ROWS // SHARDS + failed
