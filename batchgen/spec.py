@@ -121,7 +121,7 @@ class Retry(Spec):
 
 
 Policy = Literal["keep", "fail"] | Retry
-Failure = ErrorCode | Literal["truncated"]
+Failure = Literal[ErrorCode, "truncated"]
 FINAL = {"input", "render", "too_long"}
 
 

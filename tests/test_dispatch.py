@@ -89,6 +89,26 @@ def test_the_death_of_an_unknown_replica_changes_nothing() -> None:
     assert not dispatcher.deaths
 
 
+def test_a_retired_replica_finishes_what_it_runs_and_takes_nothing_more() -> None:
+    d = Dispatcher[str]()
+    for replica in (1, 2):
+        d.join(replica)
+        d.has_room(replica)
+    for item in "ab":
+        d.offer(item)
+    assert d.take(0) == (1, "a")
+    d.retire(1)
+    d.has_room(1)
+    assert d.take(0) == (2, "b")
+    d.offer("c")
+    assert d.take(0) is None
+    assert (d.copies("a"), d.copies("c"), d.done_retiring) == (1, 0, [])
+    assert d.finish(1, "a", 1)
+    assert d.done_retiring == [1]
+    assert d.leave(1) == []
+    assert d.done_retiring == []
+
+
 def test_a_straggler_is_copied_to_an_idle_replica_and_the_first_answer_counts() -> None:
     dispatcher = ready(1, 2)
     finished(dispatcher, 1, "quick", 4.0)

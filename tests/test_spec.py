@@ -407,3 +407,22 @@ def test_a_valid_job_is_valid_under_the_json_schema(changed):
 def test_an_invalid_job_is_invalid_under_the_json_schema(changed):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(changed, Job.model_json_schema())
+
+
+@pytest.mark.parametrize(
+    ("errors", "message"),
+    [
+        ({"input": {"retry": 1}}, "errors: input: nothing changes in another attempt: keep or fail"),
+        ({"timeout": {"retry": 1, "sampling": {"n": 2}}}, "errors.timeout.sampling: n: every sample is tried again by itself"),
+        ({"timeout": {"retry": 0}}, "errors.timeout.retry: Input should be greater than or equal to 1"),
+        ({"timeout": {"retry": 1, "sampling": {"top_p": 2}}}, "errors.timeout.sampling: top_p: Input should be less than or"),
+        ({"timeuot": "keep"}, "errors.timeuot: Input should be 'input', 'render', 'too_long', 'engine_rejected'"),
+    ],
+)
+def test_a_wrong_policy_for_failures_is_refused(errors, message):
+    assert message in refusal(fields(errors=errors))
+
+
+def test_policies_do_not_change_what_a_row_means():
+    errors = {"truncated": {"retry": 2, "sampling": {"max_tokens": 9}}, "input": "fail"}
+    assert Job.parse(fields(errors=errors)).meaning() == Job.parse(fields()).meaning()

@@ -1,0 +1,72 @@
+"""A node that goes, with and without a notice, while two replicas run on two nodes of one machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+
+import batchgen
+from batchgen.store import open_store
+from batchgen.verify import verify
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+ROWS = 400
+PREEMPTION = 2  # autoscaler.proto, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        ray.init(address=made.address, log_to_driver=False)
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.mark.parametrize("notice", [False, True], ids=["lost", "drained"])
+def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice: bool) -> None:
+    second = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": f"row {n}"}) + "\n" for n in range(ROWS)))
+    job = {
+        "input": {"path": str(tmp_path / "in.jsonl"), "prompt": "prompt"},
+        "engine": {"kind": "echo", "options": {"latency": 1.0, "max_num_seqs": 16}},
+        "spans": {"rows": 8, "journal_seconds": 0.5},
+        "replicas": {"min": 2, "max": 2},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    said = io.StringIO()
+    fired = threading.Event()
+
+    def take_away() -> None:
+        while len(list((tmp_path / "out/data").glob("*.parquet"))) < 6:
+            time.sleep(0.05)
+        if notice:
+            client = GcsClient(address=cluster.address)
+            accepted, _ = client.drain_node(second.node_id, PREEMPTION, "spot", int((time.time() + 60) * 1000))
+            assert accepted
+            while "is about to go" not in said.getvalue():
+                time.sleep(0.05)
+        cluster.remove_node(second, allow_graceful=False)
+        fired.set()
+
+    thread = threading.Thread(target=take_away)
+    thread.start()
+    status = batchgen.run(job, out=said)
+    thread.join()
+    assert fired.is_set(), "the node went while the job ran"
+    assert ("is about to go" in said.getvalue()) == notice
+    assert "died" in said.getvalue() or notice
+    assert (status["rows_ok"], status["rows_error"], status["state"]) == (ROWS, 0, "done")
+    assert verify(open_store(str(tmp_path / "out"))).problems == []
