@@ -168,6 +168,8 @@ class ObjectStore:
             try:
                 obstore.put(self._client, name, data, mode="create", use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
+                # S3's 409 comes here too, and says only that another PUT was under way, which may have failed.
+                obstore.head(self._client, name)
                 return Put.EXISTS
             return Put.CREATED
 

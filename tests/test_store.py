@@ -225,10 +225,14 @@ def server(s3, monkeypatch):
                 self.objects[self.path] = data
             return self.reply(answer if isinstance(answer, int) else 200, lost=answer == "lost")
 
+        def do_HEAD(self):
+            self.reply(200 if self.path in self.objects else 404)
+
         def reply(self, status, lost=False):
             self.close_connection = True
             if not lost:
-                head = f'HTTP/1.1 {status} X\r\nETag: "x"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'
+                head = f'HTTP/1.1 {status} X\r\nETag: "x"\r\nLast-Modified: Wed, 25 Nov 2026 00:00:00 GMT\r\n'
+                head += "Content-Length: 0\r\nConnection: close\r\n\r\n"
                 self.wfile.write(head.encode())
 
         def log_message(self, *_):
@@ -248,6 +252,15 @@ def test_a_lost_answer_is_answered_by_putting_again(server):
     assert open_store("s3://bucket/out").put_new("a", b"data") in (Put.CREATED, Put.EXISTS)
     assert list(server.objects.values()) == [b"data"]
     assert server.puts == ["*", "*"]
+
+
+@pytest.mark.parametrize("answers", [[503], [409], [500, 503], [409, "lost"]], ids=str)
+def test_an_answer_that_says_nothing_of_the_object_is_answered_by_putting_again(server, answers):
+    server.answers[:] = answers
+    put = open_store("s3://bucket/out").put_new("a", b"data")
+    assert list(server.objects.values()) == [b"data"]
+    assert put is Put.CREATED or "lost" in answers
+    assert set(server.puts) == {"*"}
 
 
 def test_a_refused_permission_is_a_store_error_at_once(server):
