@@ -9,6 +9,7 @@ engine's own message; later ones are given up after `START_ATTEMPTS`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import time
@@ -219,11 +220,16 @@ class _Actor(Replica):
 
 def _draining_nodes() -> set[str]:
     """Ids of the nodes that are being drained: of spot instances with a notice, of what the autoscaler gives back."""
-    client = GcsClient(address=ray.get_runtime_context().gcs_address)
     try:
-        return set(client.get_draining_nodes(timeout=5))
+        return set(_head(ray.get_runtime_context().gcs_address).get_draining_nodes(timeout=5))
     except RayError:  # a head that is busy has nothing new to say
         return set()
+
+
+@functools.lru_cache(maxsize=1)
+def _head(address: str) -> Any:
+    """The connection to a cluster's head, one for all looks."""
+    return GcsClient(address=address)
 
 
 def resources(job: Job) -> dict[str, float]:

@@ -15,6 +15,7 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 import batchgen
+from batchgen import pool
 from batchgen.store import open_store
 from batchgen.verify import verify
 
@@ -25,7 +26,7 @@ PREEMPTION = 2  # autoscaler.proto, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
     try:
         ray.init(address=made.address, log_to_driver=False)
         yield made
@@ -35,8 +36,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("notice", [False, True], ids=["lost", "drained"])
-def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice: bool) -> None:
-    second = cluster.add_node(num_cpus=1)
+def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One replica a node, whatever the scheduler likes: the head has room for one beside the feed, the other node for one.
+    monkeypatch.setattr(pool, "resources", lambda _: {"num_gpus": 0, "num_cpus": 2})
+    second = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": f"row {n}"}) + "\n" for n in range(ROWS)))
     job = {
