@@ -134,6 +134,7 @@ def verify(
     verdict = proving.verify(store)
     if repair and verdict.damaged:
         with hold(store, lambda text: print(text, file=sys.stderr)):
+            verdict = proving.verify(store)  # of an output at rest
             for name in proving.repair(store, verdict):
                 print(f"moved to {name}", file=sys.stderr)
     if as_json:

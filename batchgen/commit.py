@@ -119,6 +119,15 @@ def commit(store: Store, span: str, part: bytes) -> bool:
     return store.put_new(part_name(span), part) is Put.CREATED
 
 
+def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.Table:
+    """A committed part, its pages checked. Raises VerifyError for a damaged one."""
+    data = in_arrow_memory(store.get(part_name(span)) or b"")
+    try:
+        return pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise VerifyError(f"{part_name(span)}: damaged: {' '.join(str(error).split())[:200]}") from None
+
+
 def read_counts(store: Store, span: str) -> tuple[Counts, dict[ErrorCode, int]]:
     """What a committed part says of itself in its footer. Raises VerifyError for a damaged part."""
     data = store.get(part_name(span))

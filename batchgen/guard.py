@@ -164,8 +164,8 @@ class Guard:
                 raise EngineError(f"the engine died {self._deaths} times without an answer: {error}")
             self._engine = self._make()
             await self._engine.start()
-        except EngineError as final:
-            self._given_up = final
+        except Exception as final:  # whatever it is, the prompts that wait must hear of it
+            self._given_up = final if isinstance(final, EngineError) else EngineError(f"{type(final).__name__}: {final}")
             self._open.set()
             for visit in [visit for group in self._groups for visit in group]:
                 _let_in(visit)
@@ -193,8 +193,8 @@ class Guard:
                 await asyncio.wait_for(engine.probe(), self._watchdog)
             except TimeoutError:
                 error = EngineError(f"the engine gave no sign of life for {self._watchdog:g} s")
-            except EngineError as dead:
-                error = dead
+            except Exception as dead:  # an engine that cannot say that it works does not
+                error = dead if isinstance(dead, EngineError) else EngineError(f"{type(dead).__name__}: {dead}")
             else:
                 continue
             if engine is self._engine:

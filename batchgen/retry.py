@@ -11,16 +11,12 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from batchgen import commit, planfile
-from batchgen.errors import InputError, OutputConflict, VerifyError
+from batchgen.errors import InputError, OutputConflict
 from batchgen.frozen import FrozenJob
 from batchgen.records import Again, Span
 from batchgen.spec import FINAL
 from batchgen.store import Put, Store
-from batchgen.tables import in_arrow_memory
 
 _COLUMNS = ["row", "variant", "sample", "attempt", "status", "error_code"]
 
@@ -57,13 +53,7 @@ def failures(store: Store, spans: list[Span]) -> list[Again]:
     """The rows of a place that failed last, in order; `spans` are the place's span and its retries, in order."""
     failed: dict[tuple[int, int, int], Again] = {}
     for span in spans:
-        name = commit.part_name(span.name)
-        try:
-            file = pq.ParquetFile(in_arrow_memory(store.get(name) or b""), page_checksum_verification=True)
-            rows = file.read(columns=_COLUMNS).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise VerifyError(f"{name}: damaged: {' '.join(str(error).split())[:200]}", "batchgen verify --repair") from None
-        for row in rows:
+        for row in commit.read_part(store, span.name, _COLUMNS).to_pylist():
             key = (row["row"], row["variant"], row["sample"])
             failed.pop(key, None)
             if row["status"] == "error":

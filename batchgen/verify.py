@@ -13,9 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from batchgen import commit
 from batchgen.errors import InputError, VerifyError
 from batchgen.frozen import FrozenJob, load_frozen
@@ -23,7 +20,6 @@ from batchgen.planfile import Plan, load_plan
 from batchgen.records import Span, output_schema
 from batchgen.report import SUCCESS
 from batchgen.store import Store
-from batchgen.tables import in_arrow_memory
 
 QUARANTINE = "_batchgen/quarantine"
 Key = tuple[int, int, int]
@@ -140,10 +136,9 @@ def _key(row: dict[str, Any]) -> Key:
 def _part(store: Store, frozen: FrozenJob, plan: Plan, span: Span) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of a part, none where they cannot be trusted, and what is wrong with it."""
     try:
-        data = in_arrow_memory(store.get(commit.part_name(span.name)) or b"")
-        table = pq.ParquetFile(data, page_checksum_verification=True).read()
-    except (pa.ArrowException, OSError) as error:
-        return [], [f"damaged: {' '.join(str(error).split())[:200]}"]
+        table = commit.read_part(store, span.name)
+    except VerifyError as error:
+        return [], [str(error).removeprefix(f"{commit.part_name(span.name)}: ")]
     expected = output_schema(frozen.kept, frozen.job.schema_names)
     if not table.schema.equals(expected):
         return [], ["its columns are not this job's"]

@@ -209,3 +209,12 @@ def test_who_is_cancelled_from_outside_is_cancelled_even_as_a_suspect() -> None:
         return [*map(str, found[1::2]), late]
 
     assert asyncio.run(asyncio.wait_for(scenario(), PATIENCE)) == [*map(str, range(1, 30, 2)), "99"]
+
+
+def test_whatever_a_restart_raises_reaches_the_prompts_that_wait() -> None:
+    class Odd(Mortal):
+        async def start(self) -> None:
+            raise RuntimeError("odd")
+
+    engine = guarded([], lambda number: Odd() if number else Mortal({5, 6}))
+    assert answers(engine, range(5, 7)) == ["RuntimeError: odd"] * 2

@@ -10,7 +10,7 @@ import pytest
 from batchgen import template
 from batchgen.errors import BadRow
 from batchgen.template import ChatTemplate
-from batchgen.timecap import time_cap
+from batchgen.timecap import LOOK_SECONDS, time_cap
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 DOUBLING = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = {} %}{% endfor %}{{ ns.x }}"
@@ -110,11 +110,11 @@ def test_an_error_of_the_body_is_the_bodys_and_time_left_over_is_not_carried_on(
 
 def test_a_cap_that_fires_as_the_body_ends_raises_at_the_cap_and_not_later() -> None:
     ended = 0
-    for _ in range(10):
+    for _ in range(4):
         try:
             with time_cap(0.0):
-                time.sleep(0.2)
+                time.sleep(2 * LOOK_SECONDS)
         except TimeoutError:
             ended += 1
         time.sleep(0.05)
-    assert 0 < ended <= 10
+    assert ended
