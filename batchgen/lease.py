@@ -42,6 +42,11 @@ class Lease:
         if self._taken_by is not None:
             raise LeaseError(f"{_who(self._taken_by)} has taken over the output {self._store.url}", "this driver stops")
 
+    def confirm(self) -> None:
+        """As check, of the lease as it is in the store now. Raises StoreError too."""
+        self._look()
+        self.check()
+
     def release(self) -> None:
         self._ended.set()
         self._thread.join()
@@ -52,12 +57,16 @@ class Lease:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             with contextlib.suppress(StoreError):  # parts will tell that the store is down
-                found = _read(self._store)
-                if found is not None and _token(found) != self._fields["token"]:
-                    self._taken_by = found
+                self._look()
+                if self._taken_by is not None:
                     return
                 self._fields["beat"] += 1
                 self._store.put(NAME, orjson.dumps(self._fields))
+
+    def _look(self) -> None:
+        found = _read(self._store)
+        if found is not None and _token(found) != self._fields["token"]:
+            self._taken_by = found
 
 
 @contextlib.contextmanager

@@ -224,12 +224,12 @@ def _grow(job: Job, old: Shard, found: Found, rows: Rows) -> tuple[Shard, list[S
 def freeze_plan(job: Job, store: Store, found: list[Found], columns: Columns) -> planfile.Plan:
     """The output's plan after the input's growth is added to it. Raises InputError, OutputConflict."""
     factor = len(job.variants) * job.samples
-    plan, files = planfile.load_plan(store, factor)
-    shards, spans = make_plan(job, found, columns, plan.shards)
-    if shards:
-        store.put_new(planfile.name(files), planfile.encode_plan(shards, spans))
-        plan, _ = planfile.load_plan(store, factor)
-    return plan
+    while True:
+        plan, files = planfile.load_plan(store, factor)
+        shards, spans = make_plan(job, found, columns, plan.shards)
+        if not shards:
+            return plan
+        planfile.add(store, files, shards, spans)
 
 
 def _threads(call: Callable[[T], R], items: Iterable[T]) -> list[R]:

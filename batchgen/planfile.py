@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 from batchgen import tables
 from batchgen.errors import VerifyError
 from batchgen.records import Again, Shard, Span
-from batchgen.store import Store
+from batchgen.store import Put, Store
 
 FOLDER = "_batchgen/plan"
+SUCCESS = "_SUCCESS"
+"""Says that every planned span has its part."""
 _FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
 _AGAIN = pa.list_(
     pa.struct(
@@ -52,9 +54,10 @@ class Plan:
         return [span for span in self.spans if span.name not in committed]
 
 
-def name(number: int) -> str:
-    """The name of a plan file."""
-    return f"{FOLDER}/{number:06d}.parquet"
+def add(store: Store, number: int, shards: Iterable[Shard], spans: list[Span]) -> Put:
+    """Write plan file `number` (from 0). Exists: somebody else has planned meanwhile, and this plan is void."""
+    store.delete(SUCCESS)
+    return store.put_new(f"{FOLDER}/{number:06d}.parquet", encode_plan(shards, spans))
 
 
 def load_plan(store: Store, factor: int) -> tuple[Plan, int]:

@@ -33,7 +33,7 @@ from batchgen.records import Counts, Receipt
 from batchgen.store import Store
 from batchgen.tables import in_arrow_memory
 
-PROGRESS, REPORT, SUCCESS = "_batchgen/progress.json", "_batchgen/report.json", "_SUCCESS"
+PROGRESS, REPORT = "_batchgen/progress.json", "_batchgen/report.json"
 WRITE_EVERY, LINE_EVERY = 2.0, 10.0
 
 

@@ -44,7 +44,7 @@ def plan_retry(store: Store, frozen: FrozenJob, codes: Collection[str] | None = 
         wanted = tuple(one for one in rows if (one.code in codes if codes is not None else one.code not in FINAL))
         if wanted:
             again.append(replace(spans[0], retry=files, again=wanted))
-    if again and store.put_new(planfile.name(files), planfile.encode_plan([], again)) is Put.EXISTS:
+    if again and planfile.add(store, files, [], again) is Put.EXISTS:
         raise OutputConflict(f"{store.url}: another plan was made at the same time", "run retry again")
     return sum(len(span.again) for span in again)
 

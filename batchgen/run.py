@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from batchgen import commit, frozen, journal, lease, plan, report
+from batchgen import commit, frozen, journal, lease, plan, planfile, report
 from batchgen.engines import make_engine
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
 from batchgen.model import load_model
@@ -76,7 +76,7 @@ def _run(
     try:
         if missing := planned.missing(done):
             tally.state = "running"
-            store.delete(report.SUCCESS)
+            store.delete(planfile.SUCCESS)
             from batchgen.drive import drive, on_ray  # Ray only when there is something to do
 
             on_ray(lambda: drive(prepared.renderer, kept, store, planned, missing, monitor, stopping, held))
@@ -92,7 +92,8 @@ def _run(
             monitor.tick(0, force=True)
     journal.clear(store, store.list(journal.FOLDER))
     store.put(report.REPORT, tally.encode())
-    store.put(report.SUCCESS, b"")
+    held.confirm()  # another driver may have planned more since
+    store.put(planfile.SUCCESS, b"")
     if not quiet:
         report.print_summary(tally, store, planned, job.attributes.sweep if job.attributes else {}, out)
     if tally.counts.error > job.limits.errors * tally.rows_planned:

@@ -16,9 +16,8 @@ from typing import Any
 from batchgen import commit
 from batchgen.errors import InputError, VerifyError
 from batchgen.frozen import FrozenJob, load_frozen
-from batchgen.planfile import Plan, load_plan
+from batchgen.planfile import SUCCESS, Plan, load_plan
 from batchgen.records import Span, output_schema
-from batchgen.report import SUCCESS
 from batchgen.store import Store
 
 QUARANTINE = "_batchgen/quarantine"

@@ -52,6 +52,18 @@ def test_the_lease_is_there_while_it_is_held_and_beats(store: Store) -> None:
     assert store.get(NAME) is None
 
 
+def test_a_lease_that_was_taken_is_noticed_between_two_beats_by_who_asks_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 3600.0)
+    with lease.hold(store, quiet) as held:
+        held.confirm()
+        foreign(store)
+        held.check()
+        with pytest.raises(LeaseError, match="process 1 on elsewhere has taken over"):
+            held.confirm()
+
+
 def test_a_second_driver_is_refused_by_name_while_the_first_one_beats(store: Store) -> None:
     with lease.hold(store, quiet), pytest.raises(LeaseError, match=f"process {os.getpid()} on .* is at work") as refused:
         lease.hold(store, quiet).__enter__()

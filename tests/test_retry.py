@@ -71,7 +71,7 @@ class Output:
             return generated
 
         generated = asyncio.run(work())
-        self.store.put(report.SUCCESS, b"")
+        self.store.put(planfile.SUCCESS, b"")
         return generated
 
     def retry(self, *codes: str) -> int:

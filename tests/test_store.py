@@ -101,6 +101,17 @@ def test_a_deleted_name_can_be_created_again(store):
     assert store.get("a") == b"2"
 
 
+def test_the_probe_passes_where_the_first_answer_was_lost(tmp_path):
+    class Forgetful(LocalStore):
+        """Says Exists of every put, as put_new does when the answer to a PUT was lost and it puts again."""
+
+        def put_new(self, name, data):
+            super().put_new(name, data)
+            return Put.EXISTS
+
+    probe(Forgetful(tmp_path))
+
+
 def test_the_probe_passes_and_leaves_nothing(store):
     probe(store)
     probe(store)

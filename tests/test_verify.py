@@ -15,8 +15,8 @@ import pytest
 from batchgen import commit, frozen, plan, planfile
 from batchgen.errors import InputError, RowError
 from batchgen.model import load_model
+from batchgen.planfile import SUCCESS
 from batchgen.records import Completion, Span, prompt_schema
-from batchgen.report import SUCCESS
 from batchgen.sampling import check_sampling
 from batchgen.spec import Job
 from batchgen.store import LocalStore
