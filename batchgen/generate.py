@@ -27,7 +27,7 @@ from batchgen.guard import Guard
 from batchgen.lengths import Lengths, Order, length_key
 from batchgen.records import Completion, Receipt
 from batchgen.render import Renderer
-from batchgen.store import open_store
+from batchgen.store import delete_all, open_store
 
 LOG_TAIL = 20
 MOST_COMMITTING = 4
@@ -139,7 +139,7 @@ class Replica:
         if not created:
             counts, errors = await asyncio.to_thread(commit.read_counts, self.store, name)
         if span.files:
-            await asyncio.to_thread(journal.clear, self.store, span.files)
+            await asyncio.to_thread(delete_all, self.store, span.files)
         self._count(committing=-1)
         return Receipt(
             span=name,

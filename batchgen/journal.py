@@ -71,8 +71,3 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
 def spans(store: Store) -> set[str]:
     """The spans that have journal files: one listing."""
     return {name.removeprefix(f"{FOLDER}/").partition("/")[0] for name in store.list(FOLDER)}
-
-
-def clear(store: Store, names: Iterable[str]) -> None:
-    for name in names:
-        store.delete(name)

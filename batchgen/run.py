@@ -17,7 +17,7 @@ from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyError
 from batchgen.model import load_model
 from batchgen.render import Renderer
 from batchgen.spec import Job
-from batchgen.store import Store, open_store, probe
+from batchgen.store import SCRATCH, Store, delete_all, open_store, probe
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def _run(
     finally:
         if not isinstance(sys.exception(), LeaseError):  # the output's progress is another driver's now
             monitor.tick(0, force=True)
-    journal.clear(store, store.list(journal.FOLDER))
+    for leftovers in (journal.FOLDER, SCRATCH):
+        delete_all(store, store.list(leftovers))
     store.put(report.REPORT, tally.encode())
     held.confirm()  # another driver may have planned more since
     store.put(planfile.SUCCESS, b"")

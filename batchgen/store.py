@@ -18,7 +18,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -238,6 +238,11 @@ def open_store(url: str) -> Store:
     if url.startswith("file://"):
         return LocalStore(url.removeprefix("file://"))
     return ObjectStore(url, open_client(url))
+
+
+def delete_all(store: Store, names: Iterable[str]) -> None:
+    for name in names:
+        store.delete(name)
 
 
 def probe(store: Store) -> None:

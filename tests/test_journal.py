@@ -10,7 +10,7 @@ from batchgen import journal
 from batchgen.errors import RowError
 from batchgen.records import Completion
 from batchgen.sampling import check_sampling
-from batchgen.store import Store, open_store
+from batchgen.store import Store, delete_all, open_store
 
 SPAN = "000000-000000000000-000000000200"
 
@@ -81,5 +81,5 @@ def test_spans_are_listed_and_cleared_by_name(store: Store) -> None:
     assert journal.spans(store) == set()
     names = [journal.write(store, span, [completion(0)]) for span in ("a", "a", "b")]
     assert journal.spans(store) == {"a", "b"}
-    journal.clear(store, names[:2])
+    delete_all(store, names[:2])
     assert journal.spans(store) == {"b"}

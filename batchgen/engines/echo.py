@@ -8,6 +8,7 @@ nothing else. One word is one token. `engine.options` are the fields of EchoOpti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import random
@@ -46,6 +47,8 @@ class EchoOptions(Spec):
     die_on: str | None = Field(None, description="Fault: the engine dies of a prompt that contains this text.")
     kill_on: str | None = Field(None, description="Fault: a prompt that contains this text kills the replica's process.")
     hang_on: str | None = Field(None, description="Fault: a prompt that contains this text is never answered.")
+    process: bool = Field(False, description="Fault: the engine has a process of its own (`cat`) and dies with it.")
+    meter: str | None = Field(None, description="A local file that grows by a byte for every answer, kept or lost.")
     freeze_on: str | None = Field(None, description="Fault: after a prompt that contains this text nothing is answered.")
 
 
@@ -62,14 +65,24 @@ class EchoEngine:
         self._slots = asyncio.Semaphore(self.capacity)
         self._sleeping: set[asyncio.Future[None]] = set()
         self._dead = self._frozen = False
+        self._process: asyncio.subprocess.Process | None = None
+        self._mourning: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await asyncio.sleep(self.options.start_seconds)
         if self.options.start_error is not None:
             raise EngineError(self.options.start_error)
+        if self.options.process:
+            # It ends with this process, too: nobody else holds the other end of its input.
+            self._process = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
+            self._mourning = asyncio.create_task(self._die_with(self._process))
 
     async def stop(self) -> None:
-        return None
+        if self._process is not None and self._mourning is not None:
+            self._mourning.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
 
     async def probe(self) -> None:
         await self._sleep(0)
@@ -93,6 +106,9 @@ class EchoEngine:
         if seconds or self._dead or self._frozen:
             async with self._slots:
                 await self._sleep(seconds)
+        if options.meter:
+            with open(options.meter, "ab", buffering=0) as meter:
+                meter.write(b"." * len(outputs))
         return outputs
 
     async def _sleep(self, seconds: float) -> None:
@@ -112,6 +128,10 @@ class EchoEngine:
     def _wake(self, waking: asyncio.Future[None]) -> None:
         if not self._frozen and not waking.done():
             waking.set_result(None)
+
+    async def _die_with(self, process: asyncio.subprocess.Process) -> None:
+        await process.wait()
+        self._die()
 
     def _die(self) -> None:
         self._dead = True
