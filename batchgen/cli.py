@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from batchgen.errors import INTERRUPTED, RUN_ERROR, BatchgenError, InputError
+from batchgen.errors import INTERRUPTED, RUN_ERROR, BatchgenError, InputError, printable
 
 app = typer.Typer(
     name="batchgen",
@@ -49,7 +49,7 @@ def check(
             return _print_json(shown)
         for prompt in shown:
             print(f"--- row {prompt['row']} variant {prompt['variant']}: {len(prompt['token_ids'])} tokens")
-            print(prompt["text"] if prompt["error"] is None else prompt["error"])
+            print(printable(prompt["text"] if prompt["error"] is None else prompt["error"]))
             print(f"token ids: {prompt['token_ids']}")
         return None
     found = checking.check(prepared)
@@ -72,7 +72,7 @@ def _print_findings(found: Any) -> None:
     counted = ", ".join(f"{code} {number:,}" for code, number in sorted(found.errors.items()))
     print(f"bad rows: {found.bad:,}" + (f" ({counted})" if counted else ""))
     for line in found.first_errors:
-        print(f"  {line}")
+        print(f"  {printable(line)}")
     if found.bad > len(found.first_errors):
         print(f"  ... and {found.bad - len(found.first_errors):,} more")
 
@@ -141,7 +141,7 @@ def verify(
         _print_json(asdict(verdict))
     else:
         for problem in verdict.problems:
-            print(problem)
+            print(printable(problem))
         rows = verdict.rows_ok + verdict.rows_error
         words = "NOT proven" if verdict.problems else "every planned row is there exactly once"
         print(f"{words}: {rows:,} rows ({verdict.rows_ok:,} ok, {verdict.rows_error:,} error) in {verdict.spans:,} spans")
@@ -222,7 +222,7 @@ def main() -> None:
     try:
         app()
     except BatchgenError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; run again to resume", file=sys.stderr)

@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen.errors import ErrorCode, RowError, VerifyError
+from batchgen.errors import ErrorCode, RowError, VerifyError, words
 from batchgen.records import Completion, Counts, output_schema
 from batchgen.store import Put, Store
 from batchgen.tables import in_arrow_memory
@@ -125,7 +125,7 @@ def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.T
     try:
         return pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise VerifyError(f"{part_name(span)}: damaged: {' '.join(str(error).split())[:200]}") from None
+        raise VerifyError(f"{part_name(span)}: damaged: {words(error, 200)}") from None
 
 
 def read_counts(store: Store, span: str) -> tuple[Counts, dict[ErrorCode, int]]:
@@ -134,7 +134,7 @@ def read_counts(store: Store, span: str) -> tuple[Counts, dict[ErrorCode, int]]:
     try:
         return footer_counts(pq.read_metadata(in_arrow_memory(data or b"")).metadata)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise VerifyError(f"{part_name(span)}: damaged: {' '.join(str(error).split())}") from None
+        raise VerifyError(f"{part_name(span)}: damaged: {words(error)}") from None
 
 
 def footer_counts(metadata: dict[bytes, bytes] | None) -> tuple[Counts, dict[ErrorCode, int]]:

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 
 from batchgen import journal
 from batchgen.dispatch import Dispatcher
-from batchgen.errors import EngineError, Interrupted, TooManyErrors
+from batchgen.errors import EngineError, Interrupted, TooManyErrors, words
 from batchgen.feed import END, Assets, Feed
 from batchgen.lease import Lease
 from batchgen.planfile import Plan
@@ -169,7 +169,7 @@ def on_ray(call: Callable[[], None]) -> None:
         ray.init(address=named or "auto", **quiet)
     except (ConnectionError, RuntimeError, RayError) as error:
         if named:
-            cause = " ".join(str(error).split())[:300]
+            cause = words(error)
             remedy = "check RAY_ADDRESS; a cluster with token authentication needs RAY_AUTH_MODE=token and its token"
             raise EngineError(f"no Ray cluster at {named}: {cause}", f"{remedy} (~/.ray/auth_token or RAY_AUTH_TOKEN)") from None
         ray.init(address="local", include_dashboard=False, **quiet)

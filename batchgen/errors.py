@@ -19,6 +19,7 @@ value in the output (`status = error`) and the job goes on.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -95,6 +96,22 @@ class BadRow(Exception):
     def __init__(self, code: ErrorCode, detail: str) -> None:
         super().__init__(detail)
         self.code: ErrorCode = code
+
+
+_ADDRESS = re.compile(r"(\w+://)(?:[^/@\s]+@)?([^\s?,]*)(\?[^\s,]*)?")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def words(error: BaseException, most: int = 400) -> str:
+    """What another library says, on one line of `most` characters; without what addresses in it may have of credentials
+    (user:password@, signed queries)."""
+    text, _, _ = " ".join(str(error).split()).partition(" Debug source:")  # obstore's repetition of it
+    return _ADDRESS.sub(lambda found: f"{found[1]}{found[2]}{'?...' if found[3] else ''}", text)[:most]
+
+
+def printable(text: str) -> str:
+    """Text of a row or of another library for a terminal: control characters other than newline and tab are escaped."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def place(shard: str, ordinal: int) -> str:

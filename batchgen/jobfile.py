@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from batchgen.errors import JobError
+from batchgen.errors import JobError, words
 
 MOST = 2**31 - 1
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -53,7 +53,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         fields = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        cause = error.strerror if isinstance(error, OSError) else _words(error)
+        cause = error.strerror if isinstance(error, OSError) else words(error)
         raise JobError(f"job file {path}: {cause}") from None
     if not isinstance(fields, dict):
         raise JobError(f"job file {path}: expected a mapping of fields, got {type(fields).__name__}")
@@ -69,7 +69,7 @@ def override(fields: dict[str, Any], text: str) -> None:
         # A value such as *.jsonl is a glob to a person and an alias to YAML.
         parsed = value if value.startswith("*") else yaml.load(value, _Loader)
     except yaml.YAMLError as error:
-        raise JobError(f"--set {text}: {_words(error)}") from None
+        raise JobError(f"--set {text}: {words(error)}") from None
     *parents, last = key.split(".")
     place: Any = fields
     for parent in parents:
@@ -79,10 +79,6 @@ def override(fields: dict[str, Any], text: str) -> None:
         if not isinstance(place, dict):
             raise JobError(f"--set {text}: {parent} is not a mapping")
     place[last] = parsed
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import xxhash
 
-from batchgen.errors import ModelError
+from batchgen.errors import ModelError, words
 from batchgen.spec import Model
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json"]
@@ -99,7 +99,7 @@ def _from_hub(model: Model, commit: str | None) -> Path:
     except HFValidationError:
         cause = "not a directory here, and not a Hub id"
     except Exception as error:  # the Hub client raises its own errors, its HTTP library's and OSErrors
-        cause = f"not a directory here, and the Hub answered: {' '.join(str(error).split())[:300]}"
+        cause = f"not a directory here, and the Hub answered: {words(error)}"
     raise ModelError(f"model.source {model.source}: {cause}", "check the path or the id, and HF_TOKEN for a gated model")
 
 
@@ -154,5 +154,5 @@ def _tokenizer(model: Model, folder: Path) -> str:
         converted = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=model.trust_remote_code)
         return str(converted.backend_tokenizer.to_str())
     except Exception as error:  # transformers raises many kinds for an unreadable tokenizer
-        cause = " ".join(str(error).split())[:300]
+        cause = words(error)
     raise ModelError(f"{model.source}: no tokenizer.json, and no other tokenizer can be converted: {cause}")

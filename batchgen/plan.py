@@ -58,9 +58,12 @@ def discover(spec: Input) -> list[Found]:
         return [Found(path, "dataset", 0, str(tables.load_dataset(spec, path)._fingerprint)) for path in spec.paths]
     expanded = [name for path in spec.paths for name in source.expand(path)]
     names = list(dict.fromkeys(name if "://" in name else os.path.normpath(name) for name in expanded))
+    files: dict[str, str] = {}
     for name in names:
         if not name.isprintable():
             raise InputError(f"shard {name!r}: control characters or bytes that are no UTF-8 in its name", "rename it")
+        if "://" not in name and (other := files.setdefault(os.path.realpath(name), name)) != name:
+            raise InputError(f"shards {other} and {name} are one file", "leave the symbolic link out")
     kinds = {name: source.format_of(name) if spec.format == "auto" else spec.format for name in names}
     for name, kind in kinds.items():
         if kind is None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen import tables
-from batchgen.errors import VerifyError
+from batchgen.errors import VerifyError, words
 from batchgen.records import Again, Shard, Span
 from batchgen.store import Put, Store
 
@@ -69,7 +69,7 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
         try:
             table = pq.read_table(tables.in_arrow_memory(store.get(file) or b""))
         except (pa.ArrowException, OSError) as error:
-            raise VerifyError(f"{file}: damaged: {' '.join(str(error).split())}") from None
+            raise VerifyError(f"{file}: damaged: {words(error)}") from None
         for fields in orjson.loads(table.schema.metadata[b"shards"]):
             shards[fields["index"]] = Shard(**fields)
         columns = [table.column(field).to_pylist() for field in _FIELDS]

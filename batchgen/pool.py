@@ -23,7 +23,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 
 from batchgen.engines.vllm import runs_on_cpu
-from batchgen.errors import BatchgenError, EngineError
+from batchgen.errors import BatchgenError, EngineError, words
 from batchgen.generate import Replica
 from batchgen.records import Receipt, Shard
 from batchgen.render import Renderer
@@ -148,11 +148,11 @@ class Pool:
         try:
             result = ray.get(call)
         except ObjectLostError as error:
-            yield Event("lost", replica, item, message=_words(error))
+            yield Event("lost", replica, item, message=words(error))
         except RayTaskError as error:
             yield from self._failed(kind, replica, item, error)
         except (ActorDiedError, ActorUnavailableError, RayError) as error:
-            yield from self._died(kind, replica, _words(error))
+            yield from self._died(kind, replica, words(error))
         else:
             if kind == "ready":
                 engine, self._nodes[replica] = result
@@ -168,7 +168,7 @@ class Pool:
     def _failed(self, kind: str, replica: int, item: Any, error: RayTaskError) -> Iterator[Event]:
         cause = error.cause if isinstance(error.cause, BaseException) else error
         if isinstance(cause, ObjectLostError):
-            yield Event("lost", replica, item, message=_words(cause))
+            yield Event("lost", replica, item, message=words(cause))
         elif isinstance(cause, BatchgenError) and not isinstance(cause, EngineError):
             raise cause
         else:
@@ -248,7 +248,3 @@ def size(job: Job, spans: int) -> int:
         held = int(ray.cluster_resources().get("GPU", 0) // gpus) if gpus else 1
         wanted = max(job.replicas.min, held)
     return max(1, min(wanted, spans))
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split())[:600]

@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 
 from batchgen import carry, source, tables
-from batchgen.errors import InputError, RowError, place
+from batchgen.errors import InputError, RowError, place, words
 from batchgen.records import Row, Shard, Span, carried_name
 from batchgen.spec import Input
 
@@ -78,7 +78,7 @@ def read_chunk(stream: BinaryIO, name: str, size: int) -> bytes:
     try:
         return stream.read(size)
     except (OSError, EOFError) as error:
-        raise InputError(f"shard {name}: damaged or unreadable: {_words(error)}", "write it again") from None
+        raise InputError(f"shard {name}: damaged or unreadable: {words(error)}", "write it again") from None
 
 
 def lines(stream: BinaryIO, name: str, cap: int, limit: int | None = None) -> Iterator[tuple[int, bytes | None]]:
@@ -205,8 +205,4 @@ def _batches(spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Tab
             yield table.slice(skip)
             skip = 0
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"shard {shard.name}: damaged Parquet: {_words(error)}") from None
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split())
+        raise InputError(f"shard {shard.name}: damaged Parquet: {words(error)}") from None

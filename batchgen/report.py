@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchgen import commit
-from batchgen.errors import VerifyError
+from batchgen.errors import VerifyError, printable
 from batchgen.frozen import load_frozen
 from batchgen.planfile import Plan, load_plan
 from batchgen.records import Counts, Receipt
@@ -221,7 +221,7 @@ class Monitor:
             self._console.print(f"{self._name}: {rows}, {self._words(replicas)}", highlight=False, soft_wrap=True)
 
     def message(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self._console.print(printable(text), highlight=False, soft_wrap=True, markup=False)
 
     def _words(self, replicas: int) -> str:
         counts, before = self.tally.counts, self._before[2]
@@ -271,16 +271,16 @@ def print_summary(tally: Tally, store: Store, plan: Plan, sweep: dict[str, list[
         highlight=False,
     )
     for sample in tally.samples:
-        console.print(f"  {sample}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {printable(sample)}", highlight=False, markup=False, soft_wrap=True)
     shown = list(sweep) if sweep else []
     for answers in first_answers(store, plan):
         table = Table(title=None, show_lines=False, expand=False)
         table.add_column("variant" if shown else "sample")
-        table.add_column(Text(f"answer to: {answers[0]['messages'][-2]['content'][:100]}"), overflow="fold")
+        table.add_column(Text(printable(f"answer to: {answers[0]['messages'][-2]['content'][:100]}")), overflow="fold")
         ends = answers if len(answers) <= 3 else [answers[0], answers[-1]]
         for answer in ends:
             label = ", ".join(f"{name} {answer['attributes'][name]}" for name in shown) or str(answer["sample"])
-            table.add_row(label, Text((answer["response"] or "").strip()[:400]))
+            table.add_row(label, Text(printable((answer["response"] or "").strip()[:400])))
         console.print(table)
     console.print(f"Parquet: {store.url}/{commit.DATA}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Next:    batchgen verify {store.url}", highlight=False, markup=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
 
-from batchgen.errors import InputError
+from batchgen.errors import InputError, words
 from batchgen.store import open_client
 
 SUFFIXES = {
@@ -191,4 +191,4 @@ def _ask(name: str, call: Any) -> Any:
     except (NotFoundError, FileNotFoundError):
         raise InputError(f"{name}: no such object") from None
     except (BaseError, OSError) as error:
-        raise InputError(f"{name}: {' '.join(str(error).split())[:300]}", "check the address and the credentials") from None
+        raise InputError(f"{name}: {words(error)}", "check the address and the credentials") from None

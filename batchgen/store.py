@@ -32,7 +32,7 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
-from batchgen.errors import InputError, StoreError
+from batchgen.errors import InputError, StoreError, words
 
 SCRATCH = "_batchgen/tmp"
 T = TypeVar("T")
@@ -207,8 +207,9 @@ class ObjectStore:
             except (BaseError, OSError) as error:
                 final = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
                 if final or attempt == self.attempts - 1:
-                    cause = " ".join(str(error).split())[:400]
-                    raise StoreError(f"output {self.url}/{name}: {cause}", "run again to resume: nothing is lost") from error
+                    raise StoreError(
+                        f"output {self.url}/{name}: {words(error)}", "run again to resume: nothing is lost"
+                    ) from error
                 time.sleep(random.uniform(0, 0.2 * 2**attempt))
         raise AssertionError("unreachable")
 
@@ -228,7 +229,7 @@ def open_client(url: str) -> Any:
     try:
         return obstore.store.from_url(url, client_options=options)
     except (BaseError, ValueError) as error:
-        raise InputError(f"{url}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{url}: {words(error)}") from None
 
 
 def open_store(url: str) -> Store:

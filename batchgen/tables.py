@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen import source
-from batchgen.errors import InputError
+from batchgen.errors import InputError, words
 from batchgen.spec import Input
 
 
@@ -41,7 +41,7 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
     try:
         file = pq.ParquetFile(stream, arrow_extensions_enabled=False)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"shard {name}: damaged Parquet: {' '.join(str(error).split())}") from None
+        raise InputError(f"shard {name}: damaged Parquet: {words(error)}") from None
     for field in file.schema_arrow:
         _allow(name, field.name, field.type)
     return file, footer

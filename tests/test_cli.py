@@ -155,6 +155,13 @@ def test_check_prompts_prints_text_and_token_ids(folder: Path) -> None:
     assert done.stdout == f"--- row 0 variant 0: 12 tokens\nuser: row 0\n\ntoken ids: {ids}\n"
 
 
+def test_check_prompts_shows_control_characters_as_text(folder: Path) -> None:
+    (folder / "in.jsonl").write_text('{"prompt": "a\\u001b[31mb\\tc"}\n')
+    done = batchgen(folder, "check", "job.yaml", "--prompts", "1")
+    assert "a\\x1b[31mb\tc" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
 def test_check_prompts_json_is_a_list_of_prompts(folder: Path) -> None:
     overrides = ["--set", KARAKURI, "--set", f"model={{source: {TINY}}}"]
     done = batchgen(folder, "check", "job.yaml", "--prompts", "2", "--json", *overrides)

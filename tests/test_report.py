@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,18 @@ def test_the_summary_shows_answers_with_brackets_as_they_are(output: Output) -> 
     out = io.StringIO()
     report.print_summary(output.tally(), output.store, output.plan, {}, out)
     assert "an [/INST] answer" in out.getvalue()
+
+
+def test_what_rows_say_commands_no_terminal(output: Output) -> None:
+    title = "\x1b]0;owned\x07\x9b31m"
+    receipt = output.commit(output.spans[0], [f"an answer {title}"], failed=1)
+    out = io.StringIO()
+    monitor = output.monitor(out)
+    monitor.receipt(replace(receipt, samples=[RowError("input", title)]))
+    monitor.message(f"replica 1 died: {title}")
+    report.print_summary(monitor.tally, output.store, output.plan, {}, out)
+    assert out.getvalue().count("\\x1b]0;owned") == 3
+    assert all(c == "\n" or c.isprintable() for c in out.getvalue())
 
 
 @pytest.mark.parametrize("name", [report.PROGRESS, "part"])

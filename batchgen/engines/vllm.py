@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 from typing import Any
 
-from batchgen.errors import BadRow, EngineError, JobError
+from batchgen.errors import BadRow, EngineError, JobError, words
 from batchgen.model import ModelFiles
 from batchgen.records import Output
 from batchgen.spec import Job
@@ -97,7 +97,7 @@ class VllmEngine:
         except self._dead as error:
             raise EngineError(f"vLLM died: {error}") from error
         except (ValueError, TypeError) as error:
-            raise BadRow("engine_rejected", " ".join(str(error).split())[:500]) from None
+            raise BadRow("engine_rejected", words(error)) from None
         if final is None:
             raise EngineError("vLLM ended a request without an output")
         return [
