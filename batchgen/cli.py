@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from batchgen.errors import INTERRUPTED, RUN_ERROR, BatchgenError, InputError, printable
+from batchgen.errors import RUN_ERROR, BatchgenError, InputError, Interrupted, printable
 
 app = typer.Typer(
     name="batchgen",
@@ -208,6 +208,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped at once", "run again to resume") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -224,6 +226,3 @@ def main() -> None:
     except BatchgenError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; run again to resume", file=sys.stderr)
-        sys.exit(INTERRUPTED)

@@ -2,8 +2,8 @@
 
 `max_restarts=0` and no task retries: recovery is the dispatcher's re-queue, and a dead replica is replaced by a
 new actor. All `max` replicas are asked for at once, so that Ray's autoscaler sees the pending ones, and each
-is used as soon as it is ready. A replica that cannot start before any other has is the job's error, with the
-engine's own message; later ones are given up after `START_ATTEMPTS`.
+is used as soon as it is ready. An engine that cannot start before any other has is the job's error, with its own
+message. After START_ATTEMPTS starts that failed one after the other no more are asked for, until a replica is ready again.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Pool:
         self._leaving: set[int] = set()
         self._looked = 0.0
         self._calls: dict[Any, tuple[str, int, Any]] = {}
+        self._size = size
         self._failed_starts = 0
         self._started = 0
         self._ready_once = False
         self.alive: set[int] = set()
-        for _ in range(size):
-            self._start_one()
+        self._refill()
 
     def assign(self, replica: int, item: Any, again: bool) -> None:
         """Let the replica run the span in block `item`; `again` when another replica has had it in this run."""
@@ -105,7 +105,7 @@ class Pool:
         for replica in found:
             self._leaving.add(replica)
             self._actors[replica].drain.remote()
-            self._start_one()
+        self._refill()
         return found
 
     def release(self, replica: int) -> None:
@@ -126,12 +126,14 @@ class Pool:
         for actor in actors:
             ray.kill(actor, no_restart=True)
 
-    def _start_one(self) -> None:
-        self._started += 1
-        replica = self._started
-        self._actors[replica] = self._make.remote(self._arguments)
-        self._assigned[replica] = 0
-        self._call(replica, "ready", self._actors[replica].start_here.remote())
+    def _refill(self) -> None:
+        """Ask for the replicas that are missing."""
+        while len(self._actors.keys() - self._leaving) < self._size and self._failed_starts < START_ATTEMPTS:
+            self._started += 1
+            replica = self._started
+            self._actors[replica] = self._make.remote(self._arguments)
+            self._assigned[replica] = 0
+            self._call(replica, "ready", self._actors[replica].start_here.remote())
 
     def ask_for_room(self, replica: int) -> None:
         """Let the replica say when it can take another span; one question at a time."""
@@ -152,12 +154,13 @@ class Pool:
         except RayTaskError as error:
             yield from self._failed(kind, replica, item, error)
         except (ActorDiedError, ActorUnavailableError, RayError) as error:
-            yield from self._died(kind, replica, words(error))
+            yield from self._died(kind, replica, _why(error))
         else:
             if kind == "ready":
                 engine, self._nodes[replica] = result
                 self.alive.add(replica)
-                self._ready_once = True
+                self._ready_once, self._failed_starts = True, 0
+                self._refill()
                 yield Event("ready", replica, engine=engine)
                 self.ask_for_room(replica)
             elif kind == "room":
@@ -172,6 +175,8 @@ class Pool:
         elif isinstance(cause, BatchgenError) and not isinstance(cause, EngineError):
             raise cause
         else:
+            if kind == "ready" and not self._ready_once:
+                raise EngineError(f"no replica can start: {cause}")
             yield from self._died(kind, replica, str(cause))
 
     def _died(self, kind: str, replica: int, message: str) -> Iterator[Event]:
@@ -183,18 +188,11 @@ class Pool:
         self._calls = {call: entry for call, entry in self._calls.items() if entry[1] != replica}
         ray.kill(actor, no_restart=True)
         self.alive.discard(replica)
-        left = replica in self._leaving
         self._leaving.discard(replica)
-        if kind == "ready":
-            self._failed_starts += 1
-            if not self._ready_once:
-                raise EngineError(f"no replica can start: {message}")
-        if left:  # another was asked for when its node began to drain
-            pass
-        elif self._failed_starts < START_ATTEMPTS:
-            self._start_one()
-        elif not self._actors:
-            raise EngineError(f"every replica died, the last one with: {message}")
+        self._failed_starts += kind == "ready"
+        self._refill()
+        if not self._actors:
+            raise EngineError(f"{'every replica died' if self._ready_once else 'no replica can start'}: {message}")
         yield Event("died", replica, message=message)
 
 
@@ -248,3 +246,9 @@ def size(job: Job, spans: int) -> int:
         held = int(ray.cluster_resources().get("GPU", 0) // gpus) if gpus else 1
         wanted = max(job.replicas.min, held)
     return max(1, min(wanted, spans))
+
+
+def _why(error: RayError) -> str:
+    """The cause in Ray's account of a dead actor, which begins with all that is known of the actor."""
+    told = words(error, 2000)
+    return (told.partition(" because ")[2] or told)[:300]

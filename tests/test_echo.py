@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import signal
 import statistics
 import subprocess
@@ -134,6 +135,43 @@ def test_no_more_than_max_num_seqs_prompts_take_their_time_at_once() -> None:
 def test_an_option_that_echo_does_not_have_is_a_job_error(options: dict[str, Any]) -> None:
     with pytest.raises(JobError, match=rf"engine\.options\.{next(iter(options))}.*; echo has max_model_len, "):
         engine(**options)
+
+
+def test_start_error_may_be_for_a_while(tmp_path: Path) -> None:
+    broken = engine(start_error="no such card", start_error_while=str(tmp_path / "broken"))
+    asyncio.run(broken.start())
+    (tmp_path / "broken").touch()
+    with pytest.raises(EngineError, match="no such card"):
+        asyncio.run(broken.start())
+
+
+def test_an_engine_with_a_process_dies_with_it_and_takes_it_along(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        made = engine(process=True, latency=3600)
+        await made.start()
+        first = made._process
+        assert first is not None
+        await made.stop()
+        assert first.returncode is not None
+        await made.start()
+        asking = asyncio.create_task(made.generate("1", list(b"a"), check_sampling({"max_tokens": 9})))
+        await asyncio.sleep(0)
+        assert made._process is not None
+        os.kill(made._process.pid, signal.SIGKILL)
+        with pytest.raises(EngineError, match="echo died"):
+            await asking
+        with pytest.raises(EngineError, match="echo died"):
+            await made.probe()
+        await made.stop()
+
+    asyncio.run(scenario())
+
+
+def test_the_meter_grows_by_a_byte_for_every_answer(tmp_path: Path) -> None:
+    made = engine(meter=str(tmp_path / "meter"))
+    for samples in (1, 3):
+        generate(made, n=samples)
+    assert (tmp_path / "meter").stat().st_size == 4
 
 
 def test_start_error_is_the_engines_message() -> None:

@@ -1,4 +1,4 @@
-"""What an input that means ill can do: links, control characters. Extension types are in test_read, aliases in test_spec,
+"""What an input that means ill can do: links, control characters. Extension types are in test_tables, aliases in test_jobfile,
 templates in test_template; what a terminal is shown in test_cli and test_report."""
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ nothing else. One word is one token. `engine.options` are the fields of EchoOpti
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import random
 import re
 import signal
+import subprocess
 from typing import Literal
 
 import xxhash
@@ -43,6 +43,7 @@ class EchoOptions(Spec):
     seconds_per_token: float = Field(0.0, ge=0, description="Seconds per token of an answer.")
     length: Length = Length()
     start_error: str | None = Field(None, description="Fault: the engine does not start, with this message.")
+    start_error_while: str | None = Field(None, description="Fault: start_error is only while this local file exists.")
     reject_on: str | None = Field(None, description="Fault: refuse prompts that contain this text.")
     die_on: str | None = Field(None, description="Fault: the engine dies of a prompt that contains this text.")
     kill_on: str | None = Field(None, description="Fault: a prompt that contains this text kills the replica's process.")
@@ -65,24 +66,23 @@ class EchoEngine:
         self._slots = asyncio.Semaphore(self.capacity)
         self._sleeping: set[asyncio.Future[None]] = set()
         self._dead = self._frozen = False
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._mourning: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await asyncio.sleep(self.options.start_seconds)
-        if self.options.start_error is not None:
+        broken_while = self.options.start_error_while
+        if self.options.start_error is not None and (broken_while is None or os.path.exists(broken_while)):
             raise EngineError(self.options.start_error)
         if self.options.process:
             # It ends with this process, too: nobody else holds the other end of its input.
-            self._process = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
+            self._process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
             self._mourning = asyncio.create_task(self._die_with(self._process))
 
     async def stop(self) -> None:
         if self._process is not None and self._mourning is not None:
-            self._mourning.cancel()
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+            self._process.kill()
+            await self._mourning
 
     async def probe(self) -> None:
         await self._sleep(0)
@@ -129,8 +129,9 @@ class EchoEngine:
         if not self._frozen and not waking.done():
             waking.set_result(None)
 
-    async def _die_with(self, process: asyncio.subprocess.Process) -> None:
-        await process.wait()
+    async def _die_with(self, process: subprocess.Popen[bytes]) -> None:
+        with process:
+            await asyncio.to_thread(process.wait)
         self._die()
 
     def _die(self) -> None:

@@ -37,6 +37,8 @@ ECHO: dict[str, Any] = {
     "engine": {"kind": "echo", "options": {"process": True, "max_num_seqs": 16, "seconds_per_token": 0.02}},
     "spans": {"rows": 8, "journal_seconds": 0.5},
     "replicas": {"max": 3},
+    # Kills that hit the same engine again and again may find the same innocent row in it, alone.
+    "errors": {"engine_crash": {"retry": 3}},
 }
 VLLM: dict[str, Any] = {
     "engine": {

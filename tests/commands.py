@@ -1,0 +1,53 @@
+"""The command line as its users run it: processes of their own, on local Ray with the echo engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SHARDS, ROWS = 8, 20_000
+
+
+def write_questions(folder: Path) -> None:
+    """ROWS rows in SHARDS shards."""
+    for shard in range(SHARDS):
+        rows = [{"id": f"{shard}-{i}", "prompt": f"Question {i} of shard {shard}, and why?"} for i in range(ROWS // SHARDS)]
+        (folder / f"{shard}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def batchgen(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "batchgen", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def write_job(folder: Path, **fields: Any) -> str:
+    job = {"engine": {"kind": "echo"}, "output": {"path": str(folder / "out")}, "replicas": {"max": 2}, **fields}
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    return str(folder / "job.yaml")
+
+
+def status(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(batchgen("status", str(folder / "out"), "--json").stdout)
+    return found
+
+
+def replicas_of(driver: int) -> list[int]:
+    """The processes of the replicas below a driver; Ray names worker processes after their actor."""
+    parents = {}
+    names = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                names[int(entry.name)] = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+    family = {driver}
+    for _ in range(8):
+        family |= {pid for pid, parent in parents.items() if parent in family}
+    return sorted(pid for pid in family if names.get(pid, "").startswith("ray::_Actor"))

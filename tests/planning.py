@@ -1,0 +1,55 @@
+"""What the tests of plans have in common: jobs over small inputs, their plans, shards that are written and rewritten."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen import plan
+from batchgen.planfile import Plan
+from batchgen.records import Shard, Span
+from batchgen.spec import Job
+from batchgen.store import Store
+
+
+def make_job(path: str | Path, **sections: Any) -> Job:
+    sections["input"] = {"path": str(path), "prompt": "prompt", **sections.get("input", {})}
+    return Job.parse({"engine": {"kind": "echo"}, "output": {"path": "unused"}, **sections})
+
+
+def make(job: Job, known: Iterable[Shard] = ()) -> tuple[list[Shard], list[Span]]:
+    found = plan.discover(job.input)
+    return plan.make_plan(job, found, plan.look(job, found), tuple(known))
+
+
+def freeze(job: Job, store: Store) -> Plan:
+    found = plan.discover(job.input)
+    return plan.freeze_plan(job, store, found, plan.look(job, found))
+
+
+def lines(*numbers: int) -> str:
+    return "".join(f'{{"prompt": {number}}}\n' for number in numbers)
+
+
+def two_shards(folder: Path) -> Path:
+    """An input of two shards: three rows and two."""
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(lines(1, 2, 3))
+    (folder / "b.jsonl").write_text(lines(4, 5))
+    return folder
+
+
+def write_parquet(path: Path, count: int) -> Path:
+    pq.write_table(pa.table({"prompt": list(range(count))}), path)
+    return path
+
+
+def touch(path: Path) -> None:
+    """Give a file a later time, as a rewrite does."""
+    status = os.stat(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
