@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -221,6 +222,8 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """The console script: errors become one line and their exit code."""
+    # A thread of Ray Data that outlives a run must not start another cluster.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         app()
     except BatchgenError as error:
