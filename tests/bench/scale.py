@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -91,6 +92,7 @@ def main() -> None:
     print(f"\n| {options.spans:,} spans | seconds |\n|---|---|")
     for what, seconds in plan_spans(options.spans).items():
         print(f"| {what} | {seconds:.1f} |")
+    print(f"| peak of this process, MB | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} |")
 
 
 if __name__ == "__main__":
