@@ -1,7 +1,8 @@
 """One prompt -> its completions: samples, scripted turns, and what the job does about a row that fails.
 
 Samples of a prompt are asked for together. Each sample that fails is tried again as `errors` says for its class,
-with the seed it had, or, after an answer that was cut at max_tokens (`truncated`), with a new one. `attempt` counts.
+with the seed it had, or, after an answer that was cut at max_tokens (`truncated`) or that does not parse, with a new one.
+`attempt` counts. An answer that does not parse is kept beside its error.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import orjson
 
 from batchgen.engines import Engine
 from batchgen.errors import BadRow, EngineError, RowError, TooManyErrors, place
+from batchgen.parse import Parser
 from batchgen.records import Completion, Output
 from batchgen.render import Renderer, derive_seed, prompt_hash
 from batchgen.spec import Failure, Retry
@@ -28,6 +30,7 @@ class Answerer:
         self.renderer, self.engine = renderer, engine
         self.job = renderer.job
         self._policy = renderer.job.errors
+        self._parser = Parser(self.job.parse_) if self.job.parse_ else None
         self._serial = 0
 
     async def answer(self, index: int, row: dict[str, Any], queue_place: int, shard: str) -> list[Completion]:
@@ -39,9 +42,10 @@ class Answerer:
         asked = _Asked(row, queue_place, shard)
         numbers = row["samples"] or range(row["sampling"]["n"] if row["sampling"] else self.job.samples)
         talks = await self._talks(asked, numbers)
+        earlier = row["attempts"] or [0] * len(talks)
         if self._policy:
-            talks = await asyncio.gather(*(self._mended(asked, *pair) for pair in zip(talks, numbers, strict=True)))
-        for talk, before in zip(talks, row["attempts"] or (), strict=False):
+            talks = await asyncio.gather(*(self._mended(asked, *one) for one in zip(talks, numbers, earlier, strict=True)))
+        for talk, before in zip(talks, earlier, strict=True):
             talk.attempt += before
         seconds = time.monotonic() - began
         return [talk.completion(index, number, seconds) for number, talk in zip(numbers, talks, strict=True)]
@@ -52,8 +56,17 @@ class Answerer:
             return [_Talk(asked.conversation(), RowError(row["error_code"], row["error_detail"])) for _ in numbers]
         if row["samples"] is None:
             return await self._converse(asked, row["sampling"], len(numbers))
-        alone = [_of_sample(row["sampling"], number) for number in numbers]
-        return [talk for [talk] in await asyncio.gather(*(self._converse(asked, sampling, 1) for sampling in alone))]
+        talks = []
+        for number, code, before in zip(numbers, row["codes"], row["attempts"], strict=True):
+            sampling = _of_sample(row["sampling"], number)
+            changed = _afresh(asked, sampling, before) if code == "parse" else None
+            talks.append(self._again(asked, changed or sampling, changed))
+        return await asyncio.gather(*talks)
+
+    async def _again(self, asked: _Asked, sampling: dict[str, Any], changed: dict[str, Any] | None) -> _Talk:
+        [talk] = await self._converse(asked, sampling, 1)
+        talk.sampling = changed
+        return talk
 
     async def _converse(self, asked: _Asked, sampling: dict[str, Any], samples: int) -> list[_Talk]:
         """`samples` conversations from the first prompt to the last scripted turn; those that fail hold their error."""
@@ -69,7 +82,18 @@ class Answerer:
             talk.add(output, row["token_ids"])
         if row["turns"]:
             await asyncio.gather(*(self._script(asked, talk, _of_sample(sampling, n)) for n, talk in enumerate(talks)))
+        if self._parser is not None:
+            for talk in talks:
+                self._parse(asked, talk)
         return talks
+
+    def _parse(self, asked: _Asked, talk: _Talk) -> None:
+        assert self._parser is not None
+        if talk.error is None and talk.output is not None:
+            try:
+                talk.parsed = self._parser.parse(talk.output.text)
+            except BadRow as bad:
+                talk.error = asked.error(bad)
 
     async def _script(self, asked: _Asked, talk: _Talk, sampling: dict[str, Any]) -> None:
         """One sample's scripted turns after the first: each follows the model's own answers."""
@@ -83,18 +107,19 @@ class Answerer:
         except BadRow as bad:
             talk.error = asked.error(bad)
 
-    async def _mended(self, asked: _Asked, talk: _Talk, number: int) -> _Talk:
-        """The sample after the job's policy for the class of its failure, which may be another after each attempt."""
-        while (kind := talk.failure) is not None:
-            policy = self._policy.get(kind, "keep")
+    async def _mended(self, asked: _Asked, talk: _Talk, number: int, before: int) -> _Talk:
+        """The sample after the job's policy for the class of its failure, which may be another after each attempt. It had
+        `before` attempts in earlier runs."""
+        while (kind := next((kind for kind in talk.failures if kind in self._policy), None)) is not None:
+            policy = self._policy[kind]
             if policy == "fail":
                 detail = talk.error.detail if talk.error else f"{asked.name}: cut at max_tokens"
                 raise TooManyErrors(f"{kind}: {detail}", f"errors.{kind} is fail: mend the row or the job and run again")
             if not isinstance(policy, Retry) or talk.attempt > policy.retry:
                 break
             sampling = {**_of_sample(asked.row["sampling"], number), **policy.sampling}
-            if kind == "truncated" and sampling["seed"] is not None:
-                sampling["seed"] = derive_seed(sampling["seed"], asked.shard, asked.row["row"], talk.attempt)
+            if kind in ("truncated", "parse"):
+                sampling = _afresh(asked, sampling, talk.attempt + before)
             attempt = talk.attempt + 1
             try:
                 sampling = self.renderer.within_context(sampling, len(asked.row["token_ids"]))
@@ -144,15 +169,16 @@ class _Talk:
     logprob: float | None = 0.0
     digest: str | None = None
     attempt: int = 1
+    parsed: dict[str, Any] | None = None
     sampling: dict[str, Any] | None = None
     """What it ran with, where that is not the prompt's."""
 
     @property
-    def failure(self) -> Failure | None:
-        """The class of what went wrong, as `errors` names it."""
-        if self.error is not None:
-            return self.error.code
-        return "truncated" if self.output is not None and self.output.finish_reason == "length" else None
+    def failures(self) -> list[Failure]:
+        """The classes of what went wrong, as `errors` names them: an answer that was cut may be one that does not parse."""
+        cut = self.output is not None and self.output.finish_reason == "length"
+        own = None if self.error is None else self.error.code
+        return [*(["truncated"] if cut and own in (None, "parse") else []), *([own] if own else [])]  # type: ignore[list-item]
 
     def add(self, output: Output, ids: list[int]) -> None:
         self.output, self.digest = output, prompt_hash(ids)
@@ -163,7 +189,7 @@ class _Talk:
         self.logprob = self.logprob + output.cumulative_logprob if known else None  # type: ignore[operator]
 
     def completion(self, prompt: int, sample: int, seconds: float) -> Completion:
-        done = self.output if self.error is None else None
+        done = self.output if self.error is None or self.error.code == "parse" else None
         answer = [] if done is None else [{"role": "assistant", "content": done.text}]
         return Completion(
             prompt=prompt,
@@ -180,7 +206,15 @@ class _Talk:
             attempt=self.attempt,
             error=self.error,
             sampling=self.sampling,
+            parsed=self.parsed,
         )
+
+
+def _afresh(asked: _Asked, sampling: dict[str, Any], attempts: int) -> dict[str, Any]:
+    """With another seed, where there is one: the same would give the same answer."""
+    if sampling["seed"] is None:
+        return sampling
+    return {**sampling, "seed": derive_seed(sampling["seed"], asked.shard, asked.row["row"], attempts)}
 
 
 def _of_sample(sampling: dict[str, Any], number: int) -> dict[str, Any]:

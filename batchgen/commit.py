@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import ErrorCode, RowError, VerifyError, words
-from batchgen.records import Completion, Counts, output_schema
+from batchgen.records import Completion, Counts
 from batchgen.store import Put, Store
 from batchgen.tables import in_arrow_memory
 
@@ -40,10 +40,10 @@ def committed(store: Store) -> set[str]:
 
 
 def encode_part(
-    prompts: pa.Table, kept: pa.Table, completions: list[Completion], attributes: tuple[str, ...], shard: str, model: str
+    prompts: pa.Table, kept: pa.Table, completions: list[Completion], schema: pa.Schema, shard: str, model: str
 ) -> bytes:
-    """The bytes of a part. `prompts` is a table of records.prompt_schema, `kept` the carried columns of the span's
-    rows; `completions` stand in the order of `prompts`."""
+    """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of records.prompt_schema,
+    `kept` the carried columns of the span's rows; `completions` stand in the order of `prompts`."""
     taken = prompts.take(pa.array([c.prompt for c in completions], pa.int64()))
     carried = kept.take(taken["source"])
     errors = [c.error for c in completions]
@@ -57,6 +57,7 @@ def encode_part(
         "attributes": taken["attributes"],
         "messages": messages,
         "response": [c.response for c in completions],
+        "parsed": [c.parsed for c in completions],
         "finish_reason": [c.finish_reason for c in completions],
         "prompt_tokens": [c.prompt_tokens for c in completions],
         "completion_tokens": [c.completion_tokens for c in completions],
@@ -71,7 +72,6 @@ def encode_part(
         "error_detail": [e.detail if e else None for e in errors],
         **{name: carried[name] for name in kept.column_names},
     }
-    schema = output_schema(kept.schema, attributes)
     arrays = [
         columns[f.name] if isinstance(columns[f.name], pa.ChunkedArray) else pa.array(columns[f.name], f.type) for f in schema
     ]

@@ -79,7 +79,7 @@ class Interrupted(BatchgenError):
     exit_code = INTERRUPTED
 
 
-ErrorCode = Literal["input", "render", "too_long", "engine_rejected", "engine_crash", "timeout"]
+ErrorCode = Literal["input", "render", "too_long", "engine_rejected", "engine_crash", "timeout", "parse"]
 
 
 @dataclass(frozen=True)

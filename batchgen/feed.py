@@ -69,6 +69,7 @@ def encode_span(renderer: Renderer, shard: str, rows: list[Row], again: tuple[Ag
         "sampling": [p.sampling for p in prompts],
         "samples": [[one.sample for one in wanted[p.row, p.variant]] if again else None for p in prompts],
         "attempts": [[one.attempt for one in wanted[p.row, p.variant]] if again else None for p in prompts],
+        "codes": [[one.code for one in wanted[p.row, p.variant]] if again else None for p in prompts],
         "error_code": [p.error.code if p.error else None for p in prompts],
         "error_detail": [p.error.detail if p.error else None for p in prompts],
     }

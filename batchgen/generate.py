@@ -25,7 +25,7 @@ from batchgen.engines import Engine, make_engine
 from batchgen.errors import EngineError, StoreError
 from batchgen.guard import Guard
 from batchgen.lengths import Lengths, Order, length_key
-from batchgen.records import Completion, Receipt
+from batchgen.records import Completion, Receipt, output_schema
 from batchgen.render import Renderer
 from batchgen.store import delete_all, open_store
 
@@ -130,9 +130,8 @@ class Replica:
         self._count(committing=1)
         done |= {of_prompt[0].prompt: of_prompt for of_prompt in answered}
         completions = [completion for index in range(len(rows)) for completion in done[index]]
-        part = await asyncio.to_thread(
-            commit.encode_part, prompts, kept, completions, self.job.schema_names, shard, self.renderer.model.label
-        )
+        schema = output_schema(kept.schema, self.job.schema_names, self.job.parsed_type)
+        part = await asyncio.to_thread(commit.encode_part, prompts, kept, completions, schema, shard, self.renderer.model.label)
         created = await asyncio.to_thread(commit.commit, self.store, name, part)
         committing = time.monotonic() - ended
         counts, errors = commit.count(completions), commit.errors_by_code(completions)

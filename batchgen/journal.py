@@ -12,6 +12,7 @@ import io
 import uuid
 from collections.abc import Iterable
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,6 +36,7 @@ _TYPES: dict[str, pa.DataType] = {
     "seconds": pa.float64(),
     "attempt": pa.int32(),
     "sampling": SAMPLING_TYPE,
+    "parsed": pa.string(),
     "error": pa.struct([("code", pa.string()), ("detail", pa.string())]),
 }
 _SCHEMA = pa.schema(list(_TYPES.items()))
@@ -42,7 +44,7 @@ _SCHEMA = pa.schema(list(_TYPES.items()))
 
 def write(store: Store, span: str, completions: Iterable[Completion]) -> str:
     """Put a journal file with whole prompts (all their samples); its name. Raises StoreError."""
-    rows = [dataclasses.asdict(completion) for completion in completions]
+    rows = [dataclasses.asdict(c) | {"parsed": orjson.dumps(c.parsed).decode()} for c in completions]
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), sink, compression="zstd", write_page_checksum=True)
     name = f"{FOLDER}/{span}/{uuid.uuid4().hex}.parquet"
@@ -63,7 +65,8 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
         of_file: dict[int, list[Completion]] = {}
         for row in rows:
             error = RowError(**row["error"]) if row["error"] else None
-            of_file.setdefault(row["prompt"], []).append(Completion(**{**row, "error": error}))
+            fields = {**row, "error": error, "parsed": orjson.loads(row["parsed"])}
+            of_file.setdefault(row["prompt"], []).append(Completion(**fields))
         found |= of_file
     return found, names
 

@@ -32,6 +32,7 @@ SAMPLING_TYPE = pa.struct(
         ("ignore_eos", pa.bool_()),
         ("include_stop_str_in_output", pa.bool_()),
         ("skip_special_tokens", pa.bool_()),
+        ("structured_outputs", pa.string()),
         ("logprobs", pa.int32()),
     ]
 )
@@ -182,6 +183,7 @@ class Completion:
     error: RowError | None = None
     cached_tokens: int = 0
     sampling: dict[str, Any] | None = None
+    parsed: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def prompt_schema(attributes: tuple[str, ...]) -> pa.Schema:
     """The prompts of a span on their way to a replica, in input order.
 
     `source` is the index of the prompt's row in the span's table of carried input columns. In a retry, `samples` are those
-    to run and `attempts` those that each of them has had; null otherwise.
+    to run, `attempts` those that each of them has had, `codes` why the last one failed; null otherwise.
     """
     fields: list[tuple[str, pa.DataType]] = [
         ("source", pa.int32()),
@@ -257,14 +259,16 @@ def prompt_schema(attributes: tuple[str, ...]) -> pa.Schema:
         ("sampling", SAMPLING_TYPE),
         ("samples", pa.list_(pa.int32())),
         ("attempts", pa.list_(pa.int32())),
+        ("codes", pa.list_(pa.string())),
         ("error_code", pa.string()),
         ("error_detail", pa.string()),
     ]
     return pa.schema(fields)
 
 
-def output_schema(kept: pa.Schema, attributes: tuple[str, ...]) -> pa.Schema:
-    """The columns of a part, in order. The `attributes` column is there only when a schema is declared."""
+def output_schema(kept: pa.Schema, attributes: tuple[str, ...], parsed: pa.DataType | None = None) -> pa.Schema:
+    """The columns of a part, in order. The `attributes` column is there only when a schema is declared, `parsed` only when
+    a parse is."""
     kinds: dict[str, pa.DataType] = {
         "id": pa.string(),
         "shard": pa.string(),
@@ -274,6 +278,7 @@ def output_schema(kept: pa.Schema, attributes: tuple[str, ...]) -> pa.Schema:
         "attributes": attributes_type(attributes),
         "messages": MESSAGES_TYPE,
         "response": pa.string(),
+        "parsed": parsed,
         "finish_reason": pa.string(),
         "prompt_tokens": pa.int32(),
         "completion_tokens": pa.int32(),
@@ -289,6 +294,8 @@ def output_schema(kept: pa.Schema, attributes: tuple[str, ...]) -> pa.Schema:
     }
     if not attributes:
         del kinds["attributes"]
+    if parsed is None:
+        del kinds["parsed"]
     before = [pa.field(name, kinds[name]) for name in BEFORE_INPUT]
     after = [pa.field(name, kinds[name]) for name in AFTER_INPUT if name in kinds]
     return pa.schema(before + list(kept) + after)

@@ -8,12 +8,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+import orjson
+from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from batchgen.jobfile import MOST, Column, Fraction, Spec, explain
 
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
+
+
+_CONSTRAINT: dict[str, Any] = {
+    "anyOf": [
+        {
+            "type": "object",
+            "properties": {
+                "json": {"type": ["object", "string"]},
+                "regex": {"type": "string"},
+                "choice": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                "grammar": {"type": "string"},
+            },
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+        },
+        {"type": "string"},
+        {"type": "null"},
+    ]
+}
 
 
 class Sampling(Spec):
@@ -41,6 +62,10 @@ class Sampling(Spec):
     ignore_eos: bool = Field(False, description="Go on after the end-of-sequence token.")
     include_stop_str_in_output: bool = Field(False, description="Keep the stop string in the answer.")
     skip_special_tokens: bool = Field(True, description="Leave special tokens out of the answer.")
+    structured_outputs: Annotated[str | None, WithJsonSchema(_CONSTRAINT)] = Field(
+        None,
+        description="What the answer must be: exactly one of {json: SCHEMA}, {regex: TEXT}, {choice: [TEXT]}, {grammar: TEXT}.",
+    )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="0 or more fills cumulative_logprob.")
 
     @model_validator(mode="before")
@@ -54,11 +79,40 @@ class Sampling(Spec):
     def _listed(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
+    @field_validator("structured_outputs", mode="before")
+    @classmethod
+    def _constraint(cls, value: object) -> object:
+        """A mapping, or its JSON text, as canonical JSON text without the nulls of a Parquet struct."""
+        if isinstance(value, str):
+            try:
+                value = orjson.loads(value)
+            except orjson.JSONDecodeError as error:
+                raise ValueError(f"a text must be JSON: {error}") from None
+        if not isinstance(value, dict):
+            return value
+        given = {key: entry for key, entry in value.items() if entry is not None}
+        [kind] = given if len(given) == 1 else [""]
+        of_kind = {"json": dict | str, "regex": str, "choice": list, "grammar": str}.get(kind)
+        if of_kind is None or not isinstance(given[kind], of_kind) or not given[kind]:
+            raise ValueError("expected exactly one of json (a schema), regex, choice (a list of texts), grammar")
+        if kind == "choice" and not all(isinstance(text, str) for text in given[kind]):
+            raise ValueError("choice: expected a list of texts")
+        if kind == "json" and isinstance(given[kind], str):
+            given[kind] = _schema(given[kind])
+        return orjson.dumps(given, option=orjson.OPT_SORT_KEYS).decode()
+
     @model_validator(mode="after")
     def _order(self) -> Sampling:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
         return self
+
+
+def _schema(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"json: the schema is no JSON: {error}") from None
 
 
 _INTEGERS = {name for name, field in Sampling.model_fields.items() if "int" in str(field.annotation)}

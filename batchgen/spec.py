@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, Field, ValidationError, WithJsonSchema, fiel
 
 from batchgen.errors import ErrorCode, JobError
 from batchgen.jobfile import Column, Fraction, Spec, explain, override, read_yaml, unknown_key
+from batchgen.parse import Parse
 from batchgen.sampling import Sampling, check_sampling, sampling_json_schema
 from batchgen.steering import Attributes
 
@@ -151,6 +152,9 @@ class Job(Spec):
     sampling: Annotated[dict[str, Any], WithJsonSchema(sampling_json_schema())] = Field(
         {}, description="What every row runs with; any field may be {column: NAME}, and a row's own `sampling` wins."
     )
+    parse_: Parse | None = Field(
+        None, alias="parse", description="Typed columns from the answer; the output has them in `parsed`."
+    )
     replicas: Replicas = Field(Replicas(), description="How many engines.")
     limits: Limits = Field(Limits(), description="When to stop.")
     errors: dict[Failure, Policy] = Field(
@@ -180,22 +184,27 @@ class Job(Spec):
         for key, entry in value.items():
             if key not in Sampling.model_fields:
                 raise ValueError(unknown_key(key, Sampling.model_fields))
-            if isinstance(entry, dict) and (list(entry) != ["column"] or not isinstance(entry["column"], str)):
+            if isinstance(entry, dict) and not _is_column(entry) and key != "structured_outputs":
                 raise ValueError(f"{key}: expected a value or {{column: NAME}}")
-        check_sampling({key: entry for key, entry in value.items() if not isinstance(entry, dict)})
+        check_sampling({key: entry for key, entry in value.items() if not _is_column(entry)})
         return value
 
     @property
     def constant_sampling(self) -> dict[str, Any]:
-        return {key: entry for key, entry in self.sampling.items() if not isinstance(entry, dict)}
+        return {key: entry for key, entry in self.sampling.items() if not _is_column(entry)}
 
     @property
     def sampling_columns(self) -> dict[str, str]:
-        return {key: entry["column"] for key, entry in self.sampling.items() if isinstance(entry, dict)}
+        return {key: entry["column"] for key, entry in self.sampling.items() if _is_column(entry)}
 
     @property
     def schema_names(self) -> tuple[str, ...]:
         return self.attributes.schema.names if self.attributes else ()
+
+    @property
+    def parsed_type(self) -> Any:
+        """The Arrow type of the output's `parsed` column; None without a parse."""
+        return self.parse_.type if self.parse_ else None
 
     @property
     def variants(self) -> list[dict[str, int]]:
@@ -231,7 +240,7 @@ class Job(Spec):
         whole = self.model_dump(
             mode="json",
             by_alias=True,
-            include={"input", "attributes", "engine"},
+            include={"input", "attributes", "engine", "parse_"},
             exclude=kept,
         )
         whole["sampling"] = {
@@ -246,6 +255,10 @@ class Job(Spec):
         if isinstance(whole["input"]["keep"], list):
             whole["input"]["keep"] = sorted(whole["input"]["keep"])
         return flatten(whole)
+
+
+def _is_column(entry: object) -> bool:
+    return isinstance(entry, dict) and list(entry) == ["column"] and isinstance(entry["column"], str)
 
 
 def fingerprint(meaning: Mapping[str, Any]) -> str:

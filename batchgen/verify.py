@@ -138,7 +138,7 @@ def _part(store: Store, frozen: FrozenJob, plan: Plan, span: Span) -> tuple[list
         table = commit.read_part(store, span.name)
     except VerifyError as error:
         return [], [str(error).removeprefix(f"{commit.part_name(span.name)}: ")]
-    expected = output_schema(frozen.kept, frozen.job.schema_names)
+    expected = output_schema(frozen.kept, frozen.job.schema_names, frozen.job.parsed_type)
     if not table.schema.equals(expected):
         return [], ["its columns are not this job's"]
     if any(table[key].null_count for key in ("row", "variant", "sample", "attempt")):

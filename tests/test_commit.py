@@ -55,7 +55,7 @@ def failed(prompt: int, code: Any = "input", sample: int = 0) -> Completion:
 
 
 def part(completions: list[Completion], kept: pa.Table = KEPT, attributes: tuple[str, ...] = NAMES) -> bytes:
-    return commit.encode_part(prompts(attributes), kept, completions, attributes, "in.jsonl", "tiny")
+    return commit.encode_part(prompts(attributes), kept, completions, output_schema(kept.schema, attributes), "in.jsonl", "tiny")
 
 
 def table(data: bytes) -> pa.Table:

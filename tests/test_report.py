@@ -19,7 +19,7 @@ import pytest
 from batchgen import commit, frozen, plan, report
 from batchgen.errors import BatchgenError, RowError
 from batchgen.model import load_model
-from batchgen.records import Completion, Counts, Receipt, Span, prompt_schema
+from batchgen.records import Completion, Counts, Receipt, Span, output_schema, prompt_schema
 from batchgen.sampling import check_sampling
 from batchgen.spec import Job
 from batchgen.store import LocalStore
@@ -77,7 +77,8 @@ class Output:
         ]
         prompts = pa.Table.from_pylist(rows, prompt_schema(()))
         kept = pa.table([pa.nulls(1, field.type) for field in self.kept], schema=self.kept)
-        assert commit.commit(self.store, span.name, commit.encode_part(prompts, kept, done, (), "in.jsonl", "echo"))
+        part = commit.encode_part(prompts, kept, done, output_schema(kept.schema, ()), "in.jsonl", "echo")
+        assert commit.commit(self.store, span.name, part)
         errors = commit.errors_by_code(done)
         return Receipt(span.name, True, commit.count(done), errors, commit.first_errors(done), 100.0, 104.0, 4.0)
 

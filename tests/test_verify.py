@@ -16,7 +16,7 @@ from batchgen import commit, frozen, plan, planfile
 from batchgen.errors import InputError, RowError
 from batchgen.model import load_model
 from batchgen.planfile import SUCCESS
-from batchgen.records import Completion, Span, prompt_schema
+from batchgen.records import Completion, Span, output_schema, prompt_schema
 from batchgen.sampling import check_sampling
 from batchgen.spec import Job
 from batchgen.store import LocalStore
@@ -65,7 +65,9 @@ class Output:
         names = self.job.schema_names
         kept = pa.table([pa.nulls(1, field.type) for field in self.kept], schema=self.kept)
         prompts = pa.Table.from_pylist(rows, prompt_schema(names))
-        return commit.encode_part(prompts, kept, done, names, self.plan.shards[span.shard].name, "echo")
+        return commit.encode_part(
+            prompts, kept, done, output_schema(kept.schema, names), self.plan.shards[span.shard].name, "echo"
+        )
 
     def sampling(self, row: int) -> dict[str, Any] | None:
         return None if row == 1 else check_sampling({"n": SAMPLES})

@@ -2,7 +2,8 @@
 
 For first steps, rehearsals and tests: the whole path runs, only the answers are idle talk. The answer of
 a sample depends on the prompt's token ids, the seed (unless temperature is 0) and the sample's number, on
-nothing else. One word is one token. `engine.options` are the fields of EchoOptions.
+nothing else. One word is one token. Of the constraints (`structured_outputs`) it keeps `choice` and no other.
+`engine.options` are the fields of EchoOptions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import subprocess
 from typing import Literal
 
+import orjson
 import xxhash
 from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
@@ -145,6 +147,10 @@ class EchoEngine:
         named = (ids, None, number) if seed is None else (ids, int(str(seed)) + number, 0)  # a sample's seed, as vLLM has it
         dice = random.Random(xxhash.xxh3_64_intdigest(repr(named).encode()))
         limit = int(str(sampling["max_tokens"]))
+        constraint = orjson.loads(str(sampling["structured_outputs"] or "{}"))
+        if "choice" in constraint:
+            words = dice.choice(constraint["choice"]).split()
+            return Output(" ".join(words[:limit]), min(len(words), limit), "stop" if len(words) <= limit else "length")
         wanted = limit if sampling["ignore_eos"] else max(self._length(dice), int(str(sampling["min_tokens"])))
         answer = " ".join(dice.choices(words, k=min(wanted, limit)))
         reason = "length" if wanted >= limit else "stop"

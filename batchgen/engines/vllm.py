@@ -10,6 +10,8 @@ import importlib.metadata
 import os
 from typing import Any
 
+import orjson
+
 from batchgen.errors import BadRow, EngineError, JobError, words
 from batchgen.model import ModelFiles
 from batchgen.records import Output
@@ -63,12 +65,13 @@ class VllmEngine:
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.inputs import tokens_input
-            from vllm.sampling_params import RequestOutputKind, SamplingParams
+            from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
             from vllm.v1.engine.async_llm import AsyncLLM
             from vllm.v1.engine.exceptions import EngineDeadError
         except ImportError as error:
             raise EngineError(f"vLLM cannot be imported: {error}", "install batchgen[vllm] on every node") from error
         self._prompt, self._params, self._kind = tokens_input, SamplingParams, RequestOutputKind
+        self._constraint = StructuredOutputsParams
         self._dead = EngineDeadError
         try:
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
@@ -91,6 +94,9 @@ class VllmEngine:
         final: Any = None
         try:
             # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
+            constraint = sampling["structured_outputs"]
+            if constraint is not None:
+                sampling = {**sampling, "structured_outputs": self._constraint(**orjson.loads(constraint))}
             params = self._params(**sampling, output_kind=self._kind.FINAL_ONLY, skip_clone=True)
             async for output in self._engine.generate(self._prompt(token_ids), params, request, priority=place):
                 final = output
