@@ -102,8 +102,8 @@ class VllmEngine:
                 final = output
         except self._dead as error:
             raise EngineError(f"vLLM died: {error}") from error
-        except (ValueError, TypeError) as error:
-            raise BadRow("engine_rejected", words(error)) from None
+        except Exception as error:  # of this request alone: vLLM's own classes of it differ from version to version
+            raise BadRow("engine_rejected", f"{type(error).__name__}: {words(error)}") from None
         if final is None:
             raise EngineError("vLLM ended a request without an output")
         return [
