@@ -10,8 +10,8 @@ the layout in which a model reads them. Two kinds of layout exist:
 The model's own template is preferred to the layout whenever it honours the values
 (`render.choose_layout` finds out by rendering).
 
-Sources: the KARAKURI LM 70B Chat v0.1 model card (order, range, defaults, prompt form);
-the NeMo-Aligner SteerLM prompt form.
+Sources: the model cards of KARAKURI LM 70B Chat v0.1, 8x7B Chat v0.1 and 8x7B Instruct v0.1 (order, range, defaults,
+prompt forms); the NeMo-Aligner SteerLM prompt form.
 """
 
 from __future__ import annotations
@@ -146,7 +146,58 @@ _STEERLM = (
 {%- endfor %}"""
 )
 
+# One bos at the start, texts as they are, the answer close to its marks.
+_KARAKURI_8X7B_CHAT = (
+    _TURNS
+    + """\
+{%- if message['role'] == 'user' %}
+{%- set text = message['content'] %}
+{%- if loop.first %}
+{{- bos_token }}
+{%- if head.system %}{%- set text = '<<SYS>>\\n' + head.system + '\\n<</SYS>>\\n\\n' + text %}{%- endif %}
+{%- endif %}
+{{- '[INST] ' + text + ' [ATTR]' }}
+{%- for name in attribute_names %}{{- ' ' ~ name ~ ': ' ~ message[name] }}{%- endfor %}
+{{- ' [/ATTR] [/INST]' }}
+{%- else %}
+{{- message['content'] + eos_token }}
+{%- endif %}
+{%- endfor %}"""
+)
+
+# Command-R's layout; the block opens every answer, also the one that is asked for, with the values of the user turn before it.
+_KARAKURI_8X7B_INSTRUCT = (
+    """\
+{%- macro block(values) %}
+{{- '<attributes>' }}
+{%- for name in attribute_names %}{{- ('' if loop.first else ' ') ~ name ~ ': ' ~ values[name] }}{%- endfor %}
+{{- '</attributes>' }}
+{%- endmacro %}
+"""
+    + _TURNS
+    + """\
+{%- if loop.first %}
+{{- bos_token }}
+{%- if head.system %}
+{{- '<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>' + head.system + '<|END_OF_TURN_TOKEN|>' }}
+{%- endif %}
+{%- endif %}
+{%- if message['role'] == 'user' %}
+{{- '<|START_OF_TURN_TOKEN|><|USER_TOKEN|>' + message['content'] | trim + '<|END_OF_TURN_TOKEN|>' }}
+{{- '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' + block(message) }}
+{%- else %}
+{{- message['content'] | trim + '<|END_OF_TURN_TOKEN|>' }}
+{%- endif %}
+{%- endfor %}"""
+)
+
 BUILT_IN: dict[str, Schema] = {
     "karakuri": Schema("karakuri", _zero_to_four(_FIRST_FIVE + _LAST_FOUR), Layout(template=_KARAKURI)),
+    "karakuri-8x7b-chat": Schema(
+        "karakuri-8x7b-chat", _zero_to_four(_FIRST_FIVE + _LAST_FOUR), Layout(template=_KARAKURI_8X7B_CHAT)
+    ),
+    "karakuri-8x7b-instruct": Schema(
+        "karakuri-8x7b-instruct", _zero_to_four(_FIRST_FIVE + _LAST_FOUR), Layout(template=_KARAKURI_8X7B_INSTRUCT)
+    ),
     "steerlm": Schema("steerlm", _zero_to_four(_LAST_FOUR + _FIRST_FIVE), Layout(template=_STEERLM)),
 }

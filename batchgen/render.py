@@ -111,7 +111,7 @@ class Renderer:
     def continued(self, messages: list[dict[str, Any]], answer: str, turn: str) -> list[dict[str, Any]]:
         """The conversation after the model's answer and the next scripted user turn, with the same values."""
         values = {name: messages[-1][name] for name in self.schema.names} if self.schema else {}
-        return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": turn, **values}]
+        return [*messages, {"role": "assistant", "content": answer, **values}, {"role": "user", "content": turn, **values}]
 
     def _id(self, data: dict[str, Any]) -> str | None:
         value = data.get(self.job.input.id) if self.job.input.id else None
@@ -157,17 +157,18 @@ class Renderer:
             raise BadRow("input", f"attribute {error}") from None
 
     def _steer(self, messages: list[dict[str, Any]], own: dict[str, int], variant: dict[str, int]) -> list[dict[str, Any]]:
-        """Put the values into every user message: default < job < row < the message's own < sweep."""
+        """Put the values into every user message, default < job < row < the message's own < sweep, and into its answer."""
         if self.schema is None or self.job.attributes is None:
             return messages
         row = {**self.schema.defaults, **self.schema.check(self.job.attributes.values), **own}
         steered = []
+        values: dict[str, int] = {}
         for message in messages:
-            bare = {"role": message["role"], "content": message["content"]}
             if message["role"] == "user":
                 of_message = self._checked({k: message[k] for k in self.schema.names if k in message})
-                bare.update({**row, **of_message, **variant})
-            steered.append(bare)
+                values = {**row, **of_message, **variant}
+            carried = {} if message["role"] == "system" else values  # an answer's are those of what it answers
+            steered.append({"role": message["role"], "content": message["content"], **carried})
         return steered
 
     def _sampling(self, data: dict[str, Any]) -> tuple[dict[str, Any], bool]:
