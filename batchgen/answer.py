@@ -53,7 +53,7 @@ class Answerer:
     async def _talks(self, asked: _Asked, numbers: Sequence[int]) -> list[_Talk]:
         row = asked.row
         if row["error_code"]:
-            return [_Talk(asked.conversation(), RowError(row["error_code"], row["error_detail"])) for _ in numbers]
+            return [self._talk(asked, RowError(row["error_code"], row["error_detail"])) for _ in numbers]
         if row["samples"] is None:
             return await self._converse(asked, row["sampling"], len(numbers))
         talks = []
@@ -63,6 +63,10 @@ class Answerer:
             talks.append(self._again(asked, changed or sampling, changed))
         return await asyncio.gather(*talks)
 
+    def _talk(self, asked: _Asked, error: RowError | None = None) -> _Talk:
+        spec = self.job.input
+        return _Talk(asked.conversation(), spec.answer_role, spec.continue_final_message is True, error)
+
     async def _again(self, asked: _Asked, sampling: dict[str, Any], changed: dict[str, Any] | None) -> _Talk:
         [talk] = await self._converse(asked, sampling, 1)
         talk.sampling = changed
@@ -71,7 +75,7 @@ class Answerer:
     async def _converse(self, asked: _Asked, sampling: dict[str, Any], samples: int) -> list[_Talk]:
         """`samples` conversations from the first prompt to the last scripted turn; those that fail hold their error."""
         row = asked.row
-        talks = [_Talk(asked.conversation()) for _ in range(samples)]
+        talks = [self._talk(asked) for _ in range(samples)]
         try:
             outputs = await self._generate(row["token_ids"], sampling, asked.queue_place)
         except BadRow as bad:
@@ -91,7 +95,7 @@ class Answerer:
         assert self._parser is not None
         if talk.error is None and talk.output is not None:
             try:
-                talk.parsed = self._parser.parse(talk.output.text)
+                talk.parsed = self._parser.parse(talk.answer)
             except BadRow as bad:
                 talk.error = asked.error(bad)
 
@@ -125,7 +129,7 @@ class Answerer:
                 sampling = self.renderer.within_context(sampling, len(asked.row["token_ids"]))
                 [talk] = await self._converse(asked, sampling, 1)
             except BadRow as bad:
-                talk = _Talk(asked.conversation(), asked.error(bad))
+                talk = self._talk(asked, asked.error(bad))
             talk.attempt, talk.sampling = attempt, sampling
         return talk
 
@@ -161,6 +165,9 @@ class _Talk:
     """One sample's conversation as it goes: messages put so far, tokens of all its turns, the last output."""
 
     messages: list[dict[str, Any]]
+    role: str
+    continues: bool
+    """Whether the last message is the beginning of the answer."""
     error: RowError | None = None
     output: Output | None = None
     prompt_tokens: int = 0
@@ -180,6 +187,12 @@ class _Talk:
         own = None if self.error is None else self.error.code
         return [*(["truncated"] if cut and own in (None, "parse") else []), *([own] if own else [])]  # type: ignore[list-item]
 
+    @property
+    def answer(self) -> str:
+        """The whole of it, with the beginning that it had."""
+        assert self.output is not None
+        return (self.messages[-1]["content"] if self.continues else "") + self.output.text
+
     def add(self, output: Output, ids: list[int]) -> None:
         self.output, self.digest = output, prompt_hash(ids)
         self.prompt_tokens += len(ids)
@@ -190,12 +203,15 @@ class _Talk:
 
     def completion(self, prompt: int, sample: int, seconds: float) -> Completion:
         done = self.output if self.error is None or self.error.code == "parse" else None
-        answer = [] if done is None else [{"role": "assistant", "content": done.text}]
+        text = None if done is None else self.answer
+        messages = self.messages
+        if text is not None:
+            messages = [*messages[: -1 if self.continues else None], {"role": self.role, "content": text}]
         return Completion(
             prompt=prompt,
             sample=sample,
-            messages=[*self.messages, *answer],
-            response=None if done is None else done.text,
+            messages=messages,
+            response=text,
             finish_reason=None if done is None else done.finish_reason,
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,

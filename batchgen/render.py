@@ -25,7 +25,7 @@ from batchgen.tokens import TokenEncoder
 
 LayoutKind = Literal["model template", "schema template", "schema block", "none"]
 UNBOUNDED_ANSWER = 128
-_ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "developer", "user", "assistant", "tool", "label")
 
 
 class Renderer:
@@ -45,6 +45,8 @@ class Renderer:
         self._variants = job.variants
         self._tokens = TokenEncoder(model)
         self._template = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
+        self._continues = job.input.continue_final_message is True
+        self._arguments = dict(job.model.chat_template_kwargs) if job.model else {}
         self.layout: LayoutKind = self._choose_layout()
         if self._template is None and job.input.prompt is None:
             raise ModelError(
@@ -80,9 +82,10 @@ class Renderer:
         own = self._row_values(data)
         sampling, row_seed = self._sampling(data)
         made = []
+        roles = {message["role"] for message in messages}
         for number, variant in enumerate(self._variants):
             steered = self._steer(messages, own, variant)
-            values = {name: steered[-1][name] for name in self.schema.names} if self.schema else None
+            values = {name: steered[-1][name] for name in self.schema.names} if self.schema and "user" in roles else None
             error, text, ids = None, "", list[int]()
             seeded = sampling
             try:
@@ -101,7 +104,8 @@ class Renderer:
         Raises BadRow (render, too_long).
         """
         shown, hidden = self._tokens.hide(messages)
-        text, ids = self._tokens.encode(self._render(shown), hidden, add_special_tokens=self._template is None)
+        rendered = self._cut(shown) if messages[-1]["role"] == "assistant" and self._continues else self._render(shown)
+        text, ids = self._tokens.encode(rendered, hidden, add_special_tokens=self._template is None)
         if not ids:
             raise BadRow("render", "the prompt has no tokens")
         if self.context is not None and len(ids) >= self.context:
@@ -132,6 +136,9 @@ class Renderer:
         turns: list[str] = []
         if spec.messages:
             messages = _messages(value, column, self.schema.names if self.schema else ())
+            wanted = "user" if spec.continue_final_message is None else "assistant"
+            if messages[-1]["role"] != wanted:
+                raise BadRow("input", f"{column}: the last message must be the {wanted}'s, not the {messages[-1]['role']}'s")
         elif spec.turns:
             if not isinstance(value, list) or not value or not all(isinstance(turn, str) for turn in value):
                 raise BadRow("input", f"{column} must be a list of at least one string")
@@ -196,7 +203,16 @@ class Renderer:
             raise BadRow("too_long", f"the prompt has {tokens} tokens: no room for min_tokens {sampling['min_tokens']}")
         return {**sampling, "max_tokens": left if wanted is None else min(wanted, left)}
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def _cut(self, messages: list[dict[str, Any]]) -> str:
+        """The conversation up to the end of its last message's text, which the model continues; as Transformers'
+        continue_final_message, white space that the template strips is lost."""
+        text, last = self._render(messages, answering=False), messages[-1]["content"]
+        for beginning in (last, last.strip()):
+            if beginning and (found := text.rfind(beginning)) >= 0:
+                return text[: found + len(beginning)]
+        raise BadRow("render", "the last message, which is to be continued, is not in what the chat template makes")
+
+    def _render(self, messages: list[dict[str, Any]], answering: bool = True) -> str:
         if self.layout == "schema block":
             messages = self._with_block(messages)
         if self._template is None:
@@ -206,7 +222,7 @@ class Renderer:
             # Some templates read the values from their arguments instead of the message.
             values = {name: messages[-1].get(name) for name in self.schema.names}
             variables = {**values, "attribute_names": list(self.schema.names), **variables}
-        return self._template.render(messages, variables)
+        return self._template.render(messages, {**self._arguments, **variables}, answering)
 
     def _with_block(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         assert self.schema is not None
@@ -284,8 +300,6 @@ def _messages(value: object, column: str, extra: tuple[str, ...]) -> list[dict[s
         if not isinstance(content, str):
             raise BadRow("input", f"{column}: message {number}: content must be a string, not {_kind(content)}")
         messages.append({"role": role, "content": content} | {k: message[k] for k in extra if k in message})
-    if messages[-1]["role"] != "user":
-        raise BadRow("input", f"{column}: the last message must be the user's, not the {messages[-1]['role']}'s")
     return messages
 
 

@@ -39,6 +39,11 @@ class Input(Spec):
     )
     turns: str | None = Field(None, description="Column with a list of user messages, each answered in order.")
     system: str | Column | None = Field(None, description="System message: a constant or {column: NAME}.")
+    continue_final_message: bool | None = Field(
+        None,
+        description="Null: conversations end with the user's message. true: with the beginning of the answer. false: with an answer, after which the template asks for something else (a label).",
+    )
+    answer_role: str = Field("assistant", description="Role of the answer in the output's `messages`.")
     keep: Literal["all"] | list[str] = Field("all", description="Input columns that the output carries.")
     max_row_bytes: int = Field(8 * 2**20, gt=0, description="A longer JSONL line is an error row.")
 
@@ -47,6 +52,8 @@ class Input(Spec):
         named = [name for name in ("prompt", "messages", "turns") if getattr(self, name) is not None]
         if len(named) != 1:
             raise ValueError(f"name exactly one of prompt, messages, turns (got {', '.join(named) or 'none'})")
+        if self.continue_final_message is not None and self.messages is None:
+            raise ValueError("continue_final_message is about conversations: name input.messages")
         return self
 
     @property
@@ -60,6 +67,7 @@ class Model(Spec):
     chat_template: str | None = Field(
         None, description="Path of a Jinja chat template, or `none` for plain completion; default: the model's own."
     )
+    chat_template_kwargs: dict[str, Any] = Field({}, description="More variables for the chat template (enable_thinking, label).")
     trust_remote_code: bool = Field(False, description="Allowed only with `revision` set to a full commit hash.")
 
     @model_validator(mode="after")
@@ -240,7 +248,7 @@ class Job(Spec):
         whole = self.model_dump(
             mode="json",
             by_alias=True,
-            include={"input", "attributes", "engine", "parse_"},
+            include={"input": True, "attributes": True, "engine": True, "parse_": True, "model": {"chat_template_kwargs"}},
             exclude=kept,
         )
         whole["sampling"] = {

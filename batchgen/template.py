@@ -39,13 +39,13 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ModelError(f"chat template of {label}: {error}") from None
 
-    def render(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:
-        """The conversation as text, ready for the model to answer. Raises BadRow (render)."""
+    def render(self, messages: list[dict[str, Any]], variables: dict[str, Any], answering: bool = True) -> str:
+        """The conversation as text, with `answering` ready for the model to answer. Raises BadRow (render)."""
         pieces, size = [], 0
         known = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **variables}
         try:
             with time_cap(SECONDS_CAP):
-                for piece in self._template.generate(messages=messages, add_generation_prompt=True, **known):
+                for piece in self._template.generate(messages=messages, add_generation_prompt=answering, **known):
                     pieces.append(piece)
                     size += len(piece)
                     if size > TEXT_CAP:

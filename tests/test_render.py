@@ -13,6 +13,7 @@ from batchgen.attributes import BUILT_IN
 from batchgen.model import load_model
 from batchgen.render import Renderer, prompt_hash
 
+ROLES = "system, developer, user, assistant, tool, label"
 STEERLM = (
     "<extra_id_0>System\nS\n<extra_id_1>User\nU\n<extra_id_1>Assistant\n<extra_id_2>"
     "quality:4,toxicity:0,humor:0,creativity:0,helpfulness:4,correctness:4,coherence:4,complexity:4,verbosity:4\n"
@@ -87,8 +88,9 @@ def test_the_prompt_hash_depends_on_every_token_and_their_order() -> None:
         ([], "m must be a list of at least one message"),
         ("Hello", "m must be a list of at least one message"),
         (["Hello"], "m: message 1 must be a struct, not str"),
-        ([{"role": "tool", "content": "a"}], "m: message 1: role 'tool' is not one of system, user, assistant"),
-        ([{"content": "a"}], "m: message 1: role None is not one of system, user, assistant"),
+        ([{"role": "human", "content": "a"}], f"m: message 1: role 'human' is not one of {ROLES}"),
+        ([{"content": "a"}], f"m: message 1: role None is not one of {ROLES}"),
+        ([{"role": "tool", "content": "a"}], "m: the last message must be the user's, not the tool's"),
         ([{"role": "user"}], "m: message 1: content must be a string, not null"),
         ([{"role": "user", "content": [{"type": "text"}]}], "m: message 1: content must be a string, not list"),
         (
