@@ -3,7 +3,8 @@
 `max_restarts=0` and no task retries: recovery is the dispatcher's re-queue, and a dead replica is replaced by a
 new actor. All `max` replicas are asked for at once, so that Ray's autoscaler sees the pending ones, and each
 is used as soon as it is ready. An engine that cannot start before any other has is the job's error, with its own
-message. After START_ATTEMPTS starts that failed one after the other no more are asked for, until a replica is ready again.
+message. After START_ATTEMPTS starts that failed one after the other no more are asked for, until a replica is ready again; a start
+that ends with its node says nothing about starts.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from batchgen.spec import Job
 START_ATTEMPTS = 3
 STOP_SECONDS = 20.0
 DRAIN_POLL_SECONDS = 2.0
+_NODE_GONE = "node has died"  # in the words of Ray, which has no class for it
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class Pool:
         ray.kill(actor, no_restart=True)
         self.alive.discard(replica)
         self._leaving.discard(replica)
-        self._failed_starts += kind == "ready"
+        self._failed_starts += kind == "ready" and _NODE_GONE not in message
         self._refill()
         if not self._actors:
             raise EngineError(f"{'every replica died' if self._ready_once else 'no replica can start'}: {message}")
