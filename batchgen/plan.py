@@ -226,7 +226,7 @@ def _grow(job: Job, old: Shard, found: Found, rows: Rows) -> tuple[Shard, list[S
 
 def freeze_plan(job: Job, store: Store, found: list[Found], columns: Columns) -> planfile.Plan:
     """The output's plan after the input's growth is added to it. Raises InputError, OutputConflict."""
-    factor = len(job.variants) * job.samples
+    factor = job.variants * job.samples
     while True:
         plan, files = planfile.load_plan(store, factor)
         shards, spans = make_plan(job, found, columns, plan.shards)

@@ -3,8 +3,8 @@
 `max_restarts=0` and no task retries: recovery is the dispatcher's re-queue, and a dead replica is replaced by a
 new actor. All `max` replicas are asked for at once, so that Ray's autoscaler sees the pending ones, and each
 is used as soon as it is ready. An engine that cannot start before any other has is the job's error, with its own
-message. After START_ATTEMPTS starts that failed one after the other no more are asked for, until a replica is ready again; a start
-that ends with its node says nothing about starts.
+message. After START_ATTEMPTS starts that failed one after the other no more are asked for, until a replica is ready again;
+a start that ends with its node says nothing about starts.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from batchgen.model import ModelFiles
 from batchgen.records import Prompt, Row
 from batchgen.sampling import check_sampling
 from batchgen.spec import Job
+from batchgen.steering import Chooser
 from batchgen.template import ChatTemplate
 from batchgen.tokens import TokenEncoder
 
@@ -42,7 +43,7 @@ class Renderer:
         self.context: int | None = job.engine.options.get("max_model_len") or model.context
         self._columns = job.attributes.column_of() if job.attributes else {}
         self._constant_sampling = check_sampling(job.constant_sampling)
-        self._variants = job.variants
+        self._values_of = Chooser(job.attributes)
         self._tokens = TokenEncoder(model)
         self._template = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
         self._continues = job.input.continue_final_message is True
@@ -75,7 +76,7 @@ class Renderer:
                 error = RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}")
         name = self._id(row.data or {})
         blank: dict[str, Any] = {"attributes": None, "messages": None, "turns": [], "text": "", "token_ids": []}
-        return [Prompt(row.ordinal, variant, name, sampling=None, error=error, **blank) for variant in range(len(self._variants))]
+        return [Prompt(row.ordinal, variant, name, sampling=None, error=error, **blank) for variant in range(self.job.variants)]
 
     def _prompts(self, ordinal: int, data: dict[str, Any], shard: str) -> list[Prompt]:
         messages, turns = self._conversation(data)
@@ -83,7 +84,7 @@ class Renderer:
         sampling, row_seed = self._sampling(data)
         made = []
         roles = {message["role"] for message in messages}
-        for number, variant in enumerate(self._variants):
+        for number, variant in enumerate(self._values_of(shard, ordinal)):
             steered = self._steer(messages, own, variant)
             values = {name: steered[-1][name] for name in self.schema.names} if self.schema and "user" in roles else None
             error, text, ids = None, "", list[int]()

@@ -159,7 +159,7 @@ def read_status(store: Store) -> dict[str, Any] | None:
     frozen = load_frozen(store)
     if frozen is None:
         return None
-    plan, _ = load_plan(store, len(frozen.job.variants) * frozen.job.samples)
+    plan, _ = load_plan(store, frozen.job.variants * frozen.job.samples)
     tally = load_tally(store, plan, commit.committed(store))
     return {"name": frozen.job.name, "output": store.url, **tally.status()}
 
@@ -260,7 +260,7 @@ def first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[dict
             yield answers
 
 
-def print_summary(tally: Tally, store: Store, plan: Plan, sweep: dict[str, list[Any]], out: TextIO) -> None:
+def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out: TextIO) -> None:
     """The human end of a run: counts, the first answers side by side, where the data is, what to do next."""
     console = Console(file=out)
     counts, status = tally.counts, tally.status()
@@ -272,14 +272,13 @@ def print_summary(tally: Tally, store: Store, plan: Plan, sweep: dict[str, list[
     )
     for sample in tally.samples:
         console.print(f"  {printable(sample)}", highlight=False, markup=False, soft_wrap=True)
-    shown = list(sweep) if sweep else []
     for answers in first_answers(store, plan):
         table = Table(title=None, show_lines=False, expand=False)
-        table.add_column("variant" if shown else "sample")
+        table.add_column("variant" if varied else "sample")
         table.add_column(Text(printable(f"answer to: {answers[0]['messages'][-2]['content'][:100]}")), overflow="fold")
         ends = answers if len(answers) <= 3 else [answers[0], answers[-1]]
         for answer in ends:
-            label = ", ".join(f"{name} {answer['attributes'][name]}" for name in shown) or str(answer["sample"])
+            label = ", ".join(f"{name} {answer['attributes'][name]}" for name in varied) or str(answer["sample"])
             table.add_row(label, Text(printable((answer["response"] or "").strip()[:400])))
         console.print(table)
     console.print(f"Parquet: {store.url}/{commit.DATA}", highlight=False, markup=False, soft_wrap=True)

@@ -28,7 +28,7 @@ def plan_retry(store: Store, frozen: FrozenJob, codes: Collection[str] | None = 
     Raises InputError for an output whose rows are not all there yet, OutputConflict when another retry is planned at the
     same time, VerifyError for a damaged part.
     """
-    plan, files = planfile.load_plan(store, len(frozen.job.variants) * frozen.job.samples)
+    plan, files = planfile.load_plan(store, frozen.job.variants * frozen.job.samples)
     missing = plan.missing(commit.committed(store))
     if any(not span.retry for span in missing):
         raise InputError(f"{store.url}: {len(missing)} spans have no part yet", "run the job to its end first")

@@ -96,7 +96,7 @@ def _run(
     held.confirm()  # another driver may have planned more since
     store.put(planfile.SUCCESS, b"")
     if not quiet:
-        report.print_summary(tally, store, planned, job.attributes.sweep if job.attributes else {}, out)
+        report.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
     if tally.counts.error > job.limits.errors * tally.rows_planned:
         raise TooManyErrors(report.over_limit(tally, job.limits.errors), "the failed rows have status = 'error' in the output")
     return {"name": job.name, "output": store.url, **tally.status()}

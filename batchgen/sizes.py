@@ -31,7 +31,7 @@ def span_sizes(job: Job, estimate: int) -> Sizes:
     pool = job.replicas.max or 8
     if job.spans.rows is not None:
         return Sizes(job.spans.rows, job.spans.rows, pool)
-    completions = estimate * len(job.variants) * job.samples
+    completions = estimate * job.variants * job.samples
     most = max(LEAST_COMPLETIONS, min(MOST_COMPLETIONS, completions // (pool * 16)), completions // SPANS_CAP)
-    factor = len(job.variants) * job.samples
+    factor = job.variants * job.samples
     return Sizes(max(1, most // factor), max(1, LEAST_COMPLETIONS // factor), pool)

@@ -215,8 +215,9 @@ class Job(Spec):
         return self.parse_.type if self.parse_ else None
 
     @property
-    def variants(self) -> list[dict[str, int]]:
-        return self.attributes.variants if self.attributes else [{}]
+    def variants(self) -> int:
+        """How many prompts a row makes."""
+        return self.attributes.variants if self.attributes else 1
 
     @property
     def samples(self) -> int:
@@ -259,7 +260,10 @@ class Job(Spec):
             schema = self.attributes.schema
             checks = {attribute.name: attribute.check for attribute in schema.attributes}
             whole["attributes"]["values"] = schema.check(self.attributes.values)
-            whole["attributes"]["sweep"] = {k: [checks[k](v) for v in points] for k, points in self.attributes.sweep.items()}
+            if isinstance(self.attributes.sweep, dict):
+                whole["attributes"]["sweep"] = {k: [checks[k](v) for v in points] for k, points in self.attributes.sweep.items()}
+            if self.attributes.sample is not None:
+                whole["attributes"]["sample"]["from"] = fingerprint({"from": self.attributes.sample.from_})
         if isinstance(whole["input"]["keep"], list):
             whole["input"]["keep"] = sorted(whole["input"]["keep"])
         return flatten(whole)

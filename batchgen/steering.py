@@ -1,13 +1,22 @@
-"""The `attributes` field of a job: a schema by name or in full, values, a sweep, columns."""
+"""The `attributes` field of a job: a schema by name or in full, values, a sweep or draws, columns."""
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections import Counter
 from typing import Annotated, Any, Literal
 
+import orjson
+import xxhash
 from pydantic import Field, model_validator
 
 from batchgen import attributes as attrs
+from batchgen.errors import InputError, words
 from batchgen.jobfile import MOST, Spec
+
+WEIGHT = "weight"
+"""Key of a combination: how likely it is beside the others."""
 
 
 class LayoutSpec(Spec):
@@ -62,30 +71,75 @@ class SchemaSpec(Spec):
         return attrs.Schema("custom", tuple(made), layout)
 
 
+class Draw(Spec):
+    k: int = Field(ge=1, le=1024, description="Draws for each row, one variant each; one may come twice.")
+    from_: str | Annotated[list[dict[str, Any]], Field(min_length=1)] = Field(
+        alias="from",
+        description="The combinations: a list, or a local JSONL or Parquet file (of training rows) in columns of their names.",
+    )
+    seed: int = Field(0, description="Of the draws; a row's draws depend on it and on the row's name alone.")
+
+
 class Attributes(Spec):
-    schema_: str | SchemaSpec = Field(alias="schema", description="A built-in name (karakuri, steerlm) or a schema of your own.")
+    schema_: str | SchemaSpec = Field(
+        alias="schema", description=f"A built-in name ({', '.join(attrs.BUILT_IN)}) or a schema of your own."
+    )
     values: dict[str, Any] = Field({}, description="Values for every row; a row's own column wins.")
-    sweep: dict[str, list[Any]] = Field({}, description="Every row times every combination of these values.")
+    sweep: dict[str, list[Any]] | list[dict[str, Any]] = Field(
+        {}, description="Every row times every combination of these values, or times every mapping of a list."
+    )
+    sample: Draw | None = Field(None, description="Every row with k combinations drawn from many, instead of a sweep.")
     columns: dict[str, str] | bool = Field(
         True, description="true: the columns that bear the names; a mapping renames them; false: none."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_combinations(cls, fields: Any) -> Any:
+        """The combinations of a file in its place: they decide what a row means, and workers do not have the file."""
+        sample = fields.get("sample") if isinstance(fields, dict) else None
+        if not isinstance(sample, dict) or not isinstance(sample.get("from"), str):
+            return fields
+        return {**fields, "sample": {**sample, "from": _combinations(sample["from"], _names(fields.get("schema")))}}
 
     @model_validator(mode="after")
     def _check(self) -> Attributes:
         schema = self.schema
         schema.check(self.values)
-        for name, values in self.sweep.items():
+        if isinstance(self.sweep, list):
+            self._check_points("sweep", self.sweep)
+        else:
+            self._check_grid(self.sweep)
+        if self.sample is not None:
+            if self.sweep:
+                raise ValueError("sample and sweep both make variants: give one of them")
+            self._check_points("sample.from", self.sample.from_)
+        if isinstance(self.columns, dict):
+            schema.check(dict.fromkeys(self.columns))
+        return self
+
+    def _check_grid(self, grid: dict[str, list[Any]]) -> None:
+        for name, values in grid.items():
             if not values:
                 raise ValueError(f"sweep.{name} is empty")
             for value in values:
                 if value is None:
                     raise ValueError(f"sweep.{name}: null is not a value")
-                schema.check({name: value})
+                self.schema.check({name: value})
             if len(set(values)) != len(values):
                 raise ValueError(f"sweep.{name} names a value twice")
-        if isinstance(self.columns, dict):
-            schema.check(dict.fromkeys(self.columns))
-        return self
+
+    def _check_points(self, where: str, points: Any) -> None:
+        for number, point in enumerate(points, 1):
+            try:
+                checked = self.schema.check({name: value for name, value in point.items() if name != WEIGHT})
+            except ValueError as error:
+                raise ValueError(f"{where}: combination {number}: {error}") from None
+            if not checked:
+                raise ValueError(f"{where}: combination {number} sets nothing")
+            weight = point.get(WEIGHT, 1)
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
+                raise ValueError(f"{where}: combination {number}: {WEIGHT} {weight!r} is not a number over 0")
 
     @property
     def schema(self) -> attrs.Schema:  # type: ignore[override]
@@ -96,8 +150,21 @@ class Attributes(Spec):
         return attrs.BUILT_IN[self.schema_]
 
     @property
-    def variants(self) -> list[dict[str, int]]:
-        return [self.schema.check(point) for point in attrs.sweep(self.sweep)]
+    def variants(self) -> int:
+        """How many prompts a row makes."""
+        return self.sample.k if self.sample is not None else len(self._points)
+
+    @property
+    def varied(self) -> list[str]:
+        """Names of the attributes in which the variants of a row differ."""
+        if self.sample is not None:
+            return list(dict.fromkeys(name for point in self.sample.from_ for name in point if name != WEIGHT))
+        return list(dict.fromkeys(name for point in self._points for name in point))
+
+    @property
+    def _points(self) -> list[dict[str, int]]:
+        points = self.sweep if isinstance(self.sweep, list) and self.sweep else attrs.sweep(self.sweep or {})  # type: ignore[arg-type]
+        return [self.schema.check(point) for point in points]
 
     def column_of(self) -> dict[str, str]:
         """Attribute name -> input column that may hold a row's own value."""
@@ -105,3 +172,55 @@ class Attributes(Spec):
             return {}
         renamed = self.columns if isinstance(self.columns, dict) else {}
         return {name: renamed.get(name, name) for name in self.schema.names}
+
+
+class Chooser:
+    """The values that make the variants of a row."""
+
+    def __init__(self, attributes: Attributes | None) -> None:
+        self._points: list[dict[str, int]] = [{}]
+        self._draw = attributes.sample if attributes else None
+        if attributes is not None and self._draw is not None:
+            rows: Any = self._draw.from_
+            self._points = [attributes.schema.check({k: v for k, v in row.items() if k != WEIGHT}) for row in rows]
+            self._weights = list(itertools.accumulate(row.get(WEIGHT, 1) for row in rows))
+        elif attributes is not None:
+            self._points = attributes._points
+
+    def __call__(self, shard: str, ordinal: int) -> list[dict[str, int]]:
+        if self._draw is None:
+            return self._points
+        dice = random.Random(xxhash.xxh3_64_intdigest(orjson.dumps([self._draw.seed, shard, ordinal])))
+        return dice.choices(self._points, cum_weights=self._weights, k=self._draw.k)
+
+
+def _names(schema: Any) -> tuple[str, ...]:
+    """The attribute names of a schema that is not checked yet; none where it is wrong."""
+    if isinstance(schema, str):
+        return attrs.BUILT_IN[schema].names if schema in attrs.BUILT_IN else ()
+    names = schema.get("names") if isinstance(schema, dict) else None
+    return tuple(names) if isinstance(names, list) else ()
+
+
+def _combinations(path: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The combinations in a file's rows, in order of appearance, and how often each is there. Raises ValueError."""
+    from batchgen import tables  # which needs the job's fields, and so this module
+
+    try:
+        if path.endswith(".parquet"):
+            file, _ = tables.open_parquet(path)
+            table = file.read(columns=[name for name in file.schema_arrow.names if name in names])
+            rows = table.to_pylist()
+        else:
+            with open(path, "rb") as lines:
+                rows = [orjson.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError, InputError) as error:
+        raise ValueError(f"sample.from {path}: {words(error)}") from None
+    counted: Counter[str] = Counter()
+    for row in rows:
+        if isinstance(row, dict):
+            counted[orjson.dumps({name: row[name] for name in names if row.get(name) is not None}).decode()] += 1
+    counted.pop("{}", None)
+    if not counted:
+        raise ValueError(f"sample.from {path}: no row in it has one of {', '.join(names) or 'the attributes'}")
+    return [{**orjson.loads(point), WEIGHT: times} for point, times in counted.items()]

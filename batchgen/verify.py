@@ -42,7 +42,7 @@ def verify(store: Store) -> Verdict:
     if frozen is None:
         raise InputError(f"{store.url}: no batchgen output there")
     try:
-        plan, _ = load_plan(store, len(frozen.job.variants) * frozen.job.samples)
+        plan, _ = load_plan(store, frozen.job.variants * frozen.job.samples)
     except VerifyError as error:
         return Verdict(problems=[str(error)])
     verdict = Verdict(spans=len(plan.spans), problems=list(_plan_problems(plan)))
@@ -174,7 +174,7 @@ def _row_problems(frozen: FrozenJob, span: Span, rows: list[dict[str, Any]]) -> 
     if len(ordinals) != span.rows or not all(span.start <= ordinal < span.end for ordinal in ordinals):
         yield f"it has {len(ordinals)} input rows, planned are {span.rows} of {span.start}..{span.end - 1}"
     samples = {(r["row"], r["variant"]): r["sampling"]["n"] if r["sampling"] else frozen.job.samples for r in rows}
-    variants = range(len(frozen.job.variants))
+    variants = range(frozen.job.variants)
     wanted = {(o, v, s) for o in ordinals for v in variants for s in range(samples.get((o, v), 1))}
     if wanted != set(keys):
         yield f"row, variant, sample {min(wanted ^ set(keys))} is missing or was not planned"

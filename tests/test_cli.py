@@ -81,7 +81,7 @@ def test_check_of_a_good_job_says_what_a_run_will_do(folder: Path) -> None:
         ("attributes={schema: karakuri, values: {verbosity: 9}}", "verbosity: 9 is not an integer 0..4"),
         ("attributes={schema: karakuri, sweep: {verbosity: [0, 5]}}", "verbosity: 5 is not an integer 0..4"),
         ("attributes={schema: karakuri, values: {wit: 1}}", "wit: no such attribute in schema karakuri (helpfulness, "),
-        ("attributes={schema: karakri}", "unknown schema 'karakri'; built in are karakuri, steerlm"),
+        ("attributes={schema: karakri}", "unknown schema 'karakri'; built in are karakuri, karakuri-8x7b-chat, "),
         ("input.path=gone.jsonl", "input.path gone.jsonl: no such file or directory; relative paths start at "),
         ("input.path='*.parquet'", "input.path *.parquet: nothing matches; relative paths start at "),
         ("input.path=job.yaml", "shard job.yaml: unknown format; set input.format, or use an ending of "),

@@ -275,7 +275,7 @@ def test_the_first_answers_are_the_ok_ones_row_by_row(output: Output) -> None:
 def test_the_summary_shows_counts_answers_and_the_next_step(output: Output) -> None:
     output.commit(output.spans[0], ["hello there"], failed=1)
     out = io.StringIO()
-    report.print_summary(output.tally(), output.store, output.plan, {}, out)
+    report.print_summary(output.tally(), output.store, output.plan, [], out)
     assert "2 rows: 1 ok, 1 error; 2 tokens in 0.0 s of generating (0 tokens/s)" in out.getvalue()
     assert "answer to: question 0" in out.getvalue()
     assert "hello there" in out.getvalue()
@@ -285,14 +285,14 @@ def test_the_summary_shows_counts_answers_and_the_next_step(output: Output) -> N
 def test_the_summary_says_how_much_of_the_prompts_was_cached(output: Output) -> None:
     tally, out = output.tally(), io.StringIO()
     tally.counts = Counts(ok=1, prompt_tokens=400, completion_tokens=9, cached_tokens=100)
-    report.print_summary(tally, output.store, output.plan, {}, out)
+    report.print_summary(tally, output.store, output.plan, [], out)
     assert "25% of the prompt tokens were cached" in " ".join(out.getvalue().split())
 
 
 def test_the_summary_shows_answers_with_brackets_as_they_are(output: Output) -> None:
     output.commit(output.spans[0], ["an [/INST] answer"])
     out = io.StringIO()
-    report.print_summary(output.tally(), output.store, output.plan, {}, out)
+    report.print_summary(output.tally(), output.store, output.plan, [], out)
     assert "an [/INST] answer" in out.getvalue()
 
 
@@ -303,7 +303,7 @@ def test_what_rows_say_commands_no_terminal(output: Output) -> None:
     monitor = output.monitor(out)
     monitor.receipt(replace(receipt, samples=[RowError("input", title)]))
     monitor.message(f"replica 1 died: {title}")
-    report.print_summary(monitor.tally, output.store, output.plan, {}, out)
+    report.print_summary(monitor.tally, output.store, output.plan, [], out)
     assert out.getvalue().count("\\x1b]0;owned") == 3
     assert all(c == "\n" or c.isprintable() for c in out.getvalue())
 

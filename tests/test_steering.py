@@ -4,8 +4,10 @@ import pytest
 from parsing import fields, refusal
 from rendering import TWO, make_job
 
+from batchgen.attributes import BUILT_IN
 from batchgen.errors import JobError
 from batchgen.spec import Job
+from batchgen.steering import Chooser
 
 
 @pytest.mark.parametrize("value", [5, -1, 2.5, "high", True])
@@ -34,12 +36,13 @@ def test_a_senseless_sweep_is_refused(sweep, cause):
 
 def test_a_sweep_makes_variants_with_the_last_attribute_fastest():
     job = Job.parse(fields(attributes={"sweep": {"verbosity": [0, 4], "humor": [1, 2.0]}}))
-    assert [(v["verbosity"], v["humor"]) for v in job.variants] == [(0, 1), (0, 2), (4, 1), (4, 2)]
+    assert [(v["verbosity"], v["humor"]) for v in Chooser(job.attributes)("s", 0)] == [(0, 1), (0, 2), (4, 1), (4, 2)]
+    assert (job.variants, job.attributes.varied) == (4, ["verbosity", "humor"])
 
 
 def test_an_unknown_schema_is_refused_with_those_there_are():
     message = refusal(fields(attributes={"schema": "karakuir"}))
-    assert message == "job: attributes: unknown schema 'karakuir'; built in are karakuri, steerlm"
+    assert message == f"job: attributes: unknown schema 'karakuir'; built in are {', '.join(BUILT_IN)}"
 
 
 def test_a_default_outside_its_range_is_refused():

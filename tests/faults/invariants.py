@@ -71,7 +71,7 @@ class Reader:
     def plan(self) -> Plan:
         found = frozen.load_frozen(self.store)
         assert found is not None
-        return load_plan(self.store, len(found.job.variants) * found.job.samples)[0]
+        return load_plan(self.store, found.job.variants * found.job.samples)[0]
 
 
 @dataclass(frozen=True)
