@@ -26,7 +26,7 @@ PREEMPTION = 2  # autoscaler.proto, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "resources": {"seat": 1}})
     try:
         ray.init(address=made.address, log_to_driver=False)
         yield made
@@ -71,5 +71,29 @@ def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice:
     assert fired.is_set(), "the node went while the job ran"
     assert ("is about to go" in said.getvalue()) == notice
     assert "died" in said.getvalue() or notice
+    assert (status["rows_ok"], status["rows_error"], status["state"]) == (ROWS, 0, "done")
+    assert verify(open_store(str(tmp_path / "out"))).problems == []
+
+
+def test_a_replica_that_rays_memory_monitor_kills_costs_no_row(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "resources", lambda _: {"num_gpus": 0, "num_cpus": 0, "resources": {"seat": 1}})
+    with pytest.MonkeyPatch.context() as poor:  # a node on which whatever runs is too much
+        poor.setenv("RAY_memory_usage_threshold", "0.001")
+        poor.setenv("RAY_memory_monitor_refresh_ms", "100")
+        cluster.add_node(num_cpus=0, resources={"seat": 1})
+    cluster.wait_for_nodes()
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": f"row {n}"}) + "\n" for n in range(ROWS)))
+    job = {
+        "input": {"path": str(tmp_path / "in.jsonl"), "prompt": "prompt"},
+        "engine": {"kind": "echo", "options": {"latency": 1.0, "max_num_seqs": 16}},
+        "spans": {"rows": 8},
+        "replicas": {"max": 2},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    said = io.StringIO()
+    status = batchgen.run(job, out=said)
+    assert "died: 1 worker(s) were killed due to the node running low on memory" in said.getvalue()
     assert (status["rows_ok"], status["rows_error"], status["state"]) == (ROWS, 0, "done")
     assert verify(open_store(str(tmp_path / "out"))).problems == []
