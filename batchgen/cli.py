@@ -189,6 +189,27 @@ def retry(
 
 
 @app.command()
+def export(
+    out: Output,
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Local directory for the files.", show_default=False)],
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="jsonl: all rows. openai: OpenAI's batch output and error files.")
+    ] = "jsonl",
+) -> None:
+    """Write an output as files of another format; of a row that was tried again, the last attempt."""
+    from pathlib import Path
+    from typing import get_args
+
+    from batchgen import export as exporting
+    from batchgen.store import open_store
+
+    if form not in get_args(exporting.Format):
+        raise InputError(f"--format {form}: expected one of {', '.join(get_args(exporting.Format))}")
+    for name, lines in exporting.export(open_store(out), form, Path(to)).items():  # type: ignore[arg-type]
+        print(f"{Path(to) / name}: {lines:,} lines")
+
+
+@app.command()
 def schema() -> None:
     """The job file's JSON Schema, for editors."""
     from batchgen.spec import Job

@@ -28,6 +28,8 @@ from batchgen.spec import Input, Job
 from batchgen.store import Store
 
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16
+KINDS = {"openai-batch": "jsonl"}
+"""What a shard is to the planner, where `input.format` says more of it."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -64,7 +66,7 @@ def discover(spec: Input) -> list[Found]:
             raise InputError(f"shard {name!r}: control characters or bytes that are no UTF-8 in its name", "rename it")
         if "://" not in name and (other := files.setdefault(os.path.realpath(name), name)) != name:
             raise InputError(f"shards {other} and {name} are one file", "leave the symbolic link out")
-    kinds = {name: source.format_of(name) if spec.format == "auto" else spec.format for name in names}
+    kinds = {name: source.format_of(name) if spec.format == "auto" else KINDS.get(spec.format, spec.format) for name in names}
     for name, kind in kinds.items():
         if kind is None:
             raise InputError(

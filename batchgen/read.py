@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import orjson
 import pyarrow as pa
 
-from batchgen import carry, source, tables
-from batchgen.errors import InputError, RowError, place, words
+from batchgen import carry, openai_batch, source, tables
+from batchgen.errors import BadRow, InputError, RowError, place, words
 from batchgen.records import Row, Shard, Span, carried_name
 from batchgen.spec import Input
 
@@ -45,7 +45,7 @@ def head(spec: Input, name: str, kind: str, rows: int) -> tuple[list[dict[str, A
         found = []
         with open_text(name) as stream:
             for _, line in zip(range(rows), lines(stream, name, spec.max_row_bytes), strict=False):
-                row = parse_line(name, 0, line[1], spec.max_row_bytes)
+                row = _row(spec, name, 0, line[1])
                 if row.data is not None:
                     found.append(row.data)
         return found, None
@@ -129,6 +129,16 @@ def parse_line(shard: str, ordinal: int, line: bytes | None, cap: int) -> Row:
     return Row(ordinal, value)
 
 
+def _row(spec: Input, shard: str, ordinal: int, line: bytes | None) -> Row:
+    row = parse_line(shard, ordinal, line, spec.max_row_bytes)
+    if spec.format != "openai-batch" or row.data is None:
+        return row
+    try:
+        return Row(ordinal, openai_batch.request(row.data))
+    except BadRow as bad:
+        return Row(ordinal, None, RowError(bad.code, f"{place(shard, ordinal)}: {bad}"))
+
+
 def _read_jsonl(spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema) -> Iterator[SpanRows]:
     first, last = spans[0], spans[-1]
     with open_text(shard.name, first.offset) as stream:
@@ -138,7 +148,7 @@ def _read_jsonl(spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema) -
             for ordinal in range(span.start, span.end):
                 _, line = next(found, (0, b""))
                 if line is None or line not in (b"", b"\r"):
-                    rows.append(parse_line(shard.name, ordinal, line, spec.max_row_bytes))
+                    rows.append(_row(spec, shard.name, ordinal, line))
             if len(rows) != span.rows:
                 what = f"{len(rows)} rows instead of {span.rows} from line {span.start + 1}"
                 raise InputError(f"shard {shard.name}: {what}: it changed")

@@ -27,8 +27,9 @@ class Input(Spec):
     path: str | Annotated[list[str], Field(min_length=1)] = Field(
         description="File, directory, glob or list of them; local or s3:// gs:// az:// hf://datasets/; for `format: dataset` a Hub name or a saved directory."
     )
-    format: Literal["auto", "jsonl", "parquet", "dataset"] = Field(
-        "auto", description="Format of the shards; auto goes by the file name."
+    format: Literal["auto", "jsonl", "parquet", "dataset", "openai-batch"] = Field(
+        "auto",
+        description="Format of the shards; auto goes by the file name. openai-batch: OpenAI's batch files (custom_id, body).",
     )
     split: str = Field("train", description="Split of a dataset (`format: dataset`).")
     subset: str | None = Field(None, description="Configuration of a Hub dataset (`format: dataset`).")
@@ -46,6 +47,14 @@ class Input(Spec):
     answer_role: str = Field("assistant", description="Role of the answer in the output's `messages`.")
     keep: Literal["all"] | list[str] = Field("all", description="Input columns that the output carries.")
     max_row_bytes: int = Field(8 * 2**20, gt=0, description="A longer JSONL line is an error row.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _requests(cls, fields: Any) -> Any:
+        """The columns of a request of an OpenAI batch file (openai_batch.py)."""
+        if isinstance(fields, dict) and fields.get("format") == "openai-batch":
+            return {"messages": "messages", "id": "custom_id", "keep": []} | fields
+        return fields
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Input:

@@ -1,0 +1,88 @@
+"""A whole output without a cluster: one replica runs a job's spans one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from batchgen import commit, frozen, plan, planfile, read, report, retry
+from batchgen.feed import encode_block, encode_span
+from batchgen.generate import Replica
+from batchgen.planfile import Plan
+from batchgen.run import Prepared, prepare
+from batchgen.spec import Job
+from batchgen.store import Store, open_store
+
+ROWS = 30
+
+
+class Output:
+    """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does."""
+
+    def __init__(self, folder: Path, lines: list[str] | None = None, **fields: Any) -> None:
+        plain = [json.dumps({"prompt": f"row {n}" + (" forbidden" if n % 5 == 0 else "")}) for n in range(ROWS)]
+        lines = lines or [*plain, "no json"]
+        (folder / "in.jsonl").write_text("\n".join(lines))
+        self.fields: dict[str, Any] = {
+            "input": {"path": str(folder / "in.jsonl"), "prompt": "prompt"},
+            "engine": {"kind": "echo", "options": {"reject_on": "forbidden"}},
+            "sampling": {"n": 2},
+            "spans": {"rows": 10},
+            "output": {"path": str(folder / "out")},
+            **fields,
+        }
+        self.store: Store = open_store(str(folder / "out"))
+        self.run()
+
+    @property
+    def prepared(self) -> Prepared:
+        return prepare(Job.parse(self.fields))
+
+    @property
+    def plan(self) -> Plan:
+        return planfile.load_plan(self.store, 2)[0]
+
+    def mend(self) -> None:
+        self.fields["engine"] = {"kind": "echo"}
+
+    def run(self) -> int:
+        """Generate the spans without a part; how many rows were generated."""
+        made = self.prepared
+        job, columns = made.job, made.columns
+        frozen.freeze(self.store, job, made.renderer.model, columns.kept)
+        planned = plan.freeze_plan(job, self.store, made.found, columns)
+        shard = planned.shards[0]
+        worker = Replica(made.renderer, job.output.path, [shard.name])
+
+        async def work() -> int:
+            await worker.start()
+            generated = 0
+            for span in planned.missing(commit.committed(self.store)):
+                [(_, rows, kept)] = read.read_spans(job.input, shard, [span], columns.kept, made.renderer.needed)
+                prompts = encode_span(made.renderer, shard.name, rows, span.again)
+                receipt = await worker.run(encode_block(span, prompts, kept))
+                generated += receipt.counts.rows
+            await worker.stop()
+            return generated
+
+        generated = asyncio.run(work())
+        self.store.put(planfile.SUCCESS, b"")
+        return generated
+
+    def retry(self, *codes: str) -> int:
+        found = frozen.load_frozen(self.store)
+        assert found is not None
+        return retry.plan_retry(self.store, found, codes or None)
+
+    def rows(self, **wanted: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ds.dataset(f"{self.store.url}/data").to_table().to_pylist()
+        return [row for row in found if all(row[key] == value for key, value in wanted.items())]
+
+    def status(self) -> dict[str, Any]:
+        found = report.read_status(self.store)
+        assert found is not None
+        return found
