@@ -195,7 +195,7 @@ class _Talk:
 
     def add(self, output: Output, ids: list[int]) -> None:
         self.output, self.digest = output, prompt_hash(ids)
-        self.prompt_tokens += len(ids)
+        self.prompt_tokens += len(ids) if output.prompt_tokens is None else output.prompt_tokens
         self.completion_tokens += output.tokens
         self.cached_tokens += output.cached_tokens
         known = self.logprob is not None and output.cumulative_logprob is not None

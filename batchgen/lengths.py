@@ -13,6 +13,8 @@ from typing import Any
 
 MOST_AHEAD = 4.0
 PRIOR_ROWS = 8.0
+UNBOUNDED = 1024
+"""Tokens that an answer without a bound is taken to have at most."""
 
 
 class Lengths:
@@ -30,7 +32,7 @@ class Lengths:
 
     def expect(self, key: Hashable, sampling: dict[str, Any]) -> float:
         """Tokens of one answer: the mean of the key's rows, drawn to the mean of all by PRIOR_ROWS of them."""
-        most: int = sampling["max_tokens"]
+        most: int = sampling["max_tokens"] or UNBOUNDED
         if sampling["ignore_eos"] or not self._rows:
             return most
         rows, total = self._by_key.get(key, (0.0, 0.0))

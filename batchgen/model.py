@@ -21,6 +21,11 @@ from batchgen.spec import Model
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json"]
 TEMPLATE_CAP = 2**20
+HOSTED_TEMPLATE = (
+    "[{% for message in messages %}{\"role\": {{ message['role'] | tojson }}, \"content\": {{ message['content'] | tojson }}}"
+    "{{ '' if loop.last else ', ' }}{% endfor %}]"
+)
+"""The conversation itself, for an endpoint that applies a template of its own."""
 PLAIN = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
 
 
@@ -42,11 +47,13 @@ class ModelFiles:
     identity: dict[str, Any]
 
 
-def load_model(model: Model | None, recorded: dict[str, Any] | None = None) -> ModelFiles:
-    """Read the files of `model`. `recorded` is the identity that an earlier run of the same output
-    froze: a Hub revision that was not pinned stays at that commit. Raises ModelError."""
+def load_model(model: Model | None, recorded: dict[str, Any] | None = None, hosted: bool = False) -> ModelFiles:
+    """Read the files of `model`, unless it is `hosted` behind an endpoint. `recorded` is the identity that an earlier run of
+    the same output froze: a Hub revision that was not pinned stays at that commit. Raises ModelError."""
     if model is None:
         return ModelFiles("echo", None, None, None, PLAIN, {}, None, {"source": None})
+    if hosted:
+        return ModelFiles(model.source, model.source, None, None, HOSTED_TEMPLATE, {}, None, {"source": model.source})
     folder = Path(model.source)
     if folder.is_dir():
         revision, source, label = None, str(folder.absolute()), model.source

@@ -155,13 +155,14 @@ class Prompt:
 @dataclass(frozen=True)
 class Output:
     """One of an engine's `n` answers to a prompt. `cumulative_logprob` needs `sampling.logprobs`; `cached_tokens`
-    of the prompt were found in the engine's prefix cache."""
+    of the prompt were found in the engine's prefix cache. `prompt_tokens` is set by an engine that counts them by itself."""
 
     text: str
     tokens: int
     finish_reason: str
     cumulative_logprob: float | None = None
     cached_tokens: int = 0
+    prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,8 @@ class Renderer:
     def within_context(self, sampling: dict[str, Any], tokens: int) -> dict[str, Any]:
         """`sampling` with max_tokens set to what is left after a prompt of `tokens`. Raises BadRow (too_long)."""
         wanted = sampling["max_tokens"]
+        if self.job.engine.kind == "openai":  # whose context only the endpoint knows
+            return sampling
         if self.context is None:
             return {**sampling, "max_tokens": wanted or UNBOUNDED_ANSWER}
         left = self.context - tokens

@@ -33,7 +33,7 @@ class Prepared:
 def prepare(job: Job, store: Store | None = None) -> Prepared:
     """Find the shards, read the model's files, probe the template. Imports no Ray. Raises UsageError."""
     before = frozen.load_frozen(store) if store else None
-    model = load_model(job.model, before.model if before else None)
+    model = load_model(job.model, before.model if before else None, job.engine.kind == "openai")
     if before is not None and store is not None:
         frozen.refuse_change(store.url, before, frozen.meaning(job, model))
     found = plan.discover(job.input)

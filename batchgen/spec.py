@@ -94,7 +94,10 @@ class Engine(Spec):
             raise ValueError(f"options.max_model_len {length!r} is not a number of tokens, 2 or more")
         return self
 
-    kind: Literal["vllm", "echo"] = Field("vllm", description="vllm: the model. echo: deterministic text without a model.")
+    kind: Literal["vllm", "openai", "echo"] = Field(
+        "vllm",
+        description="vllm: the model. openai: an OpenAI-compatible endpoint that has it. echo: deterministic text without a model.",
+    )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that hold one layer of a replica together.")
     pipeline_parallel_size: int = Field(1, ge=1, description="Stages of layers of a replica.")
     options: dict[str, Any] = Field({}, description="Handed to the engine under its own names.")

@@ -43,6 +43,10 @@ def make_engine(job: Job, model: ModelFiles) -> Engine:
         from batchgen.engines.echo import EchoEngine
 
         return EchoEngine(job, model)
+    if job.engine.kind == "openai":
+        from batchgen.engines.openai import OpenAIEngine
+
+        return OpenAIEngine(job, model)
     from batchgen.engines.vllm import VllmEngine
 
     return VllmEngine(job, model)

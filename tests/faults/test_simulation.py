@@ -23,6 +23,7 @@ from batchgen import frozen, retry, run
 from batchgen.errors import EngineError, LeaseError, OutputConflict, StoreError
 from batchgen.store import open_store
 
+pytestmark = pytest.mark.timeout(4 * 3600)
 SEEDS = int(os.environ.get("BATCHGEN_SEEDS", "1" if "BATCHGEN_SEED" in os.environ else "60"))
 FAULTS = {
     *("driver killed", "replica killed", "replica lost", "process stopped for a while", "engine dies", "engine hangs"),

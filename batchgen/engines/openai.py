@@ -1,0 +1,135 @@
+"""openai: any endpoint that speaks OpenAI's chat completions: hosted models, a judge, a vLLM server.
+
+Nothing is rendered here: the endpoint applies its own template. The conversation travels through the pipeline as its JSON
+(model.HOSTED_TEMPLATE, a token a byte), and token counts are the endpoint's. Retries, backoff and Retry-After are the openai
+client's. The key comes from the environment variable that `engine.options.api_key_env` names, and from nowhere else.
+
+A request that the endpoint refuses is an error row; an endpoint that is not there or refuses the key is a dead engine.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import orjson
+from pydantic import Field, ValidationError
+
+from batchgen.errors import BadRow, EngineError, JobError, words
+from batchgen.jobfile import Spec
+from batchgen.model import ModelFiles
+from batchgen.records import Output
+from batchgen.sampling import check_sampling
+from batchgen.spec import Job
+
+_OPENAI = ("temperature", "top_p", "n", "seed", "stop", "presence_penalty", "frequency_penalty")
+_VLLM = (
+    *("top_k", "min_p", "min_tokens", "repetition_penalty", "stop_token_ids", "bad_words", "ignore_eos"),
+    *("include_stop_str_in_output", "skip_special_tokens"),
+)
+_DEFAULTS = check_sampling({})
+
+
+class OpenAIOptions(Spec):
+    base_url: str = Field("https://api.openai.com/v1", description="The endpoint; http://HOST:8000/v1 for a vLLM server.")
+    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable with the key.")
+    concurrency: int = Field(64, ge=1, description="Requests at once, of each replica.")
+    timeout: float = Field(600.0, gt=0, description="Seconds for one request.")
+    max_retries: int = Field(8, ge=0, description="Of a request that met 408, 409, 429, 5xx or no answer.")
+    max_tokens_field: str = Field("max_tokens", description="max_completion_tokens for models that want that.")
+
+
+class OpenAIEngine:
+    workers = 1
+
+    def __init__(self, job: Job, model: ModelFiles) -> None:
+        try:
+            self.options = OpenAIOptions.model_validate(job.engine.options)
+        except ValidationError as error:
+            causes = [f"engine.options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise JobError("; ".join(causes), f"openai has {', '.join(OpenAIOptions.model_fields)}") from None
+        self.capacity = self.options.concurrency
+        self._model = model.source
+        self._client: Any = None
+
+    async def start(self) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise EngineError(
+                f"the openai client cannot be imported: {error}", "install batchgen[openai] on every node"
+            ) from error
+        options = self.options
+        self._openai = openai
+        self._client = openai.AsyncOpenAI(
+            base_url=options.base_url,
+            api_key=os.environ.get(options.api_key_env) or "none",  # a server of one's own wants none
+            timeout=options.timeout,
+            max_retries=options.max_retries,
+        )
+        try:
+            await self._client.models.list()
+        except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            await self.stop()
+            raise EngineError(
+                f"{options.base_url}: {words(error)}", f"check engine.options.base_url and the key in {options.api_key_env}"
+            ) from None
+        except openai.APIStatusError:
+            pass  # it answers; not every endpoint lists its models
+
+    async def stop(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def probe(self) -> None:
+        return None  # requests have time limits of their own
+
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+        messages = orjson.loads(bytes(token_ids))
+        try:
+            done = await self._client.chat.completions.create(model=self._model, messages=messages, **self._parameters(sampling))
+        except (self._openai.APITimeoutError, self._openai.APIStatusError) as error:
+            if isinstance(error, self._openai.AuthenticationError | self._openai.PermissionDeniedError):
+                raise EngineError(f"{self.options.base_url}: {words(error)}") from None
+            slow = isinstance(error, self._openai.APITimeoutError)
+            raise BadRow("timeout" if slow else "engine_rejected", words(error)) from None
+        except self._openai.APIConnectionError as error:
+            raise EngineError(f"{self.options.base_url}: {words(error)}") from None
+        tokens = done.usage.completion_tokens if done.usage else 0
+        cached = getattr(getattr(done.usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
+        choices = sorted(done.choices, key=lambda choice: choice.index)
+        return [
+            Output(
+                choice.message.content or "",
+                # The endpoint counts the tokens of all choices together.
+                tokens // len(choices) + (number < tokens % len(choices)),
+                choice.finish_reason or "stop",
+                _logprob(choice),
+                cached,
+                done.usage.prompt_tokens if done.usage else None,
+            )
+            for number, choice in enumerate(choices)
+        ]
+
+    def _parameters(self, sampling: dict[str, Any]) -> dict[str, Any]:
+        """What differs from the defaults, under OpenAI's names; the rest as vLLM's server takes it."""
+        given = {name: value for name, value in sampling.items() if value != _DEFAULTS[name] and value is not None}
+        made: dict[str, Any] = {name: given[name] for name in _OPENAI if name in given}
+        if "max_tokens" in given:
+            made[self.options.max_tokens_field] = given["max_tokens"]
+        if sampling["logprobs"] is not None:
+            made["logprobs"] = True
+            made |= {"top_logprobs": sampling["logprobs"]} if sampling["logprobs"] else {}
+        more = {name: given[name] for name in _VLLM if name in given}
+        constraint = orjson.loads(given.get("structured_outputs", "null"))
+        if constraint and "json" in constraint:
+            schema = {"name": "answer", "schema": constraint["json"], "strict": True}
+            made["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif constraint:
+            more["structured_outputs"] = constraint
+        return made | ({"extra_body": more} if more else {})
+
+
+def _logprob(choice: Any) -> float | None:
+    tokens = getattr(choice.logprobs, "content", None) if choice.logprobs else None
+    return None if tokens is None else sum(token.logprob for token in tokens)

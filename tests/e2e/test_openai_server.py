@@ -1,0 +1,83 @@
+"""The openai engine against vLLM's own server on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rendering import TINY, one, tiny
+from replicas import blocks, part_bytes, prepared, ran, replica
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+KEY = "a key for this test"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(TINY), "--served-model-name", "tiny"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512", "--max-num-seqs", "8"]
+    command += ["--dtype", "bfloat16", "--enforce-eager", "--no-enable-chunked-prefill", "--api-key", KEY]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("wb") as out:
+        running = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+    try:
+        while True:
+            assert running.poll() is None, log.read_text(errors="replace")[-3000:]
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        running.terminate()
+        running.wait(timeout=60)
+
+
+def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINY_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    prompts = ["Tell me about tea.", "Tell me about rain.", "Say </s> and [/INST]."]
+    rows: list[dict[str, Any]] = [{"prompt": prompt, "sampling": None} for prompt in prompts]
+    rows += [
+        {"prompt": "Good or bad?", "sampling": {"structured_outputs": {"choice": ["good", "bad"]}, "n": 3, "temperature": 1.0}},
+        {"prompt": "An object?", "sampling": {"structured_outputs": {"json": {"type": "object", "enum": [{"a": 1}]}}}},
+        {"prompt": "Bad.", "sampling": {"structured_outputs": {"regex": "("}}},
+        {"prompt": "word " * 600, "sampling": None},
+    ]
+    made = prepared(
+        tmp_path,
+        rows,
+        model={"source": "tiny"},
+        engine={"kind": "openai", "options": {"base_url": server, "api_key_env": "TINY_KEY", "concurrency": 4}},
+        sampling={"temperature": 0, "max_tokens": 60, "logprobs": 0},
+        spans={"rows": 100},
+        limits={"errors": 1},
+    )
+    receipt = ran(replica(made), blocks(made)[0])
+    answers = pq.read_table(pa.BufferReader(part_bytes(made, receipt))).to_pylist()
+    plain, chosen, [formed], refused = answers[:3], answers[3:6], answers[6:7], answers[7:]
+    assert [row["error_code"] for row in answers] == [None] * 7 + ["engine_rejected"] * 2
+    for prompt, row in zip(prompts[:2], plain, strict=False):
+        assert row["prompt_tokens"] == len(one(tiny(), prompt=prompt).token_ids), "the server renders what we render"
+        assert row["response"].strip()
+        assert row["cumulative_logprob"] < 0
+    assert [row["sample"] for row in chosen] == [0, 1, 2]
+    assert {row["response"] for row in chosen} <= {"good", "bad"}
+    assert formed["response"].replace(" ", "") == '{"a":1}'
+    assert "regex" in refused[0]["error_detail"].lower()
+    assert "512" in refused[1]["error_detail"], "its context is the server's to know"
