@@ -26,6 +26,7 @@ from batchgen.scan import Rows, scan, text_digest
 from batchgen.sizes import Sizes, span_sizes
 from batchgen.spec import Input, Job
 from batchgen.store import Store
+from batchgen.template import RowTemplate
 
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16
 KINDS = {"openai-batch": "jsonl"}
@@ -119,6 +120,8 @@ def _check_columns(job: Job, columns: list[str]) -> None:
         named |= {f"attributes.columns.{name}": column for name, column in job.attributes.columns.items()}
     if isinstance(job.input.keep, list):
         named |= {f"input.keep[{index}]": column for index, column in enumerate(job.input.keep)}
+    if job.input.template is not None:
+        named |= {f"input.template: {name}": name for name in sorted(RowTemplate(job.input.template).columns)}
     for field, name in named.items():
         if name is not None and name not in columns:
             raise JobError(f"{field}: no column {name!r} in the input", f"its columns are {', '.join(sorted(columns))}")

@@ -21,7 +21,7 @@ from batchgen.records import Prompt, Row
 from batchgen.sampling import check_sampling
 from batchgen.spec import Job
 from batchgen.steering import Chooser
-from batchgen.template import ChatTemplate
+from batchgen.template import ChatTemplate, RowTemplate
 from batchgen.tokens import TokenEncoder
 
 LayoutKind = Literal["model template", "schema template", "schema block", "none"]
@@ -46,10 +46,11 @@ class Renderer:
         self._values_of = Chooser(job.attributes)
         self._tokens = TokenEncoder(model)
         self._template = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
+        self._text = RowTemplate(job.input.template) if job.input.template is not None else None
         self._continues = job.input.continue_final_message is True
         self._arguments = dict(job.model.chat_template_kwargs) if job.model else {}
         self.layout: LayoutKind = self._choose_layout()
-        if self._template is None and job.input.prompt is None:
+        if self._template is None and (job.input.messages or job.input.turns):
             raise ModelError(
                 f"model {model.label} has no chat template, which messages and turns need",
                 "name one with model.chat_template",
@@ -63,7 +64,8 @@ class Renderer:
         """The input columns that rendering reads."""
         spec = self.job.input
         named = {spec.id, spec.prompt, spec.messages, spec.turns, "sampling", getattr(spec.system, "column", None)}
-        return {name for name in named if name} | {*self.job.sampling_columns.values(), *self._columns.values()}
+        of_text = self._text.columns if self._text else ()
+        return {name for name in named if name} | {*of_text, *self.job.sampling_columns.values(), *self._columns.values()}
 
     def prompts(self, row: Row, shard: str) -> list[Prompt]:
         """The prompts of a row, one per variant; a bad row becomes error prompts. Never raises for a row."""
@@ -129,9 +131,8 @@ class Renderer:
             system = data.get(system.column)
             if system is not None and not isinstance(system, str):
                 raise BadRow("input", f"system must be a string, not {_kind(system)}")
-        column = spec.prompt or spec.messages or spec.turns
-        assert column is not None
-        value = data.get(column)
+        column = spec.prompt or spec.messages or spec.turns or "template"
+        value = data.get(column) if self._text is None else self._text.render(data)
         if value is None:
             raise BadRow("input", f"{column} is {'null' if column in data else 'missing'}")
         turns: list[str] = []

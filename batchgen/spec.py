@@ -21,6 +21,9 @@ from batchgen.jobfile import Column, Fraction, Spec, explain, override, read_yam
 from batchgen.parse import Parse
 from batchgen.sampling import Sampling, check_sampling, sampling_json_schema
 from batchgen.steering import Attributes
+from batchgen.template import RowTemplate
+
+_PROMPTS = ("prompt", "messages", "turns", "template")
 
 
 class Input(Spec):
@@ -39,6 +42,7 @@ class Input(Spec):
         None, description="Column with a conversation: a list of {role, content}, the last one from the user."
     )
     turns: str | None = Field(None, description="Column with a list of user messages, each answered in order.")
+    template: str | None = Field(None, description="One user message made of the row's columns: Jinja, {{ column }}.")
     system: str | Column | None = Field(None, description="System message: a constant or {column: NAME}.")
     continue_final_message: bool | None = Field(
         None,
@@ -58,9 +62,14 @@ class Input(Spec):
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Input:
-        named = [name for name in ("prompt", "messages", "turns") if getattr(self, name) is not None]
+        named = [name for name in _PROMPTS if getattr(self, name) is not None]
         if len(named) != 1:
-            raise ValueError(f"name exactly one of prompt, messages, turns (got {', '.join(named) or 'none'})")
+            raise ValueError(f"name exactly one of {', '.join(_PROMPTS)} (got {', '.join(named) or 'none'})")
+        if self.template is not None:
+            try:
+                RowTemplate(self.template)
+            except ValueError as error:
+                raise ValueError(f"template: {error}") from None
         if self.continue_final_message is not None and self.messages is None:
             raise ValueError("continue_final_message is about conversations: name input.messages")
         return self

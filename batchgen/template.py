@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import jinja2
 import jinja2.compiler
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 from jinja2.exceptions import SecurityError
@@ -41,22 +42,43 @@ class ChatTemplate:
 
     def render(self, messages: list[dict[str, Any]], variables: dict[str, Any], answering: bool = True) -> str:
         """The conversation as text, with `answering` ready for the model to answer. Raises BadRow (render)."""
-        pieces, size = [], 0
         known = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **variables}
+        return _render(self._template, {"messages": messages, "add_generation_prompt": answering, **known}, "chat template")
+
+
+class RowTemplate:
+    """A text with a row's columns in it (`input.template`). Raises ValueError for one that does not compile."""
+
+    def __init__(self, source: str) -> None:
         try:
-            with time_cap(SECONDS_CAP):
-                for piece in self._template.generate(messages=messages, add_generation_prompt=answering, **known):
-                    pieces.append(piece)
-                    size += len(piece)
-                    if size > TEXT_CAP:
-                        raise BadRow("render", f"the rendered prompt is over {TEXT_CAP} characters")
-        except BadRow:
-            raise
-        except TimeoutError:
-            raise BadRow("render", f"chat template: not done after {SECONDS_CAP:g} s") from None
-        except Exception as error:  # a template can raise anything
-            raise BadRow("render", f"chat template: {error}") from None
-        return "".join(pieces)
+            self._template = _ENVIRONMENT.from_string(source)
+            self.columns = (
+                frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source))) - _ENVIRONMENT.globals.keys()
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(str(error)) from None
+
+    def render(self, row: dict[str, Any]) -> str:
+        """The text of a row. Raises BadRow (render)."""
+        return _render(self._template, {name: row[name] for name in self.columns if name in row}, "input.template")
+
+
+def _render(template: jinja2.Template, variables: dict[str, Any], what: str) -> str:
+    pieces, size = [], 0
+    try:
+        with time_cap(SECONDS_CAP):
+            for piece in template.generate(**variables):
+                pieces.append(piece)
+                size += len(piece)
+                if size > TEXT_CAP:
+                    raise BadRow("render", f"the rendered prompt is over {TEXT_CAP} characters")
+    except BadRow:
+        raise
+    except TimeoutError:
+        raise BadRow("render", f"{what}: not done after {SECONDS_CAP:g} s") from None
+    except Exception as error:  # a template can raise anything
+        raise BadRow("render", f"{what}: {error}") from None
+    return "".join(pieces)
 
 
 class _Undefined(jinja2.Undefined):

@@ -23,7 +23,7 @@ from batchgen.spec import Job, fingerprint
 )
 def test_anything_but_one_prompt_column_is_refused(named, got):
     message = refusal(fields() | {"input": {"path": "in.jsonl", **named}})
-    assert message == f"job: input: name exactly one of prompt, messages, turns (got {got})"
+    assert message == f"job: input: name exactly one of prompt, messages, turns, template (got {got})"
 
 
 @pytest.mark.parametrize("named", ["prompt", "messages", "turns"])
