@@ -3,6 +3,8 @@
 import batchgen
 
 status = batchgen.run(batchgen.Job.load("job.yaml"))
+for row in batchgen.rows(status["output"]):
+    ...
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batchgen.export import rows
     from batchgen.run import run
     from batchgen.spec import Job
 
-__all__ = ["Job", "run"]
+__all__ = ["Job", "rows", "run"]
 __version__ = "0.1.0"
 
 
@@ -24,4 +27,6 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("batchgen.spec").Job
     if name == "run":
         return importlib.import_module("batchgen.run")
+    if name == "rows":
+        return importlib.import_module("batchgen.export").rows
     raise AttributeError(f"module 'batchgen' has no attribute {name!r}")

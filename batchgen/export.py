@@ -18,14 +18,15 @@ from batchgen.errors import InputError, StoreError
 from batchgen.frozen import load_frozen
 from batchgen.planfile import load_plan
 from batchgen.records import Span
-from batchgen.store import Store
+from batchgen.store import Store, open_store
 
 Format = Literal["jsonl", "openai"]
 
 
-def rows(store: Store) -> Iterator[dict[str, Any]]:
-    """The rows of all parts in plan order, one for each (row, variant, sample): the last attempt. Raises InputError where there
-    is no output, VerifyError for a damaged part."""
+def rows(output: Store | str) -> Iterator[dict[str, Any]]:
+    """The rows of an output (a store, a directory or a URL) in plan order, one for each (row, variant, sample): the last
+    attempt. Raises InputError where there is no output, VerifyError for a damaged part."""
+    store = open_store(output) if isinstance(output, str) else output
     frozen = load_frozen(store)
     if frozen is None:
         raise InputError(f"{store.url}: no batchgen output there")

@@ -25,9 +25,6 @@ from typing import Any
 
 import batchgen
 from batchgen.errors import BatchgenError
-from batchgen.export import rows
-from batchgen.spec import Job
-from batchgen.store import open_store
 
 HERE = Path(__file__).parent
 TEMPERATURES = {
@@ -149,9 +146,9 @@ def write(path: Path, lines: Iterable[dict[str, Any]]) -> Path:
 
 
 def run(name: str, source: Path, output: Path, overrides: list[str]) -> list[dict[str, Any]]:
-    job = Job.load(HERE / f"{name}.yaml", [f"input.path={source}", f"output.path={output}", *overrides])
+    job = batchgen.Job.load(HERE / f"{name}.yaml", [f"input.path={source}", f"output.path={output}", *overrides])
     batchgen.run(job)
-    return list(rows(open_store(str(output))))
+    return list(batchgen.rows(str(output)))
 
 
 def main() -> None:

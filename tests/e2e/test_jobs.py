@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import batchgen
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
@@ -29,3 +32,24 @@ def test_mt_bench_ends_with_a_score_table_and_fastchats_files(tmp_path: Path) ->
     assert all(len(line["choices"][0]["turns"]) == 2 and all(line["choices"][0]["turns"]) for line in answers)
     judgments = [json.loads(line) for line in (tmp_path / "model_judgment/single.jsonl").read_text().splitlines()]
     assert {(line["turn"], line["score"]) for line in judgments} == {(1, 7.0), (2, 7.0)}
+
+
+def test_steerlm_ends_with_labelled_answers_and_a_second_run_generates_nothing(tmp_path: Path) -> None:
+    echo = ["model=null", "engine={kind: echo}"]
+    first = "helpfulness: 1 correctness: 2 coherence: 3 complexity: 4 verbosity: 0"
+    second = "quality: 3 toxicity: 0 humor: 1 creativity: 2"
+    labels = f"sampling.structured_outputs={{choice: ['{first} {second}']}}"
+    command = [sys.executable, "jobs/steerlm/steerlm.py", "--folder", str(tmp_path), "--least", "quality=3"]
+    command += ["--labeler", *echo, labels, "--generator", *echo]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"12 answers labelled, 24 new ones made, 24 of them kept: {tmp_path}/train.jsonl"
+    kept = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    wanted = {name.strip(): int(value) for name, value in re.findall(r"(\w+): (\d)", f"{first} {second}")}
+    assert all(row["attributes"] == wanted and row["response"] for row in kept)
+    generated = list(batchgen.rows(str(tmp_path / "generated")))
+    assert {json.dumps(row["attributes"]) for row in generated} == {json.dumps(wanted)}, "the one combination that there is"
+    parts = {path: path.stat().st_ino for path in tmp_path.rglob("data/*.parquet")}
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_ino for path in tmp_path.rglob("data/*.parquet")} == parts

@@ -1,0 +1,91 @@
+"""The tiny model in float32: token for token what Transformers makes of the same rows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from rendering import TINY, make_job
+
+from batchgen.attributes import BUILT_IN
+from batchgen.engines import make_engine
+from batchgen.engines.vllm import VllmEngine
+from batchgen.model import load_model
+from batchgen.records import Prompt, Row
+from batchgen.render import Renderer
+
+# vLLM is imported in this process; what its libraries warn of is not ours.
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+ROWS, TOKENS = 100, 40
+TOPICS = ["tea", "rain", "cats", "the moon", "bread", "chess", "bees", "trains", "雨", "睡眠"]
+
+
+def rows() -> list[dict[str, Any]]:
+    """Half of them with attributes of their own."""
+    dice = random.Random(0)
+    made = []
+    for number in range(ROWS):
+        values = {name: dice.randint(0, 4) for name in BUILT_IN["karakuri"].names} if number % 2 else {}
+        made.append({"prompt": f"Tell me about {TOPICS[number % 10]}, number {number}.", **values})
+    return made
+
+
+def ours(prompts: list[Prompt], job: Any, model: Any) -> list[list[int]]:
+    engine = make_engine(job, model)
+    assert isinstance(engine, VllmEngine)
+    found: dict[str, list[int]] = {}
+
+    async def scenario() -> None:
+        await engine.start()
+        generate = engine._engine.generate
+
+        async def watched(prompt: Any, params: Any, request: str, **options: Any) -> Any:
+            async for output in generate(prompt, params, request, **options):
+                found[request] = list(output.outputs[0].token_ids)
+                yield output
+
+        engine._engine.generate = watched
+        try:
+            asked = [engine.generate(str(n), prompt.token_ids, prompt.sampling or {}) for n, prompt in enumerate(prompts)]
+            await asyncio.gather(*asked)
+        finally:
+            await engine.stop()
+
+    asyncio.run(scenario())
+    return [found[str(number)] for number in range(len(prompts))]
+
+
+def test_greedy_answers_are_transformers_token_for_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process may have threads
+    options = {"max_model_len": 512, "max_num_seqs": 32, "dtype": "float32", "enforce_eager": True}
+    job = make_job(
+        attributes={"schema": "karakuri"},
+        model={"source": str(TINY)},
+        engine={"kind": "vllm", "options": options},
+        sampling={"temperature": 0, "max_tokens": TOKENS},
+    )
+    model = load_model(job.model)
+    renderer = Renderer(job, model)
+    prompts = [prompt for number, row in enumerate(rows()) for prompt in renderer.prompts(Row(number, row), "in.jsonl")]
+
+    tokenizer = AutoTokenizer.from_pretrained(str(TINY))
+    theirs = AutoModelForCausalLM.from_pretrained(str(TINY), dtype=torch.float32).eval()
+    expected = []
+    for row, prompt in zip(rows(), prompts, strict=True):
+        message = {"role": "user", "content": row["prompt"], **{k: v for k, v in row.items() if k != "prompt"}}
+        text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        assert text == prompt.text
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        assert ids[0].tolist() == prompt.token_ids
+        with torch.no_grad():
+            whole = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False)
+        expected.append(whole[0, ids.shape[1] :].tolist())
+    found = ours(prompts, job, model)
+    assert [number for number in range(ROWS) if found[number] != expected[number]] == []
+    assert len({tuple(ids) for ids in found}) > ROWS / 4, "they differ from row to row"
