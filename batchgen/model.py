@@ -9,7 +9,7 @@ of a Hub id, or a digest of a directory's files (small files whole, weights by s
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ PLAIN = "{% for message in messages %}{{ message['role'] }}: {{ message['content
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: `number` tells it from the others of the job, from 1."""
+
+    number: int
+    path: str
+    rank: int
+
+
+@dataclass(frozen=True)
 class ModelFiles:
     """What rendering needs of a model; small enough to travel to every worker.
 
@@ -45,6 +54,7 @@ class ModelFiles:
     special: dict[str, str]
     context: int | None
     identity: dict[str, Any]
+    adapters: dict[str, Adapter] = field(default_factory=dict)
 
 
 def load_model(model: Model | None, recorded: dict[str, Any] | None = None, hosted: bool = False) -> ModelFiles:
@@ -74,7 +84,19 @@ def load_model(model: Model | None, recorded: dict[str, Any] | None = None, host
         if isinstance(value, str):
             special[name] = value
     context = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
-    return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, identity)
+    adapters = {name: _adapter(number, name, Path(path)) for number, (name, path) in enumerate(model.adapters.items(), 1)}
+    if adapters:
+        identity["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
+    return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, identity, adapters)
+
+
+def _adapter(number: int, name: str, folder: Path) -> Adapter:
+    config = _json(folder / "adapter_config.json")
+    if not (folder / "adapter_model.safetensors").is_file() or not isinstance(config.get("r"), int):
+        raise ModelError(
+            f"model.adapters.{name} {folder}: no LoRA adapter there", "it has adapter_config.json and adapter_model.safetensors"
+        )
+    return Adapter(number, str(folder.absolute()), config["r"])
 
 
 def directory_digest(folder: Path) -> str:

@@ -32,6 +32,7 @@ SAMPLING_TYPE = pa.struct(
         ("ignore_eos", pa.bool_()),
         ("include_stop_str_in_output", pa.bool_()),
         ("skip_special_tokens", pa.bool_()),
+        ("adapter", pa.string()),
         ("structured_outputs", pa.string()),
         ("logprobs", pa.int32()),
     ]

@@ -19,7 +19,7 @@ from batchgen.jobfile import Column
 from batchgen.model import ModelFiles
 from batchgen.records import Prompt, Row
 from batchgen.sampling import check_sampling
-from batchgen.spec import Job
+from batchgen.spec import Job, unknown_adapter
 from batchgen.steering import Chooser
 from batchgen.template import ChatTemplate, RowTemplate
 from batchgen.tokens import TokenEncoder
@@ -191,9 +191,13 @@ class Renderer:
         if not fields:
             return self._constant_sampling, False
         try:
-            return check_sampling({**self.job.constant_sampling, **fields}), "seed" in fields
+            sampling = check_sampling({**self.job.constant_sampling, **fields})
         except ValueError as error:
             raise BadRow("input", f"sampling: {error}") from None
+        adapter = sampling["adapter"]
+        if adapter is not None and adapter not in self.job.adapters:
+            raise BadRow("input", f"sampling: adapter: {unknown_adapter(adapter, self.job.adapters)}")
+        return sampling, "seed" in fields
 
     def within_context(self, sampling: dict[str, Any], tokens: int) -> dict[str, Any]:
         """`sampling` with max_tokens set to what is left after a prompt of `tokens`. Raises BadRow (too_long)."""

@@ -62,6 +62,7 @@ class Sampling(Spec):
     ignore_eos: bool = Field(False, description="Go on after the end-of-sequence token.")
     include_stop_str_in_output: bool = Field(False, description="Keep the stop string in the answer.")
     skip_special_tokens: bool = Field(True, description="Leave special tokens out of the answer.")
+    adapter: str | None = Field(None, description="LoRA adapter of the row, by its name in model.adapters; null: the bare model.")
     structured_outputs: Annotated[str | None, WithJsonSchema(_CONSTRAINT)] = Field(
         None,
         description="What the answer must be: exactly one of {json: SCHEMA}, {regex: TEXT}, {choice: [TEXT]}, {grammar: TEXT}.",

@@ -86,6 +86,9 @@ class Model(Spec):
         None, description="Path of a Jinja chat template, or `none` for plain completion; default: the model's own."
     )
     chat_template_kwargs: dict[str, Any] = Field({}, description="More variables for the chat template (enable_thinking, label).")
+    adapters: dict[str, str] = Field(
+        {}, description="LoRA adapters by name: directories (PEFT, safetensors) that every node has."
+    )
     trust_remote_code: bool = Field(False, description="Allowed only with `revision` set to a full commit hash.")
 
     @model_validator(mode="after")
@@ -197,6 +200,9 @@ class Job(Spec):
     def _whole(self) -> Job:
         if self.model is None and self.engine.kind != "echo":
             raise ValueError(f"engine.kind {self.engine.kind} needs a model")
+        adapter = self.constant_sampling.get("adapter")
+        if adapter is not None and adapter not in self.adapters:
+            raise ValueError(f"sampling.adapter: {unknown_adapter(adapter, self.adapters)}")
         return self
 
     @field_validator("errors")
@@ -225,6 +231,10 @@ class Job(Spec):
     @property
     def sampling_columns(self) -> dict[str, str]:
         return {key: entry["column"] for key, entry in self.sampling.items() if _is_column(entry)}
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        return self.model.adapters if self.model else {}
 
     @property
     def schema_names(self) -> tuple[str, ...]:
@@ -288,6 +298,10 @@ class Job(Spec):
         if isinstance(whole["input"]["keep"], list):
             whole["input"]["keep"] = sorted(whole["input"]["keep"])
         return flatten(whole)
+
+
+def unknown_adapter(name: str, adapters: Mapping[str, str]) -> str:
+    return f"no {name!r} in model.adapters (it has {', '.join(adapters) or 'none'})"
 
 
 def _is_column(entry: object) -> bool:

@@ -176,3 +176,28 @@ def test_a_chat_template_that_is_not_utf8_is_refused(folder: Path) -> None:
     (folder / "other.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(ModelError, match=r"other\.jinja"):
         load_model(Model(source=str(folder), chat_template=str(folder / "other.jinja")))
+
+
+def test_an_adapter_is_part_of_what_the_model_is(folder: Path) -> None:
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 4}')
+    named = Model(source=str(folder), adapters={"a": str(adapter)})
+    with pytest.raises(
+        ModelError, match=r"model\.adapters\.a .*/adapter: no LoRA adapter there; it has adapter_config\.json and"
+    ):
+        load_model(named)
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    first = load_model(named)
+    assert (first.adapters["a"].number, first.adapters["a"].rank) == (1, 4)
+    (adapter / "adapter_model.safetensors").write_bytes(b"others!")
+    assert load_model(named).identity["adapters"] != first.identity["adapters"]
+
+
+def test_an_adapter_with_pickled_weights_is_none(folder: Path) -> None:
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 4}')
+    (adapter / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match="no LoRA adapter there"):
+        load_model(Model(source=str(folder), adapters={"a": str(adapter)}))

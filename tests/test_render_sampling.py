@@ -102,3 +102,12 @@ def test_a_null_seed_stays_null() -> None:
     prompt = one(bare(sampling={"seed": None}), prompt="a", sampling={"temperature": 0.5})
     assert prompt.sampling is not None
     assert prompt.sampling["seed"] is None
+
+
+def test_a_row_may_name_an_adapter_that_the_job_has_and_no_path() -> None:
+    renderer = bare(model={"source": "m", "adapters": {"odd": "adapters/odd"}})
+    sampling = one(renderer, prompt="a", sampling={"adapter": "odd"}).sampling
+    assert sampling is not None
+    assert sampling["adapter"] == "odd"
+    code, detail = error_of(one(renderer, prompt="a", sampling={"adapter": "adapters/odd"}))
+    assert (code, detail) == ("input", "in.jsonl:1: sampling: adapter: no 'adapters/odd' in model.adapters (it has odd)")

@@ -57,3 +57,7 @@ def test_samples_are_the_constant_n():
     assert Job.parse(fields()).samples == 1
     assert Job.parse(fields(sampling={"n": 4})).samples == 4
     assert Job.parse(fields(sampling={"n": {"column": "n"}})).samples == 1
+
+
+def test_an_adapter_that_the_job_does_not_have_is_refused():
+    assert refusal(fields(sampling={"adapter": "odd"})) == "job: sampling.adapter: no 'odd' in model.adapters (it has none)"

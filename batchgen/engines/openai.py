@@ -2,7 +2,8 @@
 
 Nothing is rendered here: the endpoint applies its own template. The conversation travels through the pipeline as its JSON
 (model.HOSTED_TEMPLATE, a token a byte), and token counts are the endpoint's. Retries, backoff and Retry-After are the openai
-client's. The key comes from the environment variable that `engine.options.api_key_env` names, and from nowhere else.
+client's. A row's adapter is a model of that name at the endpoint. The key comes from the environment variable that
+`engine.options.api_key_env` names, and from nowhere else.
 
 A request that the endpoint refuses is an error row; an endpoint that is not there or refuses the key is a dead engine.
 """
@@ -87,7 +88,9 @@ class OpenAIEngine:
     async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
         messages = orjson.loads(bytes(token_ids))
         try:
-            done = await self._client.chat.completions.create(model=self._model, messages=messages, **self._parameters(sampling))
+            done = await self._client.chat.completions.create(
+                model=sampling["adapter"] or self._model, messages=messages, **self._parameters(sampling)
+            )
         except (self._openai.APITimeoutError, self._openai.APIStatusError) as error:
             if isinstance(error, self._openai.AuthenticationError | self._openai.PermissionDeniedError):
                 raise EngineError(f"{self.options.base_url}: {words(error)}") from None

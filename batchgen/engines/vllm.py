@@ -19,6 +19,7 @@ from batchgen.spec import Job
 
 _RESERVED = ("model", "revision", "tensor_parallel_size", "pipeline_parallel_size", "trust_remote_code")
 _PICKLES = ("pt", "npcache")
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM allocates
 
 
 def runs_on_cpu() -> bool:
@@ -43,6 +44,14 @@ class VllmEngine:
         if runs_on_cpu():
             # A seeded row whose prefill is cut in two kills the CPU worker: "CPU Generator does not use offset".
             options.setdefault("enable_chunked_prefill", False)
+        self._adapters = model.adapters
+        if model.adapters:
+            needed = max(adapter.rank for adapter in model.adapters.values())
+            rank = next((rank for rank in _LORA_RANKS if rank >= needed), needed)
+            options = {"enable_lora": True, "max_lora_rank": rank, "max_loras": min(len(model.adapters), 8), **options}
+            if runs_on_cpu():
+                # A row without an adapter has index -1, which the CPU's kernels take for the last slot: it must stay empty.
+                options["max_loras"] = max(options["max_loras"], len(model.adapters) + 1)
         self._arguments: dict[str, Any] = {
             "load_format": "safetensors",
             "disable_log_stats": True,
@@ -65,13 +74,14 @@ class VllmEngine:
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.inputs import tokens_input
+            from vllm.lora.request import LoRARequest
             from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
             from vllm.v1.engine.async_llm import AsyncLLM
             from vllm.v1.engine.exceptions import EngineDeadError
         except ImportError as error:
             raise EngineError(f"vLLM cannot be imported: {error}", "install batchgen[vllm] on every node") from error
         self._prompt, self._params, self._kind = tokens_input, SamplingParams, RequestOutputKind
-        self._constraint = StructuredOutputsParams
+        self._constraint, self._lora = StructuredOutputsParams, LoRARequest
         self._dead = EngineDeadError
         try:
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
@@ -94,11 +104,14 @@ class VllmEngine:
         final: Any = None
         try:
             # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
-            constraint = sampling["structured_outputs"]
+            sampling = dict(sampling)
+            adapter, constraint = sampling.pop("adapter"), sampling["structured_outputs"]
             if constraint is not None:
-                sampling = {**sampling, "structured_outputs": self._constraint(**orjson.loads(constraint))}
+                sampling["structured_outputs"] = self._constraint(**orjson.loads(constraint))
+            lora = None if adapter is None else self._lora(adapter, self._adapters[adapter].number, self._adapters[adapter].path)
             params = self._params(**sampling, output_kind=self._kind.FINAL_ONLY, skip_clone=True)
-            async for output in self._engine.generate(self._prompt(token_ids), params, request, priority=place):
+            prompt = self._prompt(token_ids)
+            async for output in self._engine.generate(prompt, params, request, lora_request=lora, priority=place):
                 final = output
         except self._dead as error:
             raise EngineError(f"vLLM died: {error}") from error

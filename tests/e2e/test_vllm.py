@@ -9,8 +9,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import pyarrow.dataset as ds
 import pytest
+from safetensors.numpy import save_file
 
 import batchgen
 from batchgen.store import open_store
@@ -34,6 +36,8 @@ SPECIAL: list[dict[str, Any]] = [
     {"name": "grammar", "ask": ["Yes or no?"], "sampling": {"structured_outputs": {"grammar": 'root ::= "yes" | "no"'}}},
     {"name": "json", "ask": ["An object?"], "sampling": {"structured_outputs": {"json": OBJECT}}},
     {"name": "bad regex", "ask": ["A number?"], "sampling": {"structured_outputs": {"regex": "("}}},
+    {"name": "adapted", "ask": ["Tell me about tea."], "sampling": {"adapter": "odd"}},
+    {"name": "no such adapter", "ask": ["Tell me about ships."], "sampling": {"adapter": "even"}},
     {"name": "long", "ask": ["Tell me about " + "tea and rain and " * 60 + "cats."]},
     {"name": "too long", "ask": ["word " * 3000]},
 ]
@@ -49,7 +53,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     job = {
         "input": {"path": str(folder / "in.jsonl"), "turns": "ask", "id": "name", "system": {"column": "say"}},
         "attributes": {"schema": "karakuri", "sweep": {"verbosity": [0, 1, 2, 3, 4]}},
-        "model": {"source": str(folder / "model")},
+        "model": {"source": str(folder / "model"), "adapters": {"odd": str(make_adapter(folder / "adapter"))}},
         "engine": {
             "tensor_parallel_size": 2,
             "options": {
@@ -75,6 +79,29 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     assert report["cached_tokens"] >= 4 * 128, "four of the long prompt's five variants find its first block (128 tokens)"
     found: Rows = ds.dataset(folder / "out/data").to_table().to_pylist()
     return found
+
+
+def make_adapter(folder: Path) -> Path:
+    """A LoRA adapter for the tiny model's query projections, of random numbers large enough to be heard."""
+    config = json.loads((ROOT / "jobs/models/tiny-karakuri/config.json").read_text())
+    dice, width = np.random.default_rng(0), config["hidden_size"]
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{name}.lora_A.weight"] = dice.standard_normal((4, width), np.float32)
+        tensors[f"{name}.lora_B.weight"] = dice.standard_normal((width, 4), np.float32)
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    fields = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj"],
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
+    return folder
 
 
 def named(answers: Rows, name: str) -> Rows:
@@ -133,7 +160,7 @@ def test_a_rows_own_sampling_wins(answers: Rows) -> None:
 
 
 def test_bad_rows_are_typed_errors_and_the_rest_is_ok(answers: Rows) -> None:
-    bad = {"too long": "too_long", "bad value": "input", "bad regex": "engine_rejected"}
+    bad = {"too long": "too_long", "bad value": "input", "bad regex": "engine_rejected", "no such adapter": "input"}
     assert {row["id"]: row["error_code"] for row in answers if row["status"] == "error"} == bad
     assert all("regex" in row["error_detail"] for row in named(answers, "bad regex"))
 
@@ -144,3 +171,12 @@ def test_an_answer_is_what_the_rows_constraint_allows(answers: Rows) -> None:
     assert all(re.fullmatch("[0-9]{3}-[a-c]!", row["response"]) for row in named(answers, "regex"))
     assert all(json.loads(row["response"])["sure"] in (True, False) for row in named(answers, "json"))
     assert len(named(answers, "json")) == 5
+
+
+def test_a_rows_adapter_changes_its_answer_and_no_other(answers: Rows) -> None:
+    adapted, plain = named(answers, "adapted"), named(answers, "plain tea")
+    assert {row["sampling"]["adapter"] for row in adapted} == {"odd"}
+    assert {row["sampling"]["adapter"] for row in plain} == {None}
+    assert all(one["response"] != other["response"] for one, other in zip(adapted, plain, strict=True))
+    assert all("tea" in row["response"].lower() for row in plain), [row["response"] for row in plain]
+    assert "model.adapters (it has odd)" in named(answers, "no such adapter")[0]["error_detail"]
