@@ -137,7 +137,7 @@ def faulty(folder: Path, traps: Traps) -> int:
 
 
 def resumed(folder: Path) -> int:
-    """The run after the fault, and the promises."""
+    """The run after the fault, and the promises. That the fault has come is known by now (`faulty`, or the signal)."""
     reader = Reader(open_store(str(folder / "out")))
     reader.poll()
     committed = commit.committed(reader.store)

@@ -72,6 +72,7 @@ class Scenario:
     def play(self) -> None:
         world = self.world
         world.failures = self.dice.choice((0.0, 0.005, 0.02, 0.05))
+        self.troubled = world.failures > 0.01  # in a world that means less ill it may happen that nothing happens
         for number in range(self.users):
             world.spawn(world.process(f"user {number}"), lambda number=number: self.use(number))
         world.spawn(world.process("reader"), self.read)
@@ -168,7 +169,7 @@ class Scenario:
         return self.dice.choice(known) if known else None
 
     def judge(self) -> None:
-        check(self.reader, self.expected, fired=1)
+        check(self.reader, self.expected, self.world.fired.total() if self.troubled else None)
 
 
 def play(seed: int) -> Counter[str]:
