@@ -13,7 +13,9 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from outputs import Output
 
+from batchgen import rows
 from batchgen.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
@@ -283,3 +285,20 @@ def test_an_input_without_rows_is_a_mistake_in_check_too(folder: Path, override:
 
 def test_an_option_that_echo_does_not_have_is_found_by_check(folder: Path) -> None:
     assert "engine.options.latncy" in mistake(check(folder, "engine.options={latncy: 1}"))
+
+
+def test_export_says_what_it_wrote_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    Output(tmp_path)
+    done = batchgen(tmp_path, "export", "out", "--to", "files", "--format", "openai")
+    assert done.stdout.splitlines() == ["files/output.jsonl: 24 lines", "files/errors.jsonl: 7 lines"]
+    assert mistake(batchgen(tmp_path, "export", "out", "--to", "x", "--format", "xml")) == (
+        "error: --format xml: expected one of jsonl, openai"
+    )
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_rows_of_an_output_are_read_from_its_path(tmp_path: Path) -> None:
+    Output(tmp_path)
+    found = list(rows(str(tmp_path / "out")))
+    assert len(found) == 62
+    assert [row["row"] for row in found] == sorted(row["row"] for row in found)
