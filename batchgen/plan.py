@@ -20,11 +20,12 @@ import xxhash
 
 from batchgen import carry, planfile, read, source, tables
 from batchgen.errors import InputError, JobError, OutputConflict
+from batchgen.input import Input
 from batchgen.jobfile import Column
 from batchgen.records import Shard, Span, carried_name
 from batchgen.scan import Rows, scan, text_digest
 from batchgen.sizes import Sizes, span_sizes
-from batchgen.spec import Input, Job
+from batchgen.spec import Job
 from batchgen.store import Store
 from batchgen.template import RowTemplate
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from batchgen import carry, openai_batch, source, tables
 from batchgen.errors import BadRow, InputError, RowError, place, words
+from batchgen.input import Input
 from batchgen.records import Row, Shard, Span, carried_name
-from batchgen.spec import Input
 
 CHUNK = 4 * 2**20
 CODECS = {".gz": "gzip", ".zst": "zstd"}

@@ -12,6 +12,7 @@ import xxhash
 from pydantic import Field, model_validator
 
 from batchgen import attributes as attrs
+from batchgen import tables
 from batchgen.errors import InputError, words
 from batchgen.jobfile import MOST, Spec
 
@@ -204,8 +205,6 @@ def _names(schema: Any) -> tuple[str, ...]:
 
 def _combinations(path: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """The combinations in a file's rows, in order of appearance, and how often each is there. Raises ValueError."""
-    from batchgen import tables  # which needs the job's fields, and so this module
-
     try:
         if path.endswith(".parquet"):
             file, _ = tables.open_parquet(path)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from batchgen import source
 from batchgen.errors import InputError, words
-from batchgen.spec import Input
+from batchgen.input import Input
 
 
 def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:

@@ -9,9 +9,10 @@ import pyarrow as pa
 from planning import make_job
 
 from batchgen import plan, read
+from batchgen.input import Input
 from batchgen.plan import Columns
 from batchgen.records import Row, Shard, Span
-from batchgen.spec import Input, Job
+from batchgen.spec import Job
 
 NONE = pa.schema([])
 

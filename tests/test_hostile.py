@@ -12,7 +12,7 @@ from replicas import answered
 
 from batchgen import plan
 from batchgen.errors import InputError
-from batchgen.spec import Input
+from batchgen.input import Input
 
 TITLE = "\x1b]0;owned\x07\x9b31m"
 
