@@ -37,6 +37,10 @@ _CONSTRAINT: dict[str, Any] = {
 }
 
 
+_LISTS = ("stop", "bad_words")
+"""Fields that take a lone string for a list of one."""
+
+
 class Sampling(Spec):
     """Every field with its default."""
 
@@ -75,7 +79,7 @@ class Sampling(Spec):
         """Integral floats are integers: a Parquet column with nulls has no integers in pandas."""
         return {k: int(v) if k in _INTEGERS and isinstance(v, float) and v.is_integer() else v for k, v in fields.items()}
 
-    @field_validator("stop", "bad_words", mode="before")
+    @field_validator(*_LISTS, mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
@@ -132,7 +136,7 @@ def sampling_json_schema() -> dict[str, Any]:
     column = Column.model_json_schema()
     for name, field in schema["properties"].items():
         schema["properties"][name] = {
-            "anyOf": [field, column],
+            "anyOf": [field, column, *([{"type": "string", "minLength": 1}] if name in _LISTS else [])],
             "description": field["description"],
             "default": field["default"],
         }
