@@ -302,3 +302,9 @@ def test_the_rows_of_an_output_are_read_from_its_path(tmp_path: Path) -> None:
     found = list(rows(str(tmp_path / "out")))
     assert len(found) == 62
     assert [row["row"] for row in found] == sorted(row["row"] for row in found)
+
+
+def test_check_counts_no_tokens_of_an_endpoint(folder: Path) -> None:
+    done = check(folder, "engine.kind=openai", "model.source=hosted")
+    assert done.returncode == 0, done.stderr
+    assert "tokens:" not in done.stdout
