@@ -255,7 +255,7 @@ class Renderer:
             if not ignored:
                 return "model template"
         layout = self.schema.layout
-        if layout is not None:
+        if layout is not None and (layout.template is None or self.job.engine.kind != "openai"):  # which has its own template
             if layout.template is not None:
                 self._template = ChatTemplate(layout.template, self.model.label)
                 self.layout = "schema template"

@@ -206,6 +206,8 @@ def test_an_option_that_there_is_not_is_a_mistake_in_the_job(endpoint: Endpoint,
 def test_attributes_that_the_endpoint_would_not_see_are_refused(endpoint: Endpoint, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the chat template of hosted-model ignores verbosity"):
         answered(tmp_path, endpoint, attributes={"schema": {"names": ["verbosity"]}})
+    with pytest.raises(ModelError, match="ignores helpfulness"):
+        answered(tmp_path, endpoint, attributes={"schema": "karakuri"})
     endpoint.answers = [said("hi")]
     layout = {"names": ["verbosity"], "layout": {"block": " ({pairs})"}}
     answered(tmp_path, endpoint, attributes={"schema": layout, "values": {"verbosity": 3}})
