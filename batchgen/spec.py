@@ -145,6 +145,14 @@ class Job(Spec):
     def _whole(self) -> Job:
         if self.model is None and self.engine.kind != "echo":
             raise ValueError(f"engine.kind {self.engine.kind} needs a model")
+        if self.engine.kind == "openai" and self.model is not None:
+            given = {
+                "model.chat_template": self.model.chat_template,
+                "model.chat_template_kwargs": self.model.chat_template_kwargs,
+                "input.continue_final_message": self.input.continue_final_message,
+            }
+            if ignored := [name for name, value in given.items() if value]:
+                raise ValueError(f"{ignored[0]}: an endpoint applies a template of its own; leave it out")
         adapter = self.constant_sampling.get("adapter")
         if adapter is not None and adapter not in self.adapters:
             raise ValueError(f"sampling.adapter: {unknown_adapter(adapter, self.adapters)}")

@@ -17,6 +17,7 @@ from replicas import blocks, part_bytes, prepared, ran, replica
 from batchgen.engines.openai import OpenAIEngine
 from batchgen.errors import EngineError, JobError, ModelError
 from batchgen.records import Receipt
+from batchgen.spec import Job
 
 KEY = "canary-key"
 SCHEMA = {"name": "answer", "schema": {"type": "object"}, "strict": True}
@@ -212,3 +213,23 @@ def test_attributes_that_the_endpoint_would_not_see_are_refused(endpoint: Endpoi
     layout = {"names": ["verbosity"], "layout": {"block": " ({pairs})"}}
     answered(tmp_path, endpoint, attributes={"schema": layout, "values": {"verbosity": 3}})
     assert endpoint.asked[0]["messages"][0]["content"].endswith("(verbosity: 3)")
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("model", "chat_template", "x.jinja"),
+        ("model", "chat_template_kwargs", {"label": "x"}),
+        ("input", "continue_final_message", True),
+    ],
+)
+def test_what_only_a_template_of_ours_could_honour_is_refused(section: str, field: str, value: Any) -> None:
+    fields: dict[str, Any] = {
+        "input": {"path": "x", "messages": "m"},
+        "model": {"source": "hosted"},
+        "engine": {"kind": "openai"},
+        "output": {"path": "o"},
+    }
+    fields[section][field] = value
+    with pytest.raises(JobError, match=rf"{section}\.{field}: an endpoint applies a template of its own; leave it out"):
+        Job.parse(fields)
