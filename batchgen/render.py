@@ -7,26 +7,24 @@ that what `check --prompts` shows is what the model reads.
 from __future__ import annotations
 
 import array
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import orjson
 import xxhash
 
 from batchgen.attributes import Schema
+from batchgen.conversation import Conversations, kind
 from batchgen.errors import BadRow, ModelError, RowError, place
-from batchgen.jobfile import Column
 from batchgen.model import ModelFiles
 from batchgen.records import Prompt, Row
 from batchgen.sampling import check_sampling
 from batchgen.spec import Job, unknown_adapter
-from batchgen.steering import Chooser
-from batchgen.template import ChatTemplate, RowTemplate
+from batchgen.template import ChatTemplate
 from batchgen.tokens import TokenEncoder
+from batchgen.values import Values
 
 LayoutKind = Literal["model template", "schema template", "schema block", "none"]
 UNBOUNDED_ANSWER = 128
-_ROLES = ("system", "developer", "user", "assistant", "tool", "label")
 
 
 class Renderer:
@@ -39,14 +37,12 @@ class Renderer:
     def __init__(self, job: Job, model: ModelFiles) -> None:
         self.job = job
         self.model = model
-        self.schema: Schema | None = job.attributes.schema if job.attributes else None
         self.context: int | None = job.engine.options.get("max_model_len") or model.context
-        self._columns = job.attributes.column_of() if job.attributes else {}
+        self._values = Values(job.attributes)
+        self._conversations = Conversations(job.input, self._values.names)
         self._constant_sampling = check_sampling(job.constant_sampling)
-        self._values_of = Chooser(job.attributes)
         self._tokens = TokenEncoder(model)
         self._template = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
-        self._text = RowTemplate(job.input.template) if job.input.template is not None else None
         self._continues = job.input.continue_final_message is True
         self._arguments = dict(job.model.chat_template_kwargs) if job.model else {}
         self.layout: LayoutKind = self._choose_layout()
@@ -62,10 +58,8 @@ class Renderer:
     @property
     def needed(self) -> set[str]:
         """The input columns that rendering reads."""
-        spec = self.job.input
-        named = {spec.id, spec.prompt, spec.messages, spec.turns, "sampling", getattr(spec.system, "column", None)}
-        of_text = self._text.columns if self._text else ()
-        return {name for name in named if name} | {*of_text, *self.job.sampling_columns.values(), *self._columns.values()}
+        named = {self.job.input.id, "sampling", *self.job.sampling_columns.values(), *self._values.columns.values()}
+        return {name for name in named if name} | self._conversations.columns
 
     def prompts(self, row: Row, shard: str) -> list[Prompt]:
         """The prompts of a row, one per variant; a bad row becomes error prompts. Never raises for a row."""
@@ -81,14 +75,14 @@ class Renderer:
         return [Prompt(row.ordinal, variant, name, sampling=None, error=error, **blank) for variant in range(self.job.variants)]
 
     def _prompts(self, ordinal: int, data: dict[str, Any], shard: str) -> list[Prompt]:
-        messages, turns = self._conversation(data)
-        own = self._row_values(data)
+        messages, turns = self._conversations.read(data)
+        own = self._values.own(data)
         sampling, row_seed = self._sampling(data)
         made = []
         roles = {message["role"] for message in messages}
-        for number, variant in enumerate(self._values_of(shard, ordinal)):
-            steered = self._steer(messages, own, variant)
-            values = {name: steered[-1][name] for name in self.schema.names} if self.schema and "user" in roles else None
+        for number, variant in enumerate(self._values.variants(shard, ordinal)):
+            steered = self._values.steer(messages, own, variant)
+            values = self._values.of(steered[-1]) if self._values.names and "user" in roles else None
             error, text, ids = None, "", list[int]()
             seeded = sampling
             try:
@@ -117,75 +111,19 @@ class Renderer:
 
     def continued(self, messages: list[dict[str, Any]], answer: str, turn: str) -> list[dict[str, Any]]:
         """The conversation after the model's answer and the next scripted user turn, with the same values."""
-        values = {name: messages[-1][name] for name in self.schema.names} if self.schema else {}
+        values = self._values.of(messages[-1])
         return [*messages, {"role": "assistant", "content": answer, **values}, {"role": "user", "content": turn, **values}]
 
     def _id(self, data: dict[str, Any]) -> str | None:
         value = data.get(self.job.input.id) if self.job.input.id else None
         return None if value is None else str(value)
 
-    def _conversation(self, data: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-        spec = self.job.input
-        system = spec.system
-        if isinstance(system, Column):
-            system = data.get(system.column)
-            if system is not None and not isinstance(system, str):
-                raise BadRow("input", f"system must be a string, not {_kind(system)}")
-        column = spec.prompt or spec.messages or spec.turns or "template"
-        value = data.get(column) if self._text is None else self._text.render(data)
-        if value is None:
-            raise BadRow("input", f"{column} is {'null' if column in data else 'missing'}")
-        turns: list[str] = []
-        if spec.messages:
-            messages = _messages(value, column, self.schema.names if self.schema else ())
-            wanted = "user" if spec.continue_final_message is None else "assistant"
-            if messages[-1]["role"] != wanted:
-                raise BadRow("input", f"{column}: the last message must be the {wanted}'s, not the {messages[-1]['role']}'s")
-        elif spec.turns:
-            if not isinstance(value, list) or not value or not all(isinstance(turn, str) for turn in value):
-                raise BadRow("input", f"{column} must be a list of at least one string")
-            messages, turns = [{"role": "user", "content": value[0]}], value[1:]
-        else:
-            if not isinstance(value, str):
-                raise BadRow("input", f"{column} must be a string, not {_kind(value)}")
-            messages = [{"role": "user", "content": value}]
-        if system and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": system})
-        return messages, turns
-
-    def _row_values(self, data: dict[str, Any]) -> dict[str, int]:
-        if self.schema is None:
-            return {}
-        return self._checked({name: data.get(column) for name, column in self._columns.items()})
-
-    def _checked(self, values: Mapping[str, object]) -> dict[str, int]:
-        assert self.schema is not None
-        try:
-            return self.schema.check(values)
-        except ValueError as error:
-            raise BadRow("input", f"attribute {error}") from None
-
-    def _steer(self, messages: list[dict[str, Any]], own: dict[str, int], variant: dict[str, int]) -> list[dict[str, Any]]:
-        """Put the values into every user message, default < job < row < the message's own < sweep, and into its answer."""
-        if self.schema is None or self.job.attributes is None:
-            return messages
-        row = {**self.schema.defaults, **self.schema.check(self.job.attributes.values), **own}
-        steered = []
-        values: dict[str, int] = {}
-        for message in messages:
-            if message["role"] == "user":
-                of_message = self._checked({k: message[k] for k in self.schema.names if k in message})
-                values = {**row, **of_message, **variant}
-            carried = {} if message["role"] == "system" else values  # an answer's are those of what it answers
-            steered.append({"role": message["role"], "content": message["content"], **carried})
-        return steered
-
     def _sampling(self, data: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """The row's sampling, and whether the seed is the row's own."""
         columns = self.job.sampling_columns
         own = data.get("sampling")
         if own is not None and not isinstance(own, dict):
-            raise BadRow("input", f"sampling must be a struct, not {_kind(own)}")
+            raise BadRow("input", f"sampling must be a struct, not {kind(own)}")
         given = [*((key, data.get(column)) for key, column in columns.items()), *(own or {}).items()]
         fields = {key: value for key, value in given if value is not None}
         if not fields:
@@ -226,19 +164,20 @@ class Renderer:
         if self._template is None:
             return "\n\n".join(message["content"] for message in messages)
         variables: dict[str, Any] = dict(self.model.special)
-        if self.schema:
+        if self._values.names:
             # Some templates read the values from their arguments instead of the message.
-            values = {name: messages[-1].get(name) for name in self.schema.names}
-            variables = {**values, "attribute_names": list(self.schema.names), **variables}
+            values = {name: messages[-1].get(name) for name in self._values.names}
+            variables = {**values, "attribute_names": list(self._values.names), **variables}
         return self._template.render(messages, {**self._arguments, **variables}, answering)
 
     def _with_block(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        assert self.schema is not None
-        assert self.schema.layout is not None
-        layout = self.schema.layout
+        schema = self._values.schema
+        assert schema is not None
+        assert schema.layout is not None
+        layout = schema.layout
         last = max(i for i, m in enumerate(messages) if m["role"] == "user")
         return [
-            {**m, "content": layout.apply(m["content"], {name: m[name] for name in self.schema.names})}
+            {**m, "content": layout.apply(m["content"], self._values.of(m))}
             if m["role"] == "user" and (layout.turns == "all" or i == last)
             else m
             for i, m in enumerate(messages)
@@ -246,33 +185,33 @@ class Renderer:
 
     def _choose_layout(self) -> LayoutKind:
         """Render one row with each attribute changed in turn; take the first layout that honours them all."""
-        if self.schema is None:
+        schema = self._values.schema
+        if schema is None:
             return "none"
         ignored: list[str] = []
         if self._template is not None:
             self.layout = "model template"
-            ignored = self._ignored()
+            ignored = self._ignored(schema)
             if not ignored:
                 return "model template"
-        layout = self.schema.layout
+        layout = schema.layout
         if layout is not None and (layout.template is None or self.job.engine.kind != "openai"):  # which has its own template
             if layout.template is not None:
                 self._template = ChatTemplate(layout.template, self.model.label)
                 self.layout = "schema template"
             else:
                 self.layout = "schema block"
-            ignored = self._ignored()
+            ignored = self._ignored(schema)
             if not ignored:
                 return self.layout
         raise ModelError(
-            f"the chat template of {self.model.label} ignores {', '.join(ignored or self.schema.names)}: the prompt stays the "
+            f"the chat template of {self.model.label} ignores {', '.join(ignored or schema.names)}: the prompt stays the "
             "same whatever the value",
             "use a template that reads them from the message or its arguments (model.chat_template), or give "
             "attributes.schema a layout",
         )
 
-    def _ignored(self) -> list[str]:
-        assert self.schema is not None
+    def _ignored(self, schema: Schema) -> list[str]:
 
         def probe(values: dict[str, int]) -> str:
             try:
@@ -280,9 +219,9 @@ class Renderer:
             except BadRow as error:
                 raise ModelError(f"{self.model.label}: {error}", "give another model.chat_template") from None
 
-        base = probe(self.schema.defaults)
-        others = {a.name: a.low if a.default != a.low else a.high for a in self.schema.attributes if a.low != a.high}
-        return [name for name, value in others.items() if probe({**self.schema.defaults, name: value}) == base]
+        base = probe(schema.defaults)
+        others = {a.name: a.low if a.default != a.low else a.high for a in schema.attributes if a.low != a.high}
+        return [name for name, value in others.items() if probe({**schema.defaults, name: value}) == base]
 
 
 def prompt_hash(ids: list[int]) -> str:
@@ -293,23 +232,3 @@ def prompt_hash(ids: list[int]) -> str:
 def derive_seed(seed: int, shard: str, ordinal: int, variant: int) -> int:
     """A row's seed: 63 bits of xxh3 over the job's seed and the row's name; independent of placement."""
     return xxhash.xxh3_64_intdigest(orjson.dumps([seed, shard, ordinal, variant])) >> 1
-
-
-def _messages(value: object, column: str, extra: tuple[str, ...]) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not value:
-        raise BadRow("input", f"{column} must be a list of at least one message")
-    messages = []
-    for number, message in enumerate(value, 1):
-        if not isinstance(message, dict):
-            raise BadRow("input", f"{column}: message {number} must be a struct, not {_kind(message)}")
-        role, content = message.get("role"), message.get("content")
-        if role not in _ROLES:
-            raise BadRow("input", f"{column}: message {number}: role {role!r} is not one of {', '.join(_ROLES)}")
-        if not isinstance(content, str):
-            raise BadRow("input", f"{column}: message {number}: content must be a string, not {_kind(content)}")
-        messages.append({"role": role, "content": content} | {k: message[k] for k in extra if k in message})
-    return messages
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__

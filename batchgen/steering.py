@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import random
+import functools
 from collections import Counter
 from typing import Annotated, Any, Literal
 
 import orjson
-import xxhash
 from pydantic import Field, model_validator
 
 from batchgen import attributes as attrs
@@ -142,7 +140,7 @@ class Attributes(Spec):
             if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
                 raise ValueError(f"{where}: combination {number}: {WEIGHT} {weight!r} is not a number over 0")
 
-    @property
+    @functools.cached_property
     def schema(self) -> attrs.Schema:  # type: ignore[override]
         if not isinstance(self.schema_, str):
             return self.schema_.build()
@@ -153,17 +151,18 @@ class Attributes(Spec):
     @property
     def variants(self) -> int:
         """How many prompts a row makes."""
-        return self.sample.k if self.sample is not None else len(self._points)
+        return self.sample.k if self.sample is not None else len(self.points)
 
     @property
     def varied(self) -> list[str]:
         """Names of the attributes in which the variants of a row differ."""
         if self.sample is not None:
             return list(dict.fromkeys(name for point in self.sample.from_ for name in point if name != WEIGHT))
-        return list(dict.fromkeys(name for point in self._points for name in point))
+        return list(dict.fromkeys(name for point in self.points for name in point))
 
-    @property
-    def _points(self) -> list[dict[str, int]]:
+    @functools.cached_property
+    def points(self) -> list[dict[str, int]]:
+        """The values of each variant of a sweep, checked; one without any where there is no sweep."""
         points = self.sweep if isinstance(self.sweep, list) and self.sweep else attrs.sweep(self.sweep or {})  # type: ignore[arg-type]
         return [self.schema.check(point) for point in points]
 
@@ -173,26 +172,6 @@ class Attributes(Spec):
             return {}
         renamed = self.columns if isinstance(self.columns, dict) else {}
         return {name: renamed.get(name, name) for name in self.schema.names}
-
-
-class Chooser:
-    """The values that make the variants of a row."""
-
-    def __init__(self, attributes: Attributes | None) -> None:
-        self._points: list[dict[str, int]] = [{}]
-        self._draw = attributes.sample if attributes else None
-        if attributes is not None and self._draw is not None:
-            rows: Any = self._draw.from_
-            self._points = [attributes.schema.check({k: v for k, v in row.items() if k != WEIGHT}) for row in rows]
-            self._weights = list(itertools.accumulate(row.get(WEIGHT, 1) for row in rows))
-        elif attributes is not None:
-            self._points = attributes._points
-
-    def __call__(self, shard: str, ordinal: int) -> list[dict[str, int]]:
-        if self._draw is None:
-            return self._points
-        dice = random.Random(xxhash.xxh3_64_intdigest(orjson.dumps([self._draw.seed, shard, ordinal])))
-        return dice.choices(self._points, cum_weights=self._weights, k=self._draw.k)
 
 
 def _names(schema: Any) -> tuple[str, ...]:

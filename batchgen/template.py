@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -58,7 +58,7 @@ class RowTemplate:
         except jinja2.TemplateError as error:
             raise ValueError(str(error)) from None
 
-    def render(self, row: dict[str, Any]) -> str:
+    def render(self, row: Mapping[str, Any]) -> str:
         """The text of a row. Raises BadRow (render)."""
         return _render(self._template, {name: row[name] for name in self.columns if name in row}, "input.template")
 

@@ -15,7 +15,7 @@ from rendering import bare, prompts
 from replicas import answered
 
 from batchgen.spec import Job
-from batchgen.steering import Chooser
+from batchgen.values import Chooser
 
 POINTS = [{"verbosity": 0}, {"verbosity": 4, "humor": 4}, {"humor": 2.0}]
 ROWS = [{"verbosity": 4, "humor": 0}] * 3 + [{"verbosity": 0, "humor": 1}] + [{"text": "no attribute"}, {"verbosity": None}]

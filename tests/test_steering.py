@@ -7,7 +7,7 @@ from rendering import TWO, make_job
 from batchgen.attributes import BUILT_IN
 from batchgen.errors import JobError
 from batchgen.spec import Job
-from batchgen.steering import Chooser
+from batchgen.values import Chooser
 
 
 @pytest.mark.parametrize("value", [5, -1, 2.5, "high", True])
