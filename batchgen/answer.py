@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from batchgen.content import as_text, images
 from batchgen.engines import Engine
 from batchgen.errors import BadRow, EngineError, RowError, TooManyErrors, place
 from batchgen.parse import Parser
@@ -77,7 +78,7 @@ class Answerer:
         row = asked.row
         talks = [self._talk(asked) for _ in range(samples)]
         try:
-            outputs = await self._generate(row["token_ids"], sampling, asked.queue_place)
+            outputs = await self._generate(row["token_ids"], sampling, asked.queue_place, images(talks[0].messages))
         except BadRow as bad:
             for talk in talks:
                 talk.error = asked.error(bad)
@@ -106,7 +107,8 @@ class Answerer:
                 assert talk.output is not None
                 talk.messages = self.renderer.continued(talk.messages, talk.output.text, turn)
                 _, ids = self.renderer.encode(talk.messages)
-                [output] = await self._generate(ids, self.renderer.within_context(sampling, len(ids)), asked.queue_place)
+                sampled = self.renderer.within_context(sampling, len(ids))
+                [output] = await self._generate(ids, sampled, asked.queue_place, images(talk.messages))
                 talk.add(output, ids)
         except BadRow as bad:
             talk.error = asked.error(bad)
@@ -133,9 +135,9 @@ class Answerer:
             talk.attempt, talk.sampling = attempt, sampling
         return talk
 
-    async def _generate(self, ids: list[int], sampling: dict[str, Any], queue_place: int) -> list[Output]:
+    async def _generate(self, ids: list[int], sampling: dict[str, Any], queue_place: int, pictures: list[str]) -> list[Output]:
         self._serial += 1
-        outputs = await self.engine.generate(str(self._serial), ids, sampling, queue_place)
+        outputs = await self.engine.generate(str(self._serial), ids, sampling, queue_place, pictures)
         if len(outputs) != sampling["n"]:
             raise EngineError(f"the engine answered {len(outputs)} times instead of {sampling['n']}")
         return outputs
@@ -194,7 +196,7 @@ class _Talk:
         return (self.messages[-1]["content"] if self.continues else "") + self.output.text
 
     def add(self, output: Output, ids: list[int]) -> None:
-        self.output, self.digest = output, prompt_hash(ids)
+        self.output, self.digest = output, prompt_hash(ids, images(self.messages))
         self.prompt_tokens += len(ids) if output.prompt_tokens is None else output.prompt_tokens
         self.completion_tokens += output.tokens
         self.cached_tokens += output.cached_tokens
@@ -204,7 +206,7 @@ class _Talk:
     def completion(self, prompt: int, sample: int, seconds: float) -> Completion:
         done = self.output if self.error is None or self.error.code == "parse" else None
         text = None if done is None else self.answer
-        messages = self.messages
+        messages = [{"role": message["role"], "content": as_text(message["content"])} for message in self.messages]
         if text is not None:
             messages = [*messages[: -1 if self.continues else None], {"role": self.role, "content": text}]
         return Completion(

@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from batchgen.content import Content
+
 
 @dataclass(frozen=True)
 class Attribute:
@@ -59,12 +61,15 @@ class Layout:
     where: Literal["suffix", "prefix"] = "suffix"
     turns: Literal["all", "last"] = "all"
 
-    def apply(self, text: str, values: Mapping[str, int]) -> str:
-        """`text` with the block of `values` beside it."""
+    def apply(self, content: Content, values: Mapping[str, int]) -> Content:
+        """A message's content with the block of `values` beside it."""
         assert self.block is not None
         pairs = self.separator.join(self.pair.format(name=k, value=v) for k, v in values.items())
         block = self.block.replace("{pairs}", pairs)
-        return text + block if self.where == "suffix" else block + text
+        if isinstance(content, str):
+            return content + block if self.where == "suffix" else block + content
+        part = {"type": "text", "text": block}
+        return [*content, part] if self.where == "suffix" else [part, *content]
 
 
 @dataclass(frozen=True)

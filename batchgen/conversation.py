@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batchgen.content import read_content
 from batchgen.errors import BadRow
 from batchgen.input import Input
 from batchgen.jobfile import Column
@@ -44,6 +45,8 @@ class Conversations:
             wanted = "user" if spec.continue_final_message is None else "assistant"
             if messages[-1]["role"] != wanted:
                 raise BadRow("input", f"{column}: the last message must be the {wanted}'s, not the {messages[-1]['role']}'s")
+            if spec.continue_final_message and not isinstance(messages[-1]["content"], str):
+                raise BadRow("input", f"{column}: the last message, which is to be continued, has an image")
         elif spec.turns:
             if not isinstance(value, list) or not value or not all(isinstance(turn, str) for turn in value):
                 raise BadRow("input", f"{column} must be a list of at least one string")
@@ -67,9 +70,13 @@ def _messages(value: object, column: str, extra: tuple[str, ...]) -> list[dict[s
         role, content = message.get("role"), message.get("content")
         if role not in _ROLES:
             raise BadRow("input", f"{column}: message {number}: role {role!r} is not one of {', '.join(_ROLES)}")
-        if not isinstance(content, str):
-            raise BadRow("input", f"{column}: message {number}: content must be a string, not {kind(content)}")
-        messages.append({"role": role, "content": content} | {k: message[k] for k in extra if k in message})
+        try:
+            read = read_content(content)
+        except BadRow as bad:
+            raise BadRow("input", f"{column}: message {number}: {bad}") from None
+        if read is None:
+            raise BadRow("input", f"{column}: message {number}: content must be a string or a list of parts, not {kind(content)}")
+        messages.append({"role": role, "content": read} | {k: message[k] for k in extra if k in message})
     return messages
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,9 @@ class Guard:
             task.cancel()
         await self._engine.stop()
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(
+        self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
+    ) -> list[Output]:
         """As Engine.generate; raises BadRow for `engine_crash` and `timeout` too, EngineError when the engine is given up."""
         task = asyncio.current_task()
         assert task is not None
@@ -83,7 +85,7 @@ class Guard:
                 visit.began, visit.taken_out = asyncio.get_running_loop().time(), None
                 self._inside.add(visit)
                 try:
-                    outputs = await self._engine.generate(request, token_ids, sampling, place)
+                    outputs = await self._engine.generate(request, token_ids, sampling, place, images)
                     self._deaths = 0
                     return outputs
                 except (EngineError, asyncio.CancelledError) as error:

@@ -26,7 +26,11 @@ HOSTED_TEMPLATE = (
     "{{ '' if loop.last else ', ' }}{% endfor %}]"
 )
 """The conversation itself, for an endpoint that applies a template of its own."""
-PLAIN = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+PLAIN = (
+    "{% for message in messages %}{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{{ part['text'] if 'text' in part else '<image>' }}{% endfor %}{% endif %}"
+    "{{ '\\n' }}{% endfor %}"
+)
 
 
 @dataclass(frozen=True)

@@ -37,17 +37,7 @@ def request(line: dict[str, Any]) -> dict[str, Any]:
         sampling["logprobs"] = given.get("top_logprobs", 0)
     if constraint := _constraint(given.get("response_format")):
         sampling["structured_outputs"] = constraint
-    messages = body.get("messages")
-    if isinstance(messages, list):
-        messages = [{**m, "content": _text(m.get("content"))} if isinstance(m, dict) else m for m in messages]
-    return {"custom_id": line["custom_id"], "messages": messages, "sampling": sampling}
-
-
-def _text(content: Any) -> Any:
-    """The text of a content that is a list of text parts; anything else as it is."""
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        return "".join(str(part.get("text", "")) for part in content)
-    return content
+    return {"custom_id": line["custom_id"], "messages": body.get("messages"), "sampling": sampling}
 
 
 def _constraint(form: Any) -> dict[str, Any] | None:

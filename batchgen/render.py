@@ -7,12 +7,15 @@ that what `check --prompts` shows is what the model reads.
 from __future__ import annotations
 
 import array
+import functools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import orjson
 import xxhash
 
 from batchgen.attributes import Schema
+from batchgen.content import check_inline, images, with_marks
 from batchgen.conversation import Conversations, kind
 from batchgen.errors import BadRow, ModelError, RowError, place
 from batchgen.model import ModelFiles
@@ -43,6 +46,7 @@ class Renderer:
         self._constant_sampling = check_sampling(job.constant_sampling)
         self._tokens = TokenEncoder(model)
         self._template = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
+        self._hosted = job.engine.kind == "openai"
         self._continues = job.input.continue_final_message is True
         self._arguments = dict(job.model.chat_template_kwargs) if job.model else {}
         self.layout: LayoutKind = self._choose_layout()
@@ -76,6 +80,8 @@ class Renderer:
 
     def _prompts(self, ordinal: int, data: dict[str, Any], shard: str) -> list[Prompt]:
         messages, turns = self._conversations.read(data)
+        if pictures := images(messages):
+            self._check_images(pictures)
         own = self._values.own(data)
         sampling, row_seed = self._sampling(data)
         made = []
@@ -137,10 +143,28 @@ class Renderer:
             raise BadRow("input", f"sampling: adapter: {unknown_adapter(adapter, self.job.adapters)}")
         return sampling, "seed" in fields
 
+    def _check_images(self, pictures: list[str]) -> None:
+        if self._hosted:
+            return
+        check_inline(pictures)
+        if not self._takes_images:
+            raise BadRow("render", f"the chat template of {self.model.label} takes no images")
+
+    @functools.cached_property
+    def _takes_images(self) -> bool:
+        """Whether the template shows an image: one that takes texts only fails, or prints the list of parts."""
+        values = self._values.schema.defaults if self._values.schema else {}
+        parts = [{"type": "text", "text": "Hello"}, {"type": "image_url", "image_url": {"url": ""}}]
+        try:
+            bare, full = (self._render([{"role": "user", "content": parts[:some], **values}]) for some in (1, 2))
+        except BadRow:
+            return False
+        return bare != full and "'text'" not in full
+
     def within_context(self, sampling: dict[str, Any], tokens: int) -> dict[str, Any]:
         """`sampling` with max_tokens set to what is left after a prompt of `tokens`. Raises BadRow (too_long)."""
         wanted = sampling["max_tokens"]
-        if self.job.engine.kind == "openai":  # whose context only the endpoint knows
+        if self._hosted:  # whose context only the endpoint knows
             return sampling
         if self.context is None:
             return {**sampling, "max_tokens": wanted or UNBOUNDED_ANSWER}
@@ -163,6 +187,8 @@ class Renderer:
             messages = self._with_block(messages)
         if self._template is None:
             return "\n\n".join(message["content"] for message in messages)
+        if not self._hosted:
+            messages = with_marks(messages)
         variables: dict[str, Any] = dict(self.model.special)
         if self._values.names:
             # Some templates read the values from their arguments instead of the message.
@@ -195,7 +221,7 @@ class Renderer:
             if not ignored:
                 return "model template"
         layout = schema.layout
-        if layout is not None and (layout.template is None or self.job.engine.kind != "openai"):  # which has its own template
+        if layout is not None and (layout.template is None or not self._hosted):  # which has its own template
             if layout.template is not None:
                 self._template = ChatTemplate(layout.template, self.model.label)
                 self.layout = "schema template"
@@ -224,9 +250,9 @@ class Renderer:
         return [name for name, value in others.items() if probe({**schema.defaults, name: value}) == base]
 
 
-def prompt_hash(ids: list[int]) -> str:
-    """xxh3-128 of the prompt's token ids as little-endian int32, in hex."""
-    return xxhash.xxh3_128_hexdigest(array.array("i", ids).tobytes())
+def prompt_hash(ids: list[int], pictures: Sequence[str] = ()) -> str:
+    """xxh3-128 of the prompt's token ids as little-endian int32, and of its images' URLs, in hex."""
+    return xxhash.xxh3_128_hexdigest(array.array("i", ids).tobytes() + "".join(pictures).encode())
 
 
 def derive_seed(seed: int, shard: str, ordinal: int, variant: int) -> int:

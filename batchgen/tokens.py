@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from batchgen.content import texts, with_texts
 from batchgen.errors import ModelError
 from batchgen.model import ModelFiles
 
@@ -37,17 +38,17 @@ class TokenEncoder:
         The mark is a private-use character that is in none of the texts.
         """
         special = self._special
-        if special is None or not any(special.search(message["content"]) for message in messages):
+        everything = [text for message in messages for text in texts(message["content"])]
+        if special is None or not any(map(special.search, everything)):
             return messages, Hidden()
-        everything = "".join(message["content"] for message in messages)
-        mark = next(chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in everything)
+        mark = next(chr(code) for code in range(0xF0000, 0xFFFFE) if not any(chr(code) in text for text in everything))
         hidden = Hidden(mark)
 
         def number(match: re.Match[str]) -> str:
             hidden.texts.append(match.group())
             return f"{mark}{len(hidden.texts) - 1}{mark}"
 
-        return [{**m, "content": special.sub(number, m["content"])} for m in messages], hidden
+        return [{**m, "content": with_texts(m["content"], lambda text: special.sub(number, text))} for m in messages], hidden
 
     def encode(self, text: str, hidden: Hidden, add_special_tokens: bool) -> tuple[str, list[int]]:
         """The text with the hidden texts in their places again, and its token ids."""

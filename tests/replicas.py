@@ -80,7 +80,7 @@ class Backwards:
 
     async def stop(self) -> None: ...
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
         mine = asyncio.Event()
         self.waiting.append(mine)
         if len(self.waiting) == self.capacity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ class Gate(Backwards):
         self.entered = asyncio.Semaphore(0)
         self.open = asyncio.Semaphore(0)
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
         self.entered.release()
         await self.open.acquire()
         return [Output("yes", 1, "stop")]
@@ -182,7 +183,9 @@ class Recorder(Backwards):
         super().__init__(1)
         self.places: dict[str, int] = {}
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(
+        self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
+    ) -> list[Output]:
         text = bytes(token_ids).decode()
         self.places[text] = place
         return [Output(text, sampling["max_tokens"], "length", None, len(token_ids) // 2) for _ in range(sampling["n"])]
@@ -292,6 +295,6 @@ def test_a_sample_that_grows_too_long_leaves_the_others(tmp_path: Path) -> None:
 
 
 class OneLongAnswer(Backwards):
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
         answers = ["short", "long " * 50][: sampling["n"]]
         return [Output(answer, len(answer.split()), "stop") for answer in answers]

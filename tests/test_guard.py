@@ -41,7 +41,7 @@ class Mortal:
         if self.dead:
             raise EngineError("dead")
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
         assert not self.stopped
         assert request not in self.inside
         mine = self.inside[request] = asyncio.get_running_loop().create_future()
@@ -169,9 +169,9 @@ def test_an_engine_without_a_sign_of_life_is_started_again() -> None:
 
 def test_an_engine_that_is_slow_but_alive_is_left_alone() -> None:
     class Slow(Mortal):
-        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
             await asyncio.sleep(1)
-            return await super().generate(request, token_ids, sampling, place)
+            return await super().generate(request, token_ids, sampling)
 
     engine = guarded([], lambda _: Slow(), watchdog=0.2)
     assert answers(engine, range(3)) == ["0", "1", "2"]
@@ -180,10 +180,10 @@ def test_an_engine_that_is_slow_but_alive_is_left_alone() -> None:
 
 def test_a_row_over_its_time_is_cut_and_the_others_are_not() -> None:
     class Stuck(Mortal):
-        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
             if token_ids == [2]:
                 await asyncio.Event().wait()
-            return await super().generate(request, token_ids, sampling, place)
+            return await super().generate(request, token_ids, sampling)
 
     made: list[Mortal] = []
     engine = guarded(made, lambda _: Stuck(), row_seconds=0.3)

@@ -172,7 +172,7 @@ class Judge:
 
     async def probe(self) -> None: ...
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
         self.seeds.append(sampling["seed"])
         answers = bytes(token_ids).decode().split("\n")[0].split("|")[1:]
         turn = min(len(set(self.seeds)), len(answers)) - 1

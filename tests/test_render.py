@@ -91,8 +91,11 @@ def test_the_prompt_hash_depends_on_every_token_and_their_order() -> None:
         ([{"role": "human", "content": "a"}], f"m: message 1: role 'human' is not one of {ROLES}"),
         ([{"content": "a"}], f"m: message 1: role None is not one of {ROLES}"),
         ([{"role": "tool", "content": "a"}], "m: the last message must be the user's, not the tool's"),
-        ([{"role": "user"}], "m: message 1: content must be a string, not null"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "m: message 1: content must be a string, not list"),
+        ([{"role": "user"}], "m: message 1: content must be a string or a list of parts, not null"),
+        (
+            [{"role": "user", "content": [{"type": "text"}]}],
+            "m: message 1: part 1 is neither {type: text, text: ...} nor {type: image_url, image_url: {url: ...}}",
+        ),
         (
             [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
             "m: the last message must be the user's, not the assistant's",

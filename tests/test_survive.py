@@ -67,7 +67,7 @@ class Gate(Backwards):
         self.opened = asyncio.Event()
         self.asked: list[str] = []
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
         text = " ".join(bytes(token_ids).decode().split()[1:3])
         self.asked.append(text)
         if "fast" not in text:
@@ -108,11 +108,11 @@ def test_a_killed_replica_costs_unfinished_rows_only(tmp_path: Path, known: str)
 
 def test_a_replica_that_is_stopped_or_given_up_leaves_its_finished_rows_in_the_journal(tmp_path: Path) -> None:
     class Broken(Gate):
-        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
             if b"slow" in bytes(token_ids):
                 await asyncio.sleep(0.2)
                 raise EngineError("gone")
-            return await super().generate(request, token_ids, sampling, place)
+            return await super().generate(request, token_ids, sampling)
 
     made = job(tmp_path, ["fast 1", "slow 2", "fast 3"])
     with pytest.raises(EngineError, match="gone"):
@@ -163,7 +163,7 @@ class Moody(Backwards):
         self.times = times
         self.asked: dict[str, list[dict[str, Any]]] = {}
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
         text = bytes(token_ids).decode().split()[1]
         before = self.asked.setdefault(text, [])
         before.append(sampling)

@@ -5,6 +5,7 @@ An engine refuses one prompt with BadRow(engine_rejected) and goes on; EngineErr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from batchgen.model import ModelFiles
@@ -22,9 +23,11 @@ class Engine(Protocol):
         """Load the model. Raises EngineError with the engine's own words."""
         ...
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(
+        self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
+    ) -> list[Output]:
         """The `sampling["n"]` outputs of one prompt, complete. `request` is unique among running ones; of the
-        prompts that wait, one with a lower `place` goes first.
+        prompts that wait, one with a lower `place` goes first. `images` are those of the conversation, as data URLs.
 
         Raises BadRow when the engine refuses this prompt, EngineError when it died.
         """

@@ -15,6 +15,7 @@ import random
 import re
 import signal
 import subprocess
+from collections.abc import Sequence
 from typing import Literal
 
 import orjson
@@ -89,7 +90,9 @@ class EchoEngine:
     async def probe(self) -> None:
         await self._sleep(0)
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, object], place: int = 0) -> list[Output]:
+    async def generate(
+        self, request: str, token_ids: list[int], sampling: dict[str, object], place: int = 0, images: Sequence[str] = ()
+    ) -> list[Output]:
         text = bytes(token_ids).decode() if self._tokenizer is None else self._tokenizer.decode(token_ids)
         options = self.options
         if options.kill_on and options.kill_on in text:

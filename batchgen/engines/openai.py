@@ -11,6 +11,7 @@ A request that the endpoint refuses is an error row; an endpoint that is not the
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -85,7 +86,9 @@ class OpenAIEngine:
     async def probe(self) -> None:
         return None  # requests have time limits of their own
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(
+        self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
+    ) -> list[Output]:
         messages = orjson.loads(bytes(token_ids))
         try:
             done = await self._client.chat.completions.create(

@@ -6,8 +6,12 @@ only from safetensors, no statistics log, a queue that honours places (lengths.p
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import importlib.metadata
+import io
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -100,7 +104,9 @@ class VllmEngine:
         if self._engine is not None:
             self._engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(
+        self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
+    ) -> list[Output]:
         final: Any = None
         try:
             # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
@@ -111,15 +117,28 @@ class VllmEngine:
             lora = None if adapter is None else self._lora(adapter, self._adapters[adapter].number, self._adapters[adapter].path)
             params = self._params(**sampling, output_kind=self._kind.FINAL_ONLY, skip_clone=True)
             prompt = self._prompt(token_ids)
+            if images:
+                pictures = await asyncio.to_thread(lambda: [_picture(url) for url in images])
+                whole = {"prompt_token_ids": token_ids, "multi_modal_data": {"image": pictures}}
+                [prompt] = await self._engine.renderer.render_cmpl_async([whole])
             async for output in self._engine.generate(prompt, params, request, lora_request=lora, priority=place):
                 final = output
         except self._dead as error:
             raise EngineError(f"vLLM died: {error}") from error
         except Exception as error:  # of this request alone: vLLM's own classes of it differ from version to version
-            raise BadRow("engine_rejected", f"{type(error).__name__}: {words(error)}") from None
+            cause = error if str(error) else error.__cause__ or error  # vLLM wraps what it did not expect in an empty one
+            raise BadRow("engine_rejected", f"{type(cause).__name__}: {words(cause)}") from None
         if final is None:
             raise EngineError("vLLM ended a request without an output")
         return [
             Output(o.text, len(o.token_ids), o.finish_reason or "stop", o.cumulative_logprob, final.num_cached_tokens or 0)
             for o in sorted(final.outputs, key=lambda o: o.index)
         ]
+
+
+def _picture(url: str) -> Any:
+    """The image in a data URL."""
+    import PIL.Image
+
+    data = base64.b64decode(url.partition(",")[2], validate=True)
+    return PIL.Image.open(io.BytesIO(data)).convert("RGB")

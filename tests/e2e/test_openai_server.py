@@ -59,9 +59,14 @@ def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeyp
         {"prompt": "Bad.", "sampling": {"structured_outputs": {"regex": "("}}},
         {"prompt": "word " * 600, "sampling": None},
     ]
+    # The tiny model sees nothing: a request with an image is refused.
+    look = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    rows = [{"messages": [{"role": "user", "content": row.pop("prompt")}], **row} for row in rows]
+    rows.append({"messages": [{"role": "user", "content": [{"type": "text", "text": "Look."}, look]}], "sampling": None})
     made = prepared(
         tmp_path,
         rows,
+        input={"path": str(tmp_path / "in.jsonl"), "messages": "messages"},
         model={"source": "tiny"},
         engine={"kind": "openai", "options": {"base_url": server, "api_key_env": "TINY_KEY", "concurrency": 4}},
         sampling={"temperature": 0, "max_tokens": 60, "logprobs": 0},
@@ -71,7 +76,7 @@ def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeyp
     receipt = ran(replica(made), blocks(made)[0])
     answers = pq.read_table(pa.BufferReader(part_bytes(made, receipt))).to_pylist()
     plain, chosen, [formed], refused = answers[:3], answers[3:6], answers[6:7], answers[7:]
-    assert [row["error_code"] for row in answers] == [None] * 7 + ["engine_rejected"] * 2
+    assert [row["error_code"] for row in answers] == [None] * 7 + ["engine_rejected"] * 3
     for prompt, row in zip(prompts[:2], plain, strict=False):
         assert row["prompt_tokens"] == len(one(tiny(), prompt=prompt).token_ids), "the server renders what we render"
         assert row["response"].strip()

@@ -12,6 +12,7 @@ from rendering import TINY, make_job
 from batchgen.attributes import BUILT_IN
 from batchgen.engines import make_engine
 from batchgen.engines.vllm import VllmEngine
+from batchgen.errors import BadRow
 from batchgen.model import load_model
 from batchgen.records import Prompt, Row
 from batchgen.render import Renderer
@@ -19,6 +20,8 @@ from batchgen.render import Renderer
 # vLLM is imported in this process; what its libraries warn of is not ours.
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 ROWS, TOKENS = 100, 40
+DOT = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""One dot, which the tiny model cannot see: vLLM refuses it, and goes on."""
 TOPICS = ["tea", "rain", "cats", "the moon", "bread", "chess", "bees", "trains", "雨", "睡眠"]
 
 
@@ -48,6 +51,9 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[list[int]]:
 
         engine._engine.generate = watched
         try:
+            with pytest.raises(BadRow, match="text-only models") as refused:
+                await engine.generate("image", prompts[0].token_ids, prompts[0].sampling or {}, images=[DOT])
+            assert refused.value.code == "engine_rejected"
             asked = [engine.generate(str(n), prompt.token_ids, prompt.sampling or {}) for n, prompt in enumerate(prompts)]
             await asyncio.gather(*asked)
         finally:

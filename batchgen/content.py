@@ -1,0 +1,80 @@
+"""What a message says: a text, or a list of parts, some of them images.
+
+Parts are OpenAI's: {type: text, text} and {type: image_url, image_url: {url}}. Parts that are all text are one text, with a
+newline between them, as in vLLM's server. Chat templates see an image as {type: image}; the image itself goes to the engine with
+the tokens, in the order of the conversation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from batchgen.errors import BadRow
+
+Content = str | list[dict[str, Any]]
+_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+
+
+def read_content(value: object) -> Content | None:
+    """The content in a row's value, None where it is neither a text nor parts. Raises BadRow (input) for a bad part."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        return None
+    parts = [_part(number, part) for number, part in enumerate(value, 1)]
+    return parts if any(part["type"] != "text" for part in parts) else "\n".join(part["text"] for part in parts)
+
+
+def _part(number: int, part: object) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    inner = part.get(kind) if isinstance(part, dict) and kind in ("text", "image_url") else None
+    if kind == "text" and isinstance(inner, str):
+        return {"type": "text", "text": inner}
+    given = inner if isinstance(inner, dict) else {"url": inner}
+    if kind == "image_url" and isinstance(given.get("url"), str):
+        return {"type": "image_url", "image_url": {key: entry for key, entry in given.items() if entry is not None}}
+    raise BadRow("input", f"part {number} is neither {{type: text, text: ...}} nor {{type: image_url, image_url: {{url: ...}}}}")
+
+
+def texts(content: Content) -> list[str]:
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+
+
+def with_texts(content: Content, change: Callable[[str], str]) -> Content:
+    """The content with every text changed."""
+    if isinstance(content, str):
+        return change(content)
+    return [{**part, "text": change(part["text"])} if part["type"] == "text" else part for part in content]
+
+
+def images(messages: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The URLs of a conversation's images, in order."""
+    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+
+
+def with_marks(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The conversation as chat templates take it."""
+
+    def marked(content: Content) -> Content:
+        return (
+            content if isinstance(content, str) else [part if part["type"] == "text" else {"type": "image"} for part in content]
+        )
+
+    return [{**message, "content": marked(message["content"])} for message in messages]
+
+
+def check_inline(urls: Iterable[str]) -> None:
+    """Raises BadRow (input) for an image that is not in the row itself: a row makes no replica fetch or open anything."""
+    for number, url in enumerate(urls, 1):
+        if not _DATA_URL.match(url):
+            raise BadRow("input", f"image {number}: only images in the row itself are read (data:image/...;base64,...)")
+
+
+def as_text(content: Content) -> str:
+    """The content in the output's `messages`: parts as their JSON."""
+    return content if isinstance(content, str) else orjson.dumps(content).decode()
