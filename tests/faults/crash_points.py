@@ -1,7 +1,7 @@
 """The n-th operation on the output's files fails, for n after n: `python crash_points.py FOLDER FIRST STEP` prints JSON.
 
 Every run is a process of its own, forked, so that SIGKILL is SIGKILL. It runs the page of run.py with one replica in a World
-without dice (standins.py), over a real directory. After the fault a second run goes on to the end, and the promises are checked.
+without dice (stage.py), over a real directory. After the fault a second run goes on to the end, and the promises are checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from faults.invariants import Reader, check
-from faults.standins import inhabit
+from faults.stage import inhabit
 from faults.world import World
 
 from batchgen import commit, run

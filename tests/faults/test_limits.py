@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from faults.invariants import Reader, check
-from faults.standins import Stage, inhabit
+from faults.stage import Stage, inhabit
 from faults.world import World
 
 from batchgen import commit, run

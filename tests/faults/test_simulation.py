@@ -1,4 +1,4 @@
-"""Whole jobs in a world that a seed makes go wrong (world.py, standins.py). A seed that fails says so: run it again with
+"""Whole jobs in a world that a seed makes go wrong (world.py, stage.py). A seed that fails says so: run it again with
 BATCHGEN_SEED=<seed>. `make chaos` runs thousands."""
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.cluster import Pool
 from faults.invariants import Reader, check
-from faults.standins import Pool, Stage, inhabit
+from faults.stage import Stage, inhabit
 from faults.world import Process, World
 
 from batchgen import frozen, retry, run

@@ -1,0 +1,173 @@
+"""Ray in a World: the feed of blocks, and the pool of replicas, each in a process of the world."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from faults.concurrency import Loop
+from faults.world import Process, World
+
+from batchgen import feed, generate, read
+from batchgen.errors import EngineError
+from batchgen.pool import STOP_SECONDS, Event
+
+
+class Item:
+    """A span's block as the driver sees it: a reference."""
+
+    def __init__(self, block: Any) -> None:
+        self.block = block
+
+
+class Feed:
+    def __init__(self, assets: Any, shards: Iterable[Any], spans: list[Any], ahead: int) -> None:
+        self.renderer, self.kept = assets.renderer, assets.kept
+        self.shards, self.spans = {shard.index: shard for shard in shards}, list(reversed(spans))
+
+    def next(self) -> Any:
+        if not self.spans:
+            return feed.END
+        span = self.spans.pop()
+        shard = self.shards[span.shard]
+        [(_, rows, kept)] = read.read_spans(self.renderer.job.input, shard, [span], self.kept, self.renderer.needed)
+        return Item(feed.encode_block(span, feed.encode_span(self.renderer, shard.name, rows, span.again), kept))
+
+    def stop(self) -> None: ...
+
+
+@dataclass(eq=False)
+class _Held:
+    """A replica as its pool knows it. Its loop and its worker are there once its process has begun."""
+
+    process: Process
+    assigned: int = 0
+    asked: bool = False
+    leaving: bool = False
+    loop: Loop | None = None
+    worker: generate.Replica | None = None
+    end: asyncio.Event | None = None
+
+
+class Pool:
+    """The interface of pool.Pool, with a process of the world for each actor."""
+
+    def __init__(self, world: World, arguments: tuple[Any, ...], size: int) -> None:
+        self.world, self.arguments = world, arguments
+        self.driver = world.me.process
+        self.events: list[Event | Exception] = []
+        self.held: dict[int, _Held] = {}
+        self.alive: set[int] = set()
+        self.serial = 0
+        for _ in range(size):
+            self._start_one()
+
+    @property
+    def staying(self) -> set[int]:
+        return {replica for replica in self.alive if not self.held[replica].leaving}
+
+    def assign(self, replica: int, item: Item, again: bool) -> None:
+        held = self.held[replica]
+        held.assigned += 1
+        if self.world.fails("block lost"):
+            held.assigned -= 1
+            self.events.append(Event("lost", replica, item))
+        else:
+            self._call(
+                replica, lambda: held.worker.run(item.block, again), lambda done: Event("receipt", replica, item, receipt=done)
+            )
+        self.ask_for_room(replica)
+
+    def ask_for_room(self, replica: int) -> None:
+        held = self.held[replica]
+        if not held.asked:
+            held.asked = True
+            self._call(replica, lambda: held.worker.room(held.assigned), lambda load: Event("room", replica, load=load))
+
+    def wait(self, seconds: float) -> Iterator[Event]:
+        self.world.wait(lambda: bool(self.events), seconds)
+        while self.events:
+            event = self.events.pop(0)
+            if isinstance(event, Exception):
+                raise event
+            if event.replica not in self.held:
+                continue
+            if event.kind == "ready":
+                self.alive.add(event.replica)
+            if event.kind == "room":
+                self.held[event.replica].asked = False
+            if event.kind == "died":
+                self.alive.discard(event.replica)
+                if not self.held.pop(event.replica).leaving:
+                    self._start_one()
+            yield event
+            if event.kind == "ready":
+                self.ask_for_room(event.replica)
+
+    def draining(self) -> list[int]:
+        if not self.staying or not self.world.fails("drain notice", 0.1):
+            return []
+        replica = self.world.dice.choice(sorted(self.staying))
+        self.held[replica].leaving = True
+        self._call(replica, self.held[replica].worker.drain, None)
+        self._start_one()
+        return [replica]
+
+    def release(self, replica: int) -> None:
+        self.alive.discard(replica)
+        self._end([self.held.pop(replica)], STOP_SECONDS)
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        self._end(list(self.held.values()), seconds)
+        self.held.clear()
+
+    def lose(self, replica: int, message: str) -> None:
+        """The driver hears that the replica is dead, be it true or not."""
+        self.events.append(Event("died", replica, message=message))
+
+    def _end(self, ended: list[_Held], seconds: float) -> None:
+        for held in ended:
+            if held.loop is not None and held.end is not None and not held.process.dead:
+                held.loop.call_soon_threadsafe(held.end.set)
+        if seconds:
+            self.world.wait(lambda: all(held.process.dead for held in ended), seconds)
+        for held in ended:
+            held.process.dead = True
+
+    def _start_one(self) -> None:
+        self.serial += 1
+        replica = self.serial
+        held = self.held[replica] = _Held(self.world.process(f"replica {replica} of {self.driver.name}"))
+
+        async def serve() -> None:
+            held.worker = generate.Replica(*self.arguments)
+            held.end = asyncio.Event()
+            engine = await held.worker.start()
+            self.events.append(Event("ready", replica, engine=engine))
+            await held.end.wait()
+            await held.worker.stop()
+
+        def live() -> None:
+            held.loop = Loop(self.world)
+            held.loop.live(serve())
+
+        self.world.spawn(held.process, live)
+
+    def _call(self, replica: int, work: Any, event: Callable[[Any], Event] | None) -> None:
+        held = self.held[replica]
+
+        async def called() -> None:
+            try:
+                result = await work()
+            except EngineError as error:
+                self.lose(replica, str(error))
+            except Exception as error:
+                self.events.append(error)
+            else:
+                if event is not None:
+                    self.events.append(event(result))
+
+        if not held.process.dead and held.loop is not None:
+            held.loop.call_soon_threadsafe(lambda: held.loop.create_task(called()))

@@ -1,0 +1,72 @@
+"""What stands in, in a World, for what the modules of batchgen use: Ray, the engine, the object store, clocks and threads.
+
+The page of run.py, its lease, plan, drive and dispatch, the replicas with guard, journal and commit, and ObjectStore run as they
+are, over `Bucket`, whose every operation is a point at which anything may happen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faults import concurrency
+from faults.backends import Bucket, Engine
+from faults.cluster import Feed, Pool
+from faults.world import World
+
+from batchgen import answer, drive, generate, guard, journal, lease, plan, report, retry, store, verify
+
+
+@dataclass
+class Stage:
+    """What there is in a world to look at and to break."""
+
+    world: World
+    bucket: Bucket
+    pools: list[Pool]
+    generated: int = 0
+
+
+def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
+    """Put the modules of batchgen into the world, until the patch is undone."""
+    stage = Stage(world, Bucket(world), [])
+
+    def pool(*arguments: Any) -> Pool:
+        renderer, output, shards, journaled, size = arguments
+        stage.pools.append(Pool(world, (renderer, output, [shard.name for shard in shards], journaled), size))
+        return stage.pools[-1]
+
+    def count() -> None:
+        stage.generated += 1
+
+    clock = SimpleNamespace(monotonic=lambda: world.now, time=lambda: world.now, sleep=world.sleep)
+    for module in (lease, store, report, generate, drive, answer):
+        patch.setattr(module, "time", clock)
+    for module in (lease, store, journal):
+        patch.setattr(module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=world.dice.getrandbits(128), version=4)))
+    for module in (report, plan, verify, retry):
+        patch.setattr(module, "ThreadPoolExecutor", concurrency.SerialExecutor)
+    serial = itertools.count()
+    for kind in (guard._Visit, generate._Open):  # members of sets, whose order would differ from run to run
+        patch.setattr(kind, "__hash__", lambda one: one.__dict__.setdefault("serial", next(serial)))
+    one_host = world.dice.random() < 0.5
+    threading = SimpleNamespace(
+        Event=lambda: concurrency.Event(world), Thread=lambda target, **_: concurrency.Thread(world, target)
+    )
+    patch.setattr(lease, "threading", threading)
+    patch.setattr(lease, "os", SimpleNamespace(getpid=lambda: world.me.process.number))
+    patch.setattr(lease, "_host", lambda: "host" if one_host else f"host of {world.me.process.name}")
+    patch.setattr(lease, "_started", lambda pid: "then" if pid == "self" or world.lives(pid) else None)
+    patch.setattr(store, "random", world.dice)
+    patch.setattr(store, "obstore", stage.bucket)
+    patch.setattr(store, "open_client", lambda url: None)
+    patch.setattr(generate, "make_engine", lambda job, model: Engine(world, count))
+    patch.setattr(drive, "on_ray", lambda call: call())
+    patch.setattr(drive, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
+    patch.setattr(drive, "Feed", Feed)
+    patch.setattr(drive, "Pool", pool)
+    return stage
