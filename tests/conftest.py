@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import boto3
 import pytest
+from commands import write_questions
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,14 @@ def script():
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory):
+    """A folder with the rows of `write_questions`, to be read only."""
+    folder = tmp_path_factory.mktemp("questions")
+    write_questions(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,9 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
-from commands import ROWS, batchgen, status, write_job, write_questions
+from commands import ROWS, batchgen, status, write_job
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("questions")
-    write_questions(folder)
-    return folder
 
 
 def test_bad_rows_end_as_typed_error_rows_and_their_neighbours_are_untouched(tmp_path: Path) -> None:

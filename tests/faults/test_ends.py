@@ -12,25 +12,33 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
-from commands import ROWS, SHARDS, batchgen, replicas_of, status, write_job, write_questions
+from commands import ROWS, SHARDS, batchgen, replicas_of, status, write_job
 
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("questions")
-    write_questions(folder)
-    return folder
+def slow_job(shard: Path, folder: Path, **faults: str) -> str:
+    """A job over one shard in many spans, slow enough to be met half way."""
+    slow = {"kind": "echo", "options": {"latency": 0.2, "max_num_seqs": 64, **faults}}
+    return write_job(folder, input={"path": str(shard), "prompt": "prompt"}, engine=slow, spans={"rows": 50})
+
+
+def start(job: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_parts(driver: subprocess.Popen[str], data: Path, count: int = 1) -> None:
+    """Until there are as many parts, or the driver has ended."""
+    while driver.poll() is None and (not data.is_dir() or len(list(data.iterdir())) < count):
+        time.sleep(0.01)
 
 
 def test_twenty_thousand_rows_survive_a_killed_driver_and_no_committed_span_is_redone(questions: Path, tmp_path: Path) -> None:
     slow = {"kind": "echo", "options": {"latency": 0.1, "max_num_seqs": 128}}
     job = write_job(tmp_path, input={"path": str(questions), "prompt": "prompt", "id": "id"}, engine=slow)
-    driver = subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
+    driver = start(job)
     data = tmp_path / "out" / "data"
-    while driver.poll() is None and (not data.is_dir() or len(list(data.iterdir())) < 12):
-        time.sleep(0.05)
+    wait_for_parts(driver, data, 12)
     replicas = replicas_of(driver.pid)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
@@ -58,12 +66,9 @@ def test_twenty_thousand_rows_survive_a_killed_driver_and_no_committed_span_is_r
 
 
 def test_sigterm_drains_and_the_next_run_resumes(questions: Path, tmp_path: Path) -> None:
-    slow = {"kind": "echo", "options": {"latency": 0.2, "max_num_seqs": 64}}
-    job = write_job(tmp_path, input={"path": str(questions / "0.jsonl"), "prompt": "prompt"}, engine=slow, spans={"rows": 50})
-    driver = subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
-    data = tmp_path / "out" / "data"
-    while driver.poll() is None and (not data.is_dir() or not list(data.iterdir())):
-        time.sleep(0.05)
+    job = slow_job(questions / "0.jsonl", tmp_path)
+    driver = start(job)
+    wait_for_parts(driver, tmp_path / "out/data")
     driver.terminate()
     _, words = driver.communicate()
     assert driver.returncode == 75, words
@@ -78,7 +83,7 @@ def test_sigterm_drains_and_the_next_run_resumes(questions: Path, tmp_path: Path
 def test_a_second_ctrl_c_stops_at_once_and_leaves_no_process(questions: Path, tmp_path: Path) -> None:
     endless = {"kind": "echo", "options": {"latency": 3600, "process": True}}
     job = write_job(tmp_path, input={"path": str(questions / "0.jsonl"), "prompt": "prompt"}, engine=endless)
-    driver = subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
+    driver = start(job)
     assert driver.stderr is not None
     while driver.poll() is None and len(replicas_of(driver.pid)) < 2:
         time.sleep(0.05)
@@ -109,12 +114,9 @@ def test_a_token_limit_stops_resumably(questions: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_replica_is_replaced_and_every_row_is_there_once(questions: Path, tmp_path: Path) -> None:
-    slow = {"kind": "echo", "options": {"latency": 0.2, "max_num_seqs": 64}}
-    job = write_job(tmp_path, input={"path": str(questions / "1.jsonl"), "prompt": "prompt"}, engine=slow, spans={"rows": 50})
-    driver = subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
-    data = tmp_path / "out" / "data"
-    while driver.poll() is None and (not data.is_dir() or not list(data.iterdir())):
-        time.sleep(0.05)
+    job = slow_job(questions / "1.jsonl", tmp_path)
+    driver = start(job)
+    wait_for_parts(driver, tmp_path / "out/data")
     os.kill(replicas_of(driver.pid)[0], signal.SIGKILL)
     _, words = driver.communicate()
     assert driver.returncode == 0, words
@@ -125,9 +127,8 @@ def test_a_killed_replica_is_replaced_and_every_row_is_there_once(questions: Pat
 
 def test_a_replica_that_cannot_be_replaced_is_done_without(questions: Path, tmp_path: Path) -> None:
     fire = {"start_error": "the card is on fire", "start_error_while": str(tmp_path / "fire")}
-    slow = {"kind": "echo", "options": {"latency": 0.2, "max_num_seqs": 64, **fire}}
-    job = write_job(tmp_path, input={"path": str(questions / "1.jsonl"), "prompt": "prompt"}, engine=slow, spans={"rows": 50})
-    driver = subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
+    job = slow_job(questions / "1.jsonl", tmp_path, **fire)
+    driver = start(job)
     while driver.poll() is None and len(replicas_of(driver.pid)) < 2:
         time.sleep(0.05)
     while driver.poll() is None and status(tmp_path)["spans_done"] < 8:  # both have some
@@ -151,12 +152,10 @@ def test_an_engine_that_cannot_start_fails_fast_with_its_own_message(questions: 
 
 
 def test_a_store_that_breaks_is_a_run_error_and_nothing_is_lost(questions: Path, tmp_path: Path) -> None:
-    slow = {"kind": "echo", "options": {"latency": 0.2, "max_num_seqs": 64}}
-    job = write_job(tmp_path, input={"path": str(questions / "3.jsonl"), "prompt": "prompt"}, engine=slow, spans={"rows": 50})
-    driver = subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
+    job = slow_job(questions / "3.jsonl", tmp_path)
+    driver = start(job)
     data, aside = tmp_path / "out" / "data", tmp_path / "aside"
-    while driver.poll() is None and (not data.is_dir() or not list(data.iterdir())):
-        time.sleep(0.01)
+    wait_for_parts(driver, data)
     data.rename(aside)
     data.write_text("a file in place of the folder")
     _, words = driver.communicate()
@@ -176,10 +175,9 @@ def test_a_retry_runs_the_failed_rows_alone_and_a_second_driver_is_refused(quest
     picky = {"kind": "echo", "options": {"reject_on": "Question 7", "latency": 4.0, "max_num_seqs": 256}}
     source = {"path": str(questions / "2.jsonl"), "prompt": "prompt"}
     job = write_job(tmp_path, input=source, engine=picky, limits={"errors": 1}, spans={"rows": 100})
-    driver = subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
+    driver = start(job)
     data = tmp_path / "out" / "data"
-    while driver.poll() is None and (not data.is_dir() or not list(data.iterdir())):
-        time.sleep(0.05)
+    wait_for_parts(driver, data)
     second = batchgen("run", job)
     assert second.returncode == 1
     assert f"process {driver.pid} on " in second.stderr
