@@ -12,6 +12,9 @@ from types import SimpleNamespace
 import boto3
 import pytest
 from commands import write_questions
+from planning import lines
+
+from batchgen.store import open_store
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +29,22 @@ def script():
         return module
 
     return load
+
+
+@pytest.fixture
+def two_shards(tmp_path):
+    """An input of two shards: three rows and two."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(lines(1, 2, 3))
+    (folder / "b.jsonl").write_text(lines(4, 5))
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store in a directory, with nothing in it."""
+    return open_store(str(tmp_path / "out"))
 
 
 @pytest.fixture(scope="session")

@@ -36,14 +36,6 @@ def lines(*numbers: int) -> str:
     return "".join(f'{{"prompt": {number}}}\n' for number in numbers)
 
 
-def two_shards(folder: Path) -> Path:
-    """An input of two shards: three rows and two."""
-    folder.mkdir()
-    (folder / "a.jsonl").write_text(lines(1, 2, 3))
-    (folder / "b.jsonl").write_text(lines(4, 5))
-    return folder
-
-
 def write_parquet(path: Path, count: int) -> Path:
     pq.write_table(pa.table({"prompt": list(range(count))}), path)
     return path

@@ -5,29 +5,17 @@ import shutil
 import datasets
 import pytest
 import zstandard
-from planning import freeze, lines, make_job, touch, two_shards, write_parquet
+from planning import freeze, lines, make_job, touch, write_parquet
 
 from batchgen import planfile
 from batchgen.errors import BAD_JOB, OutputConflict
 from batchgen.records import Span
-from batchgen.store import open_store
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """An input of two shards: three rows and two."""
-    return two_shards(tmp_path / "in")
-
-
-@pytest.fixture
-def store(tmp_path):
-    return open_store(str(tmp_path / "out"))
-
-
-def test_growth_adds_a_plan_file_and_leaves_the_first_as_it_is(folder, store):
-    job = make_job(folder, spans={"rows": 2})
+def test_growth_adds_a_plan_file_and_leaves_the_first_as_it_is(two_shards, store):
+    job = make_job(two_shards, spans={"rows": 2})
     first, file = freeze(job, store), store.get("_batchgen/plan/000000.parquet")
-    with open(folder / "a.jsonl", "a") as shard:
+    with open(two_shards / "a.jsonl", "a") as shard:
         shard.write(lines(6, 7, 8))
     grown = freeze(job, store)
     assert grown.spans[: len(first.spans)] == first.spans
@@ -36,100 +24,100 @@ def test_growth_adds_a_plan_file_and_leaves_the_first_as_it_is(folder, store):
     assert sorted(store.list(planfile.FOLDER)) == [f"_batchgen/plan/00000{n}.parquet" for n in (0, 1)]
 
 
-def test_an_input_can_grow_again_and_again(folder, store):
-    job = make_job(folder)
+def test_an_input_can_grow_again_and_again(two_shards, store):
+    job = make_job(two_shards)
     freeze(job, store)
     for number in range(3):
-        with open(folder / "b.jsonl", "a") as shard:
+        with open(two_shards / "b.jsonl", "a") as shard:
             shard.write(lines(number))
-        touch(folder / "b.jsonl")
+        touch(two_shards / "b.jsonl")
         frozen = freeze(job, store)
     assert [(span.start, span.end) for span in frozen.spans if span.shard == 1] == [(0, 2), (2, 3), (3, 4), (4, 5)]
     assert (frozen.shards[1].rows, frozen.rows) == (5, 8)
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_last_line_without_a_newline_may_be_ended_later(folder, store, newline):
-    (folder / "a.jsonl").write_text('{"prompt": 1}')
-    freeze(make_job(folder), store)
-    (folder / "a.jsonl").write_bytes(f'{{"prompt": 1}}{newline}{{"prompt": 2}}'.encode())
-    spans = [(span.start, span.end) for span in freeze(make_job(folder), store).spans if span.shard == 0]
+def test_a_last_line_without_a_newline_may_be_ended_later(two_shards, store, newline):
+    (two_shards / "a.jsonl").write_text('{"prompt": 1}')
+    freeze(make_job(two_shards), store)
+    (two_shards / "a.jsonl").write_bytes(f'{{"prompt": 1}}{newline}{{"prompt": 2}}'.encode())
+    spans = [(span.start, span.end) for span in freeze(make_job(two_shards), store).spans if span.shard == 0]
     assert spans == [(0, 1), (1, 2)]
 
 
 @pytest.mark.parametrize("more", [" ", "x", '{"prompt": 2}\n', "\r"])
-def test_a_last_line_that_was_continued_is_refused_by_its_shard(folder, store, more):
-    (folder / "a.jsonl").write_text('{"prompt": 1}')
-    freeze(make_job(folder), store)
-    with open(folder / "a.jsonl", "a", newline="") as shard:
+def test_a_last_line_that_was_continued_is_refused_by_its_shard(two_shards, store, more):
+    (two_shards / "a.jsonl").write_text('{"prompt": 1}')
+    freeze(make_job(two_shards), store)
+    with open(two_shards / "a.jsonl", "a", newline="") as shard:
         shard.write(more)
-    with pytest.raises(OutputConflict, match=rf"^shard {folder}/a\.jsonl is not what was planned: its rows changed; "):
-        freeze(make_job(folder), store)
+    with pytest.raises(OutputConflict, match=rf"^shard {two_shards}/a\.jsonl is not what was planned: its rows changed; "):
+        freeze(make_job(two_shards), store)
 
 
 @pytest.mark.parametrize(
     "text", [lines(1, 9, 3), lines(1, 2), lines(9) + lines(1, 2, 3), lines(9, 2, 3, 4), "", lines(1, 2, 3).rstrip()]
 )
-def test_a_changed_shard_is_refused_by_its_name(folder, store, text):
-    freeze(make_job(folder), store)
-    (folder / "a.jsonl").write_text(text)
-    touch(folder / "a.jsonl")
+def test_a_changed_shard_is_refused_by_its_name(two_shards, store, text):
+    freeze(make_job(two_shards), store)
+    (two_shards / "a.jsonl").write_text(text)
+    touch(two_shards / "a.jsonl")
     with pytest.raises(OutputConflict) as caught:
-        freeze(make_job(folder), store)
+        freeze(make_job(two_shards), store)
     remedy = "restore it, or choose another output.path"
-    assert str(caught.value) == f"shard {folder}/a.jsonl is not what was planned: its rows changed; {remedy}"
+    assert str(caught.value) == f"shard {two_shards}/a.jsonl is not what was planned: its rows changed; {remedy}"
     assert caught.value.exit_code == BAD_JOB
 
 
-def test_a_vanished_shard_is_refused_by_its_name(folder, store):
-    freeze(make_job(folder), store)
-    (folder / "b.jsonl").unlink()
+def test_a_vanished_shard_is_refused_by_its_name(two_shards, store):
+    freeze(make_job(two_shards), store)
+    (two_shards / "b.jsonl").unlink()
     with pytest.raises(OutputConflict) as caught:
-        freeze(make_job(folder), store)
+        freeze(make_job(two_shards), store)
     remedy = "bring it back, or choose another output.path"
-    assert str(caught.value) == f"planned shard {folder}/b.jsonl is not in the input any more; {remedy}"
+    assert str(caught.value) == f"planned shard {two_shards}/b.jsonl is not in the input any more; {remedy}"
 
 
-def test_a_refused_input_leaves_the_plan_as_it_is(folder, store):
-    frozen = freeze(make_job(folder), store)
-    (folder / "c.jsonl").write_text(lines(6))
-    (folder / "b.jsonl").write_text(lines(9, 9))
-    touch(folder / "b.jsonl")
+def test_a_refused_input_leaves_the_plan_as_it_is(two_shards, store):
+    frozen = freeze(make_job(two_shards), store)
+    (two_shards / "c.jsonl").write_text(lines(6))
+    (two_shards / "b.jsonl").write_text(lines(9, 9))
+    touch(two_shards / "b.jsonl")
     with pytest.raises(OutputConflict):
-        freeze(make_job(folder), store)
+        freeze(make_job(two_shards), store)
     assert planfile.load_plan(store, 1) == (frozen, 1)
 
 
-def test_a_new_shard_has_the_next_index_wherever_it_sorts(folder, store):
-    freeze(make_job(folder), store)
-    (folder / "0.jsonl").write_text(lines(6))
-    shards = freeze(make_job(folder), store).shards
+def test_a_new_shard_has_the_next_index_wherever_it_sorts(two_shards, store):
+    freeze(make_job(two_shards), store)
+    (two_shards / "0.jsonl").write_text(lines(6))
+    shards = freeze(make_job(two_shards), store).shards
     assert [(shard.index, shard.name) for shard in shards] == [
-        (0, f"{folder}/a.jsonl"),
-        (1, f"{folder}/b.jsonl"),
-        (2, f"{folder}/0.jsonl"),
+        (0, f"{two_shards}/a.jsonl"),
+        (1, f"{two_shards}/b.jsonl"),
+        (2, f"{two_shards}/0.jsonl"),
     ]
 
 
-def test_a_new_shard_without_rows_is_planned_once(folder, store):
-    freeze(make_job(folder), store)
-    (folder / "c.jsonl").write_text("\n\n")
-    freeze(make_job(folder), store)
-    freeze(make_job(folder), store)
+def test_a_new_shard_without_rows_is_planned_once(two_shards, store):
+    freeze(make_job(two_shards), store)
+    (two_shards / "c.jsonl").write_text("\n\n")
+    freeze(make_job(two_shards), store)
+    freeze(make_job(two_shards), store)
     assert sorted(store.list(planfile.FOLDER)) == [f"_batchgen/plan/00000{n}.parquet" for n in (0, 1)]
 
 
-def test_a_touched_shard_of_the_same_content_is_accepted(folder, store):
-    frozen = freeze(make_job(folder), store)
-    touch(folder / "a.jsonl")
-    assert freeze(make_job(folder), store) == frozen
+def test_a_touched_shard_of_the_same_content_is_accepted(two_shards, store):
+    frozen = freeze(make_job(two_shards), store)
+    touch(two_shards / "a.jsonl")
+    assert freeze(make_job(two_shards), store) == frozen
 
 
-def test_blank_lines_appended_are_no_growth(folder, store):
-    frozen = freeze(make_job(folder), store)
-    with open(folder / "a.jsonl", "a") as shard:
+def test_blank_lines_appended_are_no_growth(two_shards, store):
+    frozen = freeze(make_job(two_shards), store)
+    with open(two_shards / "a.jsonl", "a") as shard:
         shard.write("\n\r\n")
-    assert freeze(make_job(folder), store) == frozen
+    assert freeze(make_job(two_shards), store) == frozen
 
 
 def test_a_compressed_shard_grows_by_its_text(tmp_path, store):

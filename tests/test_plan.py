@@ -3,38 +3,26 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from planning import freeze, lines, make, make_job, two_shards, write_parquet
+from planning import freeze, lines, make, make_job, write_parquet
 
 from batchgen import plan, planfile
 from batchgen.errors import BAD_JOB, InputError, JobError
 from batchgen.records import Shard, Span
-from batchgen.store import open_store
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """An input of two shards: three rows and two."""
-    return two_shards(tmp_path / "in")
-
-
-@pytest.fixture
-def store(tmp_path):
-    return open_store(str(tmp_path / "out"))
 
 
 def test_the_name_of_a_span_is_its_shard_and_its_rows():
     assert Span(3, 10, 20, 9, 5, 5).name == "000003-000000000010-000000000020"
 
 
-def test_freezing_twice_is_the_same_plan_and_one_file(folder, store):
-    job = make_job(folder, spans={"rows": 2})
+def test_freezing_twice_is_the_same_plan_and_one_file(two_shards, store):
+    job = make_job(two_shards, spans={"rows": 2})
     first = freeze(job, store)
     assert freeze(job, store) == first == planfile.load_plan(store, 1)[0]
     assert list(store.list(planfile.FOLDER)) == ["_batchgen/plan/000000.parquet"]
 
 
-def test_a_frozen_plan_is_what_was_made(folder, store):
-    job = make_job(folder, spans={"rows": 2})
+def test_a_frozen_plan_is_what_was_made(two_shards, store):
+    job = make_job(two_shards, spans={"rows": 2})
     frozen = freeze(job, store)
     assert (list(frozen.shards), frozen.spans) == make(job)
     assert planfile.load_plan(store, 1) == (frozen, 1)
@@ -44,19 +32,19 @@ def test_an_output_without_a_plan_has_an_empty_one(store):
     assert planfile.load_plan(store, 3) == (planfile.Plan((), [], 3), 0)
 
 
-def test_the_plan_stays_when_the_span_size_changes(folder, store):
-    first = freeze(make_job(folder, spans={"rows": 1}), store)
-    assert freeze(make_job(folder, spans={"rows": 100}), store) == first
+def test_the_plan_stays_when_the_span_size_changes(two_shards, store):
+    first = freeze(make_job(two_shards, spans={"rows": 1}), store)
+    assert freeze(make_job(two_shards, spans={"rows": 100}), store) == first
 
 
-def test_planned_rows_count_variants_and_samples(folder, store):
+def test_planned_rows_count_variants_and_samples(two_shards, store):
     steering = {"schema": "karakuri", "sweep": {"verbosity": [0, 2, 4]}}
-    frozen = freeze(make_job(folder, attributes=steering, sampling={"n": 2}), store)
+    frozen = freeze(make_job(two_shards, attributes=steering, sampling={"n": 2}), store)
     assert (frozen.factor, frozen.rows) == (6, 30)
 
 
-def test_missing_spans_are_those_without_a_part_in_plan_order(folder, store):
-    frozen = freeze(make_job(folder, spans={"rows": 1}), store)
+def test_missing_spans_are_those_without_a_part_in_plan_order(two_shards, store):
+    frozen = freeze(make_job(two_shards, spans={"rows": 1}), store)
     done = {frozen.spans[1].name, frozen.spans[3].name, "999999-of-another-job"}
     assert frozen.missing(done) == [frozen.spans[0], frozen.spans[2], frozen.spans[4]]
     assert frozen.by_name()[frozen.spans[1].name] == frozen.spans[1]
@@ -120,10 +108,10 @@ def test_two_columns_that_would_be_carried_under_one_name_are_refused(tmp_path):
         make(make_job(tmp_path / "in.jsonl"))
 
 
-def test_two_formats_in_one_input_are_refused(folder):
-    write_parquet(folder / "c.parquet", 1)
+def test_two_formats_in_one_input_are_refused(two_shards):
+    write_parquet(two_shards / "c.parquet", 1)
     with pytest.raises(InputError, match=r"^input\.path leads to both jsonl and parquet shards; give each its own job$"):
-        plan.discover(make_job(folder).input)
+        plan.discover(make_job(two_shards).input)
 
 
 def test_a_shard_of_an_unknown_format_is_refused_unless_the_job_names_it(tmp_path):
@@ -134,9 +122,11 @@ def test_a_shard_of_an_unknown_format_is_refused_unless_the_job_names_it(tmp_pat
     assert (found.name, found.format, found.size) == (f"{tmp_path}/in.txt", "jsonl", len(lines(1)))
 
 
-def test_a_shard_that_two_paths_lead_to_is_found_once(folder):
-    found = plan.discover(make_job("x", input={"path": [f"{folder}/b.jsonl", str(folder), f"{folder}/*.jsonl"]}).input)
-    assert [shard.name for shard in found] == [f"{folder}/b.jsonl", f"{folder}/a.jsonl"]
+def test_a_shard_that_two_paths_lead_to_is_found_once(two_shards):
+    found = plan.discover(
+        make_job("x", input={"path": [f"{two_shards}/b.jsonl", str(two_shards), f"{two_shards}/*.jsonl"]}).input
+    )
+    assert [shard.name for shard in found] == [f"{two_shards}/b.jsonl", f"{two_shards}/a.jsonl"]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "\r\n\n"])

@@ -6,16 +6,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from planning import lines, make, make_job, touch, two_shards
+from planning import lines, make, make_job, touch
 
 from batchgen import read
 from batchgen import scan as scan_
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """An input of two shards: three rows and two."""
-    return two_shards(tmp_path / "in")
 
 
 def ordinals(text):
@@ -84,17 +78,17 @@ def test_a_blank_line_is_not_a_row(tmp_path):
     assert (shard.rows, shard.lines, span.start, span.end, span.rows) == (2, 6, 0, 6, 2)
 
 
-def test_spans_are_cut_by_rows(folder):
-    shards, spans = make(make_job(folder, spans={"rows": 2}))
+def test_spans_are_cut_by_rows(two_shards):
+    shards, spans = make(make_job(two_shards, spans={"rows": 2}))
     assert [(span.shard, span.start, span.end, span.rows) for span in spans] == [(0, 0, 2, 2), (0, 2, 3, 1), (1, 0, 2, 2)]
     assert [(shard.index, shard.name, shard.rows) for shard in shards] == [
-        (0, f"{folder}/a.jsonl", 3),
-        (1, f"{folder}/b.jsonl", 2),
+        (0, f"{two_shards}/a.jsonl", 3),
+        (1, f"{two_shards}/b.jsonl", 2),
     ]
 
 
-def test_spans_are_cut_by_bytes_and_hold_at_least_a_row(folder):
-    _, spans = make(make_job(folder, spans={"bytes": 1}))
+def test_spans_are_cut_by_bytes_and_hold_at_least_a_row(two_shards):
+    _, spans = make(make_job(two_shards, spans={"bytes": 1}))
     size = len(lines(1))
     assert [(span.rows, span.offset, span.bytes) for span in spans[:3]] == [(1, 0, size), (1, size, size), (1, 2 * size, size)]
 
