@@ -20,10 +20,11 @@ from typing import Literal
 
 import orjson
 import xxhash
-from pydantic import Field, ValidationError
+from pydantic import Field
 from tokenizers import Tokenizer
 
-from batchgen.errors import BadRow, EngineError, JobError
+from batchgen.engines.options import parse_options
+from batchgen.errors import BadRow, EngineError
 from batchgen.jobfile import Spec
 from batchgen.model import ModelFiles
 from batchgen.records import Output
@@ -58,11 +59,7 @@ class EchoOptions(Spec):
 
 class EchoEngine:
     def __init__(self, job: Job, model: ModelFiles) -> None:
-        try:
-            self.options = EchoOptions.model_validate(job.engine.options)
-        except ValidationError as error:
-            causes = [f"engine.options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise JobError("; ".join(causes), f"echo has {', '.join(EchoOptions.model_fields)}") from None
+        self.options = parse_options(job, EchoOptions)
         self.capacity = self.options.max_num_seqs
         self.workers = 1
         self._tokenizer = None if model.tokenizer is None else Tokenizer.from_str(model.tokenizer)

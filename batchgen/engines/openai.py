@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from batchgen.errors import BadRow, EngineError, JobError, words
+from batchgen.engines.options import parse_options
+from batchgen.errors import BadRow, EngineError, words
 from batchgen.jobfile import Spec
 from batchgen.model import ModelFiles
 from batchgen.records import Output
@@ -45,11 +46,7 @@ class OpenAIEngine:
     workers = 1
 
     def __init__(self, job: Job, model: ModelFiles) -> None:
-        try:
-            self.options = OpenAIOptions.model_validate(job.engine.options)
-        except ValidationError as error:
-            causes = [f"engine.options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise JobError("; ".join(causes), f"openai has {', '.join(OpenAIOptions.model_fields)}") from None
+        self.options = parse_options(job, OpenAIOptions)
         self.capacity = self.options.concurrency
         self._model = model.source
         self._client: Any = None
