@@ -75,7 +75,8 @@ def conform(rows: list[dict[str, Any]], kept: pa.Schema) -> pa.Table:
     if EXTRA in kept.names:
         about = kept.field(EXTRA).metadata
         if about[b"open"] == b"1":
-            known = by_column.keys() | {about[b"consumed"].decode()}
+            consumed = about[b"consumed"].decode()
+            known = by_column.keys() | ({consumed} if consumed else set())
             for row, more in zip(rows, extra, strict=True):
                 if not row.keys() <= known:
                     more.update({name: value for name, value in row.items() if name not in known})

@@ -98,6 +98,11 @@ def test_a_column_without_a_name_is_carried(tmp_path, monkeypatch):
     assert row == {"prompt": "a", "": 1, "input_extra": None}
 
 
+def test_an_unknown_column_without_a_name_is_carried_in_input_extra(tmp_path, monkeypatch):
+    _, row = carried(tmp_path, monkeypatch, {"prompt": "a"}, {"prompt": "b", "": 1})
+    assert row == {"prompt": "b", "input_extra": '{"": 1}'}
+
+
 def test_a_bad_row_carries_nothing(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"prompt": "a", "n": 1}\nnonsense\n')
     rows, table = read_all(tmp_path / "in.jsonl")
@@ -108,7 +113,7 @@ def test_a_bad_row_carries_nothing(tmp_path):
 numbers = st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.integers(-3, 3)
 scalars = st.none() | numbers | st.text(max_size=5)
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
-rows_of_values = st.lists(st.dictionaries(st.sampled_from(["a", "b", "row", "é"]), values), min_size=1, max_size=6)
+rows_of_values = st.lists(st.dictionaries(st.sampled_from(["a", "b", "row", "é", ""]), values), min_size=1, max_size=6)
 
 
 def same(one, two):
