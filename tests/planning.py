@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen import plan
+from batchgen import frozen, plan
+from batchgen.model import load_model
 from batchgen.planfile import Plan
 from batchgen.records import Shard, Span
 from batchgen.spec import Job
@@ -30,6 +31,14 @@ def make(job: Job, known: Iterable[Shard] = ()) -> tuple[list[Shard], list[Span]
 def freeze(job: Job, store: Store) -> Plan:
     found = plan.discover(job.input)
     return plan.freeze_plan(job, store, found, plan.look(job, found))
+
+
+def freeze_output(job: Job, store: Store) -> tuple[pa.Schema, Plan]:
+    """The carried columns and the plan of an output that has neither model nor parts."""
+    found = plan.discover(job.input)
+    columns = plan.look(job, found)
+    frozen.freeze(store, job, load_model(None), columns.kept)
+    return columns.kept, plan.freeze_plan(job, store, found, columns)
 
 
 def lines(*numbers: int) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from planning import freeze_output
 
-from batchgen import commit, frozen, plan, report
+from batchgen import commit, report
 from batchgen.errors import BatchgenError, RowError
-from batchgen.model import load_model
 from batchgen.records import Completion, Counts, Receipt, Span, output_schema, prompt_schema
 from batchgen.sampling import check_sampling
 from batchgen.spec import Job
@@ -57,11 +57,7 @@ class Output:
             }
         )
         self.store = LocalStore(folder / "out")
-        found = plan.discover(self.job.input)
-        columns = plan.look(self.job, found)
-        self.kept = columns.kept
-        frozen.freeze(self.store, self.job, load_model(None), self.kept)
-        self.plan = plan.freeze_plan(self.job, self.store, found, columns)
+        self.kept, self.plan = freeze_output(self.job, self.store)
 
     @property
     def spans(self) -> list[Span]:

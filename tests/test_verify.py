@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from planning import freeze_output
 
-from batchgen import commit, frozen, plan, planfile
+from batchgen import commit, planfile
 from batchgen.errors import InputError, RowError
-from batchgen.model import load_model
 from batchgen.planfile import SUCCESS
 from batchgen.records import Completion, Span, output_schema, prompt_schema
 from batchgen.sampling import check_sampling
@@ -45,11 +45,7 @@ class Output:
             }
         )
         self.store = LocalStore(folder / "out")
-        found = plan.discover(self.job.input)
-        columns = plan.look(self.job, found)
-        self.kept = columns.kept
-        frozen.freeze(self.store, self.job, load_model(None), self.kept)
-        self.plan = plan.freeze_plan(self.job, self.store, found, columns)
+        self.kept, self.plan = freeze_output(self.job, self.store)
         for span in self.plan.spans:
             assert commit.commit(self.store, span.name, self.part(span))
         self.store.put(SUCCESS, b"")
