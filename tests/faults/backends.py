@@ -90,7 +90,7 @@ class Engine:
         if self.dead:
             raise EngineError("dead")
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
         text = bytes(token_ids).decode()
         if "refused" in text:
             raise BadRow("engine_rejected", "refused")
