@@ -10,7 +10,7 @@ the layout in which a model reads them. Two kinds of layout exist:
 The model's own template is preferred to the layout whenever it honours the values
 (`render.choose_layout` finds out by rendering).
 
-Sources: the model cards of KARAKURI LM 70B Chat v0.1, 8x7B Chat v0.1 and 8x7B Instruct v0.1 (order, range, defaults,
+Sources: the model cards of KARAKURI LM 70B Chat v0.1, 8x7B Chat v0.1, 8x7B Instruct v0.1 and 7B APM v0.1 (order, range, defaults,
 prompt forms); the NeMo-Aligner SteerLM prompt form.
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from batchgen.content import Content
@@ -73,10 +73,22 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What an attribute prediction model writes after an answer: ` name: value` for each of `names`, then ` ` and `end`."""
+
+    names: tuple[str, ...]
+    end: str
+
+
+@dataclass(frozen=True)
 class Schema:
+    """A schema with `labels` is of a model that writes the values; its template reads which of the labels from its argument
+    `label`. Any other is of a model that reads the values."""
+
     name: str
     attributes: tuple[Attribute, ...]
     layout: Layout | None = None
+    labels: Mapping[str, Labels] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -196,6 +208,22 @@ _KARAKURI_8X7B_INSTRUCT = (
 {%- endfor %}"""
 )
 
+# A labeler: user, assistant, label, and again; it is asked for the label.
+_KARAKURI_APM = """\
+{{- bos_token }}
+{%- set mark = {'helpsteer': 'ATTR_1', 'oasst': 'ATTR_2'}[label] %}
+{%- for message in messages %}
+{%- if message['role'] != ('user', 'assistant', 'label')[loop.index0 % 3] %}
+{{- raise_exception('roles must be user, assistant, label, and again') }}
+{%- endif %}
+{%- set text = message['content'] | trim %}
+{%- if message['role'] == 'user' %}{{- '[INST] ' + text + ' [/INST]' }}
+{%- elif message['role'] == 'assistant' %}{{- ' ' + text }}
+{%- else %}{{- ' [' + mark + '] ' + text + ' [/' + mark + ']' + eos_token }}
+{%- endif %}
+{%- endfor %}
+{{- ' [' + mark + ']' }}"""
+
 BUILT_IN: dict[str, Schema] = {
     "karakuri": Schema("karakuri", _zero_to_four(_FIRST_FIVE + _LAST_FOUR), Layout(template=_KARAKURI)),
     "karakuri-8x7b-chat": Schema(
@@ -203,6 +231,12 @@ BUILT_IN: dict[str, Schema] = {
     ),
     "karakuri-8x7b-instruct": Schema(
         "karakuri-8x7b-instruct", _zero_to_four(_FIRST_FIVE + _LAST_FOUR), Layout(template=_KARAKURI_8X7B_INSTRUCT)
+    ),
+    "karakuri-apm": Schema(
+        "karakuri-apm",
+        _zero_to_four(_FIRST_FIVE + _LAST_FOUR),
+        Layout(template=_KARAKURI_APM),
+        {"helpsteer": Labels(_FIRST_FIVE, "[/ATTR_1]"), "oasst": Labels(_LAST_FOUR, "[/ATTR_2]")},
     ),
     "steerlm": Schema("steerlm", _zero_to_four(_LAST_FOUR + _FIRST_FIVE), Layout(template=_STEERLM)),
 }

@@ -57,15 +57,17 @@ def check(
     if as_json:
         _print_json(asdict(found))
     else:
-        _print_findings(found)
+        _print_findings(found, prepared.job.attributes.predict if prepared.job.attributes else None)
     if found.bad > prepared.job.limits.errors * found.rows:
         sys.exit(3)
 
 
-def _print_findings(found: Any) -> None:
+def _print_findings(found: Any, predicted: str | None) -> None:
     print(f"input:    {found.rows:,} rows in {found.shards:,} shards, {found.spans:,} spans")
     print(f"output:   {found.planned_rows:,} rows planned ({found.prompts:,} prompts)")
-    if found.layout != "none":
+    if predicted is not None:
+        print(f"labels:   {predicted}, asked for through the {found.layout}")
+    elif found.layout != "none":
         print(f"steering: through the {found.layout}, every attribute changes the prompt")
     if found.tokens:
         tokens = ", ".join(f"{name} {value:,}" for name, value in found.tokens.items())

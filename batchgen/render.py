@@ -7,26 +7,23 @@ that what `check --prompts` shows is what the model reads.
 from __future__ import annotations
 
 import array
-import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import xxhash
 
-from batchgen.attributes import Schema
-from batchgen.content import check_inline, images, with_marks
+from batchgen.content import images
 from batchgen.conversation import Conversations, kind
 from batchgen.errors import BadRow, ModelError, RowError, place
+from batchgen.layout import LayoutKind, PromptText
 from batchgen.model import ModelFiles
 from batchgen.records import Prompt, Row
 from batchgen.sampling import check_sampling
 from batchgen.spec import Job, unknown_adapter
-from batchgen.template import ChatTemplate
 from batchgen.tokens import TokenEncoder
 from batchgen.values import Values
 
-LayoutKind = Literal["model template", "schema template", "schema block", "none"]
 UNBOUNDED_ANSWER = 128
 
 
@@ -45,16 +42,17 @@ class Renderer:
         self._conversations = Conversations(job.input, self._values.names)
         self._constant_sampling = check_sampling(job.constant_sampling)
         self._tokens = TokenEncoder(model)
-        self._template = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
         self._hosted = job.engine.kind == "openai"
-        self._continues = job.input.continue_final_message is True
-        self._arguments = dict(job.model.chat_template_kwargs) if job.model else {}
-        self.layout: LayoutKind = self._choose_layout()
-        if self._template is None and (job.input.messages or job.input.turns):
+        self._text = PromptText(job, model, self._values)
+        if not self._text.has_template and (job.input.messages or job.input.turns):
             raise ModelError(
                 f"model {model.label} has no chat template, which messages and turns need",
                 "name one with model.chat_template",
             )
+
+    @property
+    def layout(self) -> LayoutKind:
+        return self._text.kind
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Renderer, (self.job, self.model)
@@ -81,7 +79,7 @@ class Renderer:
     def _prompts(self, ordinal: int, data: dict[str, Any], shard: str) -> list[Prompt]:
         messages, turns = self._conversations.read(data)
         if pictures := images(messages):
-            self._check_images(pictures)
+            self._text.check_images(pictures)
         own = self._values.own(data)
         sampling, row_seed = self._sampling(data)
         made = []
@@ -107,8 +105,7 @@ class Renderer:
         Raises BadRow (render, too_long).
         """
         shown, hidden = self._tokens.hide(messages)
-        rendered = self._cut(shown) if messages[-1]["role"] == "assistant" and self._continues else self._render(shown)
-        text, ids = self._tokens.encode(rendered, hidden, add_special_tokens=self._template is None)
+        text, ids = self._tokens.encode(self._text.render(shown), hidden, add_special_tokens=not self._text.has_template)
         if not ids:
             raise BadRow("render", "the prompt has no tokens")
         if self.context is not None and len(ids) >= self.context:
@@ -143,24 +140,6 @@ class Renderer:
             raise BadRow("input", f"sampling: adapter: {unknown_adapter(adapter, self.job.adapters)}")
         return sampling, "seed" in fields
 
-    def _check_images(self, pictures: list[str]) -> None:
-        if self._hosted:
-            return
-        check_inline(pictures)
-        if not self._takes_images:
-            raise BadRow("render", f"the chat template of {self.model.label} takes no images")
-
-    @functools.cached_property
-    def _takes_images(self) -> bool:
-        """Whether the template shows an image: one that takes texts only fails, or prints the list of parts."""
-        values = self._values.schema.defaults if self._values.schema else {}
-        parts = [{"type": "text", "text": "Hello"}, {"type": "image_url", "image_url": {"url": ""}}]
-        try:
-            bare, full = (self._render([{"role": "user", "content": parts[:some], **values}]) for some in (1, 2))
-        except BadRow:
-            return False
-        return bare != full and "'text'" not in full
-
     def within_context(self, sampling: dict[str, Any], tokens: int) -> dict[str, Any]:
         """`sampling` with max_tokens set to what is left after a prompt of `tokens`. Raises BadRow (too_long)."""
         wanted = sampling["max_tokens"]
@@ -172,82 +151,6 @@ class Renderer:
         if left < max(1, sampling["min_tokens"]):
             raise BadRow("too_long", f"the prompt has {tokens} tokens: no room for min_tokens {sampling['min_tokens']}")
         return {**sampling, "max_tokens": left if wanted is None else min(wanted, left)}
-
-    def _cut(self, messages: list[dict[str, Any]]) -> str:
-        """The conversation up to the end of its last message's text, which the model continues; as Transformers'
-        continue_final_message, white space that the template strips is lost."""
-        text, last = self._render(messages, answering=False), messages[-1]["content"]
-        for beginning in (last, last.strip()):
-            if beginning and (found := text.rfind(beginning)) >= 0:
-                return text[: found + len(beginning)]
-        raise BadRow("render", "the last message, which is to be continued, is not in what the chat template makes")
-
-    def _render(self, messages: list[dict[str, Any]], answering: bool = True) -> str:
-        if self.layout == "schema block":
-            messages = self._with_block(messages)
-        if self._template is None:
-            return "\n\n".join(message["content"] for message in messages)
-        if not self._hosted:
-            messages = with_marks(messages)
-        variables: dict[str, Any] = dict(self.model.special)
-        if self._values.names:
-            # Some templates read the values from their arguments instead of the message.
-            values = {name: messages[-1].get(name) for name in self._values.names}
-            variables = {**values, "attribute_names": list(self._values.names), **variables}
-        return self._template.render(messages, {**self._arguments, **variables}, answering)
-
-    def _with_block(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        schema = self._values.schema
-        assert schema is not None
-        assert schema.layout is not None
-        layout = schema.layout
-        last = max(i for i, m in enumerate(messages) if m["role"] == "user")
-        return [
-            {**m, "content": layout.apply(m["content"], self._values.of(m))}
-            if m["role"] == "user" and (layout.turns == "all" or i == last)
-            else m
-            for i, m in enumerate(messages)
-        ]
-
-    def _choose_layout(self) -> LayoutKind:
-        """Render one row with each attribute changed in turn; take the first layout that honours them all."""
-        schema = self._values.schema
-        if schema is None:
-            return "none"
-        ignored: list[str] = []
-        if self._template is not None:
-            self.layout = "model template"
-            ignored = self._ignored(schema)
-            if not ignored:
-                return "model template"
-        layout = schema.layout
-        if layout is not None and (layout.template is None or not self._hosted):  # which has its own template
-            if layout.template is not None:
-                self._template = ChatTemplate(layout.template, self.model.label)
-                self.layout = "schema template"
-            else:
-                self.layout = "schema block"
-            ignored = self._ignored(schema)
-            if not ignored:
-                return self.layout
-        raise ModelError(
-            f"the chat template of {self.model.label} ignores {', '.join(ignored or schema.names)}: the prompt stays the "
-            "same whatever the value",
-            "use a template that reads them from the message or its arguments (model.chat_template), or give "
-            "attributes.schema a layout",
-        )
-
-    def _ignored(self, schema: Schema) -> list[str]:
-
-        def probe(values: dict[str, int]) -> str:
-            try:
-                return self._render([{"role": "user", "content": "Hello", **values}])
-            except BadRow as error:
-                raise ModelError(f"{self.model.label}: {error}", "give another model.chat_template") from None
-
-        base = probe(schema.defaults)
-        others = {a.name: a.low if a.default != a.low else a.high for a in schema.attributes if a.low != a.high}
-        return [name for name, value in others.items() if probe({**schema.defaults, name: value}) == base]
 
 
 def prompt_hash(ids: list[int], pictures: Sequence[str] = ()) -> str:

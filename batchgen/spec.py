@@ -20,6 +20,7 @@ from batchgen.errors import ErrorCode, JobError
 from batchgen.input import Input
 from batchgen.jobfile import Fraction, Spec, explain, override, read_yaml, unknown_key
 from batchgen.parse import Parse
+from batchgen.predict import with_prediction
 from batchgen.sampling import Sampling, check_sampling, sampling_json_schema
 from batchgen.steering import Attributes
 
@@ -141,12 +142,18 @@ class Job(Spec):
     spans: Spans = Field(Spans(), description="The unit of scheduling and of commit.")
     output: OutputSpec = Field(description="Where the answers go.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _prediction(cls, fields: Any) -> Any:
+        return with_prediction(fields) if isinstance(fields, dict) else fields
+
     @model_validator(mode="after")
     def _whole(self) -> Job:
         if self.model is None and self.engine.kind != "echo":
             raise ValueError(f"engine.kind {self.engine.kind} needs a model")
         if self.engine.kind == "openai" and self.model is not None:
             given = {
+                "attributes.predict": self.attributes.predict if self.attributes else None,
                 "model.chat_template": self.model.chat_template,
                 "model.chat_template_kwargs": self.model.chat_template_kwargs,
                 "input.continue_final_message": self.input.continue_final_message,
@@ -191,7 +198,7 @@ class Job(Spec):
 
     @property
     def schema_names(self) -> tuple[str, ...]:
-        return self.attributes.schema.names if self.attributes else ()
+        return self.attributes.names if self.attributes else ()
 
     @property
     def parsed_type(self) -> Any:

@@ -88,6 +88,10 @@ class Attributes(Spec):
         {}, description="Every row times every combination of these values, or times every mapping of a list."
     )
     sample: Draw | None = Field(None, description="Every row with k combinations drawn from many, instead of a sweep.")
+    predict: str | None = Field(
+        None,
+        description="Of a schema whose model writes the values (karakuri-apm): which labels (helpsteer, oasst). It sets the labeler's prompt, constraint, stop and `parse`.",  # noqa: E501
+    )
     columns: dict[str, str] | bool = Field(
         True, description="true: the columns that bear the names; a mapping renames them; false: none."
     )
@@ -104,6 +108,8 @@ class Attributes(Spec):
     @model_validator(mode="after")
     def _check(self) -> Attributes:
         schema = self.schema
+        if schema.labels or self.predict is not None:
+            self._check_prediction()
         schema.check(self.values)
         if isinstance(self.sweep, list):
             self._check_points("sweep", self.sweep)
@@ -116,6 +122,15 @@ class Attributes(Spec):
         if isinstance(self.columns, dict):
             schema.check(dict.fromkeys(self.columns))
         return self
+
+    def _check_prediction(self) -> None:
+        labels = self.schema.labels
+        if not labels:
+            raise ValueError(f"predict: a model of schema {self.schema.name} reads the values; karakuri-apm writes them")
+        if self.predict not in labels:
+            raise ValueError(f"predict: a model of schema {self.schema.name} writes values: name {' or '.join(labels)}")
+        if self.values or self.sweep or self.sample is not None or isinstance(self.columns, dict):
+            raise ValueError("predict: the model writes the values: give no values, sweep, sample or columns")
 
     def _check_grid(self, grid: dict[str, list[Any]]) -> None:
         for name, values in grid.items():
@@ -166,9 +181,14 @@ class Attributes(Spec):
         points = self.sweep if isinstance(self.sweep, list) and self.sweep else attrs.sweep(self.sweep or {})  # type: ignore[arg-type]
         return [self.schema.check(point) for point in points]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The attributes that rows carry: none where the model writes them."""
+        return () if self.predict is not None else self.schema.names
+
     def column_of(self) -> dict[str, str]:
         """Attribute name -> input column that may hold a row's own value."""
-        if self.columns is False:
+        if self.columns is False or self.predict is not None:
             return {}
         renamed = self.columns if isinstance(self.columns, dict) else {}
         return {name: renamed.get(name, name) for name in self.schema.names}

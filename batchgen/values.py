@@ -22,8 +22,8 @@ class Values:
     """`names` are the schema's attributes, in its order; none without a schema."""
 
     def __init__(self, attributes: Attributes | None) -> None:
-        self.schema = attributes.schema if attributes else None
-        self.names = self.schema.names if self.schema else ()
+        self.schema = attributes.schema if attributes and attributes.names else None
+        self.names = attributes.names if attributes else ()
         self.columns = attributes.column_of() if attributes else {}
         self._chooser = Chooser(attributes)
         self._constant = self.schema.defaults | self.schema.check(attributes.values) if self.schema and attributes else {}

@@ -81,24 +81,6 @@ def test_the_answer_in_the_output_is_whole(tmp_path: Path) -> None:
     assert rows[0]["parsed"] == {"score": "3"}
 
 
-def labeler(**arguments: str) -> Any:
-    made = bare(APM, input=LABELLED)
-    made._arguments = arguments
-    return made
-
-
-def test_a_labeler_reads_whole_answers_as_its_card_says() -> None:
-    assert one(labeler(label="helpsteer"), messages=HELLO).text == (
-        "<s>[INST] Hello! [/INST] Hello! How can I help you today? [ATTR_1]"
-    )
-    assert one(labeler(label="oasst"), messages=HELLO).text.endswith(" [ATTR_2]")
-    again = [*HELLO, {"role": "label", "content": LABEL}, *THANKS]
-    assert one(labeler(label="helpsteer"), messages=again).text == (
-        f"<s>[INST] Hello! [/INST] Hello! How can I help you today? [ATTR_1] {LABEL} [/ATTR_1]</s>"
-        "[INST] Thank you! [/INST] You're welcome! [ATTR_1]"
-    )
-
-
 def test_template_arguments_come_from_the_job_and_decide_what_a_row_means(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     tokenizer = Path(__file__).parents[1] / "jobs/models/tiny-karakuri/tokenizer.json"

@@ -58,13 +58,13 @@ INSTRUCT = (
 )
 
 
-@pytest.mark.parametrize("schema", BUILT_IN)
+@pytest.mark.parametrize("schema", CARDS)
 def test_the_cards_conversation_is_rendered_byte_by_byte(schema: str) -> None:
     text, _ = bare(attributes={"schema": schema}).encode(conversation(**BUILT_IN[schema].defaults))
     assert text == CARDS[schema]
 
 
-@pytest.mark.parametrize("schema", BUILT_IN)
+@pytest.mark.parametrize("schema", CARDS)
 def test_every_turn_has_its_own_values(schema: str) -> None:
     renderer = bare(attributes={"schema": schema}, input=MESSAGES)
     first, second = {"verbosity": 1, "humor": 2}, {"verbosity": 3}
@@ -81,7 +81,7 @@ def test_texts_of_models_that_do_not_strip_stay_as_they_are(schema: str) -> None
     assert " \n Hello \n" in one(bare(attributes={"schema": schema}), prompt=" \n Hello \n").text
 
 
-@pytest.mark.parametrize("schema", BUILT_IN)
+@pytest.mark.parametrize("schema", CARDS)
 @pytest.mark.parametrize("roles", ["uu", "au", "uaau", "suuu"])
 def test_roles_must_alternate(schema: str, roles: str) -> None:
     names = {"u": "user", "a": "assistant", "s": "system"}

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rendering import bare, one
-
-from batchgen.spec import Job
 
 FOLDER = Path(__file__).parents[1] / "jobs/steerlm"
 
@@ -49,24 +46,3 @@ def test_only_answers_with_labels_and_enough_of_what_is_asked_for_are_kept(steer
     assert steerlm.kept(made, labels, {"quality": 3}) == [
         {"id": "p-0-0", "prompt": "q", "response": "one", "attributes": {"quality": 4}}
     ]
-
-
-@pytest.mark.parametrize(("name", "mark"), [("helpsteer", "ATTR_1"), ("oasst", "ATTR_2")])
-def test_the_labelers_prompt_is_its_cards(name: str, mark: str) -> None:
-    job = Job.load(FOLDER / f"label-{name}.yaml")
-    assert job.model is not None
-    source = {"path": "x", "messages": "messages", "continue_final_message": False, "answer_role": "label"}
-    renderer = bare((FOLDER / "labeler.jinja").read_text(), input=source)
-    renderer._arguments = job.model.chat_template_kwargs
-    said = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hello! How can I help you today?"}]
-    assert one(renderer, messages=said).text == f"<s>[INST] Hello! [/INST] Hello! How can I help you today? [{mark}]"
-    again = [
-        *said,
-        {"role": "label", "content": "a: 1"},
-        {"role": "user", "content": "Thank you!"},
-        {"role": "assistant", "content": "Yes."},
-    ]
-    assert one(renderer, messages=again).text.endswith(f" [{mark}] a: 1 [/{mark}]</s>[INST] Thank you! [/INST] Yes. [{mark}]")
-    wrong = one(renderer, messages=[*said, *said])
-    assert wrong.error is not None
-    assert "user, assistant, label" in wrong.error.detail
