@@ -24,7 +24,7 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from batchgen import read
+from batchgen import chain, read
 from batchgen.errors import BatchgenError
 from batchgen.records import Again, Prompt, Row, Shard, Span, prompt_schema
 from batchgen.render import Renderer
@@ -132,7 +132,7 @@ def group_spans(shards: dict[int, Shard], spans: Iterable[Span]) -> Iterator[tup
     for span in spans:
         if group:
             shard = shards[group[0].shard]
-            streamed = shard.format == "parquet" or shard.name.endswith((".gz", ".zst"))
+            streamed = shard.format in ("parquet", chain.FORMAT) or shard.name.endswith((".gz", ".zst"))
             full = len(group) >= (TASK_SPANS_STREAMED if streamed else TASK_SPANS)
             if full or span.shard != shard.index or span.start != group[-1].end:
                 yield shard, group

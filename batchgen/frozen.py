@@ -8,6 +8,7 @@ differ. How a job is run (replicas, parallelism, engine options, spans, limits) 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +48,9 @@ def load_frozen(store: Store) -> FrozenJob | None:
         raise OutputConflict(f"output {store.url}: {NAME} is not a batchgen job: {error}", "choose another output.path") from None
 
 
-def freeze(store: Store, job: Job, model: ModelFiles, kept: pa.Schema) -> FrozenJob:
+def freeze(store: Store, job: Job, model: ModelFiles, kept: pa.Schema, upstream: Sequence[str] = ()) -> FrozenJob:
     """Write job.json, or check that the one that is there means the same. Raises OutputConflict."""
-    frozen = FrozenJob(job, meaning(job, model), model.identity, kept)
+    frozen = FrozenJob(job, meaning(job, model, upstream), model.identity, kept)
     fields = {
         "job": job.model_dump(mode="json", by_alias=True),
         "fingerprint": frozen.fingerprint,
@@ -66,9 +67,10 @@ def freeze(store: Store, job: Job, model: ModelFiles, kept: pa.Schema) -> Frozen
     return before
 
 
-def meaning(job: Job, model: ModelFiles) -> dict[str, Any]:
-    """The job's meaning with the model's identity in it."""
-    return job.meaning() | {f"model.{name}": value for name, value in model.identity.items()}
+def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = ()) -> dict[str, Any]:
+    """The job's meaning with the model's identity in it, and the fingerprints of the jobs whose outputs it reads."""
+    chained = {"input.fingerprints": list(upstream)} if upstream else {}
+    return job.meaning() | chained | {f"model.{name}": value for name, value in model.identity.items()}
 
 
 def refuse_change(output: str, before: FrozenJob, now: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ _PROMPTS = ("prompt", "messages", "turns", "template")
 
 class Input(Spec):
     path: str | Annotated[list[str], Field(min_length=1)] = Field(
-        description="File, directory, glob or list of them; local or s3:// gs:// az:// hf://datasets/; for `format: dataset` a Hub name or a saved directory."
+        description="File, directory, glob or list of them; local or s3:// gs:// az:// hf://datasets/; the output of another job, for its ok rows; for `format: dataset` a Hub name or a saved directory."
     )
     format: Literal["auto", "jsonl", "parquet", "dataset", "openai-batch"] = Field(
         "auto",

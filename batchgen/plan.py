@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 import xxhash
 
-from batchgen import carry, planfile, read, source, tables
+from batchgen import carry, chain, planfile, read, source, tables
 from batchgen.errors import InputError, JobError, OutputConflict
 from batchgen.input import Input
 from batchgen.jobfile import Column
@@ -60,8 +60,10 @@ def discover(spec: Input) -> list[Found]:
     """The shards of the job's paths, in order. Raises InputError when there are none, or two formats."""
     if spec.format == "dataset":
         return [Found(path, "dataset", 0, str(tables.load_dataset(spec, path)._fingerprint)) for path in spec.paths]
-    expanded = [name for path in spec.paths for name in source.expand(path)]
-    names = list(dict.fromkeys(name if "://" in name else os.path.normpath(name) for name in expanded))
+    outputs = {path for path in spec.paths if spec.format == "auto" and chain.job_of(path) is not None}
+    expanded = {path: source.expand(chain.parts_path(path) if path in outputs else path) for path in spec.paths}
+    parts = {_normal(name) for path in outputs for name in expanded[path]}
+    names = list(dict.fromkeys(_normal(name) for found in expanded.values() for name in found))
     files: dict[str, str] = {}
     for name in names:
         if not name.isprintable():
@@ -69,6 +71,7 @@ def discover(spec: Input) -> list[Found]:
         if "://" not in name and (other := files.setdefault(os.path.realpath(name), name)) != name:
             raise InputError(f"shards {other} and {name} are one file", "leave the symbolic link out")
     kinds = {name: source.format_of(name) if spec.format == "auto" else KINDS.get(spec.format, spec.format) for name in names}
+    kinds |= dict.fromkeys(parts, chain.FORMAT)
     for name, kind in kinds.items():
         if kind is None:
             raise InputError(
@@ -79,6 +82,10 @@ def discover(spec: Input) -> list[Found]:
         raise InputError(f"input.path leads to both {both} shards", "give each its own job")
     stats = _threads(source.stat, names)
     return [Found(name, str(kinds[name]), size, stamp) for name, (size, stamp) in zip(names, stats, strict=True)]
+
+
+def _normal(name: str) -> str:
+    return name if "://" in name else os.path.normpath(name)
 
 
 def look(job: Job, found: list[Found]) -> Columns:
@@ -181,6 +188,8 @@ class _Work:
 
 
 def _row_count(spec: Input, found: Found) -> int | None:
+    if found.format == chain.FORMAT:
+        return len(chain.ok_positions(found.name))
     if found.format == "parquet":
         return int(tables.open_parquet(found.name)[0].metadata.num_rows)
     return len(tables.load_dataset(spec, found.name)) if found.format == "dataset" else None
@@ -198,12 +207,15 @@ def _plan_shard(job: Job, work: _Work, later: int, sizes: Sizes) -> tuple[Shard,
     if now.format == "jsonl":
         return scan(old, (now.size, now.stamp), at, job.spans.bytes)
     rows = work.rows or 0
-    spans, low = [], 0
+    ordinals = chain.ok_positions(now.name) if now.format == chain.FORMAT else range(rows)
+    spans: list[Span] = []
+    low = 0
     while low < rows:
         size = min(sizes.rows(later + rows - low), rows - low)
-        spans.append(Span(old.index, low, low + size, size))
+        begin = spans[-1].end if spans else 0
+        spans.append(Span(old.index, begin, int(ordinals[low + size - 1]) + 1, size))
         low += size
-    return replace(old, digest=_table_digest(job.input, now), lines=rows, rows=rows), spans
+    return replace(old, digest=_table_digest(job.input, now), lines=spans[-1].end if spans else 0, rows=rows), spans
 
 
 def _table_digest(spec: Input, found: Found) -> str:

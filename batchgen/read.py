@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import orjson
 import pyarrow as pa
 
-from batchgen import carry, openai_batch, source, tables
+from batchgen import carry, chain, openai_batch, source, tables
 from batchgen.errors import BadRow, InputError, RowError, place, words
 from batchgen.input import Input
 from batchgen.records import Row, Shard, Span, carried_name
@@ -36,6 +36,8 @@ def read_spans(spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, ne
         yield from _read_jsonl(spec, shard, spans, kept)
     else:
         batches = _batches(spec, shard, spans[0].start, spans[-1].end)
+        if shard.format == chain.FORMAT:
+            batches, needed = chain.ok_rows(batches, spans[0].start), needed - chain.SETTINGS
         yield from _read_tables(shard, spans, batches, kept, needed)
 
 
@@ -49,7 +51,7 @@ def head(spec: Input, name: str, kind: str, rows: int) -> tuple[list[dict[str, A
                 if row.data is not None:
                     found.append(row.data)
         return found, None
-    if kind == "parquet":
+    if kind in ("parquet", chain.FORMAT):
         return [], tables.open_parquet(name)[0].schema_arrow
     return [], tables.load_dataset(spec, name).features.arrow_schema
 
@@ -171,7 +173,9 @@ def _read_tables(
         held, have = [table.slice(span.rows)], have - span.rows
         table = table.slice(0, span.rows)
         plain = table.select([name for name in table.column_names if name in needed]).to_pylist()
-        rows = [Row(span.start + index, data) for index, data in enumerate(plain)]
+        plain_ordinals = range(span.start, span.end)
+        ordinals = table.column(chain.ORDINAL).to_pylist() if chain.ORDINAL in table.column_names else plain_ordinals
+        rows = [Row(ordinal, data) for ordinal, data in zip(ordinals, plain, strict=True)]
         yield span, rows, _carry(shard, table, kept)
 
 

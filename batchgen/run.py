@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from batchgen import commit, frozen, journal, lease, plan, planfile, report
+from batchgen import chain, commit, frozen, journal, lease, plan, planfile, report
 from batchgen.engines import make_engine
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
 from batchgen.model import load_model
@@ -28,18 +28,22 @@ class Prepared:
     renderer: Renderer
     found: list[plan.Found]
     columns: plan.Columns
+    upstream: tuple[str, ...] = ()
+    """Fingerprints of the jobs whose outputs are the input."""
 
 
 def prepare(job: Job, store: Store | None = None) -> Prepared:
     """Find the shards, read the model's files, probe the template. Imports no Ray. Raises UsageError."""
     before = frozen.load_frozen(store) if store else None
     model = load_model(job.model, before.model if before else None, job.engine.kind == "openai")
+    chain.refuse_own(job)
+    upstream = chain.fingerprints(job.input)
     if before is not None and store is not None:
-        frozen.refuse_change(store.url, before, frozen.meaning(job, model))
+        frozen.refuse_change(store.url, before, frozen.meaning(job, model, upstream))
     found = plan.discover(job.input)
     columns = plan.look(job, found)
     make_engine(job, model)  # refuses options that the engine does not have
-    return Prepared(job, Renderer(job, model), found, columns)
+    return Prepared(job, Renderer(job, model), found, columns, tuple(upstream))
 
 
 def run(
@@ -68,7 +72,7 @@ def run(
 def _run(
     job: Job, store: Store, prepared: Prepared, out: TextIO, quiet: bool, stopping: Callable[[], bool], held: lease.Lease
 ) -> dict[str, Any]:
-    kept = frozen.freeze(store, job, prepared.renderer.model, prepared.columns.kept).kept
+    kept = frozen.freeze(store, job, prepared.renderer.model, prepared.columns.kept, prepared.upstream).kept
     planned = plan.freeze_plan(job, store, prepared.found, prepared.columns)
     done = commit.committed(store)
     tally = report.load_tally(store, planned, done)

@@ -53,15 +53,15 @@ class Output:
         """Generate the spans without a part; how many rows were generated."""
         made = self.prepared
         job, columns = made.job, made.columns
-        frozen.freeze(self.store, job, made.renderer.model, columns.kept)
+        frozen.freeze(self.store, job, made.renderer.model, columns.kept, made.upstream)
         planned = plan.freeze_plan(job, self.store, made.found, columns)
-        shard = planned.shards[0]
-        worker = Replica(made.renderer, job.output.path, [shard.name])
+        worker = Replica(made.renderer, job.output.path, [shard.name for shard in planned.shards])
 
         async def work() -> int:
             await worker.start()
             generated = 0
             for span in planned.missing(commit.committed(self.store)):
+                shard = planned.shards[span.shard]
                 [(_, rows, kept)] = read.read_spans(job.input, shard, [span], columns.kept, made.renderer.needed)
                 prompts = encode_span(made.renderer, shard.name, rows, span.again)
                 receipt = await worker.run(encode_block(span, prompts, kept))
