@@ -212,6 +212,26 @@ def export(
 
 
 @app.command()
+def fidelity(out: Output, as_json: AsJson = False) -> None:
+    """What was asked for against what came: by attribute and value, the length of the answers and their labels."""
+    from batchgen import fidelity as comparing
+    from batchgen.store import open_store
+
+    found = comparing.fidelity(open_store(out))
+    if as_json:
+        return _print_json({name: asdict(one) for name, one in found.items()})
+    print(f"{'attribute':<20} {'asked':>6} {'answers':>10} {'tokens':>8} {'label':>6}")
+    for name, value, answers, tokens, label in comparing.table(found):
+        print(f"{name:<20} {value:>6} {answers:>10,} {tokens:>8.1f} {'-' if label is None else format(label, '.2f'):>6}")
+    for name, one in found.items():
+        for what, r in (("tokens", one.correlation_with_tokens), ("labels", one.correlation_with_labels)):
+            if r is not None:
+                print(f"{name}: correlation with {what} {r:.2f}")
+        if one.exact is not None:
+            print(f"{name}: label as asked {one.exact:.0%}, {one.mean_error:+.2f} on average")
+
+
+@app.command()
 def schema() -> None:
     """The job file's JSON Schema, for editors."""
     from batchgen.spec import Job

@@ -107,4 +107,4 @@ def test_parts_that_are_named_as_files_are_files(first: Output, tmp_path: Path) 
     second = chained(
         first, tmp_path, input={"path": f"{first.store.url}/data", "prompt": "prompt", "keep": ["status"]}, limits={"errors": 1}
     )
-    assert len(second.rows()) == 2 * ROWS + 2
+    assert len({(row["shard"], row["row"]) for row in second.rows()}) == len(first.rows()) == 2 * ROWS + 2
