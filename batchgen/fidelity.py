@@ -1,7 +1,7 @@
 """What was asked for against what came: by attribute and value, how long the answers are and how they are labelled.
 
 The output of a steered job says how long its answers are. A label job, whose `parsed` columns are attributes, says how they are
-labelled: where its input is the output of a steered job, what was asked for is in `input_attributes`, and the lengths are those of
+labelled: where its input is the output of a steered job, what was asked for is in `input_attributes`, and the lengths are of
 that job's answers.
 """
 
