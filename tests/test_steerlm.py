@@ -25,6 +25,12 @@ def test_an_answer_has_the_labels_of_both_jobs_or_none(steerlm: Any) -> None:
     assert steerlm.merged(first, second) == {"a": {"helpfulness": 1, "quality": 4}}
 
 
+def test_the_label_of_a_new_answer_has_the_answers_name(steerlm: Any) -> None:
+    answer = {"id": "p", "variant": 1, "sample": 2}
+    of_answer = {"id": "p", "variant": 0, "sample": 0, "input_variant": 1, "input_sample": 2}
+    assert steerlm.labelled_id(of_answer) == steerlm.answer_id(answer) == "p-1-2"
+
+
 def test_combinations_are_those_of_the_best_quality_as_often_as_they_are_there(steerlm: Any) -> None:
     labels = [{"quality": 3, "humor": 1}, {"quality": 2, "humor": 4}, {"quality": 3, "humor": 1}, {"quality": 3, "humor": 0}]
     assert steerlm.combinations(labels) == [labels[0], labels[2], labels[3]]

@@ -6,12 +6,13 @@
 1. An attribute prediction model labels the answers at hand (JSONL rows with id, prompt, response) with the nine attributes.
 2. The model to be trained answers every prompt again, with a combination of attributes that occurs among those labels and has
    the best quality that occurs; several answers each.
-3. The same labeler labels the new answers.
+3. The same labeler labels the new answers: its input is the output of step 2. `batchgen fidelity FOLDER/new-labels-helpsteer` (or
+   -oasst) then says how well the model did what it was asked for.
 4. FOLDER/train.jsonl has the prompt, the new answer and its predicted attributes, of the answers that have at least the values of
    --least.
 
 Every step is a batchgen job of this folder; --labeler and --generator override their fields:
---labeler model.source=karakuri-ai/karakuri-lm-7b-apm-v0.1 model.chat_template=null
+--labeler model.source=karakuri-ai/karakuri-lm-7b-apm-v0.1
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from batchgen.errors import BatchgenError
 
 HERE = Path(__file__).parent
 BEST = "quality"
+CHAINED = ("variant", "sample", "attributes", "completion_tokens")
+"""What the labels of the new answers carry of them: which answer it is, and for `batchgen fidelity` what was asked for."""
 
 
 def conversations(answers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -44,9 +47,18 @@ def conversations(answers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def answer_id(row: dict[str, Any]) -> str:
+    """Of an answer that a batchgen job made, and of its label: a prompt has several."""
+    return f"{row['id']}-{row['variant']}-{row['sample']}"
+
+
+def labelled_id(row: dict[str, Any]) -> str:
+    return f"{row['id']}-{row['input_variant']}-{row['input_sample']}" if "input_sample" in row else row["id"]
+
+
 def merged(*labelled: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
     """Attributes by id, of the answers that every label job has labelled."""
-    found = [{row["id"]: row["parsed"] for row in rows if row["status"] == "ok"} for rows in labelled]
+    found = [{labelled_id(row): row["parsed"] for row in rows if row["status"] == "ok"} for rows in labelled]
     return {name: {k: v for one in found for k, v in one[name].items()} for name in found[0] if all(name in one for one in found)}
 
 
@@ -59,7 +71,7 @@ def combinations(labels: Iterable[dict[str, int]]) -> list[dict[str, int]]:
 
 def new_answers(generated: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {"id": f"{row['id']}-{row['variant']}-{row['sample']}", "prompt": row["prompt"], "response": row["response"].strip()}
+        {"id": answer_id(row), "prompt": row["prompt"], "response": row["response"].strip()}
         for row in generated
         if row["status"] == "ok" and row["response"].strip()
     ]
@@ -93,12 +105,9 @@ def run(name: str, overrides: list[str]) -> list[dict[str, Any]]:
     return list(batchgen.rows(job.output.path))
 
 
-def label(folder: Path, what: str, answers: list[dict[str, Any]], overrides: list[str]) -> dict[str, dict[str, int]]:
-    source = write(folder / f"{what}.jsonl", conversations(answers))
-    paths = [f"input.path={source}", *overrides]
-    return merged(
-        *(run(f"label-{kind}", [*paths, f"output.path={folder / what}-{kind}"]) for kind in ("helpsteer", "oasst")),
-    )
+def label(to: Path, fields: list[str]) -> dict[str, dict[str, int]]:
+    """Both labels of the conversations that `fields` name as input."""
+    return merged(*(run(f"label-{kind}", [*fields, f"output.path={to}-{kind}"]) for kind in ("helpsteer", "oasst")))
 
 
 def main() -> None:
@@ -112,12 +121,14 @@ def main() -> None:
     folder, answers = options.folder, read(options.answers)
     least = {name: int(value) for name, _, value in (text.partition("=") for text in options.least)}
 
-    labels = label(folder, "labels", answers, options.labeler)
+    asked = write(folder / "answers.jsonl", conversations(answers))
+    labels = label(folder / "labels", [f"input.path={asked}", *options.labeler])
     points = write(folder / "combinations.jsonl", combinations(labels.values()))
     prompts = write(folder / "prompts.jsonl", ({"id": answer["id"], "prompt": answer["prompt"]} for answer in answers))
     places = [f"input.path={prompts}", f"attributes.sample.from={points}", f"output.path={folder / 'generated'}"]
     made = new_answers(run("generate", [*places, *options.generator]))
-    rows = kept(made, label(folder, "new-labels", made, options.labeler), least)
+    source = [f"input.path={folder / 'generated'}", f"input.keep=[{', '.join(CHAINED)}]"]
+    rows = kept(made, label(folder / "new-labels", [*source, *options.labeler]), least)
     path = write(folder / "train.jsonl", rows)
     print(f"\n{len(answers)} answers labelled, {len(made)} new ones made, {len(rows)} of them kept: {path}")
 

@@ -1,4 +1,4 @@
-"""The tiny model is steered by every path at once: a sweep, a column of the row, a key of the turn, in several samples of each."""
+"""The tiny model is steered by every path at once: a sweep, a column of the row, a key of the turn; and in every sample."""
 
 from __future__ import annotations
 
