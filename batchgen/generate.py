@@ -13,9 +13,9 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -30,6 +30,7 @@ from batchgen.render import Renderer
 from batchgen.store import delete_all, open_store
 
 LOG_TAIL = 20
+T = TypeVar("T")
 MOST_COMMITTING = 4
 DRAIN_JOURNAL_SECONDS = 1.0
 
@@ -65,6 +66,7 @@ class Replica:
         self._accepted = 0
         self._unfinished = 0
         self._committing = 0
+        self._spent = 0.0
         self._restarts = 0
         self._lengths = Lengths()
         self._order = Order(self._lengths)
@@ -126,14 +128,13 @@ class Replica:
             raise
         finally:
             self._spans.discard(span)
-        last, ended = time.time(), time.monotonic()
+        last = time.time()
         self._count(committing=1)
         done |= {of_prompt[0].prompt: of_prompt for of_prompt in answered}
         completions = [completion for index in range(len(rows)) for completion in done[index]]
         schema = output_schema(kept.schema, self.job.schema_names, self.job.parsed_type)
-        part = await asyncio.to_thread(commit.encode_part, prompts, kept, completions, schema, shard, self.renderer.model.label)
-        created = await asyncio.to_thread(commit.commit, self.store, name, part)
-        committing = time.monotonic() - ended
+        part = await self._spend(commit.encode_part, prompts, kept, completions, schema, shard, self.renderer.model.label)
+        created = await self._spend(commit.commit, self.store, name, part)
         counts, errors = commit.count(completions), commit.errors_by_code(completions)
         if not created:
             counts, errors = await asyncio.to_thread(commit.read_counts, self.store, name)
@@ -149,7 +150,7 @@ class Replica:
             first=first,
             last=last,
             seconds=time.monotonic() - began,
-            committing=committing,
+            committing=self._new_spent(),
             taken=sum(map(len, done.values())) - sum(map(len, answered)),
             restarts=self._new_restarts(),
         )
@@ -162,6 +163,21 @@ class Replica:
         self._unfinished += unfinished
         self._committing += committing
         self._change.set()
+
+    async def _spend(self, call: Callable[..., T], *arguments: Any) -> T:
+        """The result of a call in a thread, whose CPU time is counted as committing."""
+
+        def timed() -> tuple[T, float]:
+            began = time.thread_time()
+            return call(*arguments), time.thread_time() - began
+
+        result, spent = await asyncio.to_thread(timed)
+        self._spent += spent
+        return result
+
+    def _new_spent(self) -> float:
+        spent, self._spent = self._spent, 0.0
+        return spent
 
     def _new_restarts(self) -> int:
         before, self._restarts = self._restarts, getattr(self.engine, "restarts", 0)
@@ -195,7 +211,7 @@ class Replica:
             return
         completions = [completion for of_prompt in fresh.values() for completion in of_prompt]
         try:
-            span.files.append(await asyncio.to_thread(journal.write, self.store, span.name, completions))
+            span.files.append(await self._spend(journal.write, self.store, span.name, completions))
         except StoreError:
             span.fresh = fresh | span.fresh
             raise

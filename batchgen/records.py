@@ -218,8 +218,8 @@ class Receipt:
     """What a replica answers for a span. `created` is False where the part was already there;
     `counts` are then those of that part. `taken` rows come from the span's journal; `restarts` are the engine's since the
     replica's last receipt. `first` and `last` are the replica's wall-clock seconds at
-    which the span's first row entered the engine and its last one left it; `committing` are the seconds of
-    encoding the part and putting it."""
+    which the span's first row entered the engine and its last one left it; `committing` are the CPU seconds
+    of encoding parts and journal files and putting them, since the replica's last receipt."""
 
     span: str
     created: bool

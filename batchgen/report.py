@@ -49,7 +49,7 @@ class Tally:
     seconds_total: float = 0.0
     seconds_generating: float = 0.0
     seconds_committing: float = 0.0
-    """Encoding and putting parts, added up over spans; replicas generate meanwhile."""
+    """CPU of the replicas that went into encoding parts and journal files, checksums included, and into putting them."""
     state: str = "planned"
     engine: dict[str, int] = field(default_factory=dict)
     generated: int = 0

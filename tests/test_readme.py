@@ -18,8 +18,10 @@ import pytest
 import typer
 
 from batchgen import cli
+from batchgen.fidelity import fidelity, table
 from batchgen.records import output_schema
 from batchgen.spec import Job
+from batchgen.store import open_store
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -131,6 +133,10 @@ def rewrite(output: str | None) -> None:
             answers = [row for row in rows if row["id"] == name]
             lines.append(f"| {answers[0]['prompt']} | " + " | ".join(row["response"].strip() for row in answers) + " |")
         README.write_text(block("quickstart answers", "\n".join(lines) + "\n"))
+        lines = ["| attribute | asked | answers | tokens |", "|---|---|---|---|"]
+        found = fidelity(open_store(output))
+        lines += [f"| {name} | {value} | {answers} | {tokens:.1f} |" for name, value, answers, tokens, _ in table(found)]
+        README.write_text(block("quickstart fidelity", "\n".join(lines) + "\n"))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     def count() -> None:
         stage.generated += 1
 
-    clock = SimpleNamespace(monotonic=lambda: world.now, time=lambda: world.now, sleep=world.sleep)
+    clock = SimpleNamespace(monotonic=lambda: world.now, time=lambda: world.now, sleep=world.sleep, thread_time=lambda: 0.0)
     for module in (lease, store, report, generate, drive, answer):
         patch.setattr(module, "time", clock)
     for module in (lease, store, journal):
