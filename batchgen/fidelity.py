@@ -110,12 +110,13 @@ def _correlation(pairs: Iterable[tuple[tuple[int, int], int]]) -> float | None:
 
 
 def table(found: dict[str, Fidelity]) -> list[list[Any]]:
-    """A line for every attribute and value, of the attributes that vary or are labelled: attribute, value, answers, mean tokens,
-    mean label or None."""
+    """A line for every attribute and value: attribute, value, answers, mean tokens, mean label or None. Of the attributes that vary
+    or are labelled, where there are any."""
+    telling = {name: one for name, one in found.items() if len(one.asked) > 1 or one.labels} or found
     lines: list[list[Any]] = []
-    for name, one in found.items():
-        for value in one.asked if len(one.asked) > 1 or one.labels else ():
+    for name, one in telling.items():
+        for value, answers in one.asked.items():
             labels = one.labels.get(value) or {}
             mean = sum(label * times for label, times in labels.items()) / sum(labels.values()) if labels else None
-            lines.append([name, value, one.asked[value], one.mean_tokens[value], mean])
+            lines.append([name, value, answers, one.mean_tokens[value], mean])
     return lines
