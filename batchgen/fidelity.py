@@ -110,8 +110,7 @@ def _correlation(pairs: Iterable[tuple[tuple[int, int], int]]) -> float | None:
 
 
 def table(found: dict[str, Fidelity]) -> list[list[Any]]:
-    """A line for every attribute and value: attribute, value, answers, mean tokens, mean label or None. Of the attributes that vary
-    or are labelled, where there are any."""
+    """Attribute, value, answers, mean tokens, mean label or None; of the attributes that vary or are labelled, else of all."""
     telling = {name: one for name, one in found.items() if len(one.asked) > 1 or one.labels} or found
     lines: list[list[Any]] = []
     for name, one in telling.items():
