@@ -57,7 +57,7 @@ class Guard:
         self._up = False
         self._given_up: EngineError | None = None
         self._deaths = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
 
     async def start(self) -> None:
         await self._engine.start()
@@ -204,8 +204,8 @@ class Guard:
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None  # asyncio itself holds no reference
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
 
 def _let_in(visit: _Visit) -> None:

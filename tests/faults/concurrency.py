@@ -41,7 +41,7 @@ class Loop(asyncio.SelectorEventLoop):
         try:
             self.run_until_complete(work)
         finally:
-            left = asyncio.all_tasks(self)
+            left = sorted(asyncio.all_tasks(self), key=lambda task: int(task.get_name().rpartition("-")[2]))  # as they began
             for task in left:
                 task.cancel()
             self.process.dead = True
