@@ -70,7 +70,7 @@ class Answerer:
 
     async def _again(self, asked: _Asked, sampling: dict[str, Any], changed: dict[str, Any] | None) -> _Talk:
         [talk] = await self._converse(asked, sampling, 1)
-        talk.sampling = changed
+        talk.sampling = changed and asked.recorded(changed)
         return talk
 
     async def _converse(self, asked: _Asked, sampling: dict[str, Any], samples: int) -> list[_Talk]:
@@ -132,7 +132,7 @@ class Answerer:
                 [talk] = await self._converse(asked, sampling, 1)
             except BadRow as bad:
                 talk = self._talk(asked, asked.error(bad))
-            talk.attempt, talk.sampling = attempt, sampling
+            talk.attempt, talk.sampling = attempt, asked.recorded(sampling)
         return talk
 
     async def _generate(self, ids: list[int], sampling: dict[str, Any], queue_place: int, pictures: list[str]) -> list[Output]:
@@ -157,6 +157,10 @@ class _Asked:
 
     def conversation(self) -> list[dict[str, Any]]:
         return orjson.loads(self.row["conversation"]) if self.row["conversation"] else []
+
+    def recorded(self, sampling: dict[str, Any]) -> dict[str, Any]:
+        """The sampling of another attempt as the output has it: `n` says how many samples the row has, to verify too."""
+        return {**sampling, "n": self.row["sampling"]["n"]}
 
     def error(self, bad: BadRow) -> RowError:
         return RowError(bad.code, f"{self.name}: {bad}")

@@ -169,7 +169,7 @@ class Output:
 @dataclass(frozen=True)
 class Completion:
     """One row of a part: sample `sample` of the prompt at index `prompt` of its span. `sampling` is what it ran with
-    where that is not the prompt's."""
+    where that is not the prompt's, with the prompt's `n`."""
 
     prompt: int
     sample: int

@@ -78,6 +78,17 @@ def test_a_retry_of_an_unfinished_output_is_refused(output: Output) -> None:
         output.retry()
 
 
+def test_samples_that_the_run_itself_tried_again_are_proven_too(tmp_path: Path) -> None:
+    output = Output(
+        tmp_path,
+        ['{"prompt": "a b c"}'],
+        sampling={"n": 2, "max_tokens": 1, "ignore_eos": True},
+        errors={"truncated": {"retry": 1, "sampling": {"max_tokens": 7}}},
+    )
+    assert [(row["sample"], row["attempt"], row["sampling"]["n"]) for row in output.rows()] == [(0, 2, 2), (1, 2, 2)]
+    assert verify(output.store).problems == []
+
+
 def damage(output: Output, span: int) -> str:
     name = commit.part_name(output.plan.spans[span].name)
     data = output.store.get(name)
