@@ -223,6 +223,7 @@ class _Talk:
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens,
             cumulative_logprob=None if done is None else self.logprob,
+            token_logprobs=None if done is None else done.token_logprobs,
             prompt_hash=self.digest,
             seconds=seconds,
             attempt=self.attempt,

@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchgen import logprobs
 from batchgen.errors import ErrorCode, RowError, VerifyError, words
 from batchgen.records import Completion, Counts
 from batchgen.store import Put, Store
@@ -62,6 +63,7 @@ def encode_part(
         "prompt_tokens": [c.prompt_tokens for c in completions],
         "completion_tokens": [c.completion_tokens for c in completions],
         "cumulative_logprob": [c.cumulative_logprob for c in completions],
+        "token_logprobs": logprobs.column([c.token_logprobs for c in completions]),
         "sampling": _sampling(taken["sampling"], completions),
         "model": pa.array([model] * len(completions), pa.string()),
         "prompt_hash": [c.prompt_hash for c in completions],
@@ -73,7 +75,8 @@ def encode_part(
         **{name: carried[name] for name in kept.column_names},
     }
     arrays = [
-        columns[f.name] if isinstance(columns[f.name], pa.ChunkedArray) else pa.array(columns[f.name], f.type) for f in schema
+        columns[f.name] if isinstance(columns[f.name], pa.Array | pa.ChunkedArray) else pa.array(columns[f.name], f.type)
+        for f in schema
     ]
     footer = {"counts": asdict(count(completions)), "errors": errors_by_code(completions)}
     table = pa.table(arrays, schema=schema.with_metadata({FOOTER_KEY: orjson.dumps(footer)}))

@@ -132,7 +132,7 @@ class Replica:
         self._count(committing=1)
         done |= {of_prompt[0].prompt: of_prompt for of_prompt in answered}
         completions = [completion for index in range(len(rows)) for completion in done[index]]
-        schema = output_schema(kept.schema, self.job.schema_names, self.job.parsed_type)
+        schema = output_schema(kept.schema, self.job.schema_names, self.job.parsed_type, self.job.output.token_logprobs)
         part = await self._spend(commit.encode_part, prompts, kept, completions, schema, shard, self.renderer.model.label)
         created = await self._spend(commit.commit, self.store, name, part)
         counts, errors = commit.count(completions), commit.errors_by_code(completions)

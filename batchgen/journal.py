@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchgen import logprobs
 from batchgen.errors import RowError
 from batchgen.records import MESSAGES_TYPE, SAMPLING_TYPE, Completion
 from batchgen.store import Store
@@ -32,6 +33,7 @@ _TYPES: dict[str, pa.DataType] = {
     "completion_tokens": pa.int32(),
     "cached_tokens": pa.int32(),
     "cumulative_logprob": pa.float64(),
+    "token_logprobs": logprobs.TYPE,
     "prompt_hash": pa.string(),
     "seconds": pa.float64(),
     "attempt": pa.int32(),
@@ -40,13 +42,18 @@ _TYPES: dict[str, pa.DataType] = {
     "error": pa.struct([("code", pa.string()), ("detail", pa.string())]),
 }
 _SCHEMA = pa.schema(list(_TYPES.items()))
+_TOKENS = _SCHEMA.get_field_index("token_logprobs")
 
 
 def write(store: Store, span: str, completions: Iterable[Completion]) -> str:
     """Put a journal file with whole prompts (all their samples); its name. Raises StoreError."""
-    rows = [dataclasses.asdict(c) | {"parsed": orjson.dumps(c.parsed).decode()} for c in completions]
+    completions = list(completions)
+    plain = (dataclasses.asdict(dataclasses.replace(c, token_logprobs=None)) for c in completions)
+    rows = [fields | {"parsed": orjson.dumps(fields["parsed"]).decode()} for fields in plain]
+    tokens = logprobs.column([c.token_logprobs for c in completions])
+    table = pa.Table.from_pylist(rows, _SCHEMA).set_column(_TOKENS, _SCHEMA.field(_TOKENS), tokens)
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     name = f"{FOLDER}/{span}/{uuid.uuid4().hex}.parquet"
     store.put_new(name, sink.getvalue())
     return name
@@ -59,13 +66,13 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
     for name in names:
         try:
             table = pq.read_table(in_arrow_memory(store.get(name) or b""), page_checksum_verification=True)
-            rows = table.cast(_SCHEMA).to_pylist()
+            table = table.cast(_SCHEMA)
         except (pa.ArrowException, OSError, ValueError):
             continue
         of_file: dict[int, list[Completion]] = {}
-        for row in rows:
+        for row, tokens in zip(table.remove_column(_TOKENS).to_pylist(), table.column(_TOKENS), strict=True):
             error = RowError(**row["error"]) if row["error"] else None
-            fields = {**row, "error": error, "parsed": orjson.loads(row["parsed"])}
+            fields = {**row, "error": error, "parsed": orjson.loads(row["parsed"]), "token_logprobs": tokens.values}
             of_file.setdefault(row["prompt"], []).append(Completion(**fields))
         found |= of_file
     return found, names

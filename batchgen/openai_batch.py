@@ -17,6 +17,8 @@ URL = "/v1/chat/completions"
 _SAMPLING = {field.name for field in SAMPLING_TYPE} - {"logprobs"}
 _IGNORED = {"model", "messages", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream"}
 _OWN = {"max_completion_tokens", "logprobs", "top_logprobs", "response_format"}
+_LEAST = -9999.0
+"""OpenAI's log-probability of a token that was all but impossible: JSON has no infinity."""
 _STATUS = {"input": 400, "render": 400, "too_long": 400, "engine_rejected": 400, "timeout": 408}
 
 
@@ -70,7 +72,7 @@ def response(custom_id: str, rows: Iterable[dict[str, Any]], created: int) -> tu
         {
             "index": row["sample"],
             "message": {"role": "assistant", "content": row["response"]},
-            "logprobs": None,
+            "logprobs": _logprobs(row.get("token_logprobs")),
             "finish_reason": row["finish_reason"],
         }
         for row in answered
@@ -85,3 +87,17 @@ def response(custom_id: str, rows: Iterable[dict[str, Any]], created: int) -> tu
     }
     line["response"] = {"status_code": 200, "request_id": name, "body": body}
     return True, line
+
+
+def _logprobs(tokens: list[dict[str, Any]] | None) -> dict[str, Any] | None:
+    if tokens is None:
+        return None
+    content = [{**_token(token), "top_logprobs": [_token(other) for other in token["top"]]} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: dict[str, Any]) -> dict[str, Any]:
+    """A token in OpenAI's words; `bytes` is null where its text does not have them, in a piece of a character."""
+    text = token["token"] or ""
+    known = text and "\ufffd" not in text
+    return {"token": text, "logprob": max(token["logprob"], _LEAST), "bytes": list(text.encode()) if known else None}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchgen import logprobs
 from batchgen.errors import ErrorCode, RowError
 
 SAMPLING_TYPE = pa.struct(
@@ -49,6 +50,7 @@ AFTER_INPUT = (
     "prompt_tokens",
     "completion_tokens",
     "cumulative_logprob",
+    "token_logprobs",
     "sampling",
     "model",
     "prompt_hash",
@@ -156,7 +158,8 @@ class Prompt:
 @dataclass(frozen=True)
 class Output:
     """One of an engine's `n` answers to a prompt. `cumulative_logprob` needs `sampling.logprobs`; `cached_tokens`
-    of the prompt were found in the engine's prefix cache. `prompt_tokens` is set by an engine that counts them by itself."""
+    of the prompt were found in the engine's prefix cache. `prompt_tokens` is set by an engine that counts them by itself.
+    `token_logprobs` (logprobs.of_answer) needs `output.token_logprobs` besides; without it no engine makes them."""
 
     text: str
     tokens: int
@@ -164,12 +167,13 @@ class Output:
     cumulative_logprob: float | None = None
     cached_tokens: int = 0
     prompt_tokens: int | None = None
+    token_logprobs: pa.StructArray | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
     """One row of a part: sample `sample` of the prompt at index `prompt` of its span. `sampling` is what it ran with
-    where that is not the prompt's, with the prompt's `n`."""
+    where that is not the prompt's, with the prompt's `n`. `token_logprobs` (logprobs.of_answer) are of `response` alone."""
 
     prompt: int
     sample: int
@@ -186,6 +190,7 @@ class Completion:
     cached_tokens: int = 0
     sampling: dict[str, Any] | None = None
     parsed: dict[str, Any] | None = None
+    token_logprobs: pa.StructArray | None = None
 
 
 @dataclass(frozen=True)
@@ -268,9 +273,11 @@ def prompt_schema(attributes: tuple[str, ...]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def output_schema(kept: pa.Schema, attributes: tuple[str, ...], parsed: pa.DataType | None = None) -> pa.Schema:
+def output_schema(
+    kept: pa.Schema, attributes: tuple[str, ...], parsed: pa.DataType | None = None, token_logprobs: bool = False
+) -> pa.Schema:
     """The columns of a part, in order. The `attributes` column is there only when a schema is declared, `parsed` only when
-    a parse is."""
+    a parse is, `token_logprobs` only when they are asked for."""
     kinds: dict[str, pa.DataType] = {
         "id": pa.string(),
         "shard": pa.string(),
@@ -285,6 +292,7 @@ def output_schema(kept: pa.Schema, attributes: tuple[str, ...], parsed: pa.DataT
         "prompt_tokens": pa.int32(),
         "completion_tokens": pa.int32(),
         "cumulative_logprob": pa.float64(),
+        "token_logprobs": logprobs.TYPE,
         "sampling": SAMPLING_TYPE,
         "model": pa.string(),
         "prompt_hash": pa.string(),
@@ -298,6 +306,8 @@ def output_schema(kept: pa.Schema, attributes: tuple[str, ...], parsed: pa.DataT
         del kinds["attributes"]
     if parsed is None:
         del kinds["parsed"]
+    if not token_logprobs:
+        del kinds["token_logprobs"]
     before = [pa.field(name, kinds[name]) for name in BEFORE_INPUT]
     after = [pa.field(name, kinds[name]) for name in AFTER_INPUT if name in kinds]
     return pa.schema(before + list(kept) + after)

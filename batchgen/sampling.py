@@ -71,7 +71,9 @@ class Sampling(Spec):
         None,
         description="What the answer must be: exactly one of {json: SCHEMA}, {regex: TEXT}, {choice: [TEXT]}, {grammar: TEXT}.",
     )
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="0 or more fills cumulative_logprob.")
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        None, description="0 or more fills cumulative_logprob; so many likeliest tokens stand beside each in token_logprobs."
+    )
 
     @model_validator(mode="before")
     @classmethod

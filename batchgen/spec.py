@@ -114,6 +114,10 @@ class Spans(Spec):
 
 class OutputSpec(Spec):
     path: str = Field(description="Directory or object store URL.")
+    token_logprobs: bool = Field(
+        False,
+        description="A column `token_logprobs`: the answer's tokens (of several turns the last answer's) with their log-probabilities, and the `sampling.logprobs` likeliest alternatives.",
+    )
 
 
 class Job(Spec):
@@ -163,6 +167,9 @@ class Job(Spec):
         adapter = self.constant_sampling.get("adapter")
         if adapter is not None and adapter not in self.adapters:
             raise ValueError(f"sampling.adapter: {unknown_adapter(adapter, self.adapters)}")
+        scored = "logprobs" in self.sampling_columns or check_sampling(self.constant_sampling)["logprobs"] is not None
+        if self.output.token_logprobs and not scored:
+            raise ValueError("output.token_logprobs: set sampling.logprobs, to 0 or to how many alternatives each token has")
         return self
 
     @field_validator("errors")
@@ -236,11 +243,15 @@ class Job(Spec):
         kept = {
             "input": {"max_row_bytes", "path"},
             "engine": {"tensor_parallel_size", "pipeline_parallel_size", "options", "env", "watchdog_seconds"},
+            "output": {"path"},
         }
         whole = self.model_dump(
             mode="json",
             by_alias=True,
-            include={"input": True, "attributes": True, "engine": True, "parse_": True, "model": {"chat_template_kwargs"}},
+            include={
+                **dict.fromkeys(("input", "attributes", "engine", "parse_", "output"), True),
+                "model": {"chat_template_kwargs"},
+            },
             exclude=kept,
         )
         whole["sampling"] = {

@@ -138,7 +138,8 @@ def _part(store: Store, frozen: FrozenJob, plan: Plan, span: Span) -> tuple[list
         table = commit.read_part(store, span.name)
     except VerifyError as error:
         return [], [str(error).removeprefix(f"{commit.part_name(span.name)}: ")]
-    expected = output_schema(frozen.kept, frozen.job.schema_names, frozen.job.parsed_type)
+    job = frozen.job
+    expected = output_schema(frozen.kept, job.schema_names, job.parsed_type, job.output.token_logprobs)
     if not table.schema.equals(expected):
         return [], ["its columns are not this job's"]
     if any(table[key].null_count for key in ("row", "variant", "sample", "attempt")):

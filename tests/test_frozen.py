@@ -139,6 +139,13 @@ def test_another_spelling_of_the_same_values_means_the_same(store: LocalStore, v
     freeze(store, make_job(attributes=KARAKURI | {"values": values}), MODEL, KEPT)
 
 
+def test_asking_for_the_tokens_logprobs_is_a_change_of_meaning(tmp_path: Path) -> None:
+    store, scored = LocalStore(tmp_path), {"temperature": 0.5, "logprobs": 0}
+    freeze(store, make_job(sampling=scored), MODEL, KEPT)
+    lines = conflict(store, make_job(sampling=scored, output={"path": "out", "token_logprobs": True}))
+    assert lines == ["output.token_logprobs: False there, True in this job"]
+
+
 def test_a_first_value_is_one_difference(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     freeze(store, make_job(attributes={"schema": "karakuri"}), MODEL, KEPT)

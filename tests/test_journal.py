@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from batchgen import journal
+from batchgen import journal, logprobs
 from batchgen.errors import RowError
 from batchgen.records import Completion
 from batchgen.sampling import check_sampling
@@ -37,15 +37,17 @@ def completion(prompt: int, sample: int = 0, **fields: object) -> Completion:
 
 FAILED = completion(4, response=None, finish_reason=None, error=RowError("timeout", "a.jsonl:5: no answer"))
 CHANGED = check_sampling({"max_tokens": 9, "stop": ["x"]})
+TOKENS = logprobs.of_answer([(7, "ä", -0.5, [(7, "ä", -0.5), (8, "b", -1.0)]), (None, "\0😀", -2.0, [])])
 RETRIED = completion(5, attempt=3, cumulative_logprob=-1.5, cached_tokens=2, sampling=CHANGED)
 
 
 def test_what_is_written_is_loaded(store: Store) -> None:
     both = [completion(0, sample) for sample in range(2)]
     first = journal.write(store, SPAN, both)
-    second = journal.write(store, SPAN, [FAILED, RETRIED])
+    scored = [completion(6, token_logprobs=TOKENS), completion(7, token_logprobs=TOKENS.slice(1))]
+    second = journal.write(store, SPAN, [FAILED, RETRIED, *scored])
     found, names = journal.load(store, SPAN)
-    assert found == {0: both, 4: [FAILED], 5: [RETRIED]}
+    assert found == {0: both, 4: [FAILED], 5: [RETRIED], 6: scored[:1], 7: scored[1:]}
     assert names == sorted([first, second])
 
 

@@ -147,6 +147,19 @@ def test_a_constraint_goes_as_the_endpoint_knows_it(endpoint: Endpoint, tmp_path
     assert rows[0]["cumulative_logprob"] == -1.0
 
 
+def test_the_tokens_that_an_endpoint_tells_are_in_the_output_without_ids(endpoint: Endpoint, tmp_path: Path) -> None:
+    def token(text: str, logprob: float, **more: Any) -> dict[str, Any]:
+        return {"token": text, "logprob": logprob, "bytes": None, **more}
+
+    content = [token("h", -0.5, top_logprobs=[token("h", -0.5), token("x", -0.25)]), token("i", -1.0, top_logprobs=[])]
+    endpoint.answers = [said("hi", logprobs={"content": content}), said("ho")]
+    job = {"output": {"path": str(tmp_path / "out"), "token_logprobs": True}, "options": {"concurrency": 1}}
+    rows, _ = answered(tmp_path, endpoint, [{"prompt": "a"}, {"prompt": "b"}], sampling={"logprobs": 2}, spans={"rows": 9}, **job)
+    top = [{"token_id": None, "token": "x", "logprob": -0.25}, {"token_id": None, "token": "h", "logprob": -0.5}]
+    told = {row["response"]: row["token_logprobs"] for row in rows}
+    assert told == {"hi": [{**top[1], "top": top}, {"token_id": None, "token": "i", "logprob": -1.0, "top": []}], "ho": None}
+
+
 def test_every_turn_is_a_request_with_what_was_said_before(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.answers = [said("one"), said("two")]
     source = {"path": str(tmp_path / "in.jsonl"), "turns": "ask"}

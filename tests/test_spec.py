@@ -74,6 +74,7 @@ MEANT = {
     "the schema": fields(attributes={"schema": "karakuri"}),
     "the layout": fields(attributes={"schema": {**fields()["attributes"]["schema"], "layout": {"template": "{{ x }}"}}}),
     "no attributes": fields(attributes=None),
+    "logprobs of tokens": fields(output={"token_logprobs": True}, sampling={"logprobs": 0}),
 }
 NOT_MEANT = {
     "the name": fields(name="other"),

@@ -2,8 +2,8 @@
 
 For first steps, rehearsals and tests: the whole path runs, only the answers are idle talk. The answer of
 a sample depends on the prompt's token ids, the seed (unless temperature is 0) and the sample's number, on
-nothing else. One word is one token. Of the constraints (`structured_outputs`) it keeps `choice` and no other.
-`engine.options` are the fields of EchoOptions.
+nothing else. One word is one token, as likely as any other. Of the constraints (`structured_outputs`) it keeps
+`choice` and no other. `engine.options` are the fields of EchoOptions.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import orjson
+import pyarrow as pa
 import xxhash
 from pydantic import Field
 from tokenizers import Tokenizer
 
+from batchgen import logprobs
 from batchgen.engines.options import parse_options
 from batchgen.errors import BadRow, EngineError
 from batchgen.jobfile import Spec
@@ -62,6 +64,7 @@ class EchoEngine:
         self.options = parse_options(job, EchoOptions)
         self.capacity = self.options.max_num_seqs
         self.workers = 1
+        self._token_logprobs = job.output.token_logprobs
         self._tokenizer = None if model.tokenizer is None else Tokenizer.from_str(model.tokenizer)
         self._slots = asyncio.Semaphore(self.capacity)
         self._sleeping: set[asyncio.Future[None]] = set()
@@ -149,8 +152,9 @@ class EchoEngine:
         limit = int(str(sampling["max_tokens"]))
         constraint = orjson.loads(str(sampling["structured_outputs"] or "{}"))
         if "choice" in constraint:
-            words = dice.choice(constraint["choice"]).split()
-            return Output(" ".join(words[:limit]), min(len(words), limit), "stop" if len(words) <= limit else "length")
+            chosen = dice.choice(constraint["choice"]).split()
+            words = " ".join(constraint["choice"]).split()
+            return self._scored(" ".join(chosen[:limit]), "stop" if len(chosen) <= limit else "length", words, sampling)
         wanted = limit if sampling["ignore_eos"] else max(self._length(dice), int(str(sampling["min_tokens"])))
         answer = " ".join(dice.choices(words, k=min(wanted, limit)))
         reason = "length" if wanted >= limit else "stop"
@@ -158,9 +162,16 @@ class EchoEngine:
             before, found, _ = answer.partition(stop)
             if found:
                 answer, reason = before + (found if sampling["include_stop_str_in_output"] else ""), "stop"
+        return self._scored(answer, reason, words, sampling)
+
+    def _scored(self, answer: str, reason: str, words: list[str], sampling: dict[str, object]) -> Output:
+        """The output of an answer that was drawn from `words`."""
         tokens = len(answer.split())
-        logprob = None if sampling["logprobs"] is None else -math.log(len(words)) * tokens
-        return Output(answer, tokens, reason, logprob)
+        if sampling["logprobs"] is None:
+            return Output(answer, tokens, reason)
+        each, most = -math.log(len(words) or 1), int(str(sampling["logprobs"]))
+        scored = _scored_words(answer, each, words, most) if self._token_logprobs else None
+        return Output(answer, tokens, reason, each * tokens, token_logprobs=scored)
 
     def _length(self, dice: random.Random) -> int:
         length = self.options.length
@@ -170,3 +181,13 @@ class EchoEngine:
             return dice.randint(1, max(1, round(2 * length.mean)))
         # The mean of a lognormal is exp(mu + sigma^2 / 2).
         return max(1, round(dice.lognormvariate(math.log(length.mean) - length.sigma**2 / 2, length.sigma)))
+
+
+def _scored_words(answer: str, each: float, words: list[str], most: int) -> pa.StructArray:
+    """The words of an answer with the white space around them, all as likely; beside each `most` words, itself first."""
+    tokens: list[tuple[None, str, float, list[logprobs.Token]]] = []
+    for word in re.findall(r"\s*\S+(?:\s+$)?", answer):
+        space = " " if tokens else ""
+        likeliest = list(dict.fromkeys([word, *(space + other for other in words)]))[:most]
+        tokens.append((None, word, each, [(None, other, each) for other in likeliest]))
+    return logprobs.of_answer(tokens)

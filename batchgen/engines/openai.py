@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+import pyarrow as pa
 from pydantic import Field
 
+from batchgen import logprobs
 from batchgen.engines.options import parse_options
 from batchgen.errors import BadRow, EngineError, words
 from batchgen.jobfile import Spec
@@ -49,6 +51,7 @@ class OpenAIEngine:
         self.options = parse_options(job, OpenAIOptions)
         self.capacity = self.options.concurrency
         self._model = model.source
+        self._token_logprobs = job.output.token_logprobs
         self._client: Any = None
 
     async def start(self) -> None:
@@ -110,6 +113,7 @@ class OpenAIEngine:
                 _logprob(choice),
                 cached,
                 done.usage.prompt_tokens if done.usage else None,
+                _tokens(choice) if self._token_logprobs else None,
             )
             for number, choice in enumerate(choices)
         ]
@@ -133,6 +137,23 @@ class OpenAIEngine:
         return made | ({"extra_body": more} if more else {})
 
 
+def _content(choice: Any) -> list[Any] | None:
+    """The tokens of an answer where the endpoint tells them."""
+    return getattr(choice.logprobs, "content", None) if choice.logprobs else None
+
+
 def _logprob(choice: Any) -> float | None:
-    tokens = getattr(choice.logprobs, "content", None) if choice.logprobs else None
-    return None if tokens is None else sum(token.logprob for token in tokens)
+    content = _content(choice)
+    return None if content is None else sum(token.logprob for token in content)
+
+
+def _tokens(choice: Any) -> pa.StructArray | None:
+    """The tokens of an answer; a vLLM server puts the chosen one before likelier ones."""
+    content = _content(choice)
+    if content is None:
+        return None
+    tokens = []
+    for token in content:
+        likeliest = sorted(token.top_logprobs or (), key=lambda other: -other.logprob)
+        tokens.append((None, token.token, token.logprob, [(None, other.token, other.logprob) for other in likeliest]))
+    return logprobs.of_answer(tokens)

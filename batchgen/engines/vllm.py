@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+import pyarrow as pa
 
+from batchgen import logprobs
 from batchgen.errors import BadRow, EngineError, JobError, words
 from batchgen.model import ModelFiles
 from batchgen.records import Output
@@ -48,6 +50,7 @@ class VllmEngine:
         if runs_on_cpu():
             # A seeded row whose prefill is cut in two kills the CPU worker: "CPU Generator does not use offset".
             options.setdefault("enable_chunked_prefill", False)
+        self._token_logprobs = job.output.token_logprobs
         self._adapters = model.adapters
         if model.adapters:
             needed = max(adapter.rank for adapter in model.adapters.values())
@@ -131,9 +134,28 @@ class VllmEngine:
         if final is None:
             raise EngineError("vLLM ended a request without an output")
         return [
-            Output(o.text, len(o.token_ids), o.finish_reason or "stop", o.cumulative_logprob, final.num_cached_tokens or 0)
+            Output(
+                o.text,
+                len(o.token_ids),
+                o.finish_reason or "stop",
+                o.cumulative_logprob,
+                final.num_cached_tokens or 0,
+                token_logprobs=_tokens(o, sampling["logprobs"]) if self._token_logprobs else None,
+            )
             for o in sorted(final.outputs, key=lambda o: o.index)
         ]
+
+
+def _tokens(output: Any, most: int | None) -> pa.StructArray | None:
+    """The tokens of a vLLM CompletionOutput. A position has the chosen token and the `most` likeliest, which it may be one of."""
+    if output.logprobs is None or most is None:
+        return None
+    tokens = []
+    for chosen, position in zip(output.token_ids, output.logprobs, strict=False):
+        likeliest = sorted((found for found in position.items() if found[1].rank <= most), key=lambda found: found[1].rank)
+        top = [(token, found.decoded_token, found.logprob) for token, found in likeliest]
+        tokens.append((chosen, position[chosen].decoded_token, position[chosen].logprob, top))
+    return logprobs.of_answer(tokens)
 
 
 def _picture(url: str) -> Any:

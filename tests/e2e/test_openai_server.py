@@ -69,9 +69,10 @@ def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeyp
         input={"path": str(tmp_path / "in.jsonl"), "messages": "messages"},
         model={"source": "tiny"},
         engine={"kind": "openai", "options": {"base_url": server, "api_key_env": "TINY_KEY", "concurrency": 4}},
-        sampling={"temperature": 0, "max_tokens": 60, "logprobs": 0},
+        sampling={"temperature": 0, "max_tokens": 60, "logprobs": 2},
         spans={"rows": 100},
         limits={"errors": 1},
+        output={"path": str(tmp_path / "out"), "token_logprobs": True},
     )
     receipt = ran(replica(made), blocks(made)[0])
     answers = pq.read_table(pa.BufferReader(part_bytes(made, receipt))).to_pylist()
@@ -81,6 +82,14 @@ def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeyp
         assert row["prompt_tokens"] == len(one(tiny(), prompt=prompt).token_ids), "the server renders what we render"
         assert row["response"].strip()
         assert row["cumulative_logprob"] < 0
+        tokens = row["token_logprobs"]
+        assert sum(token["logprob"] for token in tokens) == pytest.approx(row["cumulative_logprob"])
+        assert len(tokens) == row["completion_tokens"]
+        assert "".join(token["token"] for token in tokens).removesuffix("</s>") == row["response"]
+        assert {token["token_id"] for token in tokens} == {None}
+        for token in tokens:
+            assert [other["token"] for other in token["top"]][:1] == [token["token"]], "it is greedy"
+            assert len(token["top"]) == 2
     assert [row["sample"] for row in chosen] == [0, 1, 2]
     assert {row["response"] for row in chosen} <= {"good", "bad"}
     assert formed["response"].replace(" ", "") == '{"a":1}'

@@ -1,20 +1,21 @@
-"""The tiny model in float32: token for token what Transformers makes of the same rows."""
+"""The tiny model in float32: token for token what Transformers makes of the same rows, each token with its log-probability."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rendering import TINY, make_job
+from rendering import EOS, TINY, make_job
 
 from batchgen.attributes import BUILT_IN
 from batchgen.engines import make_engine
 from batchgen.engines.vllm import VllmEngine
 from batchgen.errors import BadRow
 from batchgen.model import load_model
-from batchgen.records import Prompt, Row
+from batchgen.records import Output, Prompt, Row
 from batchgen.render import Renderer
 
 # vLLM is imported in this process; what its libraries warn of is not ours.
@@ -35,51 +36,59 @@ def rows() -> list[dict[str, Any]]:
     return made
 
 
-def ours(prompts: list[Prompt], job: Any, model: Any) -> list[list[int]]:
+def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Output]:
+    """The engine's answers; those of every third prompt are asked for with 0, 1 and 2 likeliest tokens."""
     engine = make_engine(job, model)
     assert isinstance(engine, VllmEngine)
-    found: dict[str, list[int]] = {}
 
-    async def scenario() -> None:
+    async def scenario() -> list[Output]:
         await engine.start()
-        generate = engine._engine.generate
-
-        async def watched(prompt: Any, params: Any, request: str, **options: Any) -> Any:
-            async for output in generate(prompt, params, request, **options):
-                found[request] = list(output.outputs[0].token_ids)
-                yield output
-
-        engine._engine.generate = watched
         try:
             with pytest.raises(BadRow, match="text-only models") as refused:
                 await engine.generate("image", prompts[0].token_ids, prompts[0].sampling or {}, images=[DOT])
             assert refused.value.code == "engine_rejected"
-            asked = [engine.generate(str(n), prompt.token_ids, prompt.sampling or {}) for n, prompt in enumerate(prompts)]
-            await asyncio.gather(*asked)
+            asked = [
+                engine.generate(str(n), prompt.token_ids, {**(prompt.sampling or {}), "logprobs": n % 3})
+                for n, prompt in enumerate(prompts)
+            ]
+            return [output for [output] in await asyncio.gather(*asked)]
         finally:
             await engine.stop()
 
-    asyncio.run(scenario())
-    return [found[str(number)] for number in range(len(prompts))]
+    return asyncio.run(scenario())
 
 
-def test_greedy_answers_are_transformers_token_for_token(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def answers() -> Iterator[tuple[list[Prompt], list[Output]]]:
+    """The prompts of `rows` and what the engine answers, greedily."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        patch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process may have threads
+        options = {"max_model_len": 512, "max_num_seqs": 32, "dtype": "float32", "enforce_eager": True}
+        job = make_job(
+            attributes={"schema": "karakuri"},
+            model={"source": str(TINY)},
+            engine={"kind": "vllm", "options": options},
+            sampling={"temperature": 0, "max_tokens": TOKENS, "logprobs": 0},
+            output={"path": "out", "token_logprobs": True},
+        )
+        model = load_model(job.model)
+        renderer = Renderer(job, model)
+        prompts = [prompt for number, row in enumerate(rows()) for prompt in renderer.prompts(Row(number, row), "in.jsonl")]
+        yield prompts, ours(prompts, job, model)
+
+
+def tokens(output: Output) -> list[dict[str, Any]]:
+    assert output.token_logprobs is not None
+    found: list[dict[str, Any]] = output.token_logprobs.to_pylist()
+    return found
+
+
+def test_greedy_answers_are_transformers_token_for_token(answers: tuple[list[Prompt], list[Output]]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process may have threads
-    options = {"max_model_len": 512, "max_num_seqs": 32, "dtype": "float32", "enforce_eager": True}
-    job = make_job(
-        attributes={"schema": "karakuri"},
-        model={"source": str(TINY)},
-        engine={"kind": "vllm", "options": options},
-        sampling={"temperature": 0, "max_tokens": TOKENS},
-    )
-    model = load_model(job.model)
-    renderer = Renderer(job, model)
-    prompts = [prompt for number, row in enumerate(rows()) for prompt in renderer.prompts(Row(number, row), "in.jsonl")]
-
+    prompts, outputs = answers
     tokenizer = AutoTokenizer.from_pretrained(str(TINY))
     theirs = AutoModelForCausalLM.from_pretrained(str(TINY), dtype=torch.float32).eval()
     expected = []
@@ -92,6 +101,21 @@ def test_greedy_answers_are_transformers_token_for_token(monkeypatch: pytest.Mon
         with torch.no_grad():
             whole = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False)
         expected.append(whole[0, ids.shape[1] :].tolist())
-    found = ours(prompts, job, model)
+    found = [[token["token_id"] for token in tokens(output)] for output in outputs]
     assert [number for number in range(ROWS) if found[number] != expected[number]] == []
     assert len({tuple(ids) for ids in found}) > ROWS / 4, "they differ from row to row"
+
+
+def test_every_token_of_an_answer_has_its_logprob(answers: tuple[list[Prompt], list[Output]]) -> None:
+    for number, output in enumerate(answers[1]):
+        made = tokens(output)
+        assert len(made) == output.tokens
+        assert sum(token["logprob"] for token in made) == pytest.approx(output.cumulative_logprob, abs=1e-4)
+        for token in made:
+            assert len(token["top"]) == number % 3
+            assert sorted(token["top"], key=lambda other: -other["logprob"]) == token["top"]
+            if token["top"]:
+                assert token["top"][0] == {key: token[key] for key in ("token_id", "token", "logprob")}, "it is greedy"
+        if output.text.isascii():
+            assert "".join(token["token"] for token in made if token["token_id"] != EOS) == output.text
+    assert any(output.text.isascii() for output in answers[1])
