@@ -3,11 +3,15 @@
 Samples of a prompt are asked for together. Each sample that fails is tried again as `errors` says for its class,
 with the seed it had, or, after an answer that was cut at max_tokens (`truncated`) or that does not parse, with a new one.
 `attempt` counts. An answer that does not parse is kept beside its error.
+
+Where the row has best_of, its samples are the best of so many candidates, each a whole conversation; a sample that is tried
+again is the one at its rank among as many new candidates.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,27 +60,36 @@ class Answerer:
         if row["error_code"]:
             return [self._talk(asked, RowError(row["error_code"], row["error_detail"])) for _ in numbers]
         if row["samples"] is None:
-            return await self._converse(asked, row["sampling"], len(numbers))
+            return await self._converse(asked, row["sampling"])
         talks = []
         for number, code, before in zip(numbers, row["codes"], row["attempts"], strict=True):
-            sampling = _of_sample(row["sampling"], number)
+            sampling = _again(row["sampling"], number)
             changed = _afresh(asked, sampling, before) if code == "parse" else None
-            talks.append(self._again(asked, changed or sampling, changed))
+            talks.append(self._one(asked, changed or sampling, number, changed))
         return await asyncio.gather(*talks)
 
     def _talk(self, asked: _Asked, error: RowError | None = None) -> _Talk:
         spec = self.job.input
         return _Talk(asked.conversation(), spec.answer_role, spec.continue_final_message is True, error)
 
-    async def _again(self, asked: _Asked, sampling: dict[str, Any], changed: dict[str, Any] | None) -> _Talk:
-        [talk] = await self._converse(asked, sampling, 1)
+    async def _one(self, asked: _Asked, sampling: dict[str, Any], number: int, changed: dict[str, Any] | None) -> _Talk:
+        """Sample `number` with the sampling of `_again`, `changed` if it is not the prompt's."""
+        talk = (await self._converse(asked, sampling))[number if sampling["best_of"] else 0]
         talk.sampling = changed and asked.recorded(changed)
         return talk
 
-    async def _converse(self, asked: _Asked, sampling: dict[str, Any], samples: int) -> list[_Talk]:
-        """`samples` conversations from the first prompt to the last scripted turn; those that fail hold their error."""
+    async def _converse(self, asked: _Asked, sampling: dict[str, Any]) -> list[_Talk]:
+        """`n` conversations, the best of `best_of`, best first, where that is set."""
+        best_of = sampling["best_of"]
+        if best_of is None:
+            return await self._candidates(asked, sampling)
+        candidates = await self._candidates(asked, {**sampling, "n": best_of, "best_of": None})
+        return sorted(candidates, key=lambda talk: talk.rank)[: sampling["n"]]
+
+    async def _candidates(self, asked: _Asked, sampling: dict[str, Any]) -> list[_Talk]:
+        """`n` conversations from the first prompt to the last scripted turn; those that fail hold their error."""
         row = asked.row
-        talks = [self._talk(asked) for _ in range(samples)]
+        talks = [self._talk(asked) for _ in range(sampling["n"])]
         try:
             outputs = await self._generate(row["token_ids"], sampling, asked.queue_place, images(talks[0].messages))
         except BadRow as bad:
@@ -123,16 +136,17 @@ class Answerer:
                 raise TooManyErrors(f"{kind}: {detail}", f"errors.{kind} is fail: mend the row or the job and run again")
             if not isinstance(policy, Retry) or talk.attempt > policy.retry:
                 break
-            sampling = {**_of_sample(asked.row["sampling"], number), **policy.sampling}
+            sampling = {**_again(asked.row["sampling"], number), **policy.sampling}
             if kind in ("truncated", "parse"):
                 sampling = _afresh(asked, sampling, talk.attempt + before)
             attempt = talk.attempt + 1
             try:
                 sampling = self.renderer.within_context(sampling, len(asked.row["token_ids"]))
-                [talk] = await self._converse(asked, sampling, 1)
+                talk = await self._one(asked, sampling, number, sampling)
             except BadRow as bad:
                 talk = self._talk(asked, asked.error(bad))
-            talk.attempt, talk.sampling = attempt, asked.recorded(sampling)
+                talk.sampling = asked.recorded(sampling)
+            talk.attempt = attempt
         return talk
 
     async def _generate(self, ids: list[int], sampling: dict[str, Any], queue_place: int, pictures: list[str]) -> list[Output]:
@@ -194,6 +208,14 @@ class _Talk:
         return [*(["truncated"] if cut and own in (None, "parse") else []), *([own] if own else [])]  # type: ignore[list-item]
 
     @property
+    def rank(self) -> tuple[int, float]:
+        """Among candidates; the lowest is the best. Those that do not parse come after those that do, then those without an
+        answer, in their order."""
+        if self.error is not None and self.error.code != "parse":
+            return 2, 0.0
+        return int(self.error is not None), math.inf if self.logprob is None else -self.logprob
+
+    @property
     def answer(self) -> str:
         """The whole of it, with the beginning that it had."""
         assert self.output is not None
@@ -238,6 +260,11 @@ def _afresh(asked: _Asked, sampling: dict[str, Any], attempts: int) -> dict[str,
     if sampling["seed"] is None:
         return sampling
     return {**sampling, "seed": derive_seed(sampling["seed"], asked.shard, asked.row["row"], attempts)}
+
+
+def _again(sampling: dict[str, Any], number: int) -> dict[str, Any]:
+    """The sampling that a sample is tried again with: its own alone, or that of all candidates."""
+    return sampling if sampling["best_of"] else _of_sample(sampling, number)
 
 
 def _of_sample(sampling: dict[str, Any], number: int) -> dict[str, Any]:

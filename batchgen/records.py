@@ -17,6 +17,7 @@ from batchgen.errors import ErrorCode, RowError
 SAMPLING_TYPE = pa.struct(
     [
         ("n", pa.int32()),
+        ("best_of", pa.int32()),
         ("temperature", pa.float64()),
         ("top_p", pa.float64()),
         ("top_k", pa.int32()),

@@ -47,6 +47,10 @@ class Sampling(Spec):
     model_config = ConfigDict(strict=True)
 
     n: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Samples of the row.")
+    best_of: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description="So many are generated, at least n, and the n of the highest cumulative_logprob kept, best first; the others' tokens are not counted. Makes a null logprobs 0. Null: off.",
+    )
     temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus.")
     top_k: Annotated[int, Field(ge=-1, le=MOST)] = Field(0, description="0 or -1 is off.")
@@ -81,6 +85,13 @@ class Sampling(Spec):
         """Integral floats are integers: a Parquet column with nulls has no integers in pandas."""
         return {k: int(v) if k in _INTEGERS and isinstance(v, float) and v.is_integer() else v for k, v in fields.items()}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _compared(cls, fields: Any) -> Any:
+        """The best are chosen by their log-probabilities."""
+        wanted = fields.get("best_of") is not None and fields.get("logprobs") is None
+        return {**fields, "logprobs": 0} if wanted else fields
+
     @field_validator(*_LISTS, mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
@@ -112,6 +123,8 @@ class Sampling(Spec):
     def _order(self) -> Sampling:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
+        if self.best_of is not None and self.best_of < self.n:
+            raise ValueError(f"best_of {self.best_of} is less than n {self.n}")
         return self
 
 

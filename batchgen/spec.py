@@ -93,8 +93,8 @@ class Retry(Spec):
     @field_validator("sampling")
     @classmethod
     def _fields(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if "n" in value:
-            raise ValueError("n: every sample is tried again by itself")
+        if fixed := next((name for name in ("n", "best_of") if name in value), None):
+            raise ValueError(f"{fixed}: every sample is tried again by itself")
         checked = check_sampling(value)
         return {key: checked[key] for key in value}
 

@@ -160,6 +160,27 @@ def test_the_tokens_that_an_endpoint_tells_are_in_the_output_without_ids(endpoin
     assert told == {"hi": [{**top[1], "top": top}, {"token_id": None, "token": "i", "logprob": -1.0, "top": []}], "ho": None}
 
 
+def test_the_best_are_chosen_here_of_answers_that_the_endpoint_is_asked_for(endpoint: Endpoint, tmp_path: Path) -> None:
+    def choice(index: int, *tokens: float) -> dict[str, Any]:
+        content = [{"token": "x", "logprob": logprob, "bytes": None, "top_logprobs": []} for logprob in tokens]
+        message = {"role": "assistant", "content": f"answer {index}"}
+        return {"index": index, "message": message, "finish_reason": "stop", "logprobs": {"content": content}}
+
+    status, headers, body = said()
+    body["choices"] = [choice(0, -0.5, -0.5), choice(1, -0.25), choice(2, -0.125, -0.375)]
+    endpoint.answers = [(status, headers, body)]
+    rows, receipt = answered(tmp_path, endpoint, sampling={"n": 2, "best_of": 3, "seed": None})
+    [asked] = endpoint.asked
+    assert (asked["n"], asked["logprobs"]) == (3, True)
+    assert asked.keys() == {"model", "messages", "n", "logprobs"}
+    assert [(row["sample"], row["response"], row["completion_tokens"]) for row in rows] == [
+        (0, "answer 1", 1),
+        (1, "answer 2", 2),
+    ]
+    assert [row["cumulative_logprob"] for row in rows] == [-0.25, -0.5]
+    assert receipt.counts.completion_tokens == 3
+
+
 def test_every_turn_is_a_request_with_what_was_said_before(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.answers = [said("one"), said("two")]
     source = {"path": str(tmp_path / "in.jsonl"), "turns": "ask"}

@@ -35,6 +35,7 @@ def test_a_request_is_a_row_with_its_own_sampling() -> None:
         ({"logprobs": True}, {"logprobs": 0}),
         ({"logprobs": True, "top_logprobs": 3}, {"logprobs": 3}),
         ({"logprobs": False, "top_logprobs": None}, {}),
+        ({"best_of": 4, "n": 2}, {"best_of": 4, "n": 2}),
         ({"response_format": {"type": "text"}}, {}),
         ({"response_format": {"type": "json_object"}}, {"structured_outputs": {"json": {"type": "object"}}}),
         (

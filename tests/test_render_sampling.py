@@ -59,6 +59,7 @@ def test_data_columns_named_like_settings_stay_data() -> None:
         ({"max_tokens": True}, "sampling: max_tokens: Input should be a valid integer"),
         ({"min_tokens": 5, "max_tokens": 2}, "sampling: min_tokens 5 is more than max_tokens 2"),
         ({"temprature": 1}, "sampling: temprature: unknown field 'temprature', did you mean 'temperature'?"),
+        ({"n": 3, "best_of": 2}, "sampling: best_of 2 is less than n 3"),
         ("hot", "sampling must be a struct, not str"),
         ([1], "sampling must be a struct, not list"),
     ],
@@ -96,6 +97,12 @@ def test_derived_seeds_differ_per_shard_and_job_seed() -> None:
 def test_a_rows_own_seed_is_used_as_it_is(row: dict[str, Any]) -> None:
     renderer = tiny(attributes={"schema": "karakuri", "sweep": {"humor": [0, 1]}}, sampling={"seed": {"column": "s"}})
     assert [p.sampling["seed"] for p in prompts(renderer, prompt="a", **row) if p.sampling] == [42, 42]
+
+
+def test_a_rows_own_best_of_makes_its_logprobs_0() -> None:
+    sampling = one(bare(), prompt="a", sampling={"best_of": 2, "logprobs": None}).sampling
+    assert sampling is not None
+    assert (sampling["best_of"], sampling["logprobs"]) == (2, 0)
 
 
 def test_a_null_seed_stays_null() -> None:

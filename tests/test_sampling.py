@@ -20,6 +20,8 @@ from batchgen.spec import Job
         ({"seed": 2**63}, "seed"),
         ({"stop": [1]}, "stop"),
         ({"logprobs": 21}, "logprobs"),
+        ({"best_of": 0}, "best_of"),
+        ({"best_of": 1025}, "best_of"),
     ],
 )
 def test_a_sampling_value_out_of_its_bounds_is_refused_by_name(sampling, named):
@@ -29,6 +31,17 @@ def test_a_sampling_value_out_of_its_bounds_is_refused_by_name(sampling, named):
 def test_fewer_tokens_at_most_than_at_least_is_refused():
     message = refusal(fields(sampling={"min_tokens": 9, "max_tokens": 3}))
     assert message == "job: sampling: min_tokens 9 is more than max_tokens 3"
+
+
+def test_a_best_of_under_n_is_refused():
+    assert refusal(fields(sampling={"n": 4, "best_of": 3})) == "job: sampling: best_of 3 is less than n 4"
+    assert check_sampling({"n": 4, "best_of": 4})["best_of"] == 4
+
+
+@pytest.mark.parametrize(("given", "logprobs"), [({}, 0), ({"logprobs": None}, 0), ({"logprobs": 3}, 3)])
+def test_best_of_makes_null_logprobs_0(given, logprobs):
+    assert check_sampling({"best_of": 2, **given})["logprobs"] == logprobs
+    assert check_sampling({"best_of": None})["logprobs"] is None
 
 
 def test_a_sampling_field_may_come_from_a_column():

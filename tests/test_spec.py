@@ -62,6 +62,7 @@ MEANT = {
     "temperature": fields(sampling={"temperature": 0.8}),
     "n": fields(sampling={"n": 2}),
     "seed": fields(sampling={"seed": 1}),
+    "best_of": fields(sampling={"best_of": 2}),
     "a sampling column": fields(sampling={"temperature": {"column": "t"}}),
     "the prompt column": fields(input={"prompt": "question"}),
     "the system message": fields(input={"system": "Be brief."}),
@@ -157,6 +158,10 @@ def test_an_invalid_job_is_invalid_under_the_json_schema(changed):
     [
         ({"input": {"retry": 1}}, "errors: input: nothing changes in another attempt: keep or fail"),
         ({"timeout": {"retry": 1, "sampling": {"n": 2}}}, "errors.timeout.sampling: n: every sample is tried again by itself"),
+        (
+            {"parse": {"retry": 1, "sampling": {"best_of": 2}}},
+            "errors.parse.sampling: best_of: every sample is tried again by itself",
+        ),
         ({"timeout": {"retry": 0}}, "errors.timeout.retry: Input should be greater than or equal to 1"),
         ({"timeout": {"retry": 1, "sampling": {"top_p": 2}}}, "errors.timeout.sampling: top_p: Input should be less than or"),
         ({"timeuot": "keep"}, "errors.timeuot: Input should be 'input', 'render', 'too_long', 'engine_rejected'"),

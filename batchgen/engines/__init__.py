@@ -26,8 +26,9 @@ class Engine(Protocol):
     async def generate(
         self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
     ) -> list[Output]:
-        """The `sampling["n"]` outputs of one prompt, complete. `request` is unique among running ones; of the
-        prompts that wait, one with a lower `place` goes first. `images` are those of the conversation, as data URLs.
+        """The `sampling["n"]` outputs of one prompt, complete, whatever `best_of` says: answer.py chooses. `request` is unique
+        among running ones; of the prompts that wait, one with a lower `place` goes first. `images` are those of the
+        conversation, as data URLs.
 
         Raises BadRow when the engine refuses this prompt, EngineError when it died.
         """

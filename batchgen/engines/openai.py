@@ -101,14 +101,13 @@ class OpenAIEngine:
             raise BadRow("timeout" if slow else "engine_rejected", words(error)) from None
         except self._openai.APIConnectionError as error:
             raise EngineError(f"{self.options.base_url}: {words(error)}") from None
-        tokens = done.usage.completion_tokens if done.usage else 0
         cached = getattr(getattr(done.usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
         choices = sorted(done.choices, key=lambda choice: choice.index)
+        tokens = _counts(choices, done.usage.completion_tokens if done.usage else 0)
         return [
             Output(
                 choice.message.content or "",
-                # The endpoint counts the tokens of all choices together.
-                tokens // len(choices) + (number < tokens % len(choices)),
+                tokens[number],
                 choice.finish_reason or "stop",
                 _logprob(choice),
                 cached,
@@ -140,6 +139,14 @@ class OpenAIEngine:
 def _content(choice: Any) -> list[Any] | None:
     """The tokens of an answer where the endpoint tells them."""
     return getattr(choice.logprobs, "content", None) if choice.logprobs else None
+
+
+def _counts(choices: list[Any], total: int) -> list[int]:
+    """The tokens of each choice. The endpoint counts those of all together; where it tells them one by one, each has its own."""
+    told = [len(_content(choice) or ()) for choice in choices]
+    if sum(told) == total:
+        return told
+    return [total // len(choices) + (number < total % len(choices)) for number in range(len(choices))]
 
 
 def _logprob(choice: Any) -> float | None:

@@ -114,6 +114,7 @@ class VllmEngine:
         try:
             # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
             sampling = dict(sampling)
+            del sampling["best_of"]  # vLLM has none: answer.py chooses
             adapter, constraint = sampling.pop("adapter"), sampling["structured_outputs"]
             if constraint is not None:
                 sampling["structured_outputs"] = self._constraint(**orjson.loads(constraint))

@@ -55,6 +55,7 @@ def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeyp
     rows: list[dict[str, Any]] = [{"prompt": prompt, "sampling": None} for prompt in prompts]
     rows += [
         {"prompt": "Good or bad?", "sampling": {"structured_outputs": {"choice": ["good", "bad"]}, "n": 3, "temperature": 1.0}},
+        {"prompt": "Tell me about cats.", "sampling": {"best_of": 4, "n": 2, "temperature": 1.0}},
         {"prompt": "An object?", "sampling": {"structured_outputs": {"json": {"type": "object", "enum": [{"a": 1}]}}}},
         {"prompt": "Bad.", "sampling": {"structured_outputs": {"regex": "("}}},
         {"prompt": "word " * 600, "sampling": None},
@@ -76,8 +77,8 @@ def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeyp
     )
     receipt = ran(replica(made), blocks(made)[0])
     answers = pq.read_table(pa.BufferReader(part_bytes(made, receipt))).to_pylist()
-    plain, chosen, [formed], refused = answers[:3], answers[3:6], answers[6:7], answers[7:]
-    assert [row["error_code"] for row in answers] == [None] * 7 + ["engine_rejected"] * 3
+    plain, chosen, best, [formed], refused = answers[:3], answers[3:6], answers[6:8], answers[8:9], answers[9:]
+    assert [row["error_code"] for row in answers] == [None] * 9 + ["engine_rejected"] * 3
     for prompt, row in zip(prompts[:2], plain, strict=False):
         assert row["prompt_tokens"] == len(one(tiny(), prompt=prompt).token_ids), "the server renders what we render"
         assert row["response"].strip()
@@ -92,6 +93,8 @@ def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeyp
             assert len(token["top"]) == 2
     assert [row["sample"] for row in chosen] == [0, 1, 2]
     assert {row["response"] for row in chosen} <= {"good", "bad"}
+    assert best[0]["cumulative_logprob"] >= best[1]["cumulative_logprob"]
+    assert [len(row["token_logprobs"]) for row in best] == [row["completion_tokens"] for row in best]
     assert formed["response"].replace(" ", "") == '{"a":1}'
     assert "regex" in refused[0]["error_detail"].lower()
     assert "512" in refused[1]["error_detail"], "its context is the server's to know"

@@ -51,6 +51,8 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Output]:
                 engine.generate(str(n), prompt.token_ids, {**(prompt.sampling or {}), "logprobs": n % 3})
                 for n, prompt in enumerate(prompts)
             ]
+            sampled = {**(prompts[0].sampling or {}), "temperature": 1.0, "n": 2, "best_of": 2}
+            assert len(await engine.generate("best", prompts[0].token_ids, sampled)) == 2, "vLLM knows no best_of"
             return [output for [output] in await asyncio.gather(*asked)]
         finally:
             await engine.stop()
