@@ -56,6 +56,7 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Output]:
             return [output for [output] in await asyncio.gather(*asked)]
         finally:
             await engine.stop()
+            engine._engine = None  # at the end of the process it would complain of modules that are gone
 
     return asyncio.run(scenario())
 
