@@ -20,7 +20,14 @@ from batchgen.records import Receipt
 from batchgen.spec import Job
 
 KEY = "canary-key"
-SCHEMA = {"name": "answer", "schema": {"type": "object"}, "strict": True}
+OPEN: dict[str, Any] = {"type": "object"}
+CLOSED: dict[str, Any] = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+
+
+def form(schema: dict[str, Any], strict: bool) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": strict}}}
+
+
 Rows = list[dict[str, Any]]
 
 
@@ -127,15 +134,8 @@ def test_the_conversation_and_what_differs_from_the_defaults_are_sent(endpoint: 
 @pytest.mark.parametrize(
     ("constraint", "sent"),
     [
-        (
-            {"json": {"type": "object"}},
-            {
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
-                }
-            },
-        ),
+        ({"json": OPEN}, form(OPEN, strict=False)),
+        ({"json": CLOSED}, form(CLOSED, strict=True)),
         ({"choice": ["a"]}, {"structured_outputs": {"choice": ["a"]}}),
     ],
 )

@@ -129,7 +129,9 @@ class OpenAIEngine:
         more = {name: given[name] for name in _VLLM if name in given}
         constraint = orjson.loads(given.get("structured_outputs", "null"))
         if constraint and "json" in constraint:
-            schema = {"name": "answer", "schema": constraint["json"], "strict": True}
+            # OpenAI refuses strict schemas that leave properties open.
+            strict = constraint["json"].get("additionalProperties") is False
+            schema = {"name": "answer", "schema": constraint["json"], "strict": strict}
             made["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif constraint:
             more["structured_outputs"] = constraint
