@@ -21,6 +21,7 @@ from batchgen.errors import InputError, JobError
 from batchgen.frozen import FrozenJob, load_frozen
 from batchgen.input import Input
 from batchgen.planfile import SUCCESS
+from batchgen.source import format_of
 from batchgen.spec import Job
 from batchgen.store import open_store
 
@@ -33,7 +34,7 @@ ORDINAL = "\0ordinal"
 
 def job_of(path: str) -> FrozenJob | None:
     """The job whose output the path is, None where it is no output. Raises OutputConflict for a damaged one."""
-    if glob.has_magic(path) or path.startswith("hf://") or ("://" not in path and not os.path.isdir(path)):
+    if glob.has_magic(path) or path.startswith("hf://") or format_of(path) or ("://" not in path and not os.path.isdir(path)):
         return None
     return load_frozen(open_store(path))
 

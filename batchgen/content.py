@@ -59,6 +59,8 @@ def images(messages: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def with_marks(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The conversation as chat templates take it."""
+    if all(isinstance(message["content"], str) for message in messages):
+        return messages
 
     def marked(content: Content) -> Content:
         return (

@@ -1,4 +1,4 @@
-"""OASST2's message trees as conversations, one for every prompt in them, ready for jobs/oasst2/oasst2.yaml.
+"""OASST2's message trees as conversations, one for every prompt in them, ready for jobs/oasst2.yaml.
 
     python jobs/oasst2/oasst2.py [--messages FILE] [--lang en,ja] [--to FILE]
 
