@@ -90,7 +90,8 @@ class Attributes(Spec):
     sample: Draw | None = Field(None, description="Every row with k combinations drawn from many, instead of a sweep.")
     predict: str | None = Field(
         None,
-        description="Of a schema whose model writes the values (karakuri-apm): which labels (helpsteer, oasst). It sets the labeler's prompt, constraint, stop and `parse`.",  # noqa: E501
+        description="Of a schema whose model writes the values (karakuri-apm): which labels (helpsteer, oasst). "
+        "It sets the labeler's prompt, constraint, stop and `parse`.",
     )
     columns: dict[str, str] | bool = Field(
         True, description="true: the columns that bear the names; a mapping renames them; false: none."

@@ -25,6 +25,9 @@ from batchgen.spec import Job
 
 _RESERVED = ("model", "revision", "tensor_parallel_size", "pipeline_parallel_size", "trust_remote_code")
 _PICKLES = ("pt", "npcache")
+PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""Of all that PIL reads, what needs no other program: a row is untrusted."""
+MOST_PIXELS = 2**26
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM allocates
 
 
@@ -164,4 +167,7 @@ def _picture(url: str) -> Any:
     import PIL.Image
 
     data = base64.b64decode(url.partition(",")[2], validate=True)
-    return PIL.Image.open(io.BytesIO(data)).convert("RGB")
+    image = PIL.Image.open(io.BytesIO(data), formats=PICTURES)
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"an image of {image.width} x {image.height} pixels, over {MOST_PIXELS}")
+    return image.convert("RGB")
