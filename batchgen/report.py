@@ -233,8 +233,11 @@ class Monitor:
         return f"{counts.ok:,} ok, {counts.error:,} error, {speed:,.0f} tokens/s, {replicas} replicas, {eta}"
 
 
-def _cache_words(counts: Counts) -> str:
-    return f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached" if counts.cached_tokens else ""
+def _cache_words(counts: Counts, shared: bool) -> str:
+    """What the engine's prefix cache knew; of prompts that have nothing in common only where it is something."""
+    if not counts.cached_tokens and not (shared and counts.prompt_tokens):
+        return ""
+    return f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached"
 
 
 def _duration(seconds: float) -> str:
@@ -267,7 +270,7 @@ def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out
     console.print(
         f"\n{counts.rows:,} rows: {counts.ok:,} ok, {counts.error:,} error; {counts.completion_tokens:,} tokens in "
         f"{status['seconds_generating']:.1f} s of generating ({status['tokens_per_second']:,.0f} tokens/s)"
-        f"{_cache_words(counts)}",
+        f"{_cache_words(counts, bool(varied))}",
         highlight=False,
     )
     for sample in tally.samples:

@@ -311,3 +311,11 @@ def test_a_damaged_file_is_named(output: Output, name: str) -> None:
     output.store.put(name, b"{")
     with pytest.raises(BatchgenError, match=name):
         report.read_status(output.store)
+
+
+def test_the_summary_of_a_sweep_says_so_where_nothing_was_cached(output: Output) -> None:
+    for varied, told in ((["verbosity"], True), ([], False)):
+        tally, out = output.tally(), io.StringIO()
+        tally.counts = Counts(ok=1, prompt_tokens=400, completion_tokens=9)
+        report.print_summary(tally, output.store, output.plan, varied, out)
+        assert ("0% of the prompt tokens were cached" in " ".join(out.getvalue().split())) == told
