@@ -63,7 +63,6 @@ def encode_part(
         "prompt_tokens": [c.prompt_tokens for c in completions],
         "completion_tokens": [c.completion_tokens for c in completions],
         "cumulative_logprob": [c.cumulative_logprob for c in completions],
-        "token_logprobs": logprobs.column([c.token_logprobs for c in completions]),
         "sampling": _sampling(taken["sampling"], completions),
         "model": pa.array([model] * len(completions), pa.string()),
         "prompt_hash": [c.prompt_hash for c in completions],
@@ -74,6 +73,8 @@ def encode_part(
         "error_detail": [e.detail if e else None for e in errors],
         **{name: carried[name] for name in kept.column_names},
     }
+    if "token_logprobs" in schema.names:
+        columns["token_logprobs"] = logprobs.column([c.token_logprobs for c in completions])
     arrays = [
         columns[f.name] if isinstance(columns[f.name], pa.Array | pa.ChunkedArray) else pa.array(columns[f.name], f.type)
         for f in schema

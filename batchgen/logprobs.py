@@ -1,7 +1,6 @@
 """The tokens of an answer with their log-probabilities: the output's column `token_logprobs`.
 
-An answer's tokens are Arrow from the engine to the part: as Python objects, those of a span that is still open would take
-ten times the memory.
+An answer's tokens are Arrow from the engine to the part, so that a span that is still open does not hold Python objects for them.
 """
 
 from __future__ import annotations
