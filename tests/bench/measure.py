@@ -18,7 +18,7 @@ from typing import Any
 
 STAMPS = Path(__file__).parent / "stamps"
 TICK = os.sysconf("SC_CLK_TCK")
-ENGINE = ("EngineCore", "VLLM::Worker", "VllmWorker")
+ENGINE = ("EngineCore", "VLLM::Worker", "VllmWorker", "multiprocessing.spawn")
 PR_SET_CHILD_SUBREAPER = 36
 RUN = """
 import json, resource, sys, time
@@ -28,6 +28,12 @@ status = run(json.loads(sys.argv[1]), quiet=True)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"seconds": time.monotonic() - began, "driver_peak_mb": peak, **status}))
 """
+
+
+def cpu_dtype() -> str:
+    """What this processor multiplies fastest: bfloat16 where it has instructions for it, else float32 (Linux, x86 and Arm)."""
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    return "bfloat16" if words & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:

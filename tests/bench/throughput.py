@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from contenders import CONTENDERS
-from measure import Measured, measure
+from measure import Measured, cpu_dtype, measure
 from workloads import TINY, Workload, make, make_karakuri, make_llama, write
 
-SHARED = {"max_model_len": 1024, "max_num_seqs": 256, "dtype": "bfloat16"}
-ON_CPU = {**SHARED, "enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096}
-ON_GPU = {**SHARED, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.9, "load_format": "dummy"}
+SHARED = {"max_model_len": 1024, "max_num_seqs": 256}
+ON_CPU = {**SHARED, "dtype": cpu_dtype(), "enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096}
+ON_GPU = {**SHARED, "dtype": "bfloat16", "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.9, "load_format": "dummy"}
 ENV = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "RAY_DEDUP_LOGS": "0"}
 HEAD = (
     "",
