@@ -7,7 +7,6 @@ away. The footer carries the part's counts, so that they can be read again witho
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +18,7 @@ from batchgen import logprobs
 from batchgen.errors import ErrorCode, RowError, VerifyError, words
 from batchgen.records import Completion, Counts
 from batchgen.store import Put, Store
-from batchgen.tables import in_arrow_memory
+from batchgen.tables import in_arrow_memory, to_parquet
 
 DATA = "data"
 FOOTER_KEY = b"batchgen"
@@ -81,9 +80,7 @@ def encode_part(
     ]
     footer = {"counts": asdict(count(completions)), "errors": errors_by_code(completions)}
     table = pa.table(arrays, schema=schema.with_metadata({FOOTER_KEY: orjson.dumps(footer)}))
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
+    return to_parquet(table)
 
 
 def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.ChunkedArray | list[Any]:

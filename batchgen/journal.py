@@ -8,7 +8,6 @@ will do. A damaged file is as good as none. Once the span has its part its files
 from __future__ import annotations
 
 import dataclasses
-import io
 import uuid
 from collections.abc import Iterable
 
@@ -20,7 +19,7 @@ from batchgen import logprobs
 from batchgen.errors import RowError
 from batchgen.records import MESSAGES_TYPE, SAMPLING_TYPE, Completion
 from batchgen.store import Store
-from batchgen.tables import in_arrow_memory
+from batchgen.tables import in_arrow_memory, to_parquet
 
 FOLDER = "_batchgen/journal"
 _TYPES: dict[str, pa.DataType] = {
@@ -48,14 +47,14 @@ _TOKENS = _SCHEMA.get_field_index("token_logprobs")
 def write(store: Store, span: str, completions: Iterable[Completion]) -> str:
     """Put a journal file with whole prompts (all their samples); its name. Raises StoreError."""
     completions = list(completions)
-    plain = (dataclasses.asdict(dataclasses.replace(c, token_logprobs=None)) for c in completions)
-    rows = [fields | {"parsed": orjson.dumps(fields["parsed"]).decode()} for fields in plain]
-    tokens = logprobs.column([c.token_logprobs for c in completions])
-    table = pa.Table.from_pylist(rows, _SCHEMA).set_column(_TOKENS, _SCHEMA.field(_TOKENS), tokens)
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    columns = {name: [getattr(c, name) for c in completions] for name in _TYPES}
+    columns["parsed"] = [orjson.dumps(parsed).decode() for parsed in columns["parsed"]]
+    columns["error"] = [error and dataclasses.asdict(error) for error in columns["error"]]
+    arrays = {name: pa.array(column, _TYPES[name]) for name, column in columns.items() if name != "token_logprobs"}
+    arrays["token_logprobs"] = logprobs.column(columns["token_logprobs"])
+    table = pa.table([arrays[name] for name in _SCHEMA.names], schema=_SCHEMA)
     name = f"{FOLDER}/{span}/{uuid.uuid4().hex}.parquet"
-    store.put_new(name, sink.getvalue())
+    store.put_new(name, to_parquet(table))
     return name
 
 

@@ -8,7 +8,6 @@ put_new, so that of two drivers one plans and the other follows.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -86,6 +85,4 @@ def encode_plan(shards: Iterable[Shard], spans: list[Span]) -> bytes:
     if any(span.again for span in spans):
         columns["again"] = pa.array([[asdict(one) for one in span.again] for span in spans], _AGAIN)
     table = pa.table(columns).replace_schema_metadata({"shards": orjson.dumps([asdict(shard) for shard in shards])})
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
+    return tables.to_parquet(table)
