@@ -112,11 +112,11 @@ def run_batch(settings: Settings) -> None:
     os.execv(sys.executable, [sys.executable, "-W", "ignore", *command, *flags])
 
 
-def _ray_data(settings: Settings, **config: Any) -> None:
+def _ray_data(settings: Settings, cpus: int | None = None, **config: Any) -> None:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    ray.init(include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=settings["model"],
@@ -138,8 +138,10 @@ def _ray_data(settings: Settings, **config: Any) -> None:
 
 
 def ray_default(settings: Settings) -> None:
-    """ray.data.llm as it comes: batches of 32, 8 at a time, tokenize and detokenize stages on."""
-    _ray_data(settings, log_engine_metrics=False)  # with them on, the engine does not start in this version
+    """ray.data.llm as it comes: batches of 32, 8 at a time, tokenize and detokenize stages on. Ray is told of four CPUs at least,
+    since its actors ask for three."""
+    # With its metrics on, the engine does not start in this version.
+    _ray_data(settings, cpus=max(4, os.cpu_count() or 1), log_engine_metrics=False)
 
 
 def ray_tuned(settings: Settings) -> None:
