@@ -13,16 +13,18 @@ import contextlib
 import functools
 import gc
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyarrow as pa
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 
+from batchgen import tables
+from batchgen.engines import spawned
 from batchgen.engines.vllm import runs_on_cpu
 from batchgen.errors import BatchgenError, EngineError, words
 from batchgen.generate import Replica
@@ -206,15 +208,14 @@ class _Actor(Replica):
         with contextlib.suppress(PermissionError):
             # Ray starts its workers at nice 15; a scheduler that waits for the feed's CPU idles its GPU.
             os.setpriority(os.PRIO_PROCESS, 0, 0)
+        spawned.calm_collector()
+        sys.modules["__main__"].__file__ = spawned.__file__
 
     async def start_here(self) -> tuple[dict[str, int], str]:
         """As start, with the id of the node."""
         engine = await super().start()
-        # Paid before the first row instead of by rows: pyarrow imports pandas at its first array of a list, and a full
-        # garbage collection visits all that vLLM's modules hold.
-        pa.array([0])
-        gc.collect()
-        gc.freeze()
+        tables.warm_up()
+        gc.freeze()  # a full collection would visit all that vLLM's modules hold
         return engine, ray.get_runtime_context().get_node_id()
 
 

@@ -11,13 +11,14 @@ import base64
 import importlib.metadata
 import io
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
-from batchgen import logprobs
+from batchgen import logprobs, tables
 from batchgen.errors import BadRow, EngineError, JobError, words
 from batchgen.model import ModelFiles
 from batchgen.records import Output
@@ -93,6 +94,8 @@ class VllmEngine:
         self._prompt, self._params, self._kind = tokens_input, SamplingParams, RequestOutputKind
         self._constraint, self._lora = StructuredOutputsParams, LoRARequest
         self._dead = EngineDeadError
+        # While the engine's processes import vLLM, this one waits for them.
+        threading.Thread(target=tables.warm_up, name="warm-up", daemon=True).start()
         try:
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
         except Exception as error:  # vLLM raises whatever its configuration or workers raise
