@@ -10,6 +10,7 @@ import datetime
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray._private import services
 from ray.exceptions import RayError
 
 from batchgen import journal
@@ -162,10 +164,13 @@ def on_ray(call: Callable[[], None]) -> None:
     if ray.is_initialized():
         return call()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # an actor of its own, for statistics sent to Ray's makers
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     named = os.environ.get("RAY_ADDRESS")
     try:
+        if not named and _left_behind():
+            raise ConnectionError
         ray.init(address=named or "auto", **quiet)
     except (ConnectionError, RuntimeError, RayError) as error:
         if named:
@@ -180,3 +185,16 @@ def on_ray(call: Callable[[], None]) -> None:
         return call()
     finally:
         ray.shutdown()
+
+
+def _left_behind() -> bool:
+    """Whether the cluster that this machine's last `ray start` wrote down is gone: Ray would look for it for minutes."""
+    address = services.find_bootstrap_address(None)
+    if not address:
+        return False
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError:
+        return True
+    return False

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class _Watch(threading.Thread):
         self.seen: dict[int, float] = {}
         self.names: dict[int, str] = {}
         self.peak = 0.0
+        self.earlier = {pid: _cpu(pid) for pid in tree(root)}
 
     def run(self) -> None:
         turn = 0
@@ -94,14 +96,19 @@ class _Watch(threading.Thread):
 
     def _look(self, pid: int) -> None:
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            cpu = _cpu(pid)
             name = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
         except OSError:
             return
-        self.seen[pid] = (int(fields[11]) + int(fields[12])) / TICK
+        self.seen[pid] = cpu - self.earlier.get(pid, 0.0)
         self.names[pid] = name[:160] or self.names.get(pid, "")  # a zombie has no name
         if any(mark in name for mark in ENGINE):
             self.engines.add(pid)
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
 
 
 def tree(root: int) -> list[int]:
@@ -133,12 +140,20 @@ def _proportional_mb(pid: int) -> float:
     return 0.0
 
 
-def measure(command: list[str], env: dict[str, str], log: Path, timeout: float) -> Measured:
-    """Run the command to its end. Raises RuntimeError with the end of its log when it fails."""
+def measure(
+    command: list[str],
+    env: dict[str, str],
+    log: Path,
+    timeout: float,
+    before: Callable[[dict[str, str]], dict[str, str]] = lambda env: {},
+) -> Measured:
+    """Run the command to its end. `before` starts, unmeasured, what the command needs in the same environment, and says what
+    to add to it. Raises RuntimeError with the end of the log when the command fails."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory() as stamps, open(log, "wb") as out:
         path = os.pathsep.join([str(STAMPS), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, **env, "PYTHONPATH": path, "BENCH_STAMPS": stamps}
+        env |= before(env)
         began = time.time()
         process = subprocess.Popen(command, env=env, stdout=out, stderr=out)
         watch = _Watch(process.pid)

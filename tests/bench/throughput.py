@@ -45,8 +45,9 @@ HEAD = (
 )
 
 
-def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int = 1, gpus: int = 0) -> Measured:
-    """One contender, once; `gpus` of each replica. Raises RuntimeError when it fails or did other work than asked."""
+def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int = 1, gpus: int = 0, **more: Any) -> Measured:
+    """One contender, once; `gpus` of each replica, `more` for measure(). Raises RuntimeError when it fails or did other work
+    than asked."""
     options: dict[str, object] = {**ON_GPU, "tensor_parallel_size": gpus} if gpus else dict(ON_CPU)
     if model.name == "llama":
         options["max_num_seqs"] = 64  # several batches of rows in a bearable time
@@ -64,7 +65,7 @@ def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int 
             ENV["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         (folder / "settings.json").write_text(json.dumps(settings))
         command = [sys.executable, str(Path(__file__).parent / "contenders.py"), name, str(folder / "settings.json")]
-        found = measure(command, ENV, folder / f"{name.replace(' ', '-')}.log", 900)
+        found = measure(command, ENV, folder / f"{name.replace(' ', '-')}.log", 900, **more)
     if (found.requests, found.tokens) != (workload.requests, workload.tokens):
         asked = f"{workload.requests} requests and {workload.tokens} tokens"
         raise RuntimeError(f"{name}: {found.requests} requests and {found.tokens} tokens instead of {asked}")

@@ -134,3 +134,16 @@ def test_a_saved_dataset_is_planned_like_shards(tmp_path: Path) -> None:
     assert batchgen("verify", "out", cwd=tmp_path).returncode == 0
     table = ds.dataset(tmp_path / "out/data").to_table().sort_by("row").to_pylist()
     assert [{key: row[key] for key in rows[0]} for row in table] == rows
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that crashed leaves the address of its last `ray start`."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a question"}\n')
+    job = write_job(tmp_path, input={"path": "in.jsonl", "prompt": "prompt"})
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # Ray's sockets need a short path
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray/ray_current_cluster").write_text("127.0.0.1:1")
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        done = batchgen("run", job, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert status(tmp_path)["rows_ok"] == 1
