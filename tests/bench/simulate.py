@@ -1,11 +1,12 @@
 """Pools of up to 1,000 replicas, simulated: dispatch.py, the plan's span sizes and lengths.py are the ones that run in a job.
 
     python tests/bench/simulate.py [--replicas 1,8,64,1000] [--rows-per-replica 1000] [--step 0.030 0.0003] [--seed 0]
+                                   [--sequences 64] [--mean 300] [--cold 90] [--feed 300] [--deaths 0.1]
 
 A replica is a continuous batch of `--sequences`: with n of them running, every sequence gains a token each base + n x slope
-seconds (`--step`). Rows wait in the engine in the order of lengths.py. Spans come from the feed at `--feed` a second. Replicas
-start after a lognormal cold start and die at `--deaths` an hour each; a dead one's open spans are done again, and another
-starts. Nothing else is modelled: no prefill, no store, no network.
+seconds (`--step`; service.py measures it). Rows wait in the engine in the order of lengths.py. Spans come from the feed at
+`--feed` a second. Replicas start after a lognormal cold start (`--cold` seconds) and die at `--deaths` an hour each; a dead
+one's open spans are done again, and another starts. Nothing else is modelled: no prefill, no store, no network.
 """
 
 from __future__ import annotations
@@ -210,6 +211,8 @@ def main() -> None:
     parser.add_argument("--rows-per-replica", type=int, default=1000)
     parser.add_argument("--step", type=float, nargs=2, default=(0.030, 0.0003))
     parser.add_argument("--sequences", type=int, default=64)
+    parser.add_argument("--mean", type=float, default=300.0)
+    parser.add_argument("--cold", type=float, default=90.0)
     parser.add_argument("--feed", type=float, default=300.0)
     parser.add_argument("--deaths", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
@@ -224,6 +227,8 @@ def main() -> None:
                 "sequences": options.sequences,
                 "base": options.step[0],
                 "slope": options.step[1],
+                "mean": options.mean,
+                "cold": options.cold,
                 "feed": options.feed,
                 "deaths": deaths,
                 "seed": options.seed,
