@@ -116,7 +116,7 @@ def _ray_data(settings: Settings, cpus: int | None = None, **config: Any) -> Non
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=settings["model"],

@@ -41,15 +41,16 @@ def kind_of(process: str) -> str:
 
 def start_ray(env: dict[str, str]) -> dict[str, str]:
     """A Ray of this machine alone, ended with the run; the address at which a driver finds it."""
-    env = {**env, **ALONE}
+    added = {**ALONE, "RAY_TMPDIR": f"{env['BENCH_STAMPS']}.ray"}  # or the machine's next driver looks for this one
+    env = {**env, **added}
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--node-ip-address=127.0.0.1", "--port=0"]
-    command += [f"--temp-dir={env['BENCH_STAMPS']}.ray", "--include-dashboard=false", "--disable-usage-stats"]
+    command += ["--include-dashboard=false", "--disable-usage-stats"]
     with tempfile.TemporaryFile("w+") as said:  # its daemons keep it open
         subprocess.run(command, check=True, env=env, stdout=said, stderr=said)
         said.seek(0)
         address = said.read().partition("--address='")[2].partition("'")[0]
     time.sleep(SETTLE_SECONDS)
-    return {**ALONE, "RAY_ADDRESS": address}
+    return {**added, "RAY_ADDRESS": address}
 
 
 def main() -> None:
