@@ -161,10 +161,10 @@ def _refuse_poison(dispatcher: Dispatcher[Any], items: list[Any], message: str) 
 
 def on_ray(call: Callable[[], None]) -> None:
     """Call with Ray connected: the cluster of RAY_ADDRESS or of this machine, else a local one that ends with us."""
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # an actor of its own, for statistics sent to Ray's makers
     if ray.is_initialized():
         return call()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # an actor of its own, for statistics sent to Ray's makers
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     named = os.environ.get("RAY_ADDRESS")
@@ -195,6 +195,6 @@ def _left_behind() -> bool:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except OSError:
+    except (OSError, ValueError):
         return True
     return False

@@ -1,12 +1,15 @@
-"""drive.py: when a driver stops by itself."""
+"""drive.py: when a driver stops by itself, and what it tells Ray."""
 
 from __future__ import annotations
 
 import datetime
+import os
 from typing import Any
 
 import pytest
+from ray.data._internal.usage.collector import usage_collection_disabled
 
+from batchgen import drive
 from batchgen.drive import _reason_to_stop
 from batchgen.planfile import Plan
 from batchgen.records import Counts
@@ -43,3 +46,16 @@ def test_a_driver_stops_when_it_is_told_or_a_limit_is_reached(given: dict[str, A
     found = reason(**{"limits": {}, **given})
     assert found.startswith(start)
     assert bool(found) == bool(start)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
+def test_ray_data_sends_no_usage_statistics_unless_told_to(monkeypatch: pytest.MonkeyPatch, given: str | None, kept: str) -> None:
+    """Also on a Ray that the caller has connected."""
+    monkeypatch.setattr(drive.ray, "is_initialized", lambda: True)
+    monkeypatch.setenv("RAY_DATA_USAGE_DISABLED", given or "")
+    if given is None:
+        monkeypatch.delenv("RAY_DATA_USAGE_DISABLED")
+    seen: list[tuple[str, bool]] = []
+    drive.on_ray(lambda: seen.append((os.environ["RAY_DATA_USAGE_DISABLED"], usage_collection_disabled())))
+    assert seen[0][0] == kept
+    assert seen[0][1] or given
