@@ -14,17 +14,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
-from ray._private import services
+from ray._private import services, worker
 from ray.exceptions import RayError
 
 from batchgen import journal
 from batchgen.dispatch import Dispatcher
 from batchgen.errors import EngineError, Interrupted, TooManyErrors, words
-from batchgen.feed import END, Assets, Feed
 from batchgen.lease import Lease
 from batchgen.planfile import Plan
 from batchgen.pool import STOP_SECONDS, Pool, resources, size
@@ -33,6 +32,9 @@ from batchgen.render import Renderer
 from batchgen.report import Monitor, Tally, over_limit
 from batchgen.spec import Job
 from batchgen.store import Store
+
+if TYPE_CHECKING:
+    from batchgen.feed import Feed
 
 DRAIN_SECONDS = 30.0
 POISON_DEATHS = 3
@@ -51,7 +53,6 @@ def drive(
     lease: Lease,
 ) -> None:
     """Feed the missing spans to a pool until each has a part. Raises EngineError, LeaseError, TooManyErrors, Interrupted."""
-    assets = ray.put(Assets(renderer, kept))
     replicas = size(renderer.job, len(missing))
     wanted, held = resources(renderer.job)["num_gpus"], ray.cluster_resources().get("GPU", 0)
     if held < wanted:
@@ -60,9 +61,12 @@ def drive(
     pool = Pool(renderer, store.url, planned.shards, journal.spans(store), replicas)
     grace = STOP_SECONDS
     try:
+        from batchgen.feed import Assets, Feed  # Ray Data takes a second to import; the replicas are starting meanwhile
+
+        assets = ray.put(Assets(renderer, kept))
         with monitor.live():
             while missing:
-                feed = Feed(assets, planned.shards, missing, ahead=2 * replicas)
+                feed = Feed(assets, planned.shards, missing, replicas)
                 try:
                     _one_pass(renderer.job, pool, feed, monitor, stopping, lease)
                 finally:
@@ -95,7 +99,7 @@ def _one_pass(job: Job, pool: Pool, feed: Feed, monitor: Monitor, stopping: Call
         if why and (now > ending or not any(dispatcher.running.values())):
             raise Interrupted(why, "run again to resume")
         while not why and dispatcher.hungry and (item := feed.next()) is not None:
-            if item is END:
+            if item is feed.END:
                 dispatcher.end_feed()
             else:
                 dispatcher.offer(item)
@@ -184,6 +188,9 @@ def on_ray(call: Callable[[], None]) -> None:
     try:
         return call()
     finally:
+        if worker._global_node is not None:
+            # The monitor of a local Ray does not heed the signal that ray.shutdown sends it before it waits a second.
+            worker._global_node.kill_monitor(check_alive=False)
         ray.shutdown()
 
 

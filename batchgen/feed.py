@@ -32,8 +32,8 @@ from batchgen.render import Renderer
 TASK_SPANS = 16
 TASK_SPANS_STREAMED = 128  # where a task must begin at the start of a file or row group
 READ_CPUS = 0.5
+READERS_REMOTE = 4
 AHEAD_BYTES = 256 * 2**20
-END = object()
 
 
 @dataclass(frozen=True)
@@ -145,25 +145,32 @@ def group_spans(shards: dict[int, Shard], spans: Iterable[Span]) -> Iterator[tup
 class Feed:
     """Runs the execution in a thread; `next` gives block references, `END` at the end.
 
-    It works ahead while the replicas load their model, by AHEAD_BYTES or `ahead` blocks, whichever is more: a row
-    rendered then takes no CPU from an engine later. An exception of the execution is raised by `next`.
+    A task per replica reads at a time: it renders prompts faster than a replica answers them, and every further process
+    delays the replicas' start; where a reader waits for an object store, READERS_REMOTE. It works ahead while the replicas
+    load their model, by AHEAD_BYTES or two blocks per replica, whichever is more: a row rendered then takes no CPU from an
+    engine later. An exception of the execution is raised by `next`.
     """
 
-    def __init__(self, assets_ref: Any, shards: Iterable[Shard], spans: list[Span], ahead: int) -> None:
+    END = object()
+
+    def __init__(self, assets_ref: Any, shards: Iterable[Shard], spans: list[Span], replicas: int) -> None:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         by_index = {shard.index: shard for shard in shards}
         source = SpanSource(assets_ref, by_index, spans)
         tasks = sum(1 for _ in group_spans(by_index, spans))
+        readers = READERS_REMOTE if any("://" in shard.name for shard in by_index.values()) else 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=tasks)
+            self._dataset = ray.data.read_datasource(
+                source, num_cpus=READ_CPUS, override_num_blocks=tasks, concurrency=readers * replicas
+            )
             # The dataset's own copy: the process may run other datasets with other settings.
             context = self._dataset.context
             context.target_max_block_size = 1
             context.enable_progress_bars = False
             context.execution_options.preserve_order = False
             context.execution_no_progress_timeout_s = -1
-        self._ahead = ahead
+        self._ahead = 2 * replicas
         self._blocks: deque[tuple[Any, int]] = deque()
         self._held = 0
         self._change = threading.Condition()
@@ -198,7 +205,7 @@ class Feed:
                     self._put(entry.ref, entry.metadata.size_bytes or 0)
                 if self._stopped:
                     return
-            self._put(END, 0)
+            self._put(self.END, 0)
         except BaseException as error:  # the driver's thread raises it
             self._put(error, 0)
 

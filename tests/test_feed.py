@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import ray.data
 
-from batchgen.feed import AHEAD_BYTES, END, Feed
+from batchgen.feed import AHEAD_BYTES, READERS_REMOTE, Feed
+from batchgen.records import Shard
 
 
 class Blocks:
@@ -25,7 +26,16 @@ class Blocks:
 
 def feed_of(monkeypatch: pytest.MonkeyPatch, blocks: Blocks) -> Feed:
     monkeypatch.setattr(ray.data, "read_datasource", lambda *_, **__: blocks)
-    return Feed(None, [], [], ahead=2)
+    return Feed(None, [], [], replicas=1)
+
+
+@pytest.mark.parametrize(("name", "readers"), [("rows.jsonl", 3), ("s3://bucket/rows.jsonl", 3 * READERS_REMOTE)])
+def test_a_reader_per_replica_and_more_where_a_store_makes_them_wait(monkeypatch, name, readers):
+    asked = []
+    monkeypatch.setattr(ray.data, "read_datasource", lambda *_, **options: asked.append(options) or Blocks(0, 0))
+    shard = Shard(0, name, "jsonl", 1, "", "", 1, 1)
+    Feed(None, [shard], [], replicas=3).stop()
+    assert [options["concurrency"] for options in asked] == [readers]
 
 
 def until(condition) -> None:
@@ -39,7 +49,7 @@ def test_small_blocks_are_all_taken_before_a_replica_asks(monkeypatch):
     blocks = Blocks(100, 1)
     feed = feed_of(monkeypatch, blocks)
     until(lambda: not feed._thread.is_alive())
-    assert [feed.next() for _ in range(102)] == [*range(100), END, None]
+    assert [feed.next() for _ in range(102)] == [*range(100), Feed.END, None]
 
 
 def test_large_blocks_are_held_back_and_go_on_one_by_one(monkeypatch):

@@ -66,6 +66,8 @@ class Measured:
     ends: list[float] = field(default_factory=list)
     """When each engine finished its last row, after the first row of all."""
     starts: list[float] = field(default_factory=list)
+    committing: float = 0.0
+    """CPU seconds that batchgen's replicas spent on parts, journal files and checksums."""
     processes: dict[str, list[float]] = field(default_factory=dict)
     """CPU seconds before the first row and in all, by kind of process."""
 

@@ -18,13 +18,15 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from contenders import CONTENDERS
 from measure import Measured, cpu_dtype, measure
 from workloads import TINY, Workload, make, make_karakuri, make_llama, write
+
+from batchgen.report import REPORT
 
 SHARED = {"max_model_len": 1024, "max_num_seqs": 256}
 ON_CPU = {**SHARED, "dtype": cpu_dtype(), "enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096}
@@ -66,6 +68,8 @@ def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int 
         (folder / "settings.json").write_text(json.dumps(settings))
         command = [sys.executable, str(Path(__file__).parent / "contenders.py"), name, str(folder / "settings.json")]
         found = measure(command, ENV, folder / f"{name.replace(' ', '-')}.log", 900, **more)
+        if (report := Path(out) / "out" / REPORT).exists():
+            found = replace(found, committing=json.loads(report.read_text())["seconds_committing"])
     if (found.requests, found.tokens) != (workload.requests, workload.tokens):
         asked = f"{workload.requests} requests and {workload.tokens} tokens"
         raise RuntimeError(f"{name}: {found.requests} requests and {found.tokens} tokens instead of {asked}")
@@ -104,6 +108,9 @@ def table(results: dict[str, list[Measured]]) -> str:
         if runs and len(runs[0].ends) > 1:
             apart = statistics.median((run.ends[-1] - run.ends[0]) / run.ends[-1] for run in runs)
             lines.append(f"\n{name}: {len(runs[0].ends)} engines ended within {apart:.1%} of the generating phase of each other")
+        if runs and runs[0].committing:
+            share = statistics.median(run.committing / run.generating for run in runs)
+            lines.append(f"\n{name}: parts, journal and checksums took CPU seconds worth {share:.1%} of the generating phase")
     return "\n".join(lines)
 
 
