@@ -7,6 +7,7 @@ that what `check --prompts` shows is what the model reads.
 from __future__ import annotations
 
 import array
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from batchgen.tokens import TokenEncoder
 from batchgen.values import Values
 
 UNBOUNDED_ANSWER = 128
+KNOWN_SAMPLINGS = 4096
 
 
 class Renderer:
@@ -41,6 +43,9 @@ class Renderer:
         self._values = Values(job.attributes)
         self._conversations = Conversations(job.input, self._values.names)
         self._constant_sampling = check_sampling(job.constant_sampling)
+        self._sampling_columns = job.sampling_columns
+        # Checking costs more than the rest of a short row, and many rows say the same.
+        self._known_sampling = functools.lru_cache(KNOWN_SAMPLINGS, typed=True)(self._check_sampling)
         self._tokens = TokenEncoder(model)
         self._hosted = job.engine.kind == "openai"
         self._text = PromptText(job, model, self._values)
@@ -123,22 +128,26 @@ class Renderer:
 
     def _sampling(self, data: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """The row's sampling, and whether the seed is the row's own."""
-        columns = self.job.sampling_columns
         own = data.get("sampling")
         if own is not None and not isinstance(own, dict):
             raise BadRow("input", f"sampling must be a struct, not {kind(own)}")
-        given = [*((key, data.get(column)) for key, column in columns.items()), *(own or {}).items()]
+        given = [*((key, data.get(column)) for key, column in self._sampling_columns.items()), *(own or {}).items()]
         fields = {key: value for key, value in given if value is not None}
         if not fields:
             return self._constant_sampling, False
+        hashable = not any(isinstance(value, list | dict) for value in fields.values())
+        check = self._known_sampling if hashable else self._check_sampling
+        return check(tuple(fields), *fields.values()), "seed" in fields
+
+    def _check_sampling(self, names: tuple[str, ...], *values: Any) -> dict[str, Any]:
         try:
-            sampling = check_sampling({**self.job.constant_sampling, **fields})
+            sampling = check_sampling({**self.job.constant_sampling, **dict(zip(names, values, strict=True))})
         except ValueError as error:
             raise BadRow("input", f"sampling: {error}") from None
         adapter = sampling["adapter"]
         if adapter is not None and adapter not in self.job.adapters:
             raise BadRow("input", f"sampling: adapter: {unknown_adapter(adapter, self.job.adapters)}")
-        return sampling, "seed" in fields
+        return sampling
 
     def within_context(self, sampling: dict[str, Any], tokens: int) -> dict[str, Any]:
         """`sampling` with max_tokens set to what is left after a prompt of `tokens`. Raises BadRow (too_long)."""

@@ -41,6 +41,16 @@ def test_a_struct_of_nulls_changes_nothing(own: dict[str, Any] | None) -> None:
     assert one(renderer, prompt="a", sampling=own).sampling == one(renderer, prompt="a").sampling
 
 
+def test_a_row_is_not_taken_for_an_earlier_one_whose_values_are_equal_in_another_type() -> None:
+    renderer = bare(sampling={"max_tokens": {"column": "m"}})
+    [first, second, third] = [prompts(renderer, prompt="a", m=m)[0] for m in (1, True, 1)]
+    assert first.sampling == third.sampling
+    assert first.sampling is not None
+    assert first.sampling["max_tokens"] == 1
+    assert second.error is not None
+    assert "max_tokens: Input should be a valid integer" in second.error.detail
+
+
 def test_data_columns_named_like_settings_stay_data() -> None:
     assert one(bare(), prompt="a", n=5, seed=3, temperature=0).sampling == one(bare(), prompt="a").sampling
 

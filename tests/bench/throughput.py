@@ -129,17 +129,26 @@ class Comparison:
 
 
 TOOLS = ("batchgen", "LLM.generate", "AsyncLLM", "run-batch", "ray.data.llm tuned")
+SHARING = ("batchgen", "batchgen unshared", "LLM.generate")
+TURNS = ("batchgen", "LLM.generate", "AsyncLLM")
+POOLS = ("batchgen", "ray.data.llm tuned")
 EVERYTHING = (
     Comparison("A", "tiny", 4096, 64, (*TOOLS, "Daft")),
     Comparison("B", "tiny", 4096, 64, (*TOOLS, "batchgen plain")),
+    Comparison("C", "tiny", 486, 8, SHARING),
+    Comparison("D", "tiny", 486, 8, SHARING),
+    Comparison("E", "tiny", 4096, 64, POOLS, replicas=2),
+    Comparison("F", "tiny", 20_000, 1, TOOLS),
+    Comparison("G", "tiny", 1024, 32, TURNS),
     Comparison("A", "llama", 256, 48, TOOLS),
     Comparison("B", "llama", 256, 48, TOOLS),
-    Comparison("C", "llama", 243, 8, ("batchgen", "batchgen unshared")),
-    Comparison("D", "llama", 96, 8, ("batchgen", "batchgen unshared")),
-    Comparison("E", "tiny", 4096, 64, ("batchgen", "ray.data.llm tuned"), replicas=2),
-    Comparison("F", "tiny", 20_000, 1, TOOLS),
-    Comparison("G", "tiny", 1024, 32, ("batchgen", "LLM.generate", "AsyncLLM")),
+    Comparison("C", "llama", 243, 8, SHARING),
+    Comparison("D", "llama", 96, 8, SHARING),
+    Comparison("E", "llama", 256, 32, POOLS, replicas=2),
+    Comparison("F", "llama", 1000, 1, TOOLS),
+    Comparison("G", "llama", 64, 16, TURNS),
     Comparison("A", "tiny", 40_000, 32, ("batchgen", "run-batch", "Daft"), repeats=1),
+    Comparison("F", "tiny", 200_000, 1, ("batchgen", "AsyncLLM"), repeats=1),
     Comparison("A", "tiny", 4096, 64, ("batchgen", "ray.data.llm"), repeats=1),
     Comparison("A", "tiny", 256, 64, ("batchgen", "transformers"), repeats=1),
 )

@@ -40,9 +40,11 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Output]:
     """The engine's answers; those of every third prompt are asked for with 0, 1 and 2 likeliest tokens."""
     engine = make_engine(job, model)
     assert isinstance(engine, VllmEngine)
+    from vllm.usage.usage_lib import is_usage_stats_enabled
 
     async def scenario() -> list[Output]:
         await engine.start()
+        assert not is_usage_stats_enabled()
         try:
             with pytest.raises(BadRow, match="text-only models") as refused:
                 await engine.generate("image", prompts[0].token_ids, prompts[0].sampling or {}, images=[DOT])
@@ -66,6 +68,9 @@ def answers() -> Iterator[tuple[list[Prompt], list[Output]]]:
     """The prompts of `rows` and what the engine answers, greedily."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):  # the engine itself says so
+            patch.setenv(name, "")
+            patch.delenv(name)
         patch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process may have threads
         options = {"max_model_len": 512, "max_num_seqs": 32, "dtype": "float32", "enforce_eager": True}
         job = make_job(
