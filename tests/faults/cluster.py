@@ -23,13 +23,15 @@ class Item:
 
 
 class Feed:
-    def __init__(self, assets: Any, shards: Iterable[Any], spans: list[Any], ahead: int) -> None:
+    END = feed.Feed.END
+
+    def __init__(self, assets: Any, shards: Iterable[Any], spans: list[Any], replicas: int) -> None:
         self.renderer, self.kept = assets.renderer, assets.kept
         self.shards, self.spans = {shard.index: shard for shard in shards}, list(reversed(spans))
 
     def next(self) -> Any:
         if not self.spans:
-            return feed.END
+            return self.END
         span = self.spans.pop()
         shard = self.shards[span.shard]
         [(_, rows, kept)] = read.read_spans(self.renderer.job.input, shard, [span], self.kept, self.renderer.needed)

@@ -18,7 +18,7 @@ from faults.backends import Bucket, Engine
 from faults.cluster import Feed, Pool
 from faults.world import World
 
-from batchgen import answer, drive, generate, guard, journal, lease, plan, report, retry, store, verify
+from batchgen import answer, drive, feed, generate, guard, journal, lease, plan, report, retry, store, verify
 
 
 @dataclass
@@ -67,6 +67,6 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(generate, "make_engine", lambda job, model: Engine(world, count))
     patch.setattr(drive, "on_ray", lambda call: call())
     patch.setattr(drive, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
-    patch.setattr(drive, "Feed", Feed)
+    patch.setattr(feed, "Feed", Feed)
     patch.setattr(drive, "Pool", pool)
     return stage
