@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from ray.data._internal.usage.collector import usage_collection_disabled
 
 from batchgen import drive
 from batchgen.drive import _reason_to_stop
+from batchgen.errors import EngineError
 from batchgen.planfile import Plan
 from batchgen.records import Counts
 from batchgen.report import Tally
@@ -59,3 +62,21 @@ def test_ray_data_sends_no_usage_statistics_unless_told_to(monkeypatch: pytest.M
     drive.on_ray(lambda: seen.append((os.environ["RAY_DATA_USAGE_DISABLED"], usage_collection_disabled())))
     assert seen[0][0] == kept
     assert seen[0][1] or given
+
+
+@pytest.mark.parametrize(("fails", "node"), [(False, True), (True, True), (False, False)])
+def test_the_monitor_of_a_local_ray_ends_before_ray_does(monkeypatch: pytest.MonkeyPatch, fails: bool, node: bool) -> None:
+    """Else ray.shutdown waits a second for it. Without a node of its own there is nothing to end."""
+    done: list[str] = []
+    own = SimpleNamespace(kill_monitor=lambda check_alive: done.append("monitor"))
+    monkeypatch.setattr(drive.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(drive.ray, "init", lambda **_: None)
+    monkeypatch.setattr(drive.ray, "shutdown", lambda: done.append("shutdown"))
+    monkeypatch.setattr(drive.worker, "_global_node", own if node else None)
+    with pytest.raises(EngineError) if fails else contextlib.nullcontext():
+        drive.on_ray(lambda: _fail() if fails else done.append("call"))
+    assert done == [*([] if fails else ["call"]), *(["monitor"] if node else []), "shutdown"]
+
+
+def _fail() -> None:
+    raise EngineError("no replica can start")
