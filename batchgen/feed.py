@@ -146,9 +146,9 @@ class Feed:
     """Runs the execution in a thread; `next` gives block references, `END` at the end.
 
     A task per replica reads at a time: it renders prompts faster than a replica answers them, and every further process
-    delays the replicas' start; where a reader waits for an object store, READERS_REMOTE. It works ahead while the replicas
-    load their model, by AHEAD_BYTES or two blocks per replica, whichever is more: a row rendered then takes no CPU from an
-    engine later. An exception of the execution is raised by `next`.
+    imports Ray Data while the replicas start; where a reader waits for an object store, READERS_REMOTE. It works ahead while
+    the replicas load their model, by AHEAD_BYTES or two blocks per replica, whichever is more: a row rendered then takes no
+    CPU from an engine later. An exception of the execution is raised by `next`.
     """
 
     END = object()
