@@ -93,6 +93,7 @@ def _one_pass(job: Job, pool: Pool, feed: Feed, monitor: Monitor, stopping: Call
     while not (dispatcher.feed_ended and dispatcher.idle):
         now = time.monotonic()
         lease.check()
+        pool.left = (monitor.tally.rows_planned - monitor.tally.counts.rows) / job.samples
         if not why and (why := _reason_to_stop(job, monitor.tally, now - began, stopping)):
             ending = now + DRAIN_SECONDS
             monitor.message(f"{why}: finishing what is running, at most {DRAIN_SECONDS:.0f} s")

@@ -1,9 +1,9 @@
 """The replica: spans of prompts in, parts out, many spans in flight.
 
-Every prompt is a coroutine, so that no row waits for another. `room` is how a replica asks for work: it answers when
-fewer prompts are unfinished than the engine should have before it (twice its capacity), so that the engine never
-starves and prompts do not pile up; and when few spans wait for the store, so that finished rows do not pile up behind a
-slow one. What is finished in spans that are still open goes into the journal every `spans.journal_seconds`.
+Every prompt is a coroutine, so that no row waits for another. Twice as many as the engine runs at once are inside, so that it
+never starves; the others wait for their turn (lengths.py). `room` is how a replica asks for work: it answers when fewer prompts
+are unfinished than it should have, and few spans wait for the store, so that finished rows do not pile up behind a slow
+one. What is finished in spans that are still open goes into the journal every `spans.journal_seconds`.
 Plain Python: pool.py makes a Ray actor of it.
 """
 
@@ -24,7 +24,7 @@ from batchgen.answer import Answerer
 from batchgen.engines import Engine, make_engine
 from batchgen.errors import EngineError, StoreError
 from batchgen.guard import Guard
-from batchgen.lengths import Lengths, Order, length_key
+from batchgen.lengths import INSIDE, Lengths, Line, Order, length_key
 from batchgen.records import Completion, Receipt, output_schema
 from batchgen.render import Renderer
 from batchgen.store import delete_all, open_store
@@ -32,6 +32,7 @@ from batchgen.store import delete_all, open_store
 LOG_TAIL = 20
 T = TypeVar("T")
 MOST_COMMITTING = 4
+DEEP_BYTES = 16 * 2**20  # of token ids, which take nine times as much as Python's integers
 DRAIN_JOURNAL_SECONDS = 1.0
 
 
@@ -40,8 +41,11 @@ class _Open:
     """A span that has no part yet: prompts finished since the last journal file, and its journal files."""
 
     name: str
+    size: int
     fresh: dict[int, list[Completion]] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    first: float = 0.0
+    """When its first prompt entered the engine."""
 
 
 class Replica:
@@ -70,6 +74,7 @@ class Replica:
         self._restarts = 0
         self._lengths = Lengths()
         self._order = Order(self._lengths)
+        self._line = Line()
         self._change = asyncio.Event()
 
     async def start(self) -> dict[str, int]:
@@ -93,9 +98,9 @@ class Replica:
         """The replica's node is about to go: keep every finished row from now on."""
         self._draining.set()
 
-    async def room(self, assigned: int) -> int:
-        """Unfinished prompts, when all `assigned` spans have arrived and there is room for another."""
-        while self._accepted < assigned or not self._has_room():
+    async def room(self, assigned: int, share: float = 0.0) -> int:
+        """Unfinished prompts, when all `assigned` spans have arrived and there is room for another. `share`: see sizes.share."""
+        while self._accepted < assigned or not self._has_room(share):
             self._change.clear()
             await self._change.wait()
         return self._unfinished
@@ -110,13 +115,12 @@ class Replica:
         prompts, kept = (pa.ipc.open_stream(block[table][0].as_buffer()).read_all() for table in ("prompts", "kept"))
         rows = prompts.to_pylist()
         self._count(accepted=1, unfinished=len(rows))
-        span = _Open(name)
+        span = _Open(name, block.nbytes)
         done: dict[int, list[Completion]] = {}
         if again or name in self._journaled:
             done, span.files = await asyncio.to_thread(journal.load, self.store, name)
             self._count(unfinished=-len(done))
         self._spans.add(span)
-        first = time.time()
         places = self._order.places(rows, self.engine.capacity)
         try:
             left = [index for index in range(len(rows)) if index not in done]
@@ -147,7 +151,7 @@ class Replica:
             counts=counts,
             errors=errors,
             samples=commit.first_errors(completions),
-            first=first,
+            first=span.first or last,
             last=last,
             seconds=time.monotonic() - began,
             committing=self._new_spent(),
@@ -155,8 +159,11 @@ class Replica:
             restarts=self._new_restarts(),
         )
 
-    def _has_room(self) -> bool:
-        return self._unfinished < 2 * self.engine.capacity and self._committing < MOST_COMMITTING
+    def _has_room(self, share: float) -> bool:
+        if sum(span.size for span in self._spans) >= DEEP_BYTES:
+            share = 0.0
+        depth = self._order.depth(self.engine.capacity, share)
+        return self._unfinished < depth and self._committing < MOST_COMMITTING
 
     def _count(self, accepted: int = 0, unfinished: int = 0, committing: int = 0) -> None:
         self._accepted += accepted
@@ -184,7 +191,12 @@ class Replica:
         return self._restarts - before
 
     async def _answer(self, span: _Open, index: int, row: dict[str, Any], queue_place: int, shard: str) -> list[Completion]:
-        completions = await self._answerer.answer(index, row, queue_place, shard)
+        await self._line.enter(queue_place, INSIDE * self.engine.capacity)
+        span.first = span.first or time.time()
+        try:
+            completions = await self._answerer.answer(index, row, queue_place, shard)
+        finally:
+            self._line.leave()
         self._count(unfinished=-1)
         span.fresh[index] = completions
         for completion in completions:

@@ -1,17 +1,24 @@
-"""The order in which rows enter an engine: longer answers a little ahead, so that a job does not end on one long row.
+"""The order in which rows enter an engine: longer answers ahead, so that a job does not end on a few long rows.
 
 What `ignore_eos` makes exact is taken as it is; other lengths are learned from the rows that are finished, by attribute
-values (verbosity 4 answers are longer than verbosity 0 ones). A row moves ahead of its turn by as many places as an engine
-has sequences, times its length relative to the mean, at most MOST_AHEAD times: rows of one length keep their order, and
-no row waits for more than those places, so that spans still finish in about the order of the plan.
+values (verbosity 4 answers are longer than verbosity 0 ones). A row moves ahead of its turn by PUSH times as many places as an
+engine has sequences, times its length relative to the mean: rows of one length keep their order, and no row waits for
+more than MOST_AHEAD engines full of later ones, so that spans still finish in about the order of the plan.
 """
 
 from __future__ import annotations
 
+import asyncio
+import heapq
+import itertools
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-MOST_AHEAD = 4.0
+INSIDE, DEEP = 2, 16
+"""Engines full of prompts: inside, so that it never starves; on a replica where their order matters."""
+APART = 0.3
+PUSH, MOST_AHEAD = 4.0, 16.0
+HALF_LIFE = 16.0
 PRIOR_ROWS = 8.0
 UNBOUNDED = 1024
 """Tokens that an answer without a bound is taken to have at most."""
@@ -41,12 +48,22 @@ class Lengths:
 
 
 class Order:
-    """Gives each prompt of a replica its place in the engine's queue; a lower one goes first."""
+    """Gives each prompt of a replica its place in the queue for the engine; a lower one goes first."""
 
     def __init__(self, lengths: Lengths) -> None:
         self._lengths = lengths
-        self._arrived = self._rows = 0
-        self._tokens = 0.0
+        self._arrived = 0
+        self._rows = self._tokens = self._squares = 0.0
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the lengths expected of late differ: their deviation is over APART of their mean."""
+        return self._squares * self._rows > (1 + APART**2) * self._tokens**2
+
+    def depth(self, capacity: int, share: float) -> float:
+        """Prompts that a replica keeps unfinished, `share` (sizes.share) being its part of the job: more than may be inside only
+        where long ones can be told from short ones."""
+        return max(INSIDE * capacity, min(DEEP * capacity, share) if self.tells_apart else 0.0)
 
     def places(self, prompts: Iterable[dict[str, Any]], capacity: int) -> list[int]:
         """Places of the prompts of a span (rows of records.prompt_schema). The variants of a row share a place, and with
@@ -58,14 +75,47 @@ class Order:
                 turns = 1 + len(prompt["turns"])
                 expected = turns * self._lengths.expect(length_key(prompt), prompt["sampling"])
                 longest[prompt["source"]] = max(longest.get(prompt["source"], 0.0), expected)
-        self._rows += len(longest)
-        self._tokens += sum(longest.values())
+        # What was expected before anything was learned is forgotten.
+        kept = 0.5 ** (len(longest) / (HALF_LIFE * capacity))
+        self._rows = kept * self._rows + len(longest)
+        self._tokens = kept * self._tokens + sum(longest.values())
+        self._squares = kept * self._squares + sum(expected**2 for expected in longest.values())
         first = {}
         for source, expected in longest.items():
             self._arrived += 1
-            relative = expected * self._rows / self._tokens
-            first[source] = self._arrived - round(capacity * min(relative, MOST_AHEAD))
+            ahead = PUSH * expected * self._rows / self._tokens
+            first[source] = self._arrived - round(capacity * min(ahead, MOST_AHEAD))
         return [first.get(prompt["source"], 0) for prompt in prompts]
+
+
+class Line:
+    """Where prompts wait for their turn in an engine, in the order of their places; those of one place as they came."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._serial = itertools.count()
+
+    async def enter(self, place: int, most: int) -> None:
+        """Return when fewer than `most` are inside and nobody with a lower place waits."""
+        if self._inside < most:
+            self._inside += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (place, next(self._serial), turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        while self._waiting:
+            if not (turn := heapq.heappop(self._waiting)[2]).cancelled():
+                return turn.set_result(None)
+        self._inside -= 1
 
 
 def length_key(prompt: dict[str, Any]) -> Hashable:

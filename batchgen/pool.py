@@ -30,6 +30,7 @@ from batchgen.errors import BatchgenError, EngineError, words
 from batchgen.generate import Replica
 from batchgen.records import Receipt, Shard
 from batchgen.render import Renderer
+from batchgen.sizes import share
 from batchgen.spec import Job
 
 START_ATTEMPTS = 3
@@ -69,6 +70,8 @@ class Pool:
         self._size = size
         self._failed_starts = 0
         self._started = 0
+        self.left = 0.0
+        """Prompts of the job that are not finished; the driver says it."""
         self._ready_once = False
         self.alive: set[int] = set()
         self._refill()
@@ -142,7 +145,7 @@ class Pool:
     def ask_for_room(self, replica: int) -> None:
         """Let the replica say when it can take another span; one question at a time."""
         if not any(kind == "room" and of == replica for kind, of, _ in self._calls.values()):
-            self._call(replica, "room", self._actors[replica].room.remote(self._assigned[replica]))
+            self._call(replica, "room", self._actors[replica].room.remote(self._assigned[replica], share(self.left, self._size)))
 
     def _call(self, replica: int, kind: str, reference: Any, item: Any = None) -> None:
         self._calls[reference] = (kind, replica, item)

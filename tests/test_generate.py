@@ -242,6 +242,31 @@ def test_a_full_replica_has_no_room_until_prompts_finish(tmp_path: Path) -> None
     assert asyncio.run(scenario()) == [False, False], "no room with 2 x capacity prompts unfinished, room with one less"
 
 
+@pytest.mark.parametrize(("lengths", "rooms"), [((1, 400), [True, False]), ((50, 50), [False, False])])
+def test_a_replica_that_can_tell_long_rows_from_short_ones_takes_more_than_are_in_its_engine(
+    tmp_path: Path, lengths: tuple[int, int], rooms: list[bool]
+) -> None:
+    rows = [{"prompt": str(number), "sampling": {"max_tokens": lengths[number % 2]}} for number in range(10)]
+    made = prepared(tmp_path, rows, sampling={"ignore_eos": True})
+    gate = Gate(2)
+    worker = replica(made, gate)
+
+    async def scenario() -> tuple[list[bool], int]:
+        span = asyncio.create_task(worker.run(blocks(made)[0]))
+        for _ in range(4):
+            await gate.entered.acquire()
+        asked = [asyncio.create_task(worker.room(1, share)) for share in (1_000.0, 8.0)]
+        await settled()
+        seen, inside = [task.done() for task in asked], 4 + gate.entered._value
+        for _ in range(10):
+            gate.open.release()
+        await span
+        await asyncio.wait_for(asyncio.gather(*asked), 10)
+        return seen, inside
+
+    assert asyncio.run(scenario()) == (rooms, 4)
+
+
 def test_there_is_no_room_while_an_assigned_span_is_still_on_its_way(tmp_path: Path) -> None:
     made = prepared(tmp_path, [{"prompt": "a"}])
     worker = replica(made)

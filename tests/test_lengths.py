@@ -1,10 +1,11 @@
-"""lengths.py: what lengths are expected, and the order that follows from them."""
+"""lengths.py: what lengths are expected, the order that follows from them, and how rows wait for their turn."""
 
+import asyncio
 import random
 
 import pytest
 
-from batchgen.lengths import MOST_AHEAD, Lengths, Order
+from batchgen.lengths import DEEP, INSIDE, MOST_AHEAD, Lengths, Line, Order
 
 
 def prompt(source, max_tokens=100, turns=(), attributes=None, **sampling):
@@ -80,3 +81,88 @@ def test_an_error_row_takes_no_place_of_others():
     too_long = {**prompt(2, max_tokens=None), "error_code": "too_long"}
     first, _, _, last = order.places([prompt(0), unread, too_long, prompt(3)], 16)
     assert last - first == 1
+
+
+def depth(lengths, share=1e9, order=None):
+    order = order or Order(Lengths())
+    order.places([prompt(n, length, ignore_eos=True) for n, length in enumerate(lengths)], 16)
+    return order.depth(16, share)
+
+
+def test_a_replica_keeps_a_deep_queue_only_where_long_rows_can_be_told_from_short_ones():
+    assert Order(Lengths()).depth(16, 1e9) == INSIDE * 16, "of nothing nothing is known"
+    assert depth([50] * 40) == depth([48, 52] * 20) == INSIDE * 16
+    assert depth([10, 400] * 20) == DEEP * 16
+
+
+def test_a_deep_queue_is_no_deeper_than_the_replicas_share_of_the_job():
+    assert depth([10, 400] * 20, share=70) == 70
+    assert depth([10, 400] * 20, share=3) == INSIDE * 16
+
+
+def test_what_was_expected_before_anything_was_learned_does_not_tell_rows_apart_for_long():
+    lengths = Lengths()
+    order = Order(lengths)
+    order.places([prompt(n, 4_000) for n in range(100)], 16)
+    for _ in range(1_000):
+        lengths.learn((), 50)
+    for _ in range(40):
+        order.places([prompt(n, 4_000) for n in range(100)], 16)
+    assert not order.tells_apart
+
+
+def test_learned_keys_tell_rows_apart():
+    lengths = Lengths()
+    for key, tokens in ((0, 10), (4, 400)):
+        for _ in range(100):
+            lengths.learn((key,), tokens)
+    order = Order(lengths)
+    order.places([prompt(n, attributes={"verbosity": n % 2 * 4}) for n in range(40)], 16)
+    assert order.tells_apart
+
+
+def let_in(places, most, leaving):
+    """The order in which prompts of these places get in, as `leaving` leave one after the other."""
+
+    async def scenario():
+        line, entered = Line(), []
+
+        async def one(number, place):
+            await line.enter(place, most)
+            entered.append(number)
+
+        tasks = [asyncio.create_task(one(*pair)) for pair in enumerate(places)]
+        await asyncio.sleep(0)
+        for _ in range(leaving):
+            line.leave()
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        return entered
+
+    return asyncio.run(scenario())
+
+
+def test_as_many_as_may_are_inside_and_the_lowest_place_is_next():
+    assert let_in([5, 9, 7, 1, 7, 3], most=2, leaving=0) == [0, 1]
+    assert let_in([5, 9, 7, 1, 7, 3], most=2, leaving=3) == [0, 1, 3, 5, 2]
+    assert let_in([5, 9, 7, 1, 7, 3], most=2, leaving=6) == [0, 1, 3, 5, 2, 4]
+
+
+@pytest.mark.parametrize("when", ["while it waits", "when its turn has come"])
+def test_who_is_cancelled_takes_nobodys_turn(when):
+    async def scenario():
+        line = Line()
+        await line.enter(0, 1)
+        waiting = [asyncio.create_task(line.enter(place, 1)) for place in (1, 2, 3)]
+        await asyncio.sleep(0)
+        if when == "when its turn has come":
+            line.leave()
+        waiting[0].cancel()
+        if when == "while it waits":
+            line.leave()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return [task.done() for task in waiting]
+
+    assert asyncio.run(scenario()) == [True, True, False]

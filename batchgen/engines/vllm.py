@@ -12,13 +12,14 @@ import importlib.metadata
 import io
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
 from batchgen import logprobs, tables
+from batchgen.engines import cores
 from batchgen.errors import BadRow, EngineError, JobError, words
 from batchgen.model import ModelFiles
 from batchgen.records import Output
@@ -77,6 +78,7 @@ class VllmEngine:
         }
         self.capacity = self.workers = 0
         self._engine: Any = None
+        self._cores: Set[int] = frozenset()
         self._dead: type[BaseException] = RuntimeError
 
     async def start(self) -> None:
@@ -102,6 +104,8 @@ class VllmEngine:
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
         self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.workers = self._engine.vllm_config.parallel_config.world_size
+        if runs_on_cpu():
+            self._cores = cores.keep_off_workers()
 
     async def probe(self) -> None:
         try:
@@ -110,6 +114,8 @@ class VllmEngine:
             raise EngineError(f"vLLM died: {error}") from error
 
     async def stop(self) -> None:
+        if self._cores:  # the next engine of this process inherits them
+            cores.run_on(os.getpid(), self._cores)
         if self._engine is not None:
             self._engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
 

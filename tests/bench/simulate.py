@@ -6,7 +6,9 @@
 A replica is a continuous batch of `--sequences`: with n of them running, every sequence gains a token each base + n x slope
 seconds (`--step`; service.py measures it). Rows wait in the engine in the order of lengths.py. Spans come from the feed at
 `--feed` a second. Replicas start after a lognormal cold start (`--cold` seconds) and die at `--deaths` an hour each; a dead
-one's open spans are done again, and another starts. Nothing else is modelled: no prefill, no store, no network.
+one's open spans are done again, and another starts. The lengths of answers are known beforehand, as with `ignore_eos`, but for
+`lengths unknown` (utilisation). `plain` is one size of span and rows in their order. Nothing else is modelled: no prefill, no
+store, no network.
 """
 
 from __future__ import annotations
@@ -16,13 +18,12 @@ import heapq
 import itertools
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.dispatch import Dispatcher
 from batchgen.lengths import Lengths, Order
-from batchgen.sizes import Sizes, span_sizes
+from batchgen.sizes import Sizes, share, span_sizes
 from batchgen.spec import Job
 
 LOOK = 0.5  # seconds between the driver's looks for stragglers
@@ -44,6 +45,8 @@ class World:
     cold: float = 90.0
     deaths: float = 0.0
     seed: int = 0
+    known: bool = True
+    """Whether the lengths of answers are known beforehand (`ignore_eos`); else one is as likely as another."""
     shrink: bool = True
     longest_first: bool = True
 
@@ -86,7 +89,7 @@ def simulate(world: World) -> Outcome:
     events: list[tuple[float, int, str, int]] = []
     serial = itertools.count()
     names = itertools.count(1)
-    fed, made, first_idle, now = 0, 0.0, math.inf, 0.0
+    fed, left, made, first_idle, now = 0, world.rows, 0.0, math.inf, 0.0
 
     def at(when: float, kind: str, who: int) -> None:
         heapq.heappush(events, (when, next(serial), kind, who))
@@ -109,7 +112,7 @@ def simulate(world: World) -> Outcome:
         if replica.running:
             step = world.base + world.slope * len(replica.running)
             at(now + max(0.0, replica.running[0][0] - replica.clock) * step, f"row {replica.version}", name)
-        if replica.asked and replica.unfinished < 2 * world.sequences:
+        if replica.asked and replica.unfinished < replica.order.depth(world.sequences, share(left, world.replicas)):
             answer(name)
 
     def answer(name: int) -> None:
@@ -152,8 +155,8 @@ def simulate(world: World) -> Outcome:
                 _, number, span = heapq.heappop(replica.running)
                 replica.open[span] -= 1
                 made += lengths[number]
-                if replica.open[span] == 0:
-                    dispatcher.finish(who, span, now)
+                if replica.open[span] == 0 and dispatcher.finish(who, span, now):
+                    left -= spans[span][1] - spans[span][0]
             fill(who)
             if not replica.unfinished and dispatcher.feed_ended and not dispatcher.queue:
                 first_idle = min(first_idle, now)
@@ -198,9 +201,10 @@ def _spans(world: World) -> list[tuple[int, int]]:
 def _places(world: World, replica: Replica, lengths: list[int]) -> list[int]:
     if not world.longest_first:
         return [0] * len(lengths)  # then the rows' numbers decide
-    sampling: Callable[[int], dict[str, Any]] = lambda tokens: {"max_tokens": tokens, "ignore_eos": True}  # noqa: E731
+    told = lengths if world.known else [world.most] * len(lengths)
     prompts = [
-        {"source": n, "sampling": sampling(t), "turns": [], "attributes": None, "error_code": None} for n, t in enumerate(lengths)
+        {"source": n, "sampling": {"max_tokens": t, "ignore_eos": True}, "turns": [], "attributes": None, "error_code": None}
+        for n, t in enumerate(told)
     ]
     return replica.order.places(prompts, world.sequences)
 
@@ -217,8 +221,9 @@ def main() -> None:
     parser.add_argument("--deaths", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print("| replicas | rows | deaths/h each | hours | utilisation | tail | done twice | utilisation, plain | tail, plain |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    head = ["replicas", "rows", "deaths/h each", "hours", "utilisation", "tail", "done twice"]
+    head += ["utilisation, lengths unknown", "utilisation, plain", "tail, plain"]
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for size in map(int, options.replicas.split(",")):
         for deaths in (0.0, options.deaths):
             shape: dict[str, Any] = {
@@ -234,6 +239,7 @@ def main() -> None:
                 "seed": options.seed,
             }
             ours = simulate(World(**shape))
+            unknown = simulate(World(**shape, known=False))
             plain = simulate(World(**shape, shrink=False, longest_first=False))
             cells = [
                 f"{size:,}",
@@ -243,6 +249,7 @@ def main() -> None:
                 f"{ours.utilisation:.1%}",
                 f"{ours.tail:.1%}",
                 f"{ours.redone:.1%}",
+                f"{unknown.utilisation:.1%}",
                 f"{plain.utilisation:.1%}",
                 f"{plain.tail:.1%}",
             ]

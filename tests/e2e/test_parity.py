@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -42,9 +43,13 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Output]:
     assert isinstance(engine, VllmEngine)
     from vllm.usage.usage_lib import is_usage_stats_enabled
 
+    had = os.sched_getaffinity(0)
+
     async def scenario() -> list[Output]:
         await engine.start()
         assert not is_usage_stats_enabled()
+        if len(had) > 1:
+            assert os.sched_getaffinity(0) < had, "it keeps off its worker's cores"
         try:
             with pytest.raises(BadRow, match="text-only models") as refused:
                 await engine.generate("image", prompts[0].token_ids, prompts[0].sampling or {}, images=[DOT])
@@ -58,6 +63,7 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Output]:
             return [output for [output] in await asyncio.gather(*asked)]
         finally:
             await engine.stop()
+            assert os.sched_getaffinity(0) == had
             engine._engine = None  # at the end of the process it would complain of modules that are gone
 
     return asyncio.run(scenario())

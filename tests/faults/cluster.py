@@ -13,6 +13,7 @@ from faults.world import Process, World
 from batchgen import feed, generate, read
 from batchgen.errors import EngineError
 from batchgen.pool import STOP_SECONDS, Event
+from batchgen.sizes import share
 
 
 class Item:
@@ -62,7 +63,7 @@ class Pool:
         self.events: list[Event | Exception] = []
         self.held: dict[int, _Held] = {}
         self.alive: set[int] = set()
-        self.serial = 0
+        self.serial, self.size, self.left = 0, size, 0.0
         for _ in range(size):
             self._start_one()
 
@@ -86,7 +87,11 @@ class Pool:
         held = self.held[replica]
         if not held.asked:
             held.asked = True
-            self._call(replica, lambda: held.worker.room(held.assigned), lambda load: Event("room", replica, load=load))
+            self._call(
+                replica,
+                lambda: held.worker.room(held.assigned, share(self.left, self.size)),
+                lambda load: Event("room", replica, load=load),
+            )
 
     def wait(self, seconds: float) -> Iterator[Event]:
         self.world.wait(lambda: bool(self.events), seconds)

@@ -1,0 +1,89 @@
+"""engines/cores.py, on processes of this machine: what is bound, what is moved off, and what gets its cores back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from batchgen.engines import cores
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="two cores that processes can be bound to"
+)
+CHILD = """
+import os, sys, threading
+bind, ready = [int(word) for word in sys.argv[1:]], threading.Semaphore(0)
+
+def bound():
+    if bind:
+        os.sched_setaffinity(0, bind)
+    ready.release()
+    threading.Event().wait()
+
+threading.Thread(target=bound, daemon=True).start()
+ready.acquire()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def child(*bind: int) -> Iterator[int]:
+    """A process with a second thread, bound to these cores."""
+    command = [sys.executable, "-c", CHILD, *map(str, bind)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.stdin.close()
+
+
+def of_threads(pid: int) -> set[frozenset[int]]:
+    return {frozenset(os.sched_getaffinity(int(thread))) for thread in os.listdir(f"/proc/{pid}/task")}
+
+
+@pytest.fixture
+def mine() -> Iterator[frozenset[int]]:
+    """This process's cores; it has a thread besides the main one, and its cores again afterwards."""
+    had, end = frozenset(os.sched_getaffinity(0)), threading.Event()
+    other = threading.Thread(target=end.wait)
+    other.start()
+    yield had
+    cores.run_on(os.getpid(), had)
+    end.set()
+    other.join()
+
+
+def test_an_engine_keeps_off_the_cores_of_its_workers_and_gets_them_back(mine: frozenset[int]) -> None:
+    first, rest = min(mine), mine - {min(mine)}
+    with child() as scheduler, child(first) as worker:
+        of_worker = of_threads(worker)
+        assert cores.keep_off_workers() == mine
+        assert of_threads(os.getpid()) == of_threads(scheduler) == {rest}
+        assert of_threads(worker) == of_worker == {mine, frozenset({first})}, "a process that has bound one thread is left alone"
+    cores.run_on(os.getpid(), mine)
+    with child() as next_one:
+        assert of_threads(os.getpid()) == of_threads(next_one) == {mine}
+
+
+def test_nothing_changes_where_nothing_is_bound_or_no_core_would_be_left(mine: frozenset[int]) -> None:
+    with child() as scheduler:
+        assert not cores.keep_off_workers()
+        with contextlib.ExitStack() as workers:
+            for core in mine:
+                workers.enter_context(child(core))
+            assert not cores.keep_off_workers()
+        assert of_threads(os.getpid()) == of_threads(scheduler) == {mine}
+
+
+def test_a_process_that_has_ended_is_no_error() -> None:
+    with child() as gone:
+        pass
+    cores.run_on(gone, os.sched_getaffinity(0))
