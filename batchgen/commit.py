@@ -7,6 +7,7 @@ away. The footer carries the part's counts, so that they can be read again witho
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from batchgen import logprobs
 from batchgen.errors import ErrorCode, RowError, VerifyError, words
-from batchgen.records import Completion, Counts
+from batchgen.records import MESSAGES_TYPE, Completion, Counts
 from batchgen.store import Put, Store
 from batchgen.tables import in_arrow_memory, to_parquet
 
@@ -44,10 +45,10 @@ def encode_part(
 ) -> bytes:
     """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of records.prompt_schema,
     `kept` the carried columns of the span's rows; `completions` stand in the order of `prompts`."""
-    taken = prompts.take(pa.array([c.prompt for c in completions], pa.int64()))
+    order = [c.prompt for c in completions]
+    taken = prompts if order == list(range(len(prompts))) else prompts.take(pa.array(order, pa.int64()))
     carried = kept.take(taken["source"])
     errors = [c.error for c in completions]
-    messages = [[{"role": m["role"], "content": m["content"]} for m in c.messages] or None for c in completions]
     columns: dict[str, Any] = {
         "id": taken["id"],
         "shard": pa.array([shard] * len(completions), pa.string()),
@@ -55,7 +56,7 @@ def encode_part(
         "variant": taken["variant"],
         "sample": [c.sample for c in completions],
         "attributes": taken["attributes"],
-        "messages": messages,
+        "messages": _messages(completions),
         "response": [c.response for c in completions],
         "parsed": [c.parsed for c in completions],
         "finish_reason": [c.finish_reason for c in completions],
@@ -81,6 +82,16 @@ def encode_part(
     footer = {"counts": asdict(count(completions)), "errors": errors_by_code(completions)}
     table = pa.table(arrays, schema=schema.with_metadata({FOOTER_KEY: orjson.dumps(footer)}))
     return to_parquet(table)
+
+
+def _messages(completions: list[Completion]) -> pa.ListArray:
+    """As pa.array would make it of dicts, twice as fast; null where a completion has none."""
+    said = [message for c in completions for message in c.messages]
+    ends = list(itertools.accumulate((len(c.messages) for c in completions), initial=0))
+    columns = [pa.array([message[name] for message in said], pa.string()) for name in ("role", "content")]
+    none = pa.array([not c.messages for c in completions], pa.bool_())
+    talks = pa.StructArray.from_arrays(columns, fields=list(MESSAGES_TYPE.value_type))
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), talks, type=MESSAGES_TYPE, mask=none)
 
 
 def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.ChunkedArray | list[Any]:

@@ -1,4 +1,5 @@
-"""How many rows a span has: enough spans to spread over a pool, few enough to list, smaller ones at the plan's end."""
+"""How many rows a span has: enough spans to spread over a pool, few enough to list, smaller ones at the plan's end. A pool of
+one has nothing to spread: its spans are few and of one size, since each part costs as much as some hundred rows."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from batchgen.spec import Job
 
 SPANS_CAP = 250_000
 LEAST_COMPLETIONS, MOST_COMPLETIONS = 32, 1_024
+SHARES, SHARES_ALONE = 16, 4
 TAIL_SHARES = 4
 
 
@@ -38,6 +40,8 @@ def span_sizes(job: Job, estimate: int) -> Sizes:
     if job.spans.rows is not None:
         return Sizes(job.spans.rows, job.spans.rows, pool)
     completions = estimate * job.variants * job.samples
-    most = max(LEAST_COMPLETIONS, min(MOST_COMPLETIONS, completions // (pool * 16)), completions // SPANS_CAP)
+    shares = pool * SHARES if pool > 1 else SHARES_ALONE
+    most = max(LEAST_COMPLETIONS, min(MOST_COMPLETIONS, completions // shares), completions // SPANS_CAP)
+    least = LEAST_COMPLETIONS if pool > 1 else most
     factor = job.variants * job.samples
-    return Sizes(max(1, most // factor), max(1, LEAST_COMPLETIONS // factor), pool)
+    return Sizes(max(1, most // factor), max(1, least // factor), pool)

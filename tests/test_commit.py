@@ -173,3 +173,14 @@ def test_a_byte_that_flips_in_any_page_is_detected() -> None:
         flipped[start + chunk.total_compressed_size - 1] ^= 0x40
         with pytest.raises(OSError, match="CRC checksum"):
             table(bytes(flipped))
+
+
+def test_conversations_are_written_as_they_are_where_some_rows_have_none() -> None:
+    talks = [["Hi", "雨"], [], ["", "a", "b\n"], [], ["last"]]
+    completions = [
+        completion(0, sample, messages=[{"role": f"r{n}", "content": text} for n, text in enumerate(talk)])
+        for sample, talk in enumerate(talks)
+    ]
+    written = pq.read_table(io.BytesIO(part(completions)))["messages"]
+    assert written.to_pylist() == [[{"role": f"r{n}", "content": t} for n, t in enumerate(talk)] or None for talk in talks]
+    assert written.null_count == 2

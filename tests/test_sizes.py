@@ -16,6 +16,9 @@ from batchgen import sizes as sizes_
         (0, {}, 32),
         (10, {}, 32),
         (6400, {"replicas": {"max": 2}}, 200),
+        (6400, {"replicas": {"max": 1}}, 1024),
+        (600, {"replicas": {"max": 1}}, 150),
+        (10, {"replicas": {"max": 1}}, 32),
         (6400, {"replicas": {"max": 2}, "sampling": {"n": 4}}, 200),
         (10**8, {}, 1024),
         (10**9, {}, 4000),
@@ -61,3 +64,9 @@ def test_a_replica_may_hold_all_that_is_left_where_it_is_alone_and_less_than_its
     assert sizes_.share(1000, 1) == 1000
     for pool in (2, 8, 1000):
         assert 0.6 * 1000 / pool < sizes_.share(1000, pool) < 1000 / pool
+
+
+def test_a_pool_of_one_has_spans_of_one_size():
+    alone, pool = (sizes_.span_sizes(make_job("unused", replicas={"max": most}), 6400) for most in (1, 2))
+    assert {alone.rows(left) for left in (6400, 600, 1)} == {alone.most}
+    assert pool.rows(1) == sizes_.LEAST_COMPLETIONS
