@@ -135,8 +135,8 @@ POOLS = ("batchgen", "ray.data.llm tuned")
 EVERYTHING = (
     Comparison("A", "tiny", 4096, 64, (*TOOLS, "Daft")),
     Comparison("B", "tiny", 4096, 64, (*TOOLS, "batchgen plain")),
-    Comparison("C", "tiny", 486, 8, SHARING),
-    Comparison("D", "tiny", 486, 8, SHARING),
+    Comparison("C", "tiny", 4050, 8, SHARING),
+    Comparison("D", "tiny", 4096, 8, SHARING),
     Comparison("E", "tiny", 4096, 64, POOLS, replicas=2),
     Comparison("F", "tiny", 20_000, 1, TOOLS),
     Comparison("G", "tiny", 1024, 32, TURNS),
