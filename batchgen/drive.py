@@ -6,6 +6,7 @@ keep dying of the same span, blocks keep getting lost.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -13,12 +14,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
-from ray._private import services, worker
+from ray._private import node, services
 from ray.exceptions import RayError
 
 from batchgen import journal
@@ -182,17 +183,35 @@ def on_ray(call: Callable[[], None]) -> None:
             cause = words(error)
             remedy = "check RAY_ADDRESS; a cluster with token authentication needs RAY_AUTH_MODE=token and its token"
             raise EngineError(f"no Ray cluster at {named}: {cause}", f"{remedy} (~/.ray/auth_token or RAY_AUTH_TOKEN)") from None
-        ray.init(address="local", include_dashboard=False, **quiet)
+        with _bare_node():
+            ray.init(address="local", include_dashboard=False, **quiet)
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray's own handler of SIGTERM aborts the process
             signal.signal(number, handler)
     try:
         return call()
     finally:
-        if worker._global_node is not None:
-            # The monitor of a local Ray does not heed the signal that ray.shutdown sends it before it waits a second.
-            worker._global_node.kill_monitor(check_alive=False)
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _bare_node() -> Iterator[None]:
+    """While it lasts, a Ray node starts without the dashboard's server, the autoscaler's monitor and the reader of worker logs:
+    nobody looks at a Ray that ends with its job, and nothing can be added to it. Ray has no public switch for these
+    processes; for the first it waits at its start, for the second at its end."""
+
+    def no_server(self: Any, **_: Any) -> None:
+        self._webui_url = ""
+
+    instead = {"start_api_server": no_server, "start_monitor": lambda _: None, "start_log_monitor": lambda _: None}
+    before = {name: getattr(node.Node, name) for name in instead}
+    try:
+        for name, call in instead.items():
+            setattr(node.Node, name, call)
+        yield
+    finally:
+        for name, call in before.items():
+            setattr(node.Node, name, call)
 
 
 def _left_behind() -> bool:

@@ -32,7 +32,7 @@ from batchgen.store import delete_all, open_store
 LOG_TAIL = 20
 T = TypeVar("T")
 MOST_COMMITTING = 4
-DEEP_BYTES = 16 * 2**20  # of token ids, which take nine times as much as Python's integers
+DEEP_BYTES = 16 * 2**20  # nine times as much once the token ids are Python's integers
 DRAIN_JOURNAL_SECONDS = 1.0
 
 

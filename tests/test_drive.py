@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
-from types import SimpleNamespace
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+from ray._private import node
 from ray.data._internal.usage.collector import usage_collection_disabled
 
 from batchgen import drive
 from batchgen.drive import _reason_to_stop
-from batchgen.errors import EngineError
 from batchgen.planfile import Plan
 from batchgen.records import Counts
 from batchgen.report import Tally
@@ -64,19 +64,43 @@ def test_ray_data_sends_no_usage_statistics_unless_told_to(monkeypatch: pytest.M
     assert seen[0][1] or given
 
 
-@pytest.mark.parametrize(("fails", "node"), [(False, True), (True, True), (False, False)])
-def test_the_monitor_of_a_local_ray_ends_before_ray_does(monkeypatch: pytest.MonkeyPatch, fails: bool, node: bool) -> None:
-    """Else ray.shutdown waits a second for it. Without a node of its own there is nothing to end."""
-    done: list[str] = []
-    own = SimpleNamespace(kill_monitor=lambda check_alive: done.append("monitor"))
-    monkeypatch.setattr(drive.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(drive.ray, "init", lambda **_: None)
-    monkeypatch.setattr(drive.ray, "shutdown", lambda: done.append("shutdown"))
-    monkeypatch.setattr(drive.worker, "_global_node", own if node else None)
-    with pytest.raises(EngineError) if fails else contextlib.nullcontext():
-        drive.on_ray(lambda: _fail() if fails else done.append("call"))
-    assert done == [*([] if fails else ["call"]), *(["monitor"] if node else []), "shutdown"]
+BARE = """
+import ray
+from ray._private import node, worker
+from batchgen import drive
+asked = ["start_api_server", "start_monitor", "start_log_monitor"]
+before = [getattr(node.Node, name) for name in asked]
+
+@ray.remote
+def answer():
+    return 42
+
+def call():
+    print(ray.get(answer.remote()), ray.cluster_resources()["CPU"] > 0, *sorted(worker._global_node.all_processes))
+
+drive.on_ray(call)
+print([getattr(node.Node, name) for name in asked] == before, ray.is_initialized())
+"""
 
 
-def _fail() -> None:
-    raise EngineError("no replica can start")
+@pytest.mark.cluster
+def test_a_ray_of_its_own_has_no_processes_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.splitlines() == ["42 True gcs_server raylet", "True False"], done.stderr
+
+
+def test_a_ray_that_does_not_start_leaves_rays_own_node_as_it_was() -> None:
+    def starts() -> dict[str, Any]:
+        return {name: call for name, call in vars(node.Node).items() if name.startswith("start_")}
+
+    before, changed = starts(), []
+
+    def fail() -> None:
+        changed.extend(name for name, call in starts().items() if call is not before[name])
+        raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room"), drive._bare_node():
+        fail()
+    assert sorted(changed) == ["start_api_server", "start_log_monitor", "start_monitor"]
+    assert starts() == before

@@ -57,13 +57,16 @@ class _Held:
 class Pool:
     """The interface of pool.Pool, with a process of the world for each actor."""
 
+    left: float
+    """The driver's to say, before any replica is ready."""
+
     def __init__(self, world: World, arguments: tuple[Any, ...], size: int) -> None:
         self.world, self.arguments = world, arguments
         self.driver = world.me.process
         self.events: list[Event | Exception] = []
         self.held: dict[int, _Held] = {}
         self.alive: set[int] = set()
-        self.serial, self.size, self.left = 0, size, 0.0
+        self.serial, self.size = 0, size
         for _ in range(size):
             self._start_one()
 
