@@ -24,7 +24,7 @@ class Dispatcher(Generic[Item]):
         self.queue: deque[Item] = deque()
         self.running: dict[ReplicaId, dict[Item, float]] = {}
         self._holders: dict[Item, set[ReplicaId]] = {}
-        self._with_room: dict[ReplicaId, int] = {}
+        self._with_room: dict[ReplicaId, float] = {}
         self._retired: set[ReplicaId] = set()
         self._took: deque[float] = deque(maxlen=64)
         self.deaths: dict[Item, int] = {}
@@ -41,8 +41,8 @@ class Dispatcher(Generic[Item]):
         """A replica is ready; it takes nothing before it says that it has room."""
         self.running[replica] = {}
 
-    def has_room(self, replica: ReplicaId, load: int = 0) -> None:
-        """The replica, with `load` prompts unfinished, can take one more item. Ignored for a replica that left."""
+    def has_room(self, replica: ReplicaId, load: float = 0.0) -> None:
+        """The replica, with this `load` of unfinished prompts, can take one more item. Ignored for a replica that left."""
         if replica in self.running and replica not in self._retired:
             self._with_room[replica] = load
 

@@ -69,6 +69,7 @@ class Replica:
         self._journaling: asyncio.Task[None] | None = None
         self._accepted = 0
         self._unfinished = 0
+        self._load = 0.0
         self._committing = 0
         self._spent = 0.0
         self._restarts = 0
@@ -98,12 +99,13 @@ class Replica:
         """The replica's node is about to go: keep every finished row from now on."""
         self._draining.set()
 
-    async def room(self, assigned: int, share: float = 0.0) -> int:
-        """Unfinished prompts, when all `assigned` spans have arrived and there is room for another. `share`: see sizes.share."""
+    async def room(self, assigned: int, share: float = 0.0) -> float:
+        """The load (unfinished prompts, each by its expected length), when all `assigned` spans have arrived and there is room
+        for another. `share`: see sizes.share."""
         while self._accepted < assigned or not self._has_room(share):
             self._change.clear()
             await self._change.wait()
-        return self._unfinished
+        return self._load
 
     async def run(self, block: pa.Table, again: bool = False) -> Receipt:
         """Generate and commit one span; `block` is feed.encode_block's, `again` whether another replica had it in this run.
@@ -114,17 +116,17 @@ class Replica:
         name, shard = block["span"][0].as_py(), self.shards[block["shard"][0].as_py()]
         prompts, kept = (pa.ipc.open_stream(block[table][0].as_buffer()).read_all() for table in ("prompts", "kept"))
         rows = prompts.to_pylist()
-        self._count(accepted=1, unfinished=len(rows))
+        places = self._order.places(rows, self.engine.capacity)
+        self._count(accepted=1, unfinished=len(rows), load=sum(length for _, length in places))
         span = _Open(name, block.nbytes)
         done: dict[int, list[Completion]] = {}
         if again or name in self._journaled:
             done, span.files = await asyncio.to_thread(journal.load, self.store, name)
-            self._count(unfinished=-len(done))
+            self._count(unfinished=-len(done), load=-sum(places[index][1] for index in done))
         self._spans.add(span)
-        places = self._order.places(rows, self.engine.capacity)
         try:
             left = [index for index in range(len(rows)) if index not in done]
-            answering = [self._answer(span, index, rows[index], places[index], shard) for index in left]
+            answering = [self._answer(span, index, rows[index], *places[index], shard) for index in left]
             answered = await asyncio.gather(*answering)
         except EngineError:
             with contextlib.suppress(StoreError):
@@ -162,12 +164,13 @@ class Replica:
     def _has_room(self, share: float) -> bool:
         if sum(span.size for span in self._spans) >= DEEP_BYTES:
             share = 0.0
-        depth = self._order.depth(self.engine.capacity, share)
-        return self._unfinished < depth and self._committing < MOST_COMMITTING
+        wanted = self._order.wants(self._unfinished, self._load, self.engine.capacity, share)
+        return wanted and self._committing < MOST_COMMITTING
 
-    def _count(self, accepted: int = 0, unfinished: int = 0, committing: int = 0) -> None:
+    def _count(self, accepted: int = 0, unfinished: int = 0, load: float = 0.0, committing: int = 0) -> None:
         self._accepted += accepted
         self._unfinished += unfinished
+        self._load += load
         self._committing += committing
         self._change.set()
 
@@ -190,14 +193,16 @@ class Replica:
         before, self._restarts = self._restarts, getattr(self.engine, "restarts", 0)
         return self._restarts - before
 
-    async def _answer(self, span: _Open, index: int, row: dict[str, Any], queue_place: int, shard: str) -> list[Completion]:
+    async def _answer(
+        self, span: _Open, index: int, row: dict[str, Any], queue_place: int, length: float, shard: str
+    ) -> list[Completion]:
         await self._line.enter(queue_place, INSIDE * self.engine.capacity)
         span.first = span.first or time.time()
         try:
             completions = await self._answerer.answer(index, row, queue_place, shard)
         finally:
             self._line.leave()
-        self._count(unfinished=-1)
+        self._count(unfinished=-1, load=-length)
         span.fresh[index] = completions
         for completion in completions:
             if completion.error is None:

@@ -14,8 +14,8 @@ import itertools
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-INSIDE, DEEP = 2, 16
-"""Engines full of prompts: inside, so that it never starves; on a replica where their order matters."""
+FULL, INSIDE, DEEP = 1.25, 2, 16
+"""Engines full of prompts: that a replica always has, that are inside its engine, that it has where their order matters."""
 APART = 0.3
 PUSH, MOST_AHEAD = 4.0, 16.0
 HALF_LIFE = 16.0
@@ -44,7 +44,7 @@ class Lengths:
             return most
         rows, total = self._by_key.get(key, (0.0, 0.0))
         learned = (total + PRIOR_ROWS * self._tokens / self._rows) / (rows + PRIOR_ROWS)
-        return float(min(max(learned, sampling["min_tokens"]), most))
+        return float(min(max(learned, sampling["min_tokens"], 1), most))
 
 
 class Order:
@@ -60,32 +60,38 @@ class Order:
         """Whether the lengths expected of late differ: their deviation is over APART of their mean."""
         return self._squares * self._rows > (1 + APART**2) * self._tokens**2
 
-    def depth(self, capacity: int, share: float) -> float:
-        """Prompts that a replica keeps unfinished, `share` (sizes.share) being its part of the job: more than may be inside only
-        where long ones can be told from short ones."""
-        return max(INSIDE * capacity, min(DEEP * capacity, share) if self.tells_apart else 0.0)
+    def wants(self, prompts: int, load: float, capacity: int, share: float) -> bool:
+        """Whether a replica with so many `prompts` unfinished, worth `load` prompts of mean length, should have more. `share`
+        (sizes.share) is its part of the job. It has more than may be inside only where long ones can be told from short ones."""
+        most = max(INSIDE * capacity, min(DEEP * capacity, share) if self.tells_apart else 0.0)
+        return prompts < FULL * capacity or load < most
 
-    def places(self, prompts: Iterable[dict[str, Any]], capacity: int) -> list[int]:
-        """Places of the prompts of a span (rows of records.prompt_schema). The variants of a row share a place, and with
-        it their prefix in the cache."""
+    def places(self, prompts: Iterable[dict[str, Any]], capacity: int) -> list[tuple[int, float]]:
+        """Of each prompt of a span (rows of records.prompt_schema) its place, and its expected length by the mean. The
+        variants of a row share a place, and with it their prefix in the cache."""
         prompts = list(prompts)
+        expectations = [self._expect(prompt) for prompt in prompts]
         longest: dict[int, float] = {}
-        for prompt in prompts:
-            if prompt["error_code"] is None:
-                turns = 1 + len(prompt["turns"])
-                expected = turns * self._lengths.expect(length_key(prompt), prompt["sampling"])
+        for prompt, expected in zip(prompts, expectations, strict=True):
+            if expected:
                 longest[prompt["source"]] = max(longest.get(prompt["source"], 0.0), expected)
         # What was expected before anything was learned is forgotten.
         kept = 0.5 ** (len(longest) / (HALF_LIFE * capacity))
         self._rows = kept * self._rows + len(longest)
         self._tokens = kept * self._tokens + sum(longest.values())
         self._squares = kept * self._squares + sum(expected**2 for expected in longest.values())
+        mean = self._tokens / self._rows if self._rows else 1.0
         first = {}
         for source, expected in longest.items():
             self._arrived += 1
-            ahead = PUSH * expected * self._rows / self._tokens
-            first[source] = self._arrived - round(capacity * min(ahead, MOST_AHEAD))
-        return [first.get(prompt["source"], 0) for prompt in prompts]
+            first[source] = self._arrived - round(capacity * min(PUSH * expected / mean, MOST_AHEAD))
+        return [(first.get(prompt["source"], 0), expected / mean) for prompt, expected in zip(prompts, expectations, strict=True)]
+
+    def _expect(self, prompt: dict[str, Any]) -> float:
+        """Tokens of all turns; none of a prompt that is an error already."""
+        if prompt["error_code"] is not None:
+            return 0.0
+        return (1 + len(prompt["turns"])) * self._lengths.expect(length_key(prompt), prompt["sampling"])
 
 
 class Line:

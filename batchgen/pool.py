@@ -41,14 +41,14 @@ _NODE_GONE = "node has died"  # in the words of Ray, which has no class for it
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a replica: it is ready, has room (with `load` prompts unfinished), finished or lost `item`, or died."""
+    """What happened to a replica: it is ready, has room (its `load` is told), finished or lost `item`, or died."""
 
     kind: Literal["ready", "room", "receipt", "lost", "died"]
     replica: int
     item: Any = None
     receipt: Receipt | None = None
     engine: dict[str, int] | None = None
-    load: int = 0
+    load: float = 0.0
     message: str = ""
 
 

@@ -5,12 +5,16 @@ import random
 
 import pytest
 
-from batchgen.lengths import DEEP, INSIDE, MOST_AHEAD, Lengths, Line, Order
+from batchgen.lengths import DEEP, FULL, INSIDE, MOST_AHEAD, Lengths, Line, Order
 
 
 def prompt(source, max_tokens=100, turns=(), attributes=None, **sampling):
     fields = {"max_tokens": max_tokens, "min_tokens": 0, "ignore_eos": False, **sampling}
     return {"source": source, "sampling": fields, "turns": list(turns), "attributes": attributes, "error_code": None}
+
+
+def placed(order, prompts, capacity=16):
+    return [place for place, _ in order.places(prompts, capacity)]
 
 
 def order_of(places):
@@ -47,21 +51,21 @@ def test_ignore_eos_makes_the_length_exact_whatever_was_learned():
 
 def test_rows_of_one_length_keep_their_order():
     order = Order(Lengths())
-    places = [*order.places([prompt(n) for n in range(40)], 16), *order.places([prompt(n) for n in range(40)], 16)]
+    places = [*placed(order, [prompt(n) for n in range(40)]), *placed(order, [prompt(n) for n in range(40)])]
     assert order_of(places) == list(range(80))
 
 
 def test_the_variants_of_a_row_share_a_place_and_rows_of_other_spans_do_not_come_between_them():
     order = Order(Lengths())
     span = [prompt(source, max_tokens=10 * (1 + variant)) for source in range(5) for variant in range(3)]
-    places = order.places(span, 16)
+    places = placed(order, span)
     assert [places[3 * n : 3 * n + 3] for n in range(5)] == [[places[3 * n]] * 3 for n in range(5)]
     assert len(set(places)) == 5
 
 
 def test_a_long_row_goes_ahead_and_a_conversation_counts_all_its_turns():
     order = Order(Lengths())
-    places = order.places([prompt(0, 10), prompt(1, 10), prompt(2, 100), prompt(3, 10, turns=["b", "c"])], 16)
+    places = placed(order, [prompt(0, 10), prompt(1, 10), prompt(2, 100), prompt(3, 10, turns=["b", "c"])])
     assert order_of(places) == [2, 3, 0, 1]
 
 
@@ -69,7 +73,7 @@ def test_no_row_waits_for_more_than_a_few_engines_full_of_later_ones():
     dice, order, capacity = random.Random(1), Order(Lengths()), 16
     places = []
     for _ in range(50):
-        places += order.places([prompt(n, dice.choice([1, 10, 400])) for n in range(20)], capacity)
+        places += placed(order, [prompt(n, dice.choice([1, 10, 400])) for n in range(20)], capacity)
     entered = order_of(places)
     for turn, row in enumerate(entered):
         assert turn - row <= MOST_AHEAD * capacity
@@ -79,18 +83,19 @@ def test_an_error_row_takes_no_place_of_others():
     order = Order(Lengths())
     unread = {"source": 1, "sampling": None, "turns": [], "attributes": None, "error_code": "input"}
     too_long = {**prompt(2, max_tokens=None), "error_code": "too_long"}
-    first, _, _, last = order.places([prompt(0), unread, too_long, prompt(3)], 16)
+    first, _, _, last = placed(order, [prompt(0), unread, too_long, prompt(3)])
     assert last - first == 1
 
 
 def depth(lengths, share=1e9, order=None):
+    """The load up to which a replica wants more, after a span of such rows; none has few prompts."""
     order = order or Order(Lengths())
     order.places([prompt(n, length, ignore_eos=True) for n, length in enumerate(lengths)], 16)
-    return order.depth(16, share)
+    return next(load for load in range(1_000) if not order.wants(1_000, load, 16, share))
 
 
 def test_a_replica_keeps_a_deep_queue_only_where_long_rows_can_be_told_from_short_ones():
-    assert Order(Lengths()).depth(16, 1e9) == INSIDE * 16, "of nothing nothing is known"
+    assert depth([]) == INSIDE * 16, "of nothing nothing is known"
     assert depth([50] * 40) == depth([48, 52] * 20) == INSIDE * 16
     assert depth([10, 400] * 20) == DEEP * 16
 
@@ -98,6 +103,31 @@ def test_a_replica_keeps_a_deep_queue_only_where_long_rows_can_be_told_from_shor
 def test_a_deep_queue_is_no_deeper_than_the_replicas_share_of_the_job():
     assert depth([10, 400] * 20, share=70) == 70
     assert depth([10, 400] * 20, share=3) == INSIDE * 16
+
+
+def test_a_replica_of_few_long_prompts_wants_as_many_as_its_engine_needs():
+    order = Order(Lengths())
+    assert order.wants(FULL * 16 - 1, 1e9, 16, 0.0)
+    assert not order.wants(FULL * 16, 1e9, 16, 0.0)
+
+
+def test_a_prompt_weighs_what_it_is_expected_to_take_by_the_mean_and_an_error_nothing():
+    failed = {**prompt(2), "error_code": "input"}
+    asked = [
+        prompt(0, 30, ignore_eos=True),
+        prompt(1, 10, ignore_eos=True, turns=["b", "c"]),
+        failed,
+        prompt(3, 120, ignore_eos=True),
+    ]
+    assert [length for _, length in Order(Lengths()).places(asked, 16)] == pytest.approx([0.5, 0.5, 0.0, 2.0])
+
+
+def test_answers_of_no_tokens_are_no_division_by_zero():
+    lengths = Lengths()
+    for _ in range(100):
+        lengths.learn((), 0)
+    [(_, length)] = Order(lengths).places([prompt(0)], 16)
+    assert length == 1
 
 
 def test_what_was_expected_before_anything_was_learned_does_not_tell_rows_apart_for_long():

@@ -61,6 +61,8 @@ class Replica:
     running: list[tuple[float, int, int]] = field(default_factory=list)  # finish clock, serial, span
     waiting: list[tuple[int, int, int, int]] = field(default_factory=list)  # place, serial, span, tokens
     open: dict[int, int] = field(default_factory=dict)
+    lengths: dict[int, float] = field(default_factory=dict)  # of unfinished rows, as expected, by the mean
+    load: float = 0.0
     version: int = 0
     asked: bool = True
     """For room: the driver asks once after each span that it assigns."""
@@ -68,6 +70,9 @@ class Replica:
     @property
     def unfinished(self) -> int:
         return len(self.running) + len(self.waiting)
+
+    def wants(self, sequences: int, share: float) -> bool:
+        return self.order.wants(self.unfinished, self.load, sequences, share)
 
 
 @dataclass
@@ -112,12 +117,12 @@ def simulate(world: World) -> Outcome:
         if replica.running:
             step = world.base + world.slope * len(replica.running)
             at(now + max(0.0, replica.running[0][0] - replica.clock) * step, f"row {replica.version}", name)
-        if replica.asked and replica.unfinished < replica.order.depth(world.sequences, share(left, world.replicas)):
+        if replica.asked and replica.wants(world.sequences, share(left, world.replicas)):
             answer(name)
 
     def answer(name: int) -> None:
         replicas[name].asked = False
-        dispatcher.has_room(name, replicas[name].unfinished)
+        dispatcher.has_room(name, replicas[name].load)
         at(now, "look", 0)
 
     for _ in range(world.replicas):
@@ -154,6 +159,7 @@ def simulate(world: World) -> Outcome:
             while replica.running and replica.running[0][0] <= replica.clock + 1e-9:
                 _, number, span = heapq.heappop(replica.running)
                 replica.open[span] -= 1
+                replica.load -= replica.lengths.pop(number)
                 made += lengths[number]
                 if replica.open[span] == 0 and dispatcher.finish(who, span, now):
                     left -= spans[span][1] - spans[span][0]
@@ -167,7 +173,9 @@ def simulate(world: World) -> Outcome:
             low, high = spans[span]
             replica.open[span] = high - low
             places = _places(world, replica, lengths[low:high])
-            for number, place in zip(range(low, high), places, strict=True):
+            for number, (place, length) in zip(range(low, high), places, strict=True):
+                replica.lengths[number] = length
+                replica.load += length
                 heapq.heappush(replica.waiting, (place, number, span, lengths[number]))
             replica.asked = True
             fill(name)
@@ -198,9 +206,9 @@ def _spans(world: World) -> list[tuple[int, int]]:
     return spans
 
 
-def _places(world: World, replica: Replica, lengths: list[int]) -> list[int]:
+def _places(world: World, replica: Replica, lengths: list[int]) -> list[tuple[int, float]]:
     if not world.longest_first:
-        return [0] * len(lengths)  # then the rows' numbers decide
+        return [(0, 1.0)] * len(lengths)  # then the rows' numbers decide
     told = lengths if world.known else [world.most] * len(lengths)
     prompts = [
         {"source": n, "sampling": {"max_tokens": t, "ignore_eos": True}, "turns": [], "attributes": None, "error_code": None}
