@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from batchgen.engines import cores
@@ -16,6 +19,7 @@ from batchgen.engines import cores
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="two cores that processes can be bound to"
 )
+FAMILY: set[int] = set()
 CHILD = """
 import os, sys, threading
 bind, ready = [int(word) for word in sys.argv[1:]], threading.Semaphore(0)
@@ -41,8 +45,10 @@ def child(*bind: int) -> Iterator[int]:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
+        FAMILY.add(process.pid)
         yield process.pid
         process.stdin.close()
+        FAMILY.discard(process.pid)
 
 
 def of_threads(pid: int) -> set[frozenset[int]]:
@@ -50,8 +56,11 @@ def of_threads(pid: int) -> set[frozenset[int]]:
 
 
 @pytest.fixture
-def mine() -> Iterator[frozenset[int]]:
-    """This process's cores; it has a thread besides the main one, and its cores again afterwards."""
+def mine(monkeypatch: pytest.MonkeyPatch) -> Iterator[frozenset[int]]:
+    """This process's cores; it has a thread besides the main one, and its cores again afterwards. It has no children but those of
+    the test."""
+    children = psutil.Process.children
+    monkeypatch.setattr(psutil.Process, "children", lambda *_, **how: [p for p in children(*_, **how) if p.pid in FAMILY])
     had, end = frozenset(os.sched_getaffinity(0)), threading.Event()
     other = threading.Thread(target=end.wait)
     other.start()
@@ -81,6 +90,16 @@ def test_nothing_changes_where_nothing_is_bound_or_no_core_would_be_left(mine: f
                 workers.enter_context(child(core))
             assert not cores.keep_off_workers()
         assert of_threads(os.getpid()) == of_threads(scheduler) == {mine}
+
+
+def test_what_an_engine_that_died_was_bound_to_is_free(mine: frozenset[int]) -> None:
+    first, last = min(mine), max(mine)
+    with child(last) as dead, child(first):
+        os.kill(dead, signal.SIGKILL)
+        while psutil.Process(dead).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert cores.keep_off_workers() == mine
+        assert of_threads(os.getpid()) == {mine - {first}}
 
 
 def test_a_process_that_has_ended_is_no_error() -> None:

@@ -18,10 +18,13 @@ def keep_off_workers() -> Set[int]:
     mine = os.sched_getaffinity(0)
     free, bound = [os.getpid()], set[int]()
     for child in psutil.Process().children(recursive=True):
-        cores = {core for thread in _threads(child.pid) for core in _cores(thread, mine)}
-        bound |= cores
-        if not cores:
-            free.append(child.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() == psutil.STATUS_ZOMBIE:  # of an engine that died; it keeps its cores to the end
+                continue
+            cores = {core for thread in _threads(child.pid) for core in _cores(thread, mine)}
+            bound |= cores
+            if not cores:
+                free.append(child.pid)
     if not bound or mine <= bound:
         return frozenset()
     for pid in free:
