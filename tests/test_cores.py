@@ -108,3 +108,13 @@ def test_a_process_that_has_ended_is_no_error() -> None:
     with child() as gone:
         pass
     cores.run_on(gone, os.sched_getaffinity(0))
+
+
+def test_where_a_sandbox_forbids_it_an_engine_starts_all_the_same(mine: frozenset[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    with child(min(mine)):
+        monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+        cores.keep_off_workers()
+        monkeypatch.undo()

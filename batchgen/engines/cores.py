@@ -35,12 +35,12 @@ def keep_off_workers() -> Set[int]:
 def run_on(pid: int, cores: Set[int]) -> None:
     """Let all threads of a process, and what they start from now on, run on these cores only."""
     for thread in _threads(pid):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):  # it has ended, or a sandbox forbids the call: an engine runs without it
             os.sched_setaffinity(thread, cores)
 
 
 def _threads(pid: int) -> Iterator[int]:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         yield from map(int, os.listdir(f"/proc/{pid}/task"))
 
 
