@@ -6,7 +6,6 @@ keep dying of the same span, blocks keep getting lost.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import logging
 import os
@@ -14,15 +13,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
-from ray._private import node, services
+from ray._private import services
 from ray.exceptions import RayError
 
 from batchgen import journal
+from batchgen.bare import bare_data, bare_node
 from batchgen.dispatch import Dispatcher
 from batchgen.errors import EngineError, Interrupted, TooManyErrors, words
 from batchgen.lease import Lease
@@ -65,7 +65,7 @@ def drive(
         from batchgen.feed import Assets, Feed  # Ray Data takes a second to import; the replicas are starting meanwhile
 
         assets = ray.put(Assets(renderer, kept))
-        with monitor.live():
+        with monitor.live(), bare_data():
             while missing:
                 feed = Feed(assets, planned.shards, missing, replicas)
                 try:
@@ -183,7 +183,7 @@ def on_ray(call: Callable[[], None]) -> None:
             cause = words(error)
             remedy = "check RAY_ADDRESS; a cluster with token authentication needs RAY_AUTH_MODE=token and its token"
             raise EngineError(f"no Ray cluster at {named}: {cause}", f"{remedy} (~/.ray/auth_token or RAY_AUTH_TOKEN)") from None
-        with _bare_node():
+        with bare_node():
             ray.init(address="local", include_dashboard=False, **quiet)
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray's own handler of SIGTERM aborts the process
@@ -192,26 +192,6 @@ def on_ray(call: Callable[[], None]) -> None:
         return call()
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def _bare_node() -> Iterator[None]:
-    """While it lasts, a Ray node starts without the dashboard's server, the autoscaler's monitor and the reader of worker logs:
-    nobody looks at a Ray that ends with its job, and nothing can be added to it. Ray has no public switch for these
-    processes; for the first it waits at its start, for the second at its end."""
-
-    def no_server(self: Any, **_: Any) -> None:
-        self._webui_url = ""
-
-    instead = {"start_api_server": no_server, "start_monitor": lambda _: None, "start_log_monitor": lambda _: None}
-    before = {name: getattr(node.Node, name) for name in instead}
-    try:
-        for name, call in instead.items():
-            setattr(node.Node, name, call)
-        yield
-    finally:
-        for name, call in before.items():
-            setattr(node.Node, name, call)
 
 
 def _left_behind() -> bool:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import datetime
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
-from ray._private import node
 from ray.data._internal.usage.collector import usage_collection_disabled
 
 from batchgen import drive
@@ -62,45 +59,3 @@ def test_ray_data_sends_no_usage_statistics_unless_told_to(monkeypatch: pytest.M
     drive.on_ray(lambda: seen.append((os.environ["RAY_DATA_USAGE_DISABLED"], usage_collection_disabled())))
     assert seen[0][0] == kept
     assert seen[0][1] or given
-
-
-BARE = """
-import ray
-from ray._private import node, worker
-from batchgen import drive
-asked = ["start_api_server", "start_monitor", "start_log_monitor"]
-before = [getattr(node.Node, name) for name in asked]
-
-@ray.remote
-def answer():
-    return 42
-
-def call():
-    print(ray.get(answer.remote()), ray.cluster_resources()["CPU"] > 0, *sorted(worker._global_node.all_processes))
-
-drive.on_ray(call)
-print([getattr(node.Node, name) for name in asked] == before, ray.is_initialized())
-"""
-
-
-@pytest.mark.cluster
-def test_a_ray_of_its_own_has_no_processes_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False, timeout=120)
-    assert done.stdout.splitlines() == ["42 True gcs_server raylet", "True False"], done.stderr
-
-
-def test_a_ray_that_does_not_start_leaves_rays_own_node_as_it_was() -> None:
-    def starts() -> dict[str, Any]:
-        return {name: call for name, call in vars(node.Node).items() if name.startswith("start_")}
-
-    before, changed = starts(), []
-
-    def fail() -> None:
-        changed.extend(name for name, call in starts().items() if call is not before[name])
-        raise RuntimeError("no room")
-
-    with pytest.raises(RuntimeError, match="no room"), drive._bare_node():
-        fail()
-    assert sorted(changed) == ["start_api_server", "start_log_monitor", "start_monitor"]
-    assert starts() == before

@@ -1,0 +1,85 @@
+"""bare.py: what a Ray that ends with its job starts, and what every other one keeps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from ray._private import node, utils, worker
+from ray.data._internal.cluster_autoscaler import DefaultAutoscalingCoordinator
+from ray.data._internal.stats import _StatsManager
+
+from batchgen import bare
+
+RUN = """
+import ray
+from ray._private import worker
+from batchgen import bare, drive
+
+def count():
+    import ray.data
+    with bare.bare_data():
+        rows = ray.data.range(40, override_num_blocks=4).map(lambda row: row).take_all()
+    print(len(rows), *sorted(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)))
+
+def call():
+    print(ray.cluster_resources()["CPU"] > 0, *sorted(worker._global_node.all_processes))
+    count()
+
+drive.on_ray(call)
+print(ray.is_initialized())
+ray.init(address="local", include_dashboard=False, log_to_driver=False)
+count()
+"""
+
+
+@pytest.mark.cluster
+def test_a_ray_of_its_own_has_no_processes_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line is a Ray that the same process starts for itself, afterwards."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=False, timeout=180)
+    assert done.stdout.splitlines() == [
+        "True gcs_server raylet",
+        "40",
+        "False",
+        "40 AutoscalingCoordinator datasets_stats_actor",
+    ], done.stderr
+
+
+def methods() -> dict[str, Any]:
+    owners = {"node": node.Node, "utils": utils, "stats": _StatsManager, "autoscaling": DefaultAutoscalingCoordinator}
+    return {f"{name}.{method}": value for name, owner in owners.items() for method, value in vars(owner).items()}
+
+
+def replaced_in(place: Any) -> list[str]:
+    """The methods that are others inside `place`, which an error ends; afterwards they are as they were."""
+    before, changed = methods(), []
+
+    def fail() -> None:
+        changed.extend(name for name, call in methods().items() if call is not before[name])
+        raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room"), place:
+        fail()
+    assert methods() == before
+    return sorted(changed)
+
+
+def test_while_a_node_of_ours_starts_three_processes_and_an_import_are_left_out() -> None:
+    starts = ["start_api_server", "start_log_monitor", "start_monitor"]
+    assert replaced_in(bare.bare_node()) == [*(f"node.{start}" for start in starts), "utils.get_dashboard_dependency_error"]
+
+
+def test_ray_data_is_left_alone_on_any_other_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Node:
+        pass
+
+    for other in (None, Node()):
+        monkeypatch.setattr(worker, "_global_node", other)
+        assert replaced_in(bare.bare_data()) == []
+    ours = Node()
+    setattr(ours, bare.MARK, True)
+    monkeypatch.setattr(worker, "_global_node", ours)
+    assert {name.partition(".")[0] for name in replaced_in(bare.bare_data())} == {"stats", "autoscaling"}
