@@ -65,6 +65,26 @@ def test_a_grown_input_adds_rows_and_a_changed_job_or_shard_is_refused(tmp_path:
     assert refused.returncode == 2
 
 
+def test_long_rows_at_the_end_of_the_plan_are_not_left_for_the_end(tmp_path: Path) -> None:
+    """A replica that can tell rows apart is given its share of the job, so that it can take the long ones first."""
+    lengths = [2, 12] * 60 + [40] * 4
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"prompt": "row {i}", "most": {n}}}\n' for i, n in enumerate(lengths)))
+    job = write_job(
+        tmp_path,
+        input={"path": "in.jsonl", "prompt": "prompt"},
+        engine={"kind": "echo", "options": {"max_num_seqs": 4, "seconds_per_token": 0.01}},
+        sampling={"ignore_eos": True, "max_tokens": {"column": "most"}},
+        spans={"rows": 4},
+        replicas={"max": 1},
+    )
+    done = batchgen("run", job, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parts = sorted((tmp_path / "out/data").iterdir(), key=lambda part: part.stat().st_mtime_ns)
+    last = [index for index, part in enumerate(parts) if 123 in ds.dataset(part).to_table()["row"].to_pylist()]
+    assert len(parts) == 31
+    assert last[0] < 26, "with two engines full at a time it would be among the last three"
+
+
 def test_input_and_output_in_an_object_store(s3: Any, tmp_path: Path) -> None:
     for shard in range(3):
         body = "".join(f'{{"prompt": "row {i} of {shard}"}}\n' for i in range(50)).encode()
