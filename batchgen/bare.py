@@ -43,14 +43,13 @@ def bare_data() -> Iterator[None]:
     from ray.data._internal.cluster_autoscaler import DefaultAutoscalingCoordinator as Coordinator  # it takes a second
     from ray.data._internal.stats import _StatsManager
 
-    def all_there_is(_: Any) -> dict[str, dict[str, float]]:
-        return {one["NodeID"]: one["Resources"] for one in ray.nodes() if one["Alive"]}
+    everything = {one["NodeID"]: one["Resources"] for one in ray.nodes()}
 
     def nothing(*_: Any, **__: Any) -> None:
         pass
 
     with (
-        _replaced(Coordinator, request_resources=nothing, cancel_request=nothing, get_reserved_resources=all_there_is),
+        _replaced(Coordinator, request_resources=nothing, cancel_request=nothing, get_reserved_resources=lambda _: everything),
         _replaced(
             _StatsManager,
             register_dataset_to_stats_actor=staticmethod(nothing),

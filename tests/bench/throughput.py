@@ -109,8 +109,8 @@ def table(results: dict[str, list[Measured]]) -> str:
             apart = statistics.median((run.ends[-1] - run.ends[0]) / run.ends[-1] for run in runs)
             lines.append(f"\n{name}: {len(runs[0].ends)} engines ended within {apart:.1%} of the generating phase of each other")
         if runs and runs[0].committing:
-            share = statistics.median(run.committing / run.generating for run in runs)
-            lines.append(f"\n{name}: parts, journal and checksums took CPU seconds worth {share:.1%} of the generating phase")
+            share = statistics.median(run.committing / run.generating / len(run.ends) for run in runs)
+            lines.append(f"\n{name}: parts, journal and checksums took each replica {share:.1%} of the generating phase, in CPU")
     return "\n".join(lines)
 
 
