@@ -1,7 +1,7 @@
 """What the processes that vLLM spawns take for the main module of the replica.
 
 Python runs the parent's main module again in every spawned child. In a Ray actor that is Ray's worker, which imports Ray for
-nothing. This one is run instead; the replica itself calls `calm_collector` too.
+nothing. This one is run instead; the replica itself and `batchgen run` call `calm_collector` too.
 """
 
 from __future__ import annotations
