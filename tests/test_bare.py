@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,38 +15,42 @@ from ray.data._internal.stats import _StatsManager
 from batchgen import bare
 
 RUN = """
+import sys
 import ray
 from ray._private import worker
-from batchgen import bare, drive
+from batchgen import run
 
-def count():
-    import ray.data
-    with bare.bare_data():
-        rows = ray.data.range(40, override_num_blocks=4).map(lambda row: row).take_all()
-    print(len(rows), *sorted(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)))
+def look(out):
+    seen = set()
 
-def call():
-    print(ray.cluster_resources()["CPU"] > 0, *sorted(worker._global_node.all_processes))
-    count()
+    def stopping():
+        seen.update(worker._global_node.all_processes)
+        seen.update(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True))
+        return False
 
-drive.on_ray(call)
+    job = {"input": {"path": sys.argv[1], "prompt": "prompt"}, "output": {"path": out}}
+    status = run({**job, "engine": {"kind": "echo", "options": {"start_seconds": 2}}}, quiet=True, stopping=stopping)
+    print(status["rows_ok"], *sorted(seen))
+
+look(sys.argv[2])
 print(ray.is_initialized())
 ray.init(address="local", include_dashboard=False, log_to_driver=False)
-count()
+look(sys.argv[3])
 """
 
 
 @pytest.mark.cluster
-def test_a_ray_of_its_own_has_no_processes_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last line is a Ray that the same process starts for itself, afterwards."""
+def test_a_run_with_a_ray_of_its_own_starts_no_processes_that_nobody_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last line is a run on a Ray that the same process has started for itself."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=False, timeout=180)
-    assert done.stdout.splitlines() == [
-        "True gcs_server raylet",
-        "40",
-        "False",
-        "40 AutoscalingCoordinator datasets_stats_actor",
-    ], done.stderr
+    (tmp_path / "in.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    command = [sys.executable, "-c", RUN, *(str(tmp_path / name) for name in ("in.jsonl", "first", "second"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
+    own, between, other = done.stdout.splitlines() or [done.stderr] * 3
+    assert (own, between) == ("2 gcs_server raylet", "False"), done.stderr
+    assert {"AutoscalingCoordinator", "datasets_stats_actor", "log_monitor", "monitor"} <= set(other.split())
 
 
 def methods() -> dict[str, Any]:
