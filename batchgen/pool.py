@@ -25,7 +25,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 
 from batchgen import tables
 from batchgen.engines import spawned
-from batchgen.engines.vllm import runs_on_cpu
+from batchgen.engines.cpu import runs_on_cpu
 from batchgen.errors import BatchgenError, EngineError, words
 from batchgen.generate import Replica
 from batchgen.records import Receipt, Shard

