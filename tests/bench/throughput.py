@@ -129,7 +129,7 @@ class Comparison:
 
 
 TOOLS = ("batchgen", "LLM.generate", "AsyncLLM", "run-batch", "ray.data.llm tuned")
-SHARING = ("batchgen", "batchgen unshared", "LLM.generate")
+SHARING = (*TOOLS, "Daft", "batchgen unshared")
 TURNS = ("batchgen", "LLM.generate", "AsyncLLM")
 POOLS = ("batchgen", "ray.data.llm tuned")
 EVERYTHING = (
