@@ -21,6 +21,7 @@ bench: .venv/bench
 	$(BIN)/python tests/bench/simulate.py
 	$(BIN)/python tests/bench/scale.py
 	$(BIN)/python tests/bench/large_input.py
+	$(BIN)/python tests/bench/row.py
 	$(BIN)/python tests/bench/start.py
 	$(BIN)/python tests/bench/throughput.py
 

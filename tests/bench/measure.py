@@ -66,10 +66,18 @@ class Measured:
     ends: list[float] = field(default_factory=list)
     """When each engine finished its last row, after the first row of all."""
     starts: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    """How long each worker of a CPU build executed steps; other builds' do not say it."""
     committing: float = 0.0
     """CPU seconds that batchgen's replicas spent on parts, journal files and checksums."""
     processes: dict[str, list[float]] = field(default_factory=dict)
     """CPU seconds before the first row and in all, by kind of process."""
+
+    @property
+    def idle(self) -> float:
+        """Seconds of the generating phase in which a worker executed no step, the mean of the workers: what is left of it is the
+        machine's and the model's."""
+        return self.generating - sum(self.busy) / len(self.busy)
 
 
 class _Watch(threading.Thread):
@@ -168,7 +176,7 @@ def measure(
         watch.stopped.set()
         watch.join()
         _reap()
-        found = _stamps(Path(stamps))
+        found, busy = _stamps(Path(stamps)), _busy(Path(stamps))
         if code or not found:
             tail = log.read_text(errors="replace")[-3000:]
             raise RuntimeError(f"exit code {code}, {len(found)} stamps:\n{tail}")
@@ -189,6 +197,7 @@ def measure(
         steps=int(sum(s[6] for s in found.values())),
         ends=sorted(s[1] - first for s in found.values()),
         starts=sorted(s[0] - first for s in found.values()),
+        busy=busy,
         processes=_by_kind(watch, before),
     )
 
@@ -212,9 +221,13 @@ def _stamps(folder: Path) -> dict[int, tuple[float, ...]]:
         if file.name == "own.json":
             own = json.loads(file.read_text())
             found[0] = (own["first"], own["last"], own["requests"], own["requests"], own["tokens"], 0, 0)
-        elif len(data := file.read_bytes()) == 56 and struct.unpack("7d", data)[3]:
+        elif file.suffix != ".busy" and len(data := file.read_bytes()) == 56 and struct.unpack("7d", data)[3]:
             found[int(file.name)] = struct.unpack("7d", data)
     return found
+
+
+def _busy(folder: Path) -> list[float]:
+    return sorted(struct.unpack("d", file.read_bytes())[0] for file in folder.glob("*.busy"))
 
 
 def _reap() -> None:

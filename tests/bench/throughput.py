@@ -5,9 +5,10 @@
                                      [--contenders batchgen,LLM.generate] [--json FILE]
 
 Contenders take turns (1, 2, 3, 1, 2, 3, ...), one process tree at a time. Columns: seconds generating (first row into an
-engine to last row out, stamped at vLLM's own door), the ratio of the first contender's to it, tokens per second, the
-whole process, peak proportional memory, CPU seconds outside the engine core, seconds to the first row and the CPU of it
-outside the engine and its front end, the prompt tokens found in the prefix cache, and the engine's steps.
+engine to last row out, stamped at vLLM's own door), the ratio of the first contender's to it, the seconds of it in which the
+engine's worker executed no step (CPU builds), tokens per second, the whole process, peak proportional memory, CPU seconds
+outside the engine core, seconds to the first row and the CPU of it outside the engine and its front end, the prompt tokens
+found in the prefix cache, and the engine's steps.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ HEAD = (
     "",
     "generating s",
     "ratio",
+    "idle s",
     "tokens/s",
     "whole s",
     "peak MB",
@@ -94,6 +96,7 @@ def table(results: dict[str, list[Measured]]) -> str:
             name,
             f"{generating:.2f}",
             f"{ratio:.2f}",
+            f"{middle(runs, 'idle'):.2f}" if runs[0].busy else "",
             f"{runs[0].tokens / generating:,.0f}",
             f"{middle(runs, 'whole'):.1f}",
             f"{middle(runs, 'peak_mb'):,.0f}",
