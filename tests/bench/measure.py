@@ -163,7 +163,11 @@ def measure(
     with tempfile.TemporaryDirectory() as stamps, open(log, "wb") as out:
         path = os.pathsep.join([str(STAMPS), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, **env, "PYTHONPATH": path, "BENCH_STAMPS": stamps}
-        env |= before(env)
+        try:
+            env |= before(env)
+        except BaseException:
+            _reap()  # or what it started is there in the next run
+            raise
         began = time.time()
         process = subprocess.Popen(command, env=env, stdout=out, stderr=out)
         watch = _Watch(process.pid)

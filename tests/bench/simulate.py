@@ -1,7 +1,7 @@
 """Pools of up to 1,000 replicas, simulated: dispatch.py, the plan's span sizes and lengths.py are the ones that run in a job.
 
     python tests/bench/simulate.py [--replicas 1,8,64,1000] [--rows-per-replica 1000] [--step 0.030 0.0003] [--seed 0]
-                                   [--sequences 64] [--mean 300] [--cold 90] [--feed 300] [--deaths 0.1]
+                                   [--sequences 64] [--mean 300] [--cold 90] [--feed 200] [--deaths 0.1]
 
 A replica is a continuous batch of `--sequences`: with n of them running, every sequence gains a token each base + n x slope
 seconds (`--step`; service.py measures it). Rows wait in the engine in the order of lengths.py. Spans come from the feed at
@@ -41,7 +41,7 @@ class World:
     mean: float = 300.0
     sigma: float = 0.8
     most: int = 2048
-    feed: float = 300.0
+    feed: float = 200.0
     cold: float = 90.0
     deaths: float = 0.0
     seed: int = 0
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--mean", type=float, default=300.0)
     parser.add_argument("--cold", type=float, default=90.0)
-    parser.add_argument("--feed", type=float, default=300.0)
+    parser.add_argument("--feed", type=float, default=200.0)
     parser.add_argument("--deaths", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
