@@ -1,7 +1,8 @@
-"""A Ray that starts and ends with its job has only the processes that the job needs: nobody looks at it, nothing joins it.
+"""A run's own Ray has only the processes that the run needs: nobody looks at it, nothing joins it. And on any Ray, the feed of a
+process that connected for its run alone needs none of Ray Data's helpers.
 
-Ray has no public switch for the others, so methods of its private classes are replaced while a `with` lasts. A Ray that ran
-before, or that the caller started, is left as it is.
+Ray has no public switch for either, so methods of its private classes are replaced, in this process, while a `with` lasts. In a
+process that was connected before they are left as they are: it may run other datasets.
 """
 
 from __future__ import annotations
@@ -12,44 +13,41 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray._private import node, utils, worker
-
-MARK = "batchgen_alone"
+from ray._private import node, utils
 
 
 @contextlib.contextmanager
 def bare_node() -> Iterator[None]:
-    """A Ray node starts without the dashboard's server, the autoscaler's monitor and the reader of worker logs. For the first
-    Ray waits at its start, for the second at its end; that the dashboard's packages are there it finds out by importing them."""
+    """A Ray node starts without the dashboard's server, the autoscaler's monitor and the reader of worker logs, for the first of
+    which Ray waits at its start, for the second at its end. The dashboard's agent, which the raylet waits for, starts as where the
+    dashboard's packages are not installed; whether they are, Ray would find out by importing them."""
 
     def no_server(self: Any, **_: Any) -> None:
         self._webui_url = ""
-        setattr(self, MARK, True)
 
     with (
         _replaced(node.Node, start_api_server=no_server, start_monitor=lambda _: None, start_log_monitor=lambda _: None),
-        _replaced(utils, get_dashboard_dependency_error=lambda: None),
+        _replaced(utils, get_dashboard_dependency_error=lambda: "left out"),
     ):
         yield
 
 
 @contextlib.contextmanager
 def bare_data() -> Iterator[None]:
-    """On such a node, Ray Data's executions start no actors for the dashboard's statistics and for asking an autoscaler: each is
-    a process that imports Ray Data, a CPU second, while the replicas start."""
-    if not getattr(worker._global_node, MARK, False):
-        yield
-        return
+    """Ray Data's executions start no actors for the dashboard's statistics and for asking an autoscaler: each is a process that
+    imports Ray Data, a CPU second, while the replicas start, and stays on the cluster. Ray's autoscaler hears of the replicas and
+    read tasks that wait without them."""
     from ray.data._internal.cluster_autoscaler import DefaultAutoscalingCoordinator as Coordinator  # it takes a second
     from ray.data._internal.stats import _StatsManager
 
-    everything = {one["NodeID"]: one["Resources"] for one in ray.nodes()}
+    def everything(_: Any) -> dict[str, dict[str, float]]:
+        return {one["NodeID"]: one["Resources"] for one in ray.nodes() if one["Alive"]}
 
     def nothing(*_: Any, **__: Any) -> None:
         pass
 
     with (
-        _replaced(Coordinator, request_resources=nothing, cancel_request=nothing, get_reserved_resources=lambda _: everything),
+        _replaced(Coordinator, request_resources=nothing, cancel_request=nothing, get_reserved_resources=everything),
         _replaced(
             _StatsManager,
             register_dataset_to_stats_actor=staticmethod(nothing),

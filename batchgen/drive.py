@@ -6,6 +6,7 @@ keep dying of the same span, blocks keep getting lost.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -52,8 +53,10 @@ def drive(
     monitor: Monitor,
     stopping: Callable[[], bool],
     lease: Lease,
+    own: bool,
 ) -> None:
-    """Feed the missing spans to a pool until each has a part. Raises EngineError, LeaseError, TooManyErrors, Interrupted."""
+    """Feed the missing spans to a pool until each has a part; `own`: Ray was connected for this run alone.
+    Raises EngineError, LeaseError, TooManyErrors, Interrupted."""
     replicas = size(renderer.job, len(missing))
     wanted, held = resources(renderer.job)["num_gpus"], ray.cluster_resources().get("GPU", 0)
     if held < wanted:
@@ -65,7 +68,7 @@ def drive(
         from batchgen.feed import Assets, Feed  # Ray Data takes a second to import; the replicas are starting meanwhile
 
         assets = ray.put(Assets(renderer, kept))
-        with monitor.live(), bare_data():
+        with monitor.live(), bare_data() if own else contextlib.nullcontext():
             while missing:
                 feed = Feed(assets, planned.shards, missing, replicas)
                 try:
@@ -165,11 +168,12 @@ def _refuse_poison(dispatcher: Dispatcher[Any], items: list[Any], message: str) 
         )
 
 
-def on_ray(call: Callable[[], None]) -> None:
-    """Call with Ray connected: the cluster of RAY_ADDRESS or of this machine, else a local one that ends with us."""
+def on_ray(call: Callable[[bool], None]) -> None:
+    """Call with Ray connected: the cluster of RAY_ADDRESS or of this machine, else a local one that ends with us. The call is told
+    whether it was connected here, rather than before by somebody else."""
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # an actor of its own, for statistics sent to Ray's makers
     if ray.is_initialized():
-        return call()
+        return call(False)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -189,7 +193,7 @@ def on_ray(call: Callable[[], None]) -> None:
         for number, handler in handlers.items():  # Ray's own handler of SIGTERM aborts the process
             signal.signal(number, handler)
     try:
-        return call()
+        return call(True)
     finally:
         ray.shutdown()
 

@@ -83,7 +83,7 @@ def _run(
             store.delete(planfile.SUCCESS)
             from batchgen.drive import drive, on_ray  # Ray only when there is something to do
 
-            on_ray(lambda: drive(prepared.renderer, kept, store, planned, missing, monitor, stopping, held))
+            on_ray(lambda own: drive(prepared.renderer, kept, store, planned, missing, monitor, stopping, held, own))
         tally.state = "done"
     except Interrupted:
         tally.state = "interrupted"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray._private import node, utils, worker
+from ray._private import node, utils
 from ray.data._internal.cluster_autoscaler import DefaultAutoscalingCoordinator
 from ray.data._internal.stats import _StatsManager
 
@@ -77,15 +77,15 @@ def test_while_a_node_of_ours_starts_three_processes_and_an_import_are_left_out(
     assert replaced_in(bare.bare_node()) == [*(f"node.{start}" for start in starts), "utils.get_dashboard_dependency_error"]
 
 
-def test_ray_data_is_left_alone_on_any_other_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Node:
-        pass
-
-    for other in (None, Node()):
-        monkeypatch.setattr(worker, "_global_node", other)
-        assert replaced_in(bare.bare_data()) == []
-    ours = Node()
-    setattr(ours, bare.MARK, True)
-    monkeypatch.setattr(bare.ray, "nodes", lambda: [])
-    monkeypatch.setattr(worker, "_global_node", ours)
+def test_the_actors_that_are_left_out_are_ray_datas_alone() -> None:
     assert {name.partition(".")[0] for name in replaced_in(bare.bare_data())} == {"stats", "autoscaling"}
+
+
+def test_the_feed_may_use_every_node_that_lives_at_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 2.0}}, {"NodeID": "b", "Alive": False, "Resources": {"CPU": 4.0}}]
+    monkeypatch.setattr(bare.ray, "nodes", lambda: nodes)
+    with bare.bare_data():
+        coordinator = DefaultAutoscalingCoordinator("a feed")
+        assert coordinator.get_reserved_resources() == {"a": {"CPU": 2.0}}
+        nodes.append({"NodeID": "c", "Alive": True, "Resources": {"CPU": 8.0}})
+        assert coordinator.get_reserved_resources() == {"a": {"CPU": 2.0}, "c": {"CPU": 8.0}}

@@ -55,7 +55,7 @@ def test_ray_data_sends_no_usage_statistics_unless_told_to(monkeypatch: pytest.M
     monkeypatch.setenv("RAY_DATA_USAGE_DISABLED", given or "")
     if given is None:
         monkeypatch.delenv("RAY_DATA_USAGE_DISABLED")
-    seen: list[tuple[str, bool]] = []
-    drive.on_ray(lambda: seen.append((os.environ["RAY_DATA_USAGE_DISABLED"], usage_collection_disabled())))
-    assert seen[0][0] == kept
-    assert seen[0][1] or given
+    seen: list[tuple[bool, str, bool]] = []
+    drive.on_ray(lambda own: seen.append((own, os.environ["RAY_DATA_USAGE_DISABLED"], usage_collection_disabled())))
+    assert seen[0][:2] == (False, kept)
+    assert seen[0][2] or given

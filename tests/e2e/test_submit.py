@@ -15,6 +15,12 @@ import pytest
 pytestmark = [pytest.mark.engine, pytest.mark.cluster, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+NAMED = """
+import sys
+import ray
+ray.init(sys.argv[1], log_to_driver=False)
+print(ray.util.list_named_actors(all_namespaces=True))
+"""
 
 
 def free_port() -> int:
@@ -65,3 +71,5 @@ def test_the_quickstart_job_runs_when_submitted_with_a_token_and_not_without(hea
     proof = subprocess.run([sys.executable, "-m", "batchgen", "verify", out], capture_output=True, text=True, check=False)
     assert proof.returncode == 0, proof.stdout
     assert "108 rows" in proof.stdout
+    look = [sys.executable, "-c", NAMED, head["GCS"]]
+    assert subprocess.run(look, env=head, capture_output=True, text=True, check=True).stdout == "[]\n", "actors outlive the job"

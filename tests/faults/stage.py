@@ -65,7 +65,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(store, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
     patch.setattr(generate, "make_engine", lambda job, model: Engine(world, count))
-    patch.setattr(drive, "on_ray", lambda call: call())
+    patch.setattr(drive, "on_ray", lambda call: call(False))
     patch.setattr(drive, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
     patch.setattr(feed, "Feed", Feed)
     patch.setattr(drive, "Pool", pool)
