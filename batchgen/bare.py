@@ -18,9 +18,9 @@ from ray._private import node, utils
 
 @contextlib.contextmanager
 def bare_node() -> Iterator[None]:
-    """A Ray node starts without the dashboard's server, the autoscaler's monitor and the reader of worker logs, for the first of
-    which Ray waits at its start, for the second at its end. The dashboard's agent, which the raylet waits for, starts as where the
-    dashboard's packages are not installed; whether they are, Ray would find out by importing them."""
+    """A Ray node starts without the dashboard's server, the autoscaler's monitor and the reader of worker logs: for the first
+    Ray waits at its start, for the second at its end. The dashboard's agent, which the raylet waits for, starts in the form that
+    it has where the dashboard's packages are missing; whether they are, Ray would find out by importing them."""
 
     def no_server(self: Any, **_: Any) -> None:
         self._webui_url = ""

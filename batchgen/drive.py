@@ -169,8 +169,8 @@ def _refuse_poison(dispatcher: Dispatcher[Any], items: list[Any], message: str) 
 
 
 def on_ray(call: Callable[[bool], None]) -> None:
-    """Call with Ray connected: the cluster of RAY_ADDRESS or of this machine, else a local one that ends with us. The call is told
-    whether it was connected here, rather than before by somebody else."""
+    """Call with Ray connected: the cluster of RAY_ADDRESS or of this machine, else a local one that ends with us.
+    The call is told whether it was connected here, and not before by somebody else."""
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # an actor of its own, for statistics sent to Ray's makers
     if ray.is_initialized():
         return call(False)

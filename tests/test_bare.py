@@ -82,10 +82,13 @@ def test_the_actors_that_are_left_out_are_ray_datas_alone() -> None:
 
 
 def test_the_feed_may_use_every_node_that_lives_at_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 2.0}}, {"NodeID": "b", "Alive": False, "Resources": {"CPU": 4.0}}]
+    def named(name: str, cpus: float, alive: bool = True) -> dict[str, Any]:
+        return {"NodeID": name, "Alive": alive, "Resources": {"CPU": cpus}}
+
+    nodes = [named("a", 2.0), named("b", 4.0, alive=False)]
     monkeypatch.setattr(bare.ray, "nodes", lambda: nodes)
     with bare.bare_data():
         coordinator = DefaultAutoscalingCoordinator("a feed")
         assert coordinator.get_reserved_resources() == {"a": {"CPU": 2.0}}
-        nodes.append({"NodeID": "c", "Alive": True, "Resources": {"CPU": 8.0}})
+        nodes.append(named("c", 8.0))
         assert coordinator.get_reserved_resources() == {"a": {"CPU": 2.0}, "c": {"CPU": 8.0}}
