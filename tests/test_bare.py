@@ -1,4 +1,4 @@
-"""bare.py: what a Ray that ends with its job starts, and what every other one keeps."""
+"""bare.py: what a run's own Ray starts, what a run starts on any other, and what a caller's Ray keeps."""
 
 from __future__ import annotations
 
@@ -75,6 +75,8 @@ def replaced_in(place: Any) -> list[str]:
 def test_while_a_node_of_ours_starts_three_processes_and_an_import_are_left_out() -> None:
     starts = ["start_api_server", "start_log_monitor", "start_monitor"]
     assert replaced_in(bare.bare_node()) == [*(f"node.{start}" for start in starts), "utils.get_dashboard_dependency_error"]
+    with bare.bare_node():
+        assert utils.get_dashboard_dependency_error(), "the agent of the dashboard is complete"
 
 
 def test_the_actors_that_are_left_out_are_ray_datas_alone() -> None:
