@@ -232,13 +232,13 @@ class _Talk:
     def completion(self, prompt: int, sample: int, seconds: float) -> Completion:
         done = self.output if self.error is None or self.error.code == "parse" else None
         text = None if done is None else self.answer
-        messages = [{"role": message["role"], "content": as_text(message["content"])} for message in self.messages]
+        messages = [(message["role"], as_text(message["content"])) for message in self.messages]
         if text is not None:
-            messages = [*messages[: -1 if self.continues else None], {"role": self.role, "content": text}]
+            messages = [*messages[: -1 if self.continues else None], (self.role, text)]
         return Completion(
             prompt=prompt,
             sample=sample,
-            messages=messages,
+            messages=messages or None,
             response=text,
             finish_reason=None if done is None else done.finish_reason,
             prompt_tokens=self.prompt_tokens,

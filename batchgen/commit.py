@@ -7,8 +7,9 @@ away. The footer carries the part's counts, so that they can be read again witho
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, fields
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -17,12 +18,17 @@ import pyarrow.parquet as pq
 
 from batchgen import logprobs
 from batchgen.errors import ErrorCode, RowError, VerifyError, words
-from batchgen.records import MESSAGES_TYPE, Completion, Counts
+from batchgen.records import OUTPUT_NAMES, Completion, Counts
 from batchgen.store import Put, Store
 from batchgen.tables import in_arrow_memory, to_parquet
 
 DATA = "data"
 FOOTER_KEY = b"batchgen"
+_ANSWERED = OUTPUT_NAMES & {field.name for field in fields(Completion)} - {"sampling", "token_logprobs"}
+"""The columns that are fields of a completion as they are."""
+_ERROR = pa.struct([("code", pa.string()), ("detail", pa.string())])
+Footer = tuple[Counts, dict[ErrorCode, int]]
+"""What a part says of itself: its rows and tokens, its errors by code."""
 
 
 def part_name(span: str) -> str:
@@ -41,85 +47,63 @@ def committed(store: Store) -> set[str]:
 
 
 def encode_part(
-    prompts: pa.Table, kept: pa.Table, completions: list[Completion], schema: pa.Schema, shard: str, model: str
+    prompts: pa.Table,
+    kept: pa.Table,
+    completions: list[Completion],
+    schema: pa.Schema,
+    shard: str,
+    model: str,
+    footer: Footer,
 ) -> bytes:
     """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of records.prompt_schema,
-    `kept` the carried columns of the span's rows; `completions` stand in the order of `prompts`."""
-    order = [c.prompt for c in completions]
-    taken = prompts if order == list(range(len(prompts))) else prompts.take(pa.array(order, pa.int64()))
-    carried = kept.take(taken["source"])
-    errors = [c.error for c in completions]
+    `kept` the carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""
+    taken = _at(prompts, [c.prompt for c in completions])
+    carried = _at(kept, taken["source"].to_numpy().tolist())
+    answered = pa.struct([field for field in schema if field.name in _ANSWERED])
+    values = pa.array(list(map(attrgetter(*(field.name for field in answered)), completions)), answered)
+    codes, details = pa.array([c.error and (c.error.code, c.error.detail) for c in completions], _ERROR).flatten()
     columns: dict[str, Any] = {
-        "id": taken["id"],
-        "shard": pa.array([shard] * len(completions), pa.string()),
-        "row": taken["row"],
-        "variant": taken["variant"],
-        "sample": [c.sample for c in completions],
-        "attributes": taken["attributes"],
-        "messages": _messages(completions),
-        "response": [c.response for c in completions],
-        "parsed": [c.parsed for c in completions],
-        "finish_reason": [c.finish_reason for c in completions],
-        "prompt_tokens": [c.prompt_tokens for c in completions],
-        "completion_tokens": [c.completion_tokens for c in completions],
-        "cumulative_logprob": [c.cumulative_logprob for c in completions],
+        **{name: taken[name] for name in ("id", "row", "variant", "attributes")},
+        **dict(zip(kept.column_names, carried.columns, strict=True)),
+        **{field.name: column for field, column in zip(answered, values.flatten(), strict=True)},
         "sampling": _sampling(taken["sampling"], completions),
-        "model": pa.array([model] * len(completions), pa.string()),
-        "prompt_hash": [c.prompt_hash for c in completions],
-        "seconds": [c.seconds for c in completions],
-        "attempt": [c.attempt for c in completions],
-        "status": ["error" if e else "ok" for e in errors],
-        "error_code": [e.code if e else None for e in errors],
-        "error_detail": [e.detail if e else None for e in errors],
-        **{name: carried[name] for name in kept.column_names},
+        "shard": pa.repeat(shard, len(completions)),
+        "model": pa.repeat(model, len(completions)),
+        "status": pa.array(["error" if c.error else "ok" for c in completions]),
+        "error_code": codes,
+        "error_detail": details,
     }
     if "token_logprobs" in schema.names:
         columns["token_logprobs"] = logprobs.column([c.token_logprobs for c in completions])
-    arrays = [
-        columns[f.name] if isinstance(columns[f.name], pa.Array | pa.ChunkedArray) else pa.array(columns[f.name], f.type)
-        for f in schema
-    ]
-    footer = {"counts": asdict(count(completions)), "errors": errors_by_code(completions)}
-    table = pa.table(arrays, schema=schema.with_metadata({FOOTER_KEY: orjson.dumps(footer)}))
-    return to_parquet(table)
+    arrays = [columns[name] for name in schema.names]
+    said = {"counts": asdict(footer[0]), "errors": footer[1]}
+    return to_parquet(pa.table(arrays, schema=schema.with_metadata({FOOTER_KEY: orjson.dumps(said)})))
 
 
-def _messages(completions: list[Completion]) -> pa.ListArray:
-    """As pa.array would make it of dicts, twice as fast; null where a completion has none."""
-    said = [message for c in completions for message in c.messages]
-    ends = list(itertools.accumulate((len(c.messages) for c in completions), initial=0))
-    columns = [pa.array([message[name] for message in said], pa.string()) for name in ("role", "content")]
-    none = pa.array([not c.messages for c in completions], pa.bool_())
-    talks = pa.StructArray.from_arrays(columns, fields=list(MESSAGES_TYPE.value_type))
-    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), talks, type=MESSAGES_TYPE, mask=none)
+def _at(table: pa.Table, rows: list[int]) -> pa.Table:
+    return table if rows == list(range(len(table))) else table.take(pa.array(rows, pa.int64()))
 
 
-def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.ChunkedArray | list[Any]:
+def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.ChunkedArray | pa.Array:
     """What each completion ran with: its own where an attempt changed it, the prompt's otherwise."""
     if all(c.sampling is None for c in completions):
         return of_prompts
-    return [c.sampling or given for c, given in zip(completions, of_prompts.to_pylist(), strict=True)]
+    ran = [c.sampling or given for c, given in zip(completions, of_prompts.to_pylist(), strict=True)]
+    return pa.array(ran, of_prompts.type)
 
 
-def count(completions: list[Completion]) -> Counts:
-    """Rows and tokens; the prompt of several samples is counted once."""
+def footer_of(completions: list[Completion]) -> Footer:
+    """That of their part; the prompt of several samples is counted once."""
     failed = sum(1 for c in completions if c.error)
     by_prompt = {c.prompt: c for c in reversed(completions)}.values()
-    return Counts(
+    counts = Counts(
         len(completions) - failed,
         failed,
         sum(c.prompt_tokens for c in by_prompt),
         sum(c.completion_tokens for c in completions),
         sum(c.cached_tokens for c in by_prompt),
     )
-
-
-def errors_by_code(completions: list[Completion]) -> dict[ErrorCode, int]:
-    counted: dict[ErrorCode, int] = {}
-    for completion in completions:
-        if completion.error:
-            counted[completion.error.code] = counted.get(completion.error.code, 0) + 1
-    return counted
+    return counts, dict(Counter(c.error.code for c in completions if c.error))
 
 
 def first_errors(completions: list[Completion], most: int = 5) -> list[RowError]:
@@ -140,17 +124,17 @@ def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.T
         raise VerifyError(f"{part_name(span)}: damaged: {words(error, 200)}") from None
 
 
-def read_counts(store: Store, span: str) -> tuple[Counts, dict[ErrorCode, int]]:
-    """What a committed part says of itself in its footer. Raises VerifyError for a damaged part."""
+def read_footer(store: Store, span: str) -> Footer:
+    """That of a committed part. Raises VerifyError for a damaged part."""
     data = store.get(part_name(span))
     try:
-        return footer_counts(pq.read_metadata(in_arrow_memory(data or b"")).metadata)
+        return footer_in(pq.read_metadata(in_arrow_memory(data or b"")).metadata)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise VerifyError(f"{part_name(span)}: damaged: {words(error)}") from None
 
 
-def footer_counts(metadata: dict[bytes, bytes] | None) -> tuple[Counts, dict[ErrorCode, int]]:
-    """The counts in a part's file metadata. Raises ValueError where there are none."""
+def footer_in(metadata: dict[bytes, bytes] | None) -> Footer:
+    """That of a part's file metadata. Raises ValueError where there is none."""
     try:
         fields = orjson.loads((metadata or {})[FOOTER_KEY])
         return Counts(**fields["counts"]), fields["errors"]

@@ -139,11 +139,10 @@ class Replica:
         done |= {of_prompt[0].prompt: of_prompt for of_prompt in answered}
         completions = [completion for index in range(len(rows)) for completion in done[index]]
         schema = output_schema(kept.schema, self.job.schema_names, self.job.parsed_type, self.job.output.token_logprobs)
-        part = await self._spend(commit.encode_part, prompts, kept, completions, schema, shard, self.renderer.model.label)
+        label, footer = self.renderer.model.label, commit.footer_of(completions)
+        part = await self._spend(commit.encode_part, prompts, kept, completions, schema, shard, label, footer)
         created = await self._spend(commit.commit, self.store, name, part)
-        counts, errors = commit.count(completions), commit.errors_by_code(completions)
-        if not created:
-            counts, errors = await asyncio.to_thread(commit.read_counts, self.store, name)
+        counts, errors = footer if created else await asyncio.to_thread(commit.read_footer, self.store, name)
         if span.files:
             await asyncio.to_thread(delete_all, self.store, span.files)
         self._count(committing=-1)

@@ -171,14 +171,15 @@ class Output:
     token_logprobs: pa.StructArray | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """One row of a part: sample `sample` of the prompt at index `prompt` of its span. `sampling` is what it ran with
-    where that is not the prompt's, with the prompt's `n`. `token_logprobs` (logprobs.of_answer) are of `response` alone."""
+    """One row of a part: sample `sample` of the prompt at index `prompt` of its span. `messages` are roles and contents.
+    `sampling` is what it ran with where that is not the prompt's, with the prompt's `n`. `token_logprobs`
+    (logprobs.of_answer) are of `response` alone."""
 
     prompt: int
     sample: int
-    messages: list[dict[str, str]]
+    messages: list[tuple[str, str]] | None
     response: str | None
     finish_reason: str | None
     prompt_tokens: int

@@ -141,7 +141,7 @@ def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
         tally.state = _state(fields)
     late = [span.name for span in plan.spans if span.name in committed and span.name not in tally.counted]
     with ThreadPoolExecutor(8) as pool:
-        for span, (counts, errors) in zip(late, pool.map(lambda name: commit.read_counts(store, name), late), strict=True):
+        for span, (counts, errors) in zip(late, pool.map(lambda name: commit.read_footer(store, name), late), strict=True):
             tally.add(span, counts, errors)
     return tally
 

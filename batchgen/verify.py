@@ -153,7 +153,7 @@ def _part(store: Store, frozen: FrozenJob, plan: Plan, span: Span) -> tuple[list
     if ok + failed != len(rows):
         problems.append("a status that is neither ok nor error")
     try:
-        counts = commit.footer_counts(table.schema.metadata)[0]
+        counts = commit.footer_in(table.schema.metadata)[0]
         if (counts.ok, counts.error) != (ok, failed):
             problems.append(f"its footer counts {counts.ok} ok and {counts.error} error, its rows are {ok} and {failed}")
     except ValueError as error:

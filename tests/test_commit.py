@@ -43,20 +43,21 @@ def prompts(attributes: tuple[str, ...] = NAMES) -> pa.Table:
 
 
 def completion(prompt: int, sample: int = 0, **changes: Any) -> Completion:
-    said = [{"role": "user", "content": "Hi", "verbosity": 1}, {"role": "assistant", "content": f"answer {prompt}.{sample}"}]
+    said = [("user", "Hi"), ("assistant", f"answer {prompt}.{sample}")]
     made = Completion(prompt, sample, said, f"answer {prompt}.{sample}", "stop", 5, 2, -1.5, "abc", 0.25, 1)
     return replace(made, **changes)
 
 
 def failed(prompt: int, code: Any = "input", sample: int = 0) -> Completion:
-    blank = {"messages": [], "response": None, "finish_reason": None, "prompt_tokens": 0, "completion_tokens": 0}
+    blank = {"messages": None, "response": None, "finish_reason": None, "prompt_tokens": 0, "completion_tokens": 0}
     return completion(
         prompt, sample, **blank, cumulative_logprob=None, prompt_hash=None, error=RowError(code, f"in.jsonl:{prompt}: no")
     )
 
 
 def part(completions: list[Completion], kept: pa.Table = KEPT, attributes: tuple[str, ...] = NAMES) -> bytes:
-    return commit.encode_part(prompts(attributes), kept, completions, output_schema(kept.schema, attributes), "in.jsonl", "tiny")
+    schema, footer = output_schema(kept.schema, attributes), commit.footer_of(completions)
+    return commit.encode_part(prompts(attributes), kept, completions, schema, "in.jsonl", "tiny", footer)
 
 
 def table(data: bytes) -> pa.Table:
@@ -131,9 +132,10 @@ def test_the_footer_says_what_the_part_holds(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     done = [completion(0), completion(0, 1), failed(1, "too_long"), failed(2), failed(3)]
     assert commit.commit(store, SPAN, part(done))
-    counts, errors = commit.read_counts(store, SPAN)
-    assert counts == Counts(ok=2, error=3, prompt_tokens=5, completion_tokens=4) == commit.count(done)
-    assert errors == {"too_long": 1, "input": 2} == commit.errors_by_code(done)
+    counts, errors = commit.read_footer(store, SPAN)
+    assert counts == Counts(ok=2, error=3, prompt_tokens=5, completion_tokens=4)
+    assert errors == {"too_long": 1, "input": 2}
+    assert (counts, errors) == commit.footer_of(done)
 
 
 def test_first_errors_are_the_first_few() -> None:
@@ -178,7 +180,7 @@ def test_a_byte_that_flips_in_any_page_is_detected() -> None:
 def test_conversations_are_written_as_they_are_where_some_rows_have_none() -> None:
     talks = [["Hi", "雨"], [], ["", "a", "b\n"], [], ["last"]]
     completions = [
-        completion(0, sample, messages=[{"role": f"r{n}", "content": text} for n, text in enumerate(talk)])
+        completion(0, sample, messages=[(f"r{n}", text) for n, text in enumerate(talk)] or None)
         for sample, talk in enumerate(talks)
     ]
     written = pq.read_table(io.BytesIO(part(completions)))["messages"]

@@ -73,10 +73,10 @@ class Output:
         ]
         prompts = pa.Table.from_pylist(rows, prompt_schema(()))
         kept = pa.table([pa.nulls(1, field.type) for field in self.kept], schema=self.kept)
-        part = commit.encode_part(prompts, kept, done, output_schema(kept.schema, ()), "in.jsonl", "echo")
+        counts, errors = footer = commit.footer_of(done)
+        part = commit.encode_part(prompts, kept, done, output_schema(kept.schema, ()), "in.jsonl", "echo", footer)
         assert commit.commit(self.store, span.name, part)
-        errors = commit.errors_by_code(done)
-        return Receipt(span.name, True, commit.count(done), errors, commit.first_errors(done), 100.0, 104.0, 4.0)
+        return Receipt(span.name, True, counts, errors, commit.first_errors(done), 100.0, 104.0, 4.0)
 
     def tally(self) -> report.Tally:
         return report.load_tally(self.store, self.plan, commit.committed(self.store))
@@ -86,12 +86,12 @@ class Output:
 
 
 def answer(prompt: int, text: str) -> Completion:
-    said = [{"role": "user", "content": f"question {prompt}"}, {"role": "assistant", "content": text}]
+    said = [("user", f"question {prompt}"), ("assistant", text)]
     return Completion(prompt, 0, said, text, "stop", 10, len(text.split()), None, "abc", 0.5, 1)
 
 
 def failure(prompt: int, detail: str) -> Completion:
-    return Completion(prompt, 0, [], None, None, 0, 0, None, None, 0.5, 1, RowError("too_long", detail))
+    return Completion(prompt, 0, None, None, None, 0, 0, None, None, 0.5, 1, RowError("too_long", detail))
 
 
 @pytest.fixture

@@ -61,9 +61,8 @@ class Output:
         names = self.job.schema_names
         kept = pa.table([pa.nulls(1, field.type) for field in self.kept], schema=self.kept)
         prompts = pa.Table.from_pylist(rows, prompt_schema(names))
-        return commit.encode_part(
-            prompts, kept, done, output_schema(kept.schema, names), self.plan.shards[span.shard].name, "echo"
-        )
+        schema, shard = output_schema(kept.schema, names), self.plan.shards[span.shard].name
+        return commit.encode_part(prompts, kept, done, schema, shard, "echo", commit.footer_of(done))
 
     def sampling(self, row: int) -> dict[str, Any] | None:
         return None if row == 1 else check_sampling({"n": SAMPLES})
@@ -93,7 +92,7 @@ class Output:
 def completion(prompt: int, sample: int) -> Completion:
     failed = prompt // VARIANTS == 1
     error = RowError("input", "in.jsonl:2: no") if failed else None
-    return Completion(prompt, sample, [], None if failed else "yes", None, 0, 0, None, None, 0.1, 1, error)
+    return Completion(prompt, sample, None, None if failed else "yes", None, 0, 0, None, None, 0.1, 1, error)
 
 
 def edited(column: str, edit: Callable[[list[Any]], list[Any]]) -> Callable[[pa.Table], pa.Table]:

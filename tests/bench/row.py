@@ -95,7 +95,7 @@ def stages(job: Job) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield (
         "of it encode the parts",
         lambda: [
-            commit.encode_part(*tables, done, schema, shard.name, "model")
+            commit.encode_part(*tables, done, schema, shard.name, "model", commit.footer_of(done))
             for tables, done in zip(opened, completions, strict=True)
         ],
     )
@@ -112,7 +112,7 @@ def _completions(block: pa.Table) -> list[Completion]:
         Completion(
             prompt=index,
             sample=0,
-            messages=[{"role": "user", "content": "word " * 12}, {"role": "assistant", "content": "word " * 48}],
+            messages=[("user", "word " * 12), ("assistant", "word " * 48)],
             response="word " * 48,
             finish_reason="length",
             prompt_tokens=len(row["token_ids"]),
