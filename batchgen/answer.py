@@ -232,9 +232,9 @@ class _Talk:
     def completion(self, prompt: int, sample: int, seconds: float) -> Completion:
         done = self.output if self.error is None or self.error.code == "parse" else None
         text = None if done is None else self.answer
-        messages = [(message["role"], as_text(message["content"])) for message in self.messages]
+        messages = tuple((message["role"], as_text(message["content"])) for message in self.messages)
         if text is not None:
-            messages = [*messages[: -1 if self.continues else None], (self.role, text)]
+            messages = (*messages[: -1 if self.continues else None], (self.role, text))
         return Completion(
             prompt=prompt,
             sample=sample,

@@ -71,7 +71,7 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
         of_file: dict[int, list[Completion]] = {}
         for row, tokens in zip(table.remove_column(_TOKENS).to_pylist(), table.column(_TOKENS), strict=True):
             error = RowError(**row["error"]) if row["error"] else None
-            said = row["messages"] and [(message["role"], message["content"]) for message in row["messages"]]
+            said = row["messages"] and tuple((message["role"], message["content"]) for message in row["messages"])
             parsed = orjson.loads(row["parsed"])
             fields = {**row, "messages": said, "error": error, "parsed": parsed, "token_logprobs": tokens.values}
             of_file.setdefault(row["prompt"], []).append(Completion(**fields))

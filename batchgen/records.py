@@ -179,7 +179,7 @@ class Completion:
 
     prompt: int
     sample: int
-    messages: list[tuple[str, str]] | None
+    messages: tuple[tuple[str, str], ...] | None
     response: str | None
     finish_reason: str | None
     prompt_tokens: int

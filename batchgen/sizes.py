@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from batchgen.spec import Job
 
 SPANS_CAP = 250_000
-LEAST_COMPLETIONS, MOST_COMPLETIONS = 32, 1_024
+LEAST_COMPLETIONS, MOST_COMPLETIONS = 32, 2_048
 SHARES, SHARES_ALONE = 16, 4
 TAIL_SHARES = 4
 
@@ -34,7 +34,7 @@ def share(left: float, pool: int) -> float:
 
 
 def span_sizes(job: Job, estimate: int) -> Sizes:
-    """Sizes for about `estimate` input rows: enough spans to spread over the pool, 32 to 1,024 completions each,
+    """Sizes for about `estimate` input rows: enough spans to spread over the pool, 32 to 2,048 completions each,
     and no more spans than a listing stays quick for."""
     pool = job.replicas.max or 8
     if job.spans.rows is not None:

@@ -25,6 +25,8 @@ def look(out):
 
     def stopping():
         seen.update(worker._global_node.all_processes)
+        pid = worker._global_node.all_processes["raylet"][0].process.pid
+        seen.update({"MIMALLOC_ALLOW_THP=0"} & set(open(f"/proc/{pid}/environ").read().split(chr(0))))
         seen.update(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True))
         return False
 
@@ -43,13 +45,14 @@ look(sys.argv[3])
 def test_a_run_with_a_ray_of_its_own_starts_no_processes_that_nobody_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last line is a run on a Ray that the same process has started for itself."""
+    """The last line is a run on a Ray that the same process has started for itself. The raylet's workers inherit its
+    environment."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "in.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
     command = [sys.executable, "-c", RUN, *(str(tmp_path / name) for name in ("in.jsonl", "first", "second"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
     own, between, other = done.stdout.splitlines() or [done.stderr] * 3
-    assert (own, between) == ("2 gcs_server raylet", "False"), done.stderr
+    assert (own, between) == ("2 MIMALLOC_ALLOW_THP=0 gcs_server raylet", "False"), done.stderr
     assert {"AutoscalingCoordinator", "datasets_stats_actor", "log_monitor", "monitor"} <= set(other.split())
 
 

@@ -22,7 +22,7 @@ def store() -> Store:
 
 def completion(prompt: int, sample: int = 0, **fields: object) -> Completion:
     plain = {
-        "messages": [("user", "q"), ("assistant", "ä\0😀")],
+        "messages": (("user", "q"), ("assistant", "ä\0😀")),
         "response": "ä\0😀",
         "finish_reason": "stop",
         "prompt_tokens": 3,

@@ -86,7 +86,7 @@ class Output:
 
 
 def answer(prompt: int, text: str) -> Completion:
-    said = [("user", f"question {prompt}"), ("assistant", text)]
+    said = ("user", f"question {prompt}"), ("assistant", text)
     return Completion(prompt, 0, said, text, "stop", 10, len(text.split()), None, "abc", 0.5, 1)
 
 

@@ -16,11 +16,11 @@ from batchgen import sizes as sizes_
         (0, {}, 32),
         (10, {}, 32),
         (6400, {"replicas": {"max": 2}}, 200),
-        (6400, {"replicas": {"max": 1}}, 1024),
+        (6400, {"replicas": {"max": 1}}, 1600),
         (600, {"replicas": {"max": 1}}, 150),
         (10, {"replicas": {"max": 1}}, 32),
         (6400, {"replicas": {"max": 2}, "sampling": {"n": 4}}, 200),
-        (10**8, {}, 1024),
+        (10**8, {}, 2048),
         (10**9, {}, 4000),
         (10**8, {"sampling": {"n": 1024}}, 400),
         (10**6, {"sampling": {"n": 1024}}, 4),
@@ -28,7 +28,7 @@ from batchgen import sizes as sizes_
         (10**9, {"spans": {"rows": 7}}, 7),
     ],
 )
-def test_a_span_has_rows_for_32_to_1024_completions_unless_there_are_too_many_spans(estimate, sections, expected):
+def test_a_span_has_rows_for_32_to_2048_completions_unless_there_are_too_many_spans(estimate, sections, expected):
     assert sizes_.span_sizes(make_job("unused", **sections), estimate).most == expected
 
 
