@@ -69,7 +69,7 @@ def encode_part(
         "sampling": _sampling(taken["sampling"], completions),
         "shard": pa.repeat(shard, len(completions)),
         "model": pa.repeat(model, len(completions)),
-        "status": pa.array(["error" if c.error else "ok" for c in completions]),
+        "status": pa.array(["error" if c.error else "ok" for c in completions], pa.string()),
         "error_code": codes,
         "error_detail": details,
     }
@@ -93,7 +93,7 @@ def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.
 
 
 def footer_of(completions: list[Completion]) -> Footer:
-    """That of their part; the prompt of several samples is counted once."""
+    """The footer of the part of these completions. The prompt of several samples is counted once."""
     failed = sum(1 for c in completions if c.error)
     by_prompt = {c.prompt: c for c in reversed(completions)}.values()
     counts = Counts(
@@ -125,7 +125,7 @@ def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.T
 
 
 def read_footer(store: Store, span: str) -> Footer:
-    """That of a committed part. Raises VerifyError for a damaged part."""
+    """The footer of a committed part. Raises VerifyError for a damaged one."""
     data = store.get(part_name(span))
     try:
         return footer_in(pq.read_metadata(in_arrow_memory(data or b"")).metadata)
@@ -134,9 +134,9 @@ def read_footer(store: Store, span: str) -> Footer:
 
 
 def footer_in(metadata: dict[bytes, bytes] | None) -> Footer:
-    """That of a part's file metadata. Raises ValueError where there is none."""
+    """The footer in a part's file metadata. Raises ValueError where there is none."""
     try:
-        fields = orjson.loads((metadata or {})[FOOTER_KEY])
-        return Counts(**fields["counts"]), fields["errors"]
+        said = orjson.loads((metadata or {})[FOOTER_KEY])
+        return Counts(**said["counts"]), said["errors"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"no counts in it ({error!r})") from None
