@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import boto3
 import pytest
-from commands import write_questions
-from planning import lines
 
 from batchgen.store import open_store
+from tests.support.commands import write_questions
+from tests.support.planning import lines
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from outputs import Output as Whole
-from replicas import Backwards, answered, blocks, part_bytes, prepared, ran, replica
 
 from batchgen.errors import BadRow
 from batchgen.records import Output
 from batchgen.verify import verify
+from tests.support.finished import Output as Whole
+from tests.support.replicas import Backwards, answered, blocks, part_bytes, prepared, ran, replica
 
 Answer = tuple[str, float | None]
 PARSE = {"regex": r"score (?P<score>\d)", "columns": {"score": "integer"}}

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading import read_all
 
 from batchgen import carry, plan
 from batchgen.records import carried_name
+from tests.support.reading import read_all
 
 
 def inferred(*rows):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outputs import ROWS, Output
 
 from batchgen import planfile
 from batchgen.errors import InputError, JobError, OutputConflict
@@ -14,6 +13,7 @@ from batchgen.frozen import load_frozen
 from batchgen.run import prepare
 from batchgen.spec import Job
 from batchgen.verify import verify
+from tests.support.finished import ROWS, Output
 
 LABEL = {"messages": "messages", "continue_final_message": False, "keep": ["prompt", "row", "sample", "completion_tokens"]}
 

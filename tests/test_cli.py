@@ -13,10 +13,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from outputs import Output
 
 from batchgen import rows
 from batchgen.cli import main
+from tests.support.finished import Output
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = REPOSITORY / "jobs/models/tiny-karakuri"

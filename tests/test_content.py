@@ -13,8 +13,6 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rendering import BLOCK, CHATML, bare, error_of, make_job, one, prompts, tiny
-from replicas import Backwards, blocks, part_bytes, prepared, ran, replica
 
 from batchgen.engines import vllm
 from batchgen.guard import Guard
@@ -23,6 +21,8 @@ from batchgen.plan import make_plan
 from batchgen.read import read_spans
 from batchgen.records import Output
 from batchgen.render import Renderer, prompt_hash
+from tests.support.rendering import BLOCK, CHATML, bare, error_of, make_job, one, prompts, tiny
+from tests.support.replicas import Backwards, blocks, part_bytes, prepared, ran, replica
 
 MESSAGES = {"path": "in.jsonl", "messages": "messages"}
 DOT = "data:image/png;base64,iVBORw0KGgo="

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from parsing import fields, refusal
-from rendering import bare, prompts
-from replicas import answered
 
 from batchgen.spec import Job
 from batchgen.values import Chooser
+from tests.support.jobs import fields, refusal
+from tests.support.rendering import bare, prompts
+from tests.support.replicas import answered
 
 POINTS = [{"verbosity": 0}, {"verbosity": 4, "humor": 4}, {"humor": 2.0}]
 ROWS = [{"verbosity": 4, "humor": 0}] * 3 + [{"verbosity": 0, "humor": 1}] + [{"text": "no attribute"}, {"verbosity": None}]

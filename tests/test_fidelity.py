@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outputs import Output
 from typer.testing import CliRunner
 
 from batchgen.cli import app
 from batchgen.errors import InputError
 from batchgen.fidelity import fidelity
+from tests.support.finished import Output
 
 KARAKURI = {"schema": "karakuri", "sweep": {"verbosity": [0, 2, 4]}}
 ROWS = [json.dumps({"prompt": f"row {n}", "helpfulness": n % 2 * 4}) for n in range(10)]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rendering import BLOCK, CHATML, bare, conversation, error_of, make_job, one, tiny
-from replicas import answered
 
 from batchgen.errors import JobError
 from batchgen.model import load_model
 from batchgen.render import Renderer
 from batchgen.spec import Job
+from tests.support.rendering import BLOCK, CHATML, bare, conversation, error_of, make_job, one, tiny
+from tests.support.replicas import answered
 
 CONTINUED = {"path": "in.jsonl", "messages": "messages", "continue_final_message": True}
 LABELLED = {**CONTINUED, "continue_final_message": False, "answer_role": "label"}

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from replicas import Backwards, answered, blocks, part_bytes, prepared, ran, replica
 
 from batchgen.errors import EngineError
 from batchgen.records import Output, Receipt, output_schema
+from tests.support.replicas import Backwards, answered, blocks, part_bytes, prepared, ran, replica
 
 KARAKURI = {"schema": "karakuri", "sweep": {"verbosity": [0, 4]}}
 BAD = {"prompt": "bad", "verbosity": 9}

@@ -5,11 +5,11 @@ import shutil
 import datasets
 import pytest
 import zstandard
-from planning import freeze, lines, make_job, touch, write_parquet
 
 from batchgen import planfile
 from batchgen.errors import BAD_JOB, OutputConflict
 from batchgen.records import Span
+from tests.support.planning import freeze, lines, make_job, touch, write_parquet
 
 
 def test_growth_adds_a_plan_file_and_leaves_the_first_as_it_is(two_shards, store):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replicas import answered
 
 from batchgen import plan
 from batchgen.errors import InputError
 from batchgen.input import Input
+from tests.support.replicas import answered
 
 TITLE = "\x1b]0;owned\x07\x9b31m"
 

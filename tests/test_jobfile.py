@@ -1,10 +1,10 @@
 """jobfile.py: a job file is loaded, with what --set changes, or it says line by line what is wrong with it."""
 
 import pytest
-from parsing import fields, refusal
 
 from batchgen.errors import JobError
 from batchgen.spec import Job
+from tests.support.jobs import fields, refusal
 
 TEXT = """\
 name: small

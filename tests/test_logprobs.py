@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from outputs import Output
-from parsing import fields, refusal
-from replicas import answered, blocks, part_bytes, prepared, ran, replica
 
 from batchgen import export, logprobs
 from batchgen.engines import vllm
 from batchgen.spec import Job
 from batchgen.verify import verify
+from tests.support.finished import Output
+from tests.support.jobs import fields, refusal
+from tests.support.replicas import answered, blocks, part_bytes, prepared, ran, replica
 
 ANSWER = logprobs.of_answer([(7, "a", -0.5, [(7, "a", -0.5), (8, "b", -1.0)]), (9, None, -2.0, [])])
 FIRST = {"token_id": 7, "token": "a", "logprob": -0.5}

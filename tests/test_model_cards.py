@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rendering import BLOCK, CARD, bare, conversation, one, tiny
 
 from batchgen.attributes import BUILT_IN
 from batchgen.errors import BadRow, ModelError
+from tests.support.rendering import BLOCK, CARD, bare, conversation, one, tiny
 
 PAIRS = BLOCK.removeprefix("[ATTR] ").removesuffix(" [/ATTR]")
 CARDS = {

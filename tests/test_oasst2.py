@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rendering import BLOCK, one, tiny
+
+from tests.support.rendering import BLOCK, one, tiny
 
 FOLDER = Path(__file__).parents[1] / "jobs/oasst2"
 

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from replicas import blocks, part_bytes, prepared, ran, replica
 
 from batchgen.engines.openai import OpenAIEngine
 from batchgen.errors import EngineError, JobError, ModelError
 from batchgen.records import Receipt
 from batchgen.spec import Job
+from tests.support.replicas import blocks, part_bytes, prepared, ran, replica
 
 KEY = "canary-key"
 OPEN: dict[str, Any] = {"type": "object"}

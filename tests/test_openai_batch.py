@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outputs import Output
 
 from batchgen import export
 from batchgen.errors import BadRow, InputError, StoreError
 from batchgen.openai_batch import request
+from tests.support.finished import Output
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from replicas import answered, blocks, part_bytes, prepared, ran, replica
 
 from batchgen.errors import BadRow
 from batchgen.jobfile import explain
 from batchgen.parse import Parse, Parser
 from batchgen.records import Output
+from tests.support.replicas import answered, blocks, part_bytes, prepared, ran, replica
 
 COLUMNS: Any = {"score": "integer", "weight": "number", "fine": "boolean", "why": "string", "more": "json"}
 WHOLE = {"score": 3, "weight": 0.5, "fine": True, "why": "ja", "more": {"b": [1, None], "a": 2}}

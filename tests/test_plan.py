@@ -3,11 +3,11 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from planning import freeze, lines, make, make_job, write_parquet
 
 from batchgen import plan, planfile
 from batchgen.errors import BAD_JOB, InputError, JobError
 from batchgen.records import Shard, Span
+from tests.support.planning import freeze, lines, make, make_job, write_parquet
 
 
 def test_the_name_of_a_span_is_its_shard_and_its_rows():

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rendering import CHATML, TOKENIZER, error_of, make_job, one
-from replicas import answered
 
 from batchgen.attributes import BUILT_IN
 from batchgen.errors import JobError
@@ -15,6 +13,8 @@ from batchgen.model import ModelFiles
 from batchgen.records import Prompt
 from batchgen.render import Renderer
 from batchgen.spec import Job
+from tests.support.rendering import CHATML, TOKENIZER, error_of, make_job, one
+from tests.support.replicas import answered
 
 MESSAGES = {"path": "in.jsonl", "messages": "messages"}
 MARKS = {"helpsteer": "ATTR_1", "oasst": "ATTR_2"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rendering import bare, conversation, one
 
 from batchgen.spec import Job
+from tests.support.rendering import bare, conversation, one
 
 FOLDER = Path(__file__).parents[1] / "jobs/presets"
 SYSTEM = "あなたは誠実で優秀な日本人のアシスタントです。"

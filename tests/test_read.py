@@ -6,11 +6,11 @@ import os
 
 import pytest
 import zstandard
-from reading import NONE, planned, read_all, spec
 
 from batchgen import read
 from batchgen.errors import BAD_JOB, InputError
 from batchgen.records import Shard, Span
+from tests.support.reading import NONE, planned, read_all, spec
 
 PACK = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
 

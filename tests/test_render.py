@@ -6,12 +6,27 @@ import pickle
 from typing import Any
 
 import pytest
-from rendering import ARGUMENTS, BLOCK, BOS, CARD, EOS, TOKENIZER, TWO, bare, conversation, error_of, make_job, one, prompts, tiny
 from tokenizers import Tokenizer
 
 from batchgen.attributes import BUILT_IN
 from batchgen.model import load_model
 from batchgen.render import Renderer, prompt_hash
+from tests.support.rendering import (
+    ARGUMENTS,
+    BLOCK,
+    BOS,
+    CARD,
+    EOS,
+    TOKENIZER,
+    TWO,
+    bare,
+    conversation,
+    error_of,
+    make_job,
+    one,
+    prompts,
+    tiny,
+)
 
 ROLES = "system, developer, user, assistant, tool, label"
 STEERLM = (

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import pytest
-from rendering import ARGUMENTS, BLOCK, CARD, CHATML, TWO, bare, conversation, error_of, one, prompts, tiny
 
 from batchgen.attributes import BUILT_IN
 from batchgen.errors import ModelError
 from batchgen.records import Row
+from tests.support.rendering import ARGUMENTS, BLOCK, CARD, CHATML, TWO, bare, conversation, error_of, one, prompts, tiny
 
 # Values
 

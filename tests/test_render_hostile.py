@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rendering import BLOCK, BOS, EOS, TOKENIZER, UNK, bare, error_of, one, tiny
 from tokenizers import Tokenizer
 
 from batchgen.errors import ModelError
 from batchgen.render import Renderer
+from tests.support.rendering import BLOCK, BOS, EOS, TOKENIZER, UNK, bare, error_of, one, tiny
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pickle
 from typing import Any
 
 import pytest
-from rendering import bare, error_of, one, prompts, tiny
 
 from batchgen.render import derive_seed
+from tests.support.rendering import bare, error_of, one, prompts, tiny
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from planning import freeze_output
 
 from batchgen import commit, report
 from batchgen.errors import BatchgenError, RowError
@@ -23,6 +22,7 @@ from batchgen.records import Completion, Counts, Receipt, Span, output_schema, p
 from batchgen.sampling import check_sampling
 from batchgen.spec import Job
 from batchgen.store import LocalStore
+from tests.support.planning import freeze_output
 
 # The fields that users' tools read, and those that were added to them.
 FIELDS = {

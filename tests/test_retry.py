@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from outputs import ROWS, Output
 
 from batchgen import commit
 from batchgen.errors import InputError
 from batchgen.store import open_store
 from batchgen.verify import repair, verify
+from tests.support.finished import ROWS, Output
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replicas import Backwards, blocks, prepared, replica
 
 from batchgen.records import Output
+from tests.support.replicas import Backwards, blocks, prepared, replica
 
 
 class Gate(Backwards):

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rendering import bare, error_of, make_job, one
-from replicas import answered
 
 from batchgen.errors import JobError
 from batchgen.run import prepare
 from batchgen.spec import Job
+from tests.support.rendering import bare, error_of, make_job, one
+from tests.support.replicas import answered
 
 SOURCE = {
     "path": "in.jsonl",

@@ -1,10 +1,10 @@
 """sampling.py: the sampling of a job, its bounds, and fields that come from columns."""
 
 import pytest
-from parsing import fields, refusal
 
 from batchgen.sampling import Sampling, check_sampling
 from batchgen.spec import Job
+from tests.support.jobs import fields, refusal
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from planning import lines, make, make_job, touch
 
 from batchgen import read
 from batchgen import scan as scan_
+from tests.support.planning import lines, make, make_job, touch
 
 
 def ordinals(text):

@@ -5,9 +5,9 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from planning import make, make_job
 
 from batchgen import sizes as sizes_
+from tests.support.planning import make, make_job
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from replicas import prepared
 
 from batchgen import pool
 from batchgen.engines import spawned
+from tests.support.replicas import prepared
 
 SCRIPT = """
 import gc, json, multiprocessing, sys

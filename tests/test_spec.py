@@ -5,11 +5,11 @@ import copy
 import jsonschema
 import pydantic
 import pytest
-from parsing import fields, refusal
 
 from batchgen import jobfile, sampling, spec, steering
 from batchgen.sampling import Sampling
 from batchgen.spec import Job, fingerprint
+from tests.support.jobs import fields, refusal
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """steering.py: the attributes of a job, their schema, values, sweeps and columns."""
 
 import pytest
-from parsing import fields, refusal
-from rendering import TWO, make_job
 
 from batchgen.attributes import BUILT_IN
 from batchgen.errors import JobError
 from batchgen.spec import Job
 from batchgen.values import Chooser
+from tests.support.jobs import fields, refusal
+from tests.support.rendering import TWO, make_job
 
 
 @pytest.mark.parametrize("value", [5, -1, 2.5, "high", True])

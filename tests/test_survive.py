@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from replicas import PATIENCE, Backwards, blocks, part_bytes, prepared, ran, replica
 
 from batchgen import journal
 from batchgen.errors import OVER_LIMIT, BadRow, EngineError, TooManyErrors
 from batchgen.generate import Replica
 from batchgen.records import Output, Receipt
 from batchgen.run import Prepared
+from tests.support.replicas import PATIENCE, Backwards, blocks, part_bytes, prepared, ran, replica
 
 
 def job(folder: Path, prompts: list[str], options: dict[str, Any] | None = None, **fields: Any) -> Prepared:

@@ -6,11 +6,11 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from reading import NONE, planned, read_all, spec
 
 from batchgen import read, tables
 from batchgen.errors import InputError
 from batchgen.records import Shard, Span
+from tests.support.reading import NONE, planned, read_all, spec
 
 
 def write_parquet(path, table, **options):

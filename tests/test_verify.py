@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from planning import freeze_output
 
 from batchgen import commit, planfile
 from batchgen.errors import InputError, RowError
@@ -21,6 +20,7 @@ from batchgen.sampling import check_sampling
 from batchgen.spec import Job
 from batchgen.store import LocalStore
 from batchgen.verify import verify
+from tests.support.planning import freeze_output
 
 SHARDS, SPANS, ROWS, VARIANTS, SAMPLES = 2, 2, 3, 2, 2
 PART_ROWS = ROWS * VARIANTS * SAMPLES

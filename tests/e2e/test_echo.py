@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
-from commands import ROWS, batchgen, status, write_job
+
+from tests.support.commands import ROWS, batchgen, status, write_job
 
 pytestmark = pytest.mark.cluster
 

@@ -15,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rendering import TINY, one, tiny
-from replicas import blocks, part_bytes, prepared, ran, replica
+
+from tests.support.rendering import TINY, one, tiny
+from tests.support.replicas import blocks, part_bytes, prepared, ran, replica
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 KEY = "a key for this test"

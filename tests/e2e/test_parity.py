@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 import pytest
-from rendering import EOS, TINY, make_job
 
 from batchgen.attributes import BUILT_IN
 from batchgen.engines import make_engine
@@ -19,6 +18,7 @@ from batchgen.errors import BadRow
 from batchgen.model import load_model
 from batchgen.records import Output, Prompt, Row
 from batchgen.render import Renderer
+from tests.support.rendering import EOS, TINY, make_job
 
 # vLLM is imported in this process; what its libraries warn of is not ours.
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
-from commands import ROWS, SHARDS, batchgen, replicas_of, status, write_job
+
+from tests.support.commands import ROWS, SHARDS, batchgen, replicas_of, status, write_job
 
 pytestmark = pytest.mark.cluster
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from planning import make_job
 
 from batchgen import plan, read
 from batchgen.input import Input
 from batchgen.plan import Columns
 from batchgen.records import Row, Shard, Span
 from batchgen.spec import Job
+from tests.support.planning import make_job
 
 NONE = pa.schema([])
 

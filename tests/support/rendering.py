@@ -10,7 +10,7 @@ from batchgen.records import Prompt, Row
 from batchgen.render import Renderer
 from batchgen.spec import Job
 
-TINY = Path(__file__).parents[1] / "jobs/models/tiny-karakuri"
+TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"
 TOKENIZER = (TINY / "tokenizer.json").read_text(encoding="utf-8")
 BOS, EOS, UNK = 1, 2, 0
 
