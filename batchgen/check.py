@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from batchgen import plan, read
+from batchgen.plan import plan
+from batchgen.read import reader
 from batchgen.records import Prompt, Shard, Span
 from batchgen.run import Prepared
 
@@ -44,7 +45,7 @@ def walk(prepared: Prepared) -> tuple[list[Shard], list[Span], Iterator[list[Pro
         for shard in shards:
             mine = [span for span in spans if span.shard == shard.index]
             if mine:
-                for _, rows, _ in read.read_spans(job.input, shard, mine, prepared.columns.kept, prepared.renderer.needed):
+                for _, rows, _ in reader.read_spans(job.input, shard, mine, prepared.columns.kept, prepared.renderer.needed):
                     yield from (prepared.renderer.prompts(row, shard.name) for row in rows)
 
     return shards, spans, prompts()

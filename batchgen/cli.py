@@ -40,8 +40,8 @@ def check(
 ) -> None:
     """Read and render the whole input on this machine: bad rows, prompt lengths, spans. Starts nothing."""
     from batchgen import check as checking
+    from batchgen.job.job import Job
     from batchgen.run import prepare
-    from batchgen.spec import Job
 
     prepared = prepare(Job.load(job, set_))
     if prompts:
@@ -91,8 +91,8 @@ def run(
     from batchgen.engines.spawned import calm_collector
 
     calm_collector()
+    from batchgen.job.job import Job
     from batchgen.run import run as run_job
-    from batchgen.spec import Job
 
     parsed = Job.load(job, set_)
     with _stop_signals() as stopping:
@@ -104,8 +104,8 @@ def run(
 @app.command()
 def status(out: Output, as_json: AsJson = False) -> None:
     """Where a job stands, from its output alone; needs no cluster."""
-    from batchgen.report import read_status
-    from batchgen.store import open_store
+    from batchgen.output.progress import read_status
+    from batchgen.output.store import open_store
 
     found = read_status(open_store(out))
     if found is None:
@@ -132,9 +132,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Prove from the files alone that every planned row is there exactly once. Exit code 1 if not."""
-    from batchgen import verify as proving
-    from batchgen.lease import hold
-    from batchgen.store import open_store
+    from batchgen.output import verify as proving
+    from batchgen.output.lease import hold
+    from batchgen.output.store import open_store
 
     store = open_store(out)
     verdict = proving.verify(store)
@@ -165,12 +165,12 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Run the failed rows of a finished job again, and no others; exit codes as of run."""
-    from batchgen.frozen import load_frozen
-    from batchgen.jobfile import override
-    from batchgen.retry import plan_retry
+    from batchgen.job.fields import override
+    from batchgen.job.job import Job
+    from batchgen.output.job_file import load_frozen
+    from batchgen.output.retry import plan_retry
+    from batchgen.output.store import open_store
     from batchgen.run import run as run_job
-    from batchgen.spec import Job
-    from batchgen.store import open_store
 
     codes = None
     if where is not None:
@@ -205,8 +205,8 @@ def export(
     from pathlib import Path
     from typing import get_args
 
-    from batchgen import export as exporting
-    from batchgen.store import open_store
+    from batchgen.export import export as exporting
+    from batchgen.output.store import open_store
 
     if form not in get_args(exporting.Format):
         raise InputError(f"--format {form}: expected one of {', '.join(get_args(exporting.Format))}")
@@ -217,8 +217,8 @@ def export(
 @app.command()
 def fidelity(out: Output, as_json: AsJson = False) -> None:
     """What was asked for against what came: by attribute and value, the length of the answers and their labels."""
-    from batchgen import fidelity as comparing
-    from batchgen.store import open_store
+    from batchgen.export import fidelity as comparing
+    from batchgen.output.store import open_store
 
     found = comparing.fidelity(open_store(out))
     if as_json:
@@ -237,7 +237,7 @@ def fidelity(out: Output, as_json: AsJson = False) -> None:
 @app.command()
 def schema() -> None:
     """The job file's JSON Schema, for editors."""
-    from batchgen.spec import Job
+    from batchgen.job.job import Job
 
     _print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **Job.model_json_schema(by_alias=True)})
 

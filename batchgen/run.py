@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from batchgen import chain, commit, frozen, journal, lease, plan, planfile, report
 from batchgen.engines import make_engine
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
-from batchgen.model import load_model
-from batchgen.render import Renderer
-from batchgen.spec import Job
-from batchgen.store import SCRATCH, Store, delete_all, open_store, probe
+from batchgen.job.job import Job
+from batchgen.output import job_file, journal, lease, parts, plan_file, progress
+from batchgen.output.store import SCRATCH, Store, delete_all, open_store, probe
+from batchgen.plan import plan
+from batchgen.read.formats.parts import fingerprints, refuse_own
+from batchgen.render.model_files import load_model
+from batchgen.render.renderer import Renderer
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,12 @@ class Prepared:
 
 def prepare(job: Job, store: Store | None = None) -> Prepared:
     """Find the shards, read the model's files, probe the template. Imports no Ray. Raises UsageError."""
-    before = frozen.load_frozen(store) if store else None
+    before = job_file.load_frozen(store) if store else None
     model = load_model(job.model, before.model if before else None, job.engine.kind == "openai")
-    chain.refuse_own(job)
-    upstream = chain.fingerprints(job.input)
+    refuse_own(job)
+    upstream = fingerprints(job.input)
     if before is not None and store is not None:
-        frozen.refuse_change(store.url, before, frozen.meaning(job, model, upstream))
+        job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
     found = plan.discover(job.input)
     columns = plan.look(job, found)
     make_engine(job, model)  # refuses options that the engine does not have
@@ -72,16 +74,16 @@ def run(
 def _run(
     job: Job, store: Store, prepared: Prepared, out: TextIO, quiet: bool, stopping: Callable[[], bool], held: lease.Lease
 ) -> dict[str, Any]:
-    kept = frozen.freeze(store, job, prepared.renderer.model, prepared.columns.kept, prepared.upstream).kept
+    kept = job_file.freeze(store, job, prepared.renderer.model, prepared.columns.kept, prepared.upstream).kept
     planned = plan.freeze_plan(job, store, prepared.found, prepared.columns)
-    done = commit.committed(store)
-    tally = report.load_tally(store, planned, done)
-    monitor = report.Monitor(tally, store, job.name, out, quiet)
+    done = parts.committed(store)
+    tally = progress.load_tally(store, planned, done)
+    monitor = progress.Monitor(tally, store, job.name, out, quiet)
     try:
         if missing := planned.missing(done):
             tally.state = "running"
-            store.delete(planfile.SUCCESS)
-            from batchgen.drive import drive, on_ray  # Ray only when there is something to do
+            store.delete(plan_file.SUCCESS)
+            from batchgen.cluster.driver import drive, on_ray  # Ray only when there is something to do
 
             on_ray(lambda own: drive(prepared.renderer, kept, store, planned, missing, monitor, stopping, held, own))
         tally.state = "done"
@@ -96,13 +98,13 @@ def _run(
             monitor.tick(0, force=True)
     for leftovers in (journal.FOLDER, SCRATCH):
         delete_all(store, store.list(leftovers))
-    store.put(report.REPORT, tally.encode())
+    store.put(progress.REPORT, tally.encode())
     held.confirm()  # another driver may have planned more since
-    store.put(planfile.SUCCESS, b"")
+    store.put(plan_file.SUCCESS, b"")
     if not quiet:
-        report.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
+        progress.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
     if tally.counts.error > job.limits.errors * tally.rows_planned:
-        raise TooManyErrors(report.over_limit(tally, job.limits.errors), "the failed rows have status = 'error' in the output")
+        raise TooManyErrors(progress.over_limit(tally, job.limits.errors), "the failed rows have status = 'error' in the output")
     return {"name": job.name, "output": store.url, **tally.status()}
 
 

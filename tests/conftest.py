@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import boto3
 import pytest
 
-from batchgen.store import open_store
+from batchgen.output.store import open_store
 from tests.support.commands import write_questions
 from tests.support.planning import lines
 

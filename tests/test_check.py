@@ -10,8 +10,8 @@ import pytest
 
 from batchgen import check
 from batchgen.check import Findings
+from batchgen.job.job import Job
 from batchgen.run import prepare
-from batchgen.spec import Job
 
 TINY = Path(__file__).parents[1] / "jobs/models/tiny-karakuri"
 

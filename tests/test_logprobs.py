@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen import export, logprobs
+from batchgen import logprobs
 from batchgen.engines import vllm
-from batchgen.spec import Job
-from batchgen.verify import verify
+from batchgen.export import export
+from batchgen.job.job import Job
+from batchgen.output.verify import verify
 from tests.support.finished import Output
 from tests.support.jobs import fields, refusal
 from tests.support.replicas import answered, blocks, part_bytes, prepared, ran, replica

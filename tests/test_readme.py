@@ -1,6 +1,6 @@
 """The README against the code: its verbs, fields and columns are made from it, its quickstart from a real run.
 
-python tests/test_readme.py [OUTPUT]    writes them anew; OUTPUT is a finished quickstart's output
+python -m tests.test_readme [OUTPUT]    writes them anew; OUTPUT is a finished quickstart's output
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pytest
 import typer
 
 from batchgen import cli
-from batchgen.fidelity import fidelity, table
+from batchgen.export.fidelity import fidelity, table
+from batchgen.job.job import Job
+from batchgen.output.store import open_store
 from batchgen.records import output_schema
-from batchgen.spec import Job
-from batchgen.store import open_store
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -92,7 +92,7 @@ MADE = {"verbs": verbs, "fields": fields, "columns": columns, "quickstart job": 
 
 @pytest.mark.parametrize("name", MADE)
 def test_the_readme_says_what_the_code_says(name: str) -> None:
-    assert block(name) == MADE[name](), "run: python tests/test_readme.py"
+    assert block(name) == MADE[name](), "run: python -m tests.test_readme"
 
 
 def test_every_file_and_command_that_the_readme_names_exists() -> None:

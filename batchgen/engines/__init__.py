@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from batchgen.model import ModelFiles
+from batchgen.job.job import Job
 from batchgen.records import Output
-from batchgen.spec import Job
+from batchgen.render.model_files import ModelFiles
 
 
 class Engine(Protocol):

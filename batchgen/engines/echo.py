@@ -27,10 +27,10 @@ from tokenizers import Tokenizer
 from batchgen import logprobs
 from batchgen.engines.options import parse_options
 from batchgen.errors import BadRow, EngineError
-from batchgen.jobfile import Spec
-from batchgen.model import ModelFiles
+from batchgen.job.fields import Spec
+from batchgen.job.job import Job
 from batchgen.records import Output
-from batchgen.spec import Job
+from batchgen.render.model_files import ModelFiles
 
 _DEAD = "echo died"
 

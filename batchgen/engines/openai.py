@@ -21,11 +21,11 @@ from pydantic import Field
 from batchgen import logprobs
 from batchgen.engines.options import parse_options
 from batchgen.errors import BadRow, EngineError, words
-from batchgen.jobfile import Spec
-from batchgen.model import ModelFiles
+from batchgen.job.fields import Spec
+from batchgen.job.job import Job
+from batchgen.job.sampling import check_sampling
 from batchgen.records import Output
-from batchgen.sampling import check_sampling
-from batchgen.spec import Job
+from batchgen.render.model_files import ModelFiles
 
 _OPENAI = ("temperature", "top_p", "n", "seed", "stop", "presence_penalty", "frequency_penalty")
 _VLLM = (

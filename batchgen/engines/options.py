@@ -7,8 +7,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from batchgen.errors import JobError
-from batchgen.jobfile import Spec
-from batchgen.spec import Job
+from batchgen.job.fields import Spec
+from batchgen.job.job import Job
 
 Options = TypeVar("Options", bound=Spec)
 

@@ -17,12 +17,13 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from batchgen import logprobs, tables
-from batchgen.engines import cpu
+from batchgen import logprobs
+from batchgen.engines import vllm_cpu
 from batchgen.errors import BadRow, EngineError, JobError, words
-from batchgen.model import ModelFiles
+from batchgen.job.job import Job
+from batchgen.read import tables
 from batchgen.records import Output
-from batchgen.spec import Job
+from batchgen.render.model_files import ModelFiles
 
 _RESERVED = ("model", "revision", "tensor_parallel_size", "pipeline_parallel_size", "trust_remote_code")
 _PICKLES = ("pt", "npcache")
@@ -40,7 +41,7 @@ class VllmEngine:
                 raise JobError(f"engine.options.{name} is set elsewhere in the job")
         if options.get("load_format") in _PICKLES:
             raise JobError(f"engine.options.load_format {options['load_format']} executes pickles", "use safetensors")
-        if cpu.runs_on_cpu():
+        if vllm_cpu.runs_on_cpu():
             # A seeded row whose prefill is cut in two kills the CPU worker: "CPU Generator does not use offset".
             options.setdefault("enable_chunked_prefill", False)
         self._token_logprobs = job.output.token_logprobs
@@ -49,7 +50,7 @@ class VllmEngine:
             needed = max(adapter.rank for adapter in model.adapters.values())
             rank = next((rank for rank in _LORA_RANKS if rank >= needed), needed)
             options = {"enable_lora": True, "max_lora_rank": rank, "max_loras": min(len(model.adapters), 8), **options}
-            if cpu.runs_on_cpu():
+            if vllm_cpu.runs_on_cpu():
                 # A row without an adapter has index -1, which the CPU's kernels take for the last slot: it must stay empty.
                 options["max_loras"] = max(options["max_loras"], len(model.adapters) + 1)
         self._arguments: dict[str, Any] = {
@@ -86,16 +87,16 @@ class VllmEngine:
         self._dead = EngineDeadError
         # While the engine's processes import vLLM, this one waits for them.
         threading.Thread(target=tables.warm_up, name="warm-up", daemon=True).start()
-        if cpu.runs_on_cpu():
-            cpu.keep_freed_memory()
+        if vllm_cpu.runs_on_cpu():
+            vllm_cpu.keep_freed_memory()
         try:
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
         except Exception as error:  # vLLM raises whatever its configuration or workers raise
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
         self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.workers = self._engine.vllm_config.parallel_config.world_size
-        if cpu.runs_on_cpu():
-            self._cores = cpu.keep_off_workers()
+        if vllm_cpu.runs_on_cpu():
+            self._cores = vllm_cpu.keep_off_workers()
 
     async def probe(self) -> None:
         try:
@@ -105,7 +106,7 @@ class VllmEngine:
 
     async def stop(self) -> None:
         if self._cores:  # the next engine of this process inherits them
-            cpu.run_on(os.getpid(), self._cores)
+            vllm_cpu.run_on(os.getpid(), self._cores)
         if self._engine is not None:
             self._engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
 

@@ -23,15 +23,17 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from workloads import TINY, Workload, make, write
 
-from batchgen import commit, journal, plan, read
+from batchgen.cluster.feed import encode_block, encode_span
 from batchgen.engines.spawned import calm_collector
-from batchgen.feed import encode_block, encode_span
-from batchgen.generate import Replica
+from batchgen.job.job import Job
+from batchgen.output import journal, parts
+from batchgen.output.store import delete_all, open_store
+from batchgen.plan import plan
+from batchgen.read import reader
 from batchgen.records import Completion, Receipt, output_schema
+from batchgen.render.tokens import Hidden, TokenEncoder
+from batchgen.replica.replica import Replica
 from batchgen.run import prepare
-from batchgen.spec import Job
-from batchgen.store import delete_all, open_store
-from batchgen.tokens import Hidden, TokenEncoder
 
 
 def job_of(workload: Workload, folder: Path, chat: bool) -> Job:
@@ -57,13 +59,13 @@ def stages(job: Job) -> Iterator[tuple[str, Callable[[], Any]]]:
     schema = output_schema(made.columns.kept, job.schema_names, job.parsed_type, job.output.token_logprobs)
     encoder = TokenEncoder(renderer.model)
 
-    found = list(read.read_spans(job.input, shard, spans, made.columns.kept, renderer.needed))
+    found = list(reader.read_spans(job.input, shard, spans, made.columns.kept, renderer.needed))
     rows = [row for _, of_span, _ in found for row in of_span]
     prompts = [prompt for row in rows for prompt in renderer.prompts(row, shard.name)]
     blocks = [encode_block(span, encode_span(renderer, shard.name, of_span), kept) for span, of_span, kept in found]
 
     yield "plan (digest, line ends)", lambda: plan.make_plan(job, made.found, made.columns)
-    yield "read", lambda: list(read.read_spans(job.input, shard, spans, made.columns.kept, renderer.needed))
+    yield "read", lambda: list(reader.read_spans(job.input, shard, spans, made.columns.kept, renderer.needed))
     yield "render and tokenize", lambda: [renderer.prompts(row, shard.name) for row in rows]
     yield "of it tokenize", lambda: [encoder.encode(prompt.text, Hidden(), False) for prompt in prompts]
     yield (
@@ -84,7 +86,7 @@ def stages(job: Job) -> Iterator[tuple[str, Callable[[], Any]]]:
             return receipts
 
         receipts = asyncio.run(scenario())
-        delete_all(store, store.list(commit.DATA))
+        delete_all(store, store.list(parts.DATA))
         return receipts
 
     yield "open, answer (echo engine), encode, commit", answered
@@ -95,7 +97,7 @@ def stages(job: Job) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield (
         "of it encode the parts",
         lambda: [
-            commit.encode_part(*tables, done, schema, shard.name, "model", commit.footer_of(done))
+            parts.encode_part(*tables, done, schema, shard.name, "model", parts.footer_of(done))
             for tables, done in zip(opened, completions, strict=True)
         ],
     )

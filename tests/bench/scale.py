@@ -19,9 +19,10 @@ from typing import Any
 
 from measure import run_job
 
-from batchgen import commit, plan, planfile
-from batchgen.spec import Job
-from batchgen.store import open_store
+from batchgen.job.job import Job
+from batchgen.output import parts, plan_file
+from batchgen.output.store import open_store
+from batchgen.plan import plan
 
 
 def labels(path: Path, rows: int) -> None:
@@ -63,13 +64,13 @@ def plan_spans(spans: int) -> dict[str, float]:
         planned = plan.freeze_plan(job, store, found, columns)
         seconds["scan, plan, freeze"] = time.monotonic() - began
         began = time.monotonic()
-        planned, _ = planfile.load_plan(store, planned.factor)
+        planned, _ = plan_file.load_plan(store, planned.factor)
         seconds["load"] = time.monotonic() - began
-        (folder / "out" / commit.DATA).mkdir()
+        (folder / "out" / parts.DATA).mkdir()
         for span in planned.spans[:-1]:
-            (folder / "out" / commit.part_name(span.name)).touch()
+            (folder / "out" / parts.part_name(span.name)).touch()
         began = time.monotonic()
-        done = commit.committed(store)
+        done = parts.committed(store)
         seconds["list"] = time.monotonic() - began
         began = time.monotonic()
         missing = planned.missing(done)

@@ -21,10 +21,10 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchgen.dispatch import Dispatcher
-from batchgen.lengths import Lengths, Order
-from batchgen.sizes import Sizes, share, span_sizes
-from batchgen.spec import Job
+from batchgen.cluster.dispatch import Dispatcher
+from batchgen.job.job import Job
+from batchgen.plan.sizes import Sizes, share, span_sizes
+from batchgen.replica.admission import Lengths, Order
 
 LOOK = 0.5  # seconds between the driver's looks for stragglers
 

@@ -27,7 +27,7 @@ from contenders import CONTENDERS
 from measure import Measured, cpu_dtype, measure
 from workloads import TINY, Workload, make, make_karakuri, make_llama, write
 
-from batchgen.report import REPORT
+from batchgen.output.progress import REPORT
 
 SHARED = {"max_model_len": 1024, "max_num_seqs": 256}
 ON_CPU = {**SHARED, "dtype": cpu_dtype(), "enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096}

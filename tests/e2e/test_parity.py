@@ -11,13 +11,13 @@ from typing import Any
 import psutil
 import pytest
 
-from batchgen.attributes import BUILT_IN
 from batchgen.engines import make_engine
 from batchgen.engines.vllm import VllmEngine
 from batchgen.errors import BadRow
-from batchgen.model import load_model
+from batchgen.job.schemas import BUILT_IN
 from batchgen.records import Output, Prompt, Row
-from batchgen.render import Renderer
+from batchgen.render.model_files import load_model
+from batchgen.render.renderer import Renderer
 from tests.support.rendering import EOS, TINY, make_job
 
 # vLLM is imported in this process; what its libraries warn of is not ours.

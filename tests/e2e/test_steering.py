@@ -11,8 +11,8 @@ import pyarrow.dataset as ds
 import pytest
 
 import batchgen
-from batchgen.fidelity import fidelity
-from batchgen.store import open_store
+from batchgen.export.fidelity import fidelity
+from batchgen.output.store import open_store
 
 pytestmark = [pytest.mark.engine, pytest.mark.cluster, pytest.mark.timeout(600)]
 TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"

@@ -15,8 +15,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import batchgen
-from batchgen.store import open_store
-from batchgen.verify import verify
+from batchgen.output.store import open_store
+from batchgen.output.verify import verify
 
 pytestmark = [pytest.mark.engine, pytest.mark.cluster, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]

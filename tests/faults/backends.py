@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from faults.world import World
 from obstore.exceptions import AlreadyExistsError, GenericError, NotFoundError
 
 from batchgen.errors import BadRow, EngineError
 from batchgen.records import Output
+from tests.faults.world import World
 
 
 class Bucket:

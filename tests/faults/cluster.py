@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from faults.concurrency import Loop
-from faults.world import Process, World
-
-from batchgen import feed, generate, read
+from batchgen.cluster import feed
+from batchgen.cluster.pool import STOP_SECONDS, Event
 from batchgen.errors import EngineError
-from batchgen.pool import STOP_SECONDS, Event
-from batchgen.sizes import share
+from batchgen.plan.sizes import share
+from batchgen.read import reader
+from batchgen.replica.replica import Replica
+from tests.faults.concurrency import Loop
+from tests.faults.world import Process, World
 
 
 class Item:
@@ -35,7 +36,7 @@ class Feed:
             return self.END
         span = self.spans.pop()
         shard = self.shards[span.shard]
-        [(_, rows, kept)] = read.read_spans(self.renderer.job.input, shard, [span], self.kept, self.renderer.needed)
+        [(_, rows, kept)] = reader.read_spans(self.renderer.job.input, shard, [span], self.kept, self.renderer.needed)
         return Item(feed.encode_block(span, feed.encode_span(self.renderer, shard.name, rows, span.again), kept))
 
     def stop(self) -> None: ...
@@ -50,7 +51,7 @@ class _Held:
     asked: bool = False
     leaving: bool = False
     loop: Loop | None = None
-    worker: generate.Replica | None = None
+    worker: Replica | None = None
     end: asyncio.Event | None = None
 
 
@@ -152,7 +153,7 @@ class Pool:
         held = self.held[replica] = _Held(self.world.process(f"replica {replica} of {self.driver.name}"))
 
         async def serve() -> None:
-            held.worker = generate.Replica(*self.arguments)
+            held.worker = replica.Replica(*self.arguments)
             held.end = asyncio.Event()
             engine = await held.worker.start()
             self.events.append(Event("ready", replica, engine=engine))

@@ -8,7 +8,7 @@ import selectors
 from collections.abc import Callable
 from typing import Any
 
-from faults.world import World
+from tests.faults.world import World
 
 
 class Loop(asyncio.SelectorEventLoop):

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.invariants import Reader, check
-from faults.stage import inhabit
-from faults.world import World
 
-from batchgen import commit, run
+from batchgen import run
 from batchgen.errors import BatchgenError
-from batchgen.store import open_store
+from batchgen.output import parts
+from batchgen.output.store import open_store
+from tests.faults.invariants import Reader, check
+from tests.faults.stage import inhabit
+from tests.faults.world import World
 
 FAULTS = ("raises before", "raises after", "killed before", "killed after", "disk full")
 ROWS = {"row": None, "refused": "engine_rejected", "no json": "input"}
@@ -140,7 +141,7 @@ def resumed(folder: Path) -> int:
     """The run after the fault, and the promises. That the fault has come is known by now (`faulty`, or the signal)."""
     reader = Reader(open_store(str(folder / "out")))
     reader.poll()
-    committed = commit.committed(reader.store)
+    committed = parts.committed(reader.store)
     _, generated = driver(folder)
     codes = [ROWS[line] for line in LINES]
     check(reader, {(row, 0): code for row, code in enumerate(codes)}, fired=1)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import pyarrow.parquet as pq
 import xxhash
 
-from batchgen import commit, frozen
-from batchgen.planfile import SUCCESS, Plan, load_plan
-from batchgen.report import read_status
-from batchgen.store import Store
-from batchgen.tables import in_arrow_memory
-from batchgen.verify import verify
+from batchgen.output import job_file, parts
+from batchgen.output.plan_file import SUCCESS, Plan, load_plan
+from batchgen.output.progress import read_status
+from batchgen.output.store import Store
+from batchgen.output.verify import verify
+from batchgen.read.tables import in_arrow_memory
 
 
 @dataclass
@@ -33,14 +33,14 @@ class Reader:
     write _SUCCESS in the middle of the other's work."""
 
     def poll(self) -> None:
-        listed = set(self.store.list(commit.DATA))
+        listed = set(self.store.list(parts.DATA))
         assert self.seen.keys() <= listed, f"parts that are gone: {sorted(self.seen.keys() - listed)}"
         for name in sorted(listed - self.seen.keys()) + self._some():
             data = self.store.get(name)
             assert data is not None, f"{name} was listed and is not there"
             digest = xxhash.xxh3_128_hexdigest(data)
             if name not in self.seen:
-                assert commit.span_of(name) is not None, f"a foreign file: {name}"
+                assert parts.span_of(name) is not None, f"a foreign file: {name}"
                 pq.ParquetFile(in_arrow_memory(data), page_checksum_verification=True).read()
                 self.seen[name] = digest
             assert self.seen[name] == digest, f"{name} changed"
@@ -53,11 +53,11 @@ class Reader:
         return self.dice.sample(sorted(self.seen), min(len(self.seen), 40))
 
     def _poll_status(self) -> None:
-        before = sum(1 for _ in self.store.list(commit.DATA))
+        before = sum(1 for _ in self.store.list(parts.DATA))
         status = read_status(self.store)
         if status is None:
             return
-        after = sum(1 for _ in self.store.list(commit.DATA))
+        after = sum(1 for _ in self.store.list(parts.DATA))
         assert before <= status["spans_done"] <= after, f"{status} said between {before} and {after} parts"
         rows = status["rows_ok"] + status["rows_error"]
         assert self.done <= rows <= status["rows_planned"], f"{status} after {self.done} rows were done"
@@ -65,11 +65,11 @@ class Reader:
 
     def _poll_success(self) -> None:
         if self.one_driver and self.store.get(SUCCESS) is not None:
-            missing = self.plan().missing(commit.committed(self.store))
+            missing = self.plan().missing(parts.committed(self.store))
             assert not missing or self.store.get(SUCCESS) is None, f"_SUCCESS while {len(missing)} spans have no part"
 
     def plan(self) -> Plan:
-        found = frozen.load_frozen(self.store)
+        found = job_file.load_frozen(self.store)
         assert found is not None
         return load_plan(self.store, found.job.variants * found.job.samples)[0]
 
@@ -90,11 +90,11 @@ def check(reader: Reader, expected: Mapping[tuple[int, int], str | None], fired:
     reader.poll()
     assert store.get(SUCCESS) is not None
     plan = reader.plan()
-    assert {commit.span_of(name) for name in reader.seen} == {span.name for span in plan.spans}, "foreign or missing parts"
+    assert {parts.span_of(name) for name in reader.seen} == {span.name for span in plan.spans}, "foreign or missing parts"
     latest: dict[tuple[int, int], str | None] = {}
     tokens = 0
     for span in plan.spans:  # a retry stands after what it retries
-        rows = commit.read_part(store, span.name).to_pylist()
+        rows = parts.read_part(store, span.name).to_pylist()
         keys = [(row["row"], row["sample"]) for row in rows]
         assert len(set(keys)) == len(keys), f"{span.name}: a row twice"
         assert span.retry or not latest.keys() & set(keys), f"{span.name}: a row of another span"

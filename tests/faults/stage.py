@@ -13,12 +13,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from faults import concurrency
-from faults.backends import Bucket, Engine
-from faults.cluster import Feed, Pool
-from faults.world import World
 
-from batchgen import answer, drive, feed, generate, guard, journal, lease, plan, report, retry, store, verify
+from batchgen.cluster import driver, feed
+from batchgen.engines import restarting
+from batchgen.output import journal, lease, progress, retry, store, verify
+from batchgen.plan import plan
+from batchgen.replica import replica
+from batchgen.tasks import generate
+from tests.faults import concurrency
+from tests.faults.backends import Bucket, Engine
+from tests.faults.cluster import Feed, Pool
+from tests.faults.world import World
 
 
 @dataclass
@@ -44,14 +49,14 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
         stage.generated += 1
 
     clock = SimpleNamespace(monotonic=lambda: world.now, time=lambda: world.now, sleep=world.sleep, thread_time=lambda: 0.0)
-    for module in (lease, store, report, generate, drive, answer):
+    for module in (lease, store, progress, replica, driver, generate):
         patch.setattr(module, "time", clock)
     for module in (lease, store, journal):
         patch.setattr(module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=world.dice.getrandbits(128), version=4)))
-    for module in (report, plan, verify, retry):
+    for module in (progress, plan, verify, retry):
         patch.setattr(module, "ThreadPoolExecutor", concurrency.SerialExecutor)
     serial = itertools.count()
-    for kind in (guard._Visit, generate._Open):  # members of sets, whose order would differ from run to run
+    for kind in (restarting._Visit, replica._Open):  # members of sets, whose order would differ from run to run
         patch.setattr(kind, "__hash__", lambda one: one.__dict__.setdefault("serial", next(serial)))
     one_host = world.dice.random() < 0.5
     threading = SimpleNamespace(
@@ -64,9 +69,9 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(store, "random", world.dice)
     patch.setattr(store, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
-    patch.setattr(generate, "make_engine", lambda job, model: Engine(world, count))
-    patch.setattr(drive, "on_ray", lambda call: call(False))
-    patch.setattr(drive, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
+    patch.setattr(replica, "make_engine", lambda job, model: Engine(world, count))
+    patch.setattr(driver, "on_ray", lambda call: call(False))
+    patch.setattr(driver, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
     patch.setattr(feed, "Feed", Feed)
-    patch.setattr(drive, "Pool", pool)
+    patch.setattr(driver, "Pool", pool)
     return stage

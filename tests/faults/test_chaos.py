@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 import ray
 import yaml
-from faults.invariants import Reader, Work, check
 from ray.cluster_utils import Cluster
 
-from batchgen.store import open_store
+from batchgen.output.store import open_store
+from tests.faults.invariants import Reader, Work, check
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(4 * 3600)]
 ROOT = Path(__file__).parents[2]

@@ -32,7 +32,7 @@ TABLE = {
 def test_whatever_operation_fails_the_next_run_ends_well(tmp_path: Path) -> None:
     first = random.SystemRandom().randrange(STEP)
     command = [sys.executable, str(HERE / "crash_points.py"), str(tmp_path), str(first), str(STEP)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.invariants import Reader, check
-from faults.stage import Stage, inhabit
-from faults.world import World
 
-from batchgen import commit, run
+from batchgen import run
 from batchgen.errors import INTERRUPTED, BatchgenError
-from batchgen.store import open_store
+from batchgen.output import parts
+from batchgen.output.store import open_store
+from tests.faults.invariants import Reader, check
+from tests.faults.stage import Stage, inhabit
+from tests.faults.world import World
 
 ROWS = 60
 OUTPUT = "sim://bucket/out"
@@ -65,7 +66,7 @@ def test_a_run_that_reaches_a_limit_drains_and_the_next_one_ends_it(limits: dict
         first = stage.generated
 
         found: list[int] = []
-        stage.world.spawn(stage.world.process("look"), lambda: found.append(len(commit.committed(open_store(OUTPUT)))))
+        stage.world.spawn(stage.world.process("look"), lambda: found.append(len(parts.committed(open_store(OUTPUT)))))
         stage.world.run()
         assert found[0] < ROWS / 4, "it stopped early"
         assert found[0] > 0 or "deadline" in limits

@@ -15,9 +15,9 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 import batchgen
-from batchgen import pool
-from batchgen.store import open_store
-from batchgen.verify import verify
+from batchgen.cluster import pool
+from batchgen.output.store import open_store
+from batchgen.output.verify import verify
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 ROWS = 400

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.cluster import Pool
-from faults.invariants import Reader, check
-from faults.stage import Stage, inhabit
-from faults.world import Process, World
 
-from batchgen import frozen, retry, run
+from batchgen import run
 from batchgen.errors import EngineError, LeaseError, OutputConflict, StoreError
-from batchgen.store import open_store
+from batchgen.output import job_file, retry
+from batchgen.output.store import open_store
+from tests.faults.cluster import Pool
+from tests.faults.invariants import Reader, check
+from tests.faults.stage import Stage, inhabit
+from tests.faults.world import Process, World
 
 pytestmark = pytest.mark.timeout(4 * 3600)
 SEEDS = int(os.environ.get("BATCHGEN_SEEDS", "1" if "BATCHGEN_SEED" in os.environ else "60"))
@@ -102,7 +103,7 @@ class Scenario:
     def drive(self, ended: list[bool], force: bool, again: bool) -> None:
         with suppress(*FORGIVEN):
             store = open_store(OUTPUT)
-            if again and (found := frozen.load_frozen(store)):
+            if again and (found := job_file.load_frozen(store)):
                 with suppress(run.plan.InputError, OutputConflict):  # unfinished; another retry at the same time
                     retry.plan_retry(store, found)
             # How a job is run may change from run to run.

@@ -9,8 +9,8 @@ import pyarrow.dataset as ds
 import pytest
 
 import batchgen
-from batchgen.store import open_store
-from batchgen.verify import verify
+from batchgen.output.store import open_store
+from batchgen.output.verify import verify
 
 pytestmark = [pytest.mark.engine, pytest.mark.cluster, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ DEADLY, FROZEN = 13, 14  # vllm_poison.py, which only an engine imports
 
 
 def test_rows_that_kill_and_hang_the_engine_are_the_only_ones_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     limits = [8, 9, DEADLY, 10, 11, FROZEN, 12, 8]
     rows = [{"prompt": f"Tell me about {n}.", "sampling": {"max_tokens": most}} for n, most in enumerate(limits)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -32,7 +32,7 @@ def test_rows_that_kill_and_hang_the_engine_are_the_only_ones_that_fail(tmp_path
                 "max_num_seqs": 16,
                 "dtype": "bfloat16",
                 "enforce_eager": True,
-                "logits_processors": ["faults.vllm_poison:Poison"],
+                "logits_processors": ["tests.faults.vllm_poison:Poison"],
             },
             "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
         },

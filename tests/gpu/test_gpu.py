@@ -7,8 +7,8 @@ import json
 import pytest
 
 from batchgen import run
-from batchgen.store import open_store
-from batchgen.verify import verify
+from batchgen.output.store import open_store
+from batchgen.output.verify import verify
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])

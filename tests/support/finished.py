@@ -9,13 +9,15 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from batchgen import commit, frozen, plan, planfile, read, report, retry
-from batchgen.feed import encode_block, encode_span
-from batchgen.generate import Replica
-from batchgen.planfile import Plan
+from batchgen.cluster.feed import encode_block, encode_span
+from batchgen.job.job import Job
+from batchgen.output import job_file, parts, plan_file, progress, retry
+from batchgen.output.plan_file import Plan
+from batchgen.output.store import Store, open_store
+from batchgen.plan import plan
+from batchgen.read import reader
+from batchgen.replica.replica import Replica
 from batchgen.run import Prepared, prepare
-from batchgen.spec import Job
-from batchgen.store import Store, open_store
 
 ROWS = 30
 
@@ -44,7 +46,7 @@ class Output:
 
     @property
     def plan(self) -> Plan:
-        return planfile.load_plan(self.store, 2)[0]
+        return plan_file.load_plan(self.store, 2)[0]
 
     def mend(self) -> None:
         self.fields["engine"] = {"kind": "echo"}
@@ -53,16 +55,16 @@ class Output:
         """Generate the spans without a part; how many rows were generated."""
         made = self.prepared
         job, columns = made.job, made.columns
-        frozen.freeze(self.store, job, made.renderer.model, columns.kept, made.upstream)
+        job_file.freeze(self.store, job, made.renderer.model, columns.kept, made.upstream)
         planned = plan.freeze_plan(job, self.store, made.found, columns)
         worker = Replica(made.renderer, job.output.path, [shard.name for shard in planned.shards])
 
         async def work() -> int:
             await worker.start()
             generated = 0
-            for span in planned.missing(commit.committed(self.store)):
+            for span in planned.missing(parts.committed(self.store)):
                 shard = planned.shards[span.shard]
-                [(_, rows, kept)] = read.read_spans(job.input, shard, [span], columns.kept, made.renderer.needed)
+                [(_, rows, kept)] = reader.read_spans(job.input, shard, [span], columns.kept, made.renderer.needed)
                 prompts = encode_span(made.renderer, shard.name, rows, span.again)
                 receipt = await worker.run(encode_block(span, prompts, kept))
                 generated += receipt.counts.rows
@@ -70,11 +72,11 @@ class Output:
             return generated
 
         generated = asyncio.run(work())
-        self.store.put(planfile.SUCCESS, b"")
+        self.store.put(plan_file.SUCCESS, b"")
         return generated
 
     def retry(self, *codes: str) -> int:
-        found = frozen.load_frozen(self.store)
+        found = job_file.load_frozen(self.store)
         assert found is not None
         return retry.plan_retry(self.store, found, codes or None)
 
@@ -83,6 +85,6 @@ class Output:
         return [row for row in found if all(row[key] == value for key, value in wanted.items())]
 
     def status(self) -> dict[str, Any]:
-        found = report.read_status(self.store)
+        found = progress.read_status(self.store)
         assert found is not None
         return found

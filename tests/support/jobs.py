@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchgen.errors import BAD_JOB, JobError
-from batchgen.spec import Job
+from batchgen.job.job import Job
 
 
 def fields(**changes: Any) -> dict[str, Any]:

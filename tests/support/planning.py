@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen import frozen, plan
-from batchgen.model import load_model
-from batchgen.planfile import Plan
+from batchgen.job.job import Job
+from batchgen.output import job_file
+from batchgen.output.plan_file import Plan
+from batchgen.output.store import Store
+from batchgen.plan import plan
 from batchgen.records import Shard, Span
-from batchgen.spec import Job
-from batchgen.store import Store
+from batchgen.render.model_files import load_model
 
 
 def make_job(path: str | Path, **sections: Any) -> Job:
@@ -37,7 +38,7 @@ def freeze_output(job: Job, store: Store) -> tuple[pa.Schema, Plan]:
     """The carried columns and the plan of an output that has neither model nor parts."""
     found = plan.discover(job.input)
     columns = plan.look(job, found)
-    frozen.freeze(store, job, load_model(None), columns.kept)
+    job_file.freeze(store, job, load_model(None), columns.kept)
     return columns.kept, plan.freeze_plan(job, store, found, columns)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchgen import plan, read
-from batchgen.input import Input
-from batchgen.plan import Columns
+from batchgen.job.input import Input
+from batchgen.job.job import Job
+from batchgen.plan import plan
+from batchgen.plan.plan import Columns
+from batchgen.read import reader
 from batchgen.records import Row, Shard, Span
-from batchgen.spec import Job
 from tests.support.planning import make_job
 
 NONE = pa.schema([])
@@ -32,5 +33,5 @@ def planned(path: Path, **sections: Any) -> tuple[Job, Columns, list[Shard], lis
 def read_all(path: Path, **sections: Any) -> tuple[list[Row], pa.Table]:
     """Rows and carried columns of an input of one shard, as `run` would read them."""
     job, columns, [shard], spans = planned(path, **sections)
-    parts = list(read.read_spans(job.input, shard, spans, columns.kept, {"prompt"}))
+    parts = list(reader.read_spans(job.input, shard, spans, columns.kept, {"prompt"}))
     return [row for _, rows, _ in parts for row in rows], pa.concat_tables([table for _, _, table in parts])

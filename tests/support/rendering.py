@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from batchgen.model import ModelFiles, load_model
+from batchgen.job.job import Job
 from batchgen.records import Prompt, Row
-from batchgen.render import Renderer
-from batchgen.spec import Job
+from batchgen.render.model_files import ModelFiles, load_model
+from batchgen.render.renderer import Renderer
 
 TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"
 TOKENIZER = (TINY / "tokenizer.json").read_text(encoding="utf-8")

@@ -12,13 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen import plan, read
-from batchgen.commit import part_name
-from batchgen.feed import encode_block, encode_span
-from batchgen.generate import Replica
+from batchgen.cluster.feed import encode_block, encode_span
+from batchgen.job.job import Job
+from batchgen.output.parts import part_name
+from batchgen.plan import plan
+from batchgen.read import reader
 from batchgen.records import Output, Receipt
+from batchgen.replica.replica import Replica
 from batchgen.run import Prepared, prepare
-from batchgen.spec import Job
 
 PATIENCE = 120
 
@@ -36,7 +37,7 @@ def prepared(folder: Path, rows: Iterable[dict[str, Any]], **fields: Any) -> Pre
 def blocks(made: Prepared) -> list[pa.Table]:
     """The block of each span, as the feed makes it."""
     shards, spans = plan.make_plan(made.job, made.found, made.columns)
-    found = read.read_spans(made.job.input, shards[0], spans, made.columns.kept, made.renderer.needed)
+    found = reader.read_spans(made.job.input, shards[0], spans, made.columns.kept, made.renderer.needed)
     return [encode_block(span, encode_span(made.renderer, shards[0].name, rows), kept) for span, rows, kept in found]
 
 

@@ -1,0 +1,121 @@
+"""What was asked for against what came: by attribute and value, how long the answers are and how they are labelled.
+
+The output of a steered job says how long its answers are. A label job, whose `parsed` columns are attributes, says how they are
+labelled: where its input is the output of a steered job, what was asked for is in `input_attributes`, and the lengths are of
+that job's answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchgen.errors import InputError
+from batchgen.output import parts
+from batchgen.output.job_file import FrozenJob, load_frozen
+from batchgen.output.store import Store
+from batchgen.records import output_schema
+
+
+@dataclass
+class Fidelity:
+    """Of one attribute, over `rows` answers: for each value that was asked for, how many answers there are (`asked`), the mean of
+    their tokens, and how many of them got each label. `exact` is the share of the labelled answers whose label is the value asked
+    for, `mean_error` the mean of label minus value. Correlations are Pearson's; null where one side does not vary."""
+
+    rows: int
+    asked: dict[int, int]
+    mean_tokens: dict[int, float]
+    correlation_with_tokens: float | None
+    labels: dict[int, dict[int, int]] = field(default_factory=dict)
+    exact: float | None = None
+    mean_error: float | None = None
+    correlation_with_labels: float | None = None
+
+
+def fidelity(store: Store) -> dict[str, Fidelity]:
+    """By attribute, from the `ok` rows of an output. Raises InputError where no row says what was asked for, VerifyError for a
+    damaged part."""
+    frozen = load_frozen(store)
+    if frozen is None:
+        raise InputError(f"{store.url}: no batchgen output there")
+    asked, labelled = _columns(store.url, frozen)
+    tokens = asked.replace("attributes", "completion_tokens")
+    columns = ["status", asked, tokens, *(["parsed"] if labelled else [])]
+    lengths: dict[str, Counter[tuple[int, int]]] = {}
+    labels: dict[str, Counter[tuple[int, int]]] = {}
+    for span in sorted(parts.committed(store)):
+        table = parts.read_part(store, span, columns)
+        rows = table.filter(pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table[asked]))).to_pylist()
+        for row in rows:
+            for name, value in row[asked].items():
+                lengths.setdefault(name, Counter())[value, row[tokens]] += 1
+                if name in labelled and row["parsed"][name] is not None:
+                    labels.setdefault(name, Counter())[value, row["parsed"][name]] += 1
+    return {name: _of(pairs, labels.get(name, Counter())) for name, pairs in lengths.items()}
+
+
+def _columns(output: str, frozen: FrozenJob) -> tuple[str, set[str]]:
+    """The column that has what was asked for, and the attributes that are labelled."""
+    schema = output_schema(frozen.kept, frozen.job.schema_names, frozen.job.parsed_type)
+    kinds = frozen.job.parse_.kinds if frozen.job.parse_ else {}
+    parsed = {name for name, kind in kinds.items() if kind in ("integer", "number")}
+    for column in ("input_attributes", "attributes"):
+        if column in schema.names and pa.types.is_struct(schema.field(column).type):
+            names = {inner.name for inner in schema.field(column).type}
+            lengths = column.replace("attributes", "completion_tokens")
+            if lengths in schema.names and (column == "attributes" or names & parsed):
+                return column, names & parsed
+    raise InputError(
+        f"{output}: its rows do not say what was asked for", "steer the job, or label the output of one that is steered"
+    )
+
+
+def _of(lengths: Counter[tuple[int, int]], labels: Counter[tuple[int, int]]) -> Fidelity:
+    asked: Counter[int] = Counter()
+    tokens: Counter[int] = Counter()
+    for (value, length), times in lengths.items():
+        asked[value] += times
+        tokens[value] += length * times
+    values = sorted(asked)
+    found = Fidelity(
+        rows=asked.total(),
+        asked={value: asked[value] for value in values},
+        mean_tokens={value: tokens[value] / asked[value] for value in values},
+        correlation_with_tokens=_correlation(lengths.items()),
+    )
+    if labels:
+        marks = sorted({label for _, label in labels})
+        found.labels = {value: {label: labels[value, label] for label in marks if labels[value, label]} for value in values}
+        found.exact = sum(times for (value, label), times in labels.items() if value == label) / labels.total()
+        found.mean_error = sum((label - value) * times for (value, label), times in labels.items()) / labels.total()
+        found.correlation_with_labels = _correlation(labels.items())
+    return found
+
+
+def _correlation(pairs: Iterable[tuple[tuple[int, int], int]]) -> float | None:
+    """Pearson's r of pairs that are there so many times; exact sums of integers, so that nothing cancels."""
+    n = sx = sy = sxx = syy = sxy = 0
+    for (x, y), times in pairs:
+        n, sx, sy = n + times, sx + x * times, sy + y * times
+        sxx, syy, sxy = sxx + x * x * times, syy + y * y * times, sxy + x * y * times
+    spread = (n * sxx - sx * sx) * (n * syy - sy * sy)
+    return (n * sxy - sx * sy) / math.sqrt(spread) if spread else None
+
+
+def table(found: dict[str, Fidelity]) -> list[list[Any]]:
+    """Attribute, value, answers, mean tokens, mean label or None; of the attributes that vary or are labelled, else of all."""
+    telling = {name: one for name, one in found.items() if len(one.asked) > 1 or one.labels} or found
+    lines: list[list[Any]] = []
+    for name, one in telling.items():
+        for value, answers in one.asked.items():
+            labels = one.labels.get(value) or {}
+            mean = sum(label * times for label, times in labels.items()) / sum(labels.values()) if labels else None
+            lines.append([name, value, answers, one.mean_tokens[value], mean])
+    return lines

@@ -1,0 +1,294 @@
+"""Job file -> Job: validated, frozen, fingerprinted.
+
+Unknown keys are errors everywhere except in `engine.options`, which is handed to the
+engine under the engine's own names. Fields that change what a row means are part of the
+fingerprint; the others (replicas, parallelism, engine options, span size, limits) are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import AwareDatetime, Field, ValidationError, WithJsonSchema, field_validator, model_validator
+
+from batchgen.errors import ErrorCode, JobError
+from batchgen.job.attributes import Attributes
+from batchgen.job.fields import Fraction, Spec, explain, override, read_yaml, unknown_key
+from batchgen.job.input import Input
+from batchgen.job.labels import with_prediction
+from batchgen.job.parse import Parse
+from batchgen.job.sampling import Sampling, check_sampling, sampling_json_schema
+
+
+class Model(Spec):
+    source: str = Field(description="A directory, or a Hugging Face Hub id.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub id; recorded as a commit.")
+    chat_template: str | None = Field(
+        None, description="Path of a Jinja chat template, or `none` for plain completion; default: the model's own."
+    )
+    chat_template_kwargs: dict[str, Any] = Field({}, description="More variables for the chat template (enable_thinking, label).")
+    adapters: dict[str, str] = Field(
+        {}, description="LoRA adapters by name: directories (PEFT, safetensors) that every node has."
+    )
+    trust_remote_code: bool = Field(False, description="Allowed only with `revision` set to a full commit hash.")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Model:
+        if self.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("trust_remote_code runs the model's own code: pin revision to a full commit hash")
+        return self
+
+
+class Engine(Spec):
+    @model_validator(mode="after")
+    def _context(self) -> Engine:
+        length = self.options.get("max_model_len")
+        if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 2):
+            raise ValueError(f"options.max_model_len {length!r} is not a number of tokens, 2 or more")
+        return self
+
+    kind: Literal["vllm", "openai", "echo"] = Field(
+        "vllm",
+        description="vllm: the model. openai: an OpenAI-compatible endpoint that has it. echo: deterministic text without a model.",
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that hold one layer of a replica together.")
+    pipeline_parallel_size: int = Field(1, ge=1, description="Stages of layers of a replica.")
+    options: dict[str, Any] = Field({}, description="Handed to the engine under its own names.")
+    watchdog_seconds: float = Field(300.0, gt=0, description="An engine without a sign of life for so long is started again.")
+    env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...); no place for secrets.")
+
+
+class Replicas(Spec):
+    min: int = Field(1, ge=1, description="No fewer are asked for, even if the cluster holds fewer now.")
+    max: int | None = Field(None, ge=1, description="At most so many; null: what the cluster's GPUs hold, at least min.")
+
+    @model_validator(mode="after")
+    def _order(self) -> Replicas:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max {self.max} is less than min {self.min}")
+        return self
+
+
+class Limits(Spec):
+    errors: Fraction = Field(0.01, description="Failed rows allowed, as a fraction of the planned ones.")
+    tokens: int | None = Field(None, ge=1, description="Stop, resumably, after so many completion tokens.")
+    hours: float | None = Field(None, gt=0, description="Stop, resumably, after so many hours of this run.")
+    deadline: AwareDatetime | None = Field(None, description="Stop, resumably, at this time: 2026-12-01T06:00+09:00.")
+    row_seconds: float | None = Field(
+        4 * 3600.0,
+        gt=0,
+        description="Most seconds of a row's turn in the engine, its wait there included; then it fails (`timeout`).",
+    )
+
+
+class Retry(Spec):
+    retry: int = Field(ge=1, le=10, description="How many times more.")
+    sampling: dict[str, Any] = Field({}, description="What is changed then, over the row's own sampling.")
+
+    @field_validator("sampling")
+    @classmethod
+    def _fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if fixed := next((name for name in ("n", "best_of") if name in value), None):
+            raise ValueError(f"{fixed}: every sample is tried again by itself")
+        checked = check_sampling(value)
+        return {key: checked[key] for key in value}
+
+
+Policy = Literal["keep", "fail"] | Retry
+Failure = Literal[ErrorCode, "truncated"]
+FINAL = {"input", "render", "too_long"}
+
+
+class Spans(Spec):
+    rows: int | None = Field(
+        None, ge=1, description="Most input rows of a span; null: chosen from the size of the input, fewer towards its end."
+    )
+    bytes: int = Field(16 * 2**20, ge=1, description="Most JSONL bytes of a span (one line may be longer).")
+    journal_seconds: float = Field(30.0, gt=0, description="How often the finished rows of open spans are kept.")
+
+
+class OutputSpec(Spec):
+    path: str = Field(description="Directory or object store URL.")
+    token_logprobs: bool = Field(
+        False,
+        description="A column `token_logprobs`: the answer's tokens (of several turns the last answer's) with their log-probabilities, and the `sampling.logprobs` likeliest alternatives.",
+    )
+
+
+class Job(Spec):
+    """A job: what to read, what to ask of which model, where the answers go.
+
+    `Job.load(path)` reads a job file, `Job.parse(fields)` a mapping; both raise JobError.
+    """
+
+    name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Shown in progress and reports.")
+    input: Input = Field(description="What to read.")
+    attributes: Attributes | None = Field(None, description="Steering attributes.")
+    model: Model | None = Field(None, description="Required except for engine.kind echo.")
+    engine: Engine = Field(Engine(), description="What generates.")
+    sampling: Annotated[dict[str, Any], WithJsonSchema(sampling_json_schema())] = Field(
+        {}, description="What every row runs with; any field may be {column: NAME}, and a row's own `sampling` wins."
+    )
+    parse_: Parse | None = Field(
+        None, alias="parse", description="Typed columns from the answer; the output has them in `parsed`."
+    )
+    replicas: Replicas = Field(Replicas(), description="How many engines.")
+    limits: Limits = Field(Limits(), description="When to stop.")
+    errors: dict[Failure, Policy] = Field(
+        {},
+        description="What to do about a failed row, by its error_code, or `truncated` (cut at max_tokens): keep it (as without an entry), fail (stop the job), or {retry: TIMES, sampling: {...}}.",
+    )
+    spans: Spans = Field(Spans(), description="The unit of scheduling and of commit.")
+    output: OutputSpec = Field(description="Where the answers go.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prediction(cls, fields: Any) -> Any:
+        return with_prediction(fields) if isinstance(fields, dict) else fields
+
+    @model_validator(mode="after")
+    def _whole(self) -> Job:
+        if self.model is None and self.engine.kind != "echo":
+            raise ValueError(f"engine.kind {self.engine.kind} needs a model")
+        if self.engine.kind == "openai" and self.model is not None:
+            given = {
+                "attributes.predict": self.attributes.predict if self.attributes else None,
+                "model.chat_template": self.model.chat_template,
+                "model.chat_template_kwargs": self.model.chat_template_kwargs,
+                "input.continue_final_message": self.input.continue_final_message,
+            }
+            if ignored := [name for name, value in given.items() if value]:
+                raise ValueError(f"{ignored[0]}: an endpoint applies a template of its own; leave it out")
+        adapter = self.constant_sampling.get("adapter")
+        if adapter is not None and adapter not in self.adapters:
+            raise ValueError(f"sampling.adapter: {unknown_adapter(adapter, self.adapters)}")
+        scored = "logprobs" in self.sampling_columns or check_sampling(self.constant_sampling)["logprobs"] is not None
+        if self.output.token_logprobs and not scored:
+            raise ValueError("output.token_logprobs: set sampling.logprobs, to 0 or to how many alternatives each token has")
+        return self
+
+    @field_validator("errors")
+    @classmethod
+    def _retries(cls, value: dict[str, Policy]) -> dict[str, Policy]:
+        for code in FINAL & value.keys():
+            if isinstance(value[code], Retry):
+                raise ValueError(f"{code}: nothing changes in another attempt: keep or fail")
+        return value
+
+    @field_validator("sampling")
+    @classmethod
+    def _sampling_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key, entry in value.items():
+            if key not in Sampling.model_fields:
+                raise ValueError(unknown_key(key, Sampling.model_fields))
+            if isinstance(entry, dict) and not _is_column(entry) and key != "structured_outputs":
+                raise ValueError(f"{key}: expected a value or {{column: NAME}}")
+        check_sampling({key: entry for key, entry in value.items() if not _is_column(entry)})
+        return value
+
+    @property
+    def constant_sampling(self) -> dict[str, Any]:
+        return {key: entry for key, entry in self.sampling.items() if not _is_column(entry)}
+
+    @property
+    def sampling_columns(self) -> dict[str, str]:
+        return {key: entry["column"] for key, entry in self.sampling.items() if _is_column(entry)}
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        return self.model.adapters if self.model else {}
+
+    @property
+    def schema_names(self) -> tuple[str, ...]:
+        return self.attributes.names if self.attributes else ()
+
+    @property
+    def parsed_type(self) -> Any:
+        """The Arrow type of the output's `parsed` column; None without a parse."""
+        return self.parse_.type if self.parse_ else None
+
+    @property
+    def variants(self) -> int:
+        """How many prompts a row makes."""
+        return self.attributes.variants if self.attributes else 1
+
+    @property
+    def samples(self) -> int:
+        """Samples of a row that does not say how many it wants."""
+        return int(self.constant_sampling.get("n", 1))
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Job:
+        """Read a YAML job file and apply `key.path=value` overrides. Raises JobError."""
+        fields = read_yaml(path)
+        for text in overrides:
+            override(fields, text)
+        return cls.parse(fields, f"job file {path}")
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any], origin: str = "job") -> Job:
+        """Validate a mapping of fields. Raises JobError with one line per mistake."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise JobError("\n".join(f"{origin}: {line}" for line in explain(error, cls))) from None
+
+    def meaning(self) -> dict[str, Any]:
+        """The fields that decide what a row means, flat, without the model's files (see model.py)."""
+        kept = {
+            "input": {"max_row_bytes", "path"},
+            "engine": {"tensor_parallel_size", "pipeline_parallel_size", "options", "env", "watchdog_seconds"},
+            "output": {"path"},
+        }
+        whole = self.model_dump(
+            mode="json",
+            by_alias=True,
+            include={
+                **dict.fromkeys(("input", "attributes", "engine", "parse_", "output"), True),
+                "model": {"chat_template_kwargs"},
+            },
+            exclude=kept,
+        )
+        whole["sampling"] = {
+            **check_sampling(self.constant_sampling),
+            **{k: {"column": c} for k, c in self.sampling_columns.items()},
+        }
+        if self.attributes is not None:
+            schema = self.attributes.schema
+            checks = {attribute.name: attribute.check for attribute in schema.attributes}
+            whole["attributes"]["values"] = schema.check(self.attributes.values)
+            if isinstance(self.attributes.sweep, dict):
+                whole["attributes"]["sweep"] = {k: [checks[k](v) for v in points] for k, points in self.attributes.sweep.items()}
+            if self.attributes.sample is not None:
+                whole["attributes"]["sample"]["from"] = fingerprint({"from": self.attributes.sample.from_})
+        if isinstance(whole["input"]["keep"], list):
+            whole["input"]["keep"] = sorted(whole["input"]["keep"])
+        return flatten(whole)
+
+
+def unknown_adapter(name: str, adapters: Mapping[str, str]) -> str:
+    return f"no {name!r} in model.adapters (it has {', '.join(adapters) or 'none'})"
+
+
+def _is_column(entry: object) -> bool:
+    return isinstance(entry, dict) and list(entry) == ["column"] and isinstance(entry["column"], str)
+
+
+def fingerprint(meaning: Mapping[str, Any]) -> str:
+    """sha256 of the meaning's canonical JSON, in hex."""
+    return hashlib.sha256(orjson.dumps(meaning, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping of dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        flat.update(flatten(entry, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

@@ -1,0 +1,158 @@
+"""What one row runs with: the fields of `sampling`, in a job and in a row.
+
+The names, meanings and ranges are vLLM's SamplingParams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import orjson
+from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
+
+from batchgen.job.fields import MOST, Column, Fraction, Spec, explain
+
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+
+
+_CONSTRAINT: dict[str, Any] = {
+    "anyOf": [
+        {
+            "type": "object",
+            "properties": {
+                "json": {"type": ["object", "string"]},
+                "regex": {"type": "string"},
+                "choice": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                "grammar": {"type": "string"},
+            },
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+        },
+        {"type": "string"},
+        {"type": "null"},
+    ]
+}
+
+
+_LISTS = ("stop", "bad_words")
+"""Fields that take a lone string for a list of one."""
+
+
+class Sampling(Spec):
+    """Every field with its default."""
+
+    model_config = ConfigDict(strict=True)
+
+    n: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Samples of the row.")
+    best_of: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description="So many are generated, at least n, and the n of the highest cumulative_logprob kept, best first; the others' tokens are not counted. Makes a null logprobs 0. Null: off.",
+    )
+    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus.")
+    top_k: Annotated[int, Field(ge=-1, le=MOST)] = Field(0, description="0 or -1 is off.")
+    min_p: Fraction = Field(0.0, description="Least probability, relative to the likeliest token's.")
+    max_tokens: Positive | None = Field(None, description="Null: up to the end of the context.")
+    min_tokens: Count = Field(0, description="No stop before so many tokens.")
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = Field(1.0, description="Over 0 up to 2; 1 is off.")
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
+        0,
+        description="A job's constant is mixed with the row's name into a seed per row; a row's own is used as it is. Null: unseeded.",
+    )
+    stop: list[Annotated[str, Field(min_length=1)]] = Field([], description="Stop strings.")
+    stop_token_ids: list[Count] = Field([], description="Stop tokens.")
+    bad_words: list[Annotated[str, Field(min_length=1)]] = Field([], description="Strings never generated.")
+    ignore_eos: bool = Field(False, description="Go on after the end-of-sequence token.")
+    include_stop_str_in_output: bool = Field(False, description="Keep the stop string in the answer.")
+    skip_special_tokens: bool = Field(True, description="Leave special tokens out of the answer.")
+    adapter: str | None = Field(None, description="LoRA adapter of the row, by its name in model.adapters; null: the bare model.")
+    structured_outputs: Annotated[str | None, WithJsonSchema(_CONSTRAINT)] = Field(
+        None,
+        description="What the answer must be: exactly one of {json: SCHEMA}, {regex: TEXT}, {choice: [TEXT]}, {grammar: TEXT}.",
+    )
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        None, description="0 or more fills cumulative_logprob; so many likeliest tokens stand beside each in token_logprobs."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _integral(cls, fields: Any) -> Any:
+        """Integral floats are integers: a Parquet column with nulls has no integers in pandas."""
+        return {k: int(v) if k in _INTEGERS and isinstance(v, float) and v.is_integer() else v for k, v in fields.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compared(cls, fields: Any) -> Any:
+        """The best are chosen by their log-probabilities."""
+        wanted = fields.get("best_of") is not None and fields.get("logprobs") is None
+        return {**fields, "logprobs": 0} if wanted else fields
+
+    @field_validator(*_LISTS, mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("structured_outputs", mode="before")
+    @classmethod
+    def _constraint(cls, value: object) -> object:
+        """A mapping, or its JSON text, as canonical JSON text without the nulls of a Parquet struct."""
+        if isinstance(value, str):
+            try:
+                value = orjson.loads(value)
+            except orjson.JSONDecodeError as error:
+                raise ValueError(f"a text must be JSON: {error}") from None
+        if not isinstance(value, dict):
+            return value
+        given = {key: entry for key, entry in value.items() if entry is not None}
+        [kind] = given if len(given) == 1 else [""]
+        of_kind = {"json": dict | str, "regex": str, "choice": list, "grammar": str}.get(kind)
+        if of_kind is None or not isinstance(given[kind], of_kind) or not given[kind]:
+            raise ValueError("expected exactly one of json (a schema), regex, choice (a list of texts), grammar")
+        if kind == "choice" and not all(isinstance(text, str) for text in given[kind]):
+            raise ValueError("choice: expected a list of texts")
+        if kind == "json" and isinstance(given[kind], str):
+            given[kind] = _schema(given[kind])
+        return orjson.dumps(given, option=orjson.OPT_SORT_KEYS).decode()
+
+    @model_validator(mode="after")
+    def _order(self) -> Sampling:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
+        if self.best_of is not None and self.best_of < self.n:
+            raise ValueError(f"best_of {self.best_of} is less than n {self.n}")
+        return self
+
+
+def _schema(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"json: the schema is no JSON: {error}") from None
+
+
+_INTEGERS = {name for name, field in Sampling.model_fields.items() if "int" in str(field.annotation)}
+
+
+def check_sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of Sampling, checked. Raises ValueError that names the fields at fault."""
+    try:
+        return Sampling.model_validate(fields).model_dump()
+    except ValidationError as error:
+        raise ValueError("; ".join(explain(error, Sampling))) from None
+
+
+def sampling_json_schema() -> dict[str, Any]:
+    schema = Sampling.model_json_schema()
+    column = Column.model_json_schema()
+    for name, field in schema["properties"].items():
+        schema["properties"][name] = {
+            "anyOf": [field, column, *([{"type": "string", "minLength": 1}] if name in _LISTS else [])],
+            "description": field["description"],
+            "default": field["default"],
+        }
+    return schema

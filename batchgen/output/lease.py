@@ -1,0 +1,143 @@
+"""`_batchgen/lease.json`: one driver for an output. An economy, not the safety: parts stay right under two drivers.
+
+The holder counts up a number in it every BEAT_SECONDS. Who finds a lease watches it: when the number moves, another driver
+is at work; when it stands still for PATIENCE beats, by the watcher's own clock, or when its process was on this
+machine and is gone, the lease is taken over. No clocks of two machines are compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchgen.errors import LeaseError, StoreError
+from batchgen.output.store import Put, Store
+
+NAME = "_batchgen/lease.json"
+BEAT_SECONDS = 5.0
+PATIENCE = 6
+
+
+class Lease:
+    """A lease that is held. Beats in a thread of its own until `release`."""
+
+    def __init__(self, store: Store, fields: dict[str, Any]) -> None:
+        self._store, self._fields = store, fields
+        self._taken_by: dict[str, Any] | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises LeaseError when another driver has taken the lease."""
+        if self._taken_by is not None:
+            raise LeaseError(f"{_who(self._taken_by)} has taken over the output {self._store.url}", "this driver stops")
+
+    def confirm(self) -> None:
+        """As check, of the lease as it is in the store now. Raises StoreError too."""
+        self._look()
+        self.check()
+
+    def release(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(StoreError):
+            if _token(_read(self._store)) == self._fields["token"]:
+                self._store.delete(NAME)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            with contextlib.suppress(StoreError):  # parts will tell that the store is down
+                self._look()
+                if self._taken_by is not None:
+                    return
+                self._fields["beat"] += 1
+                self._store.put(NAME, orjson.dumps(self._fields))
+
+    def _look(self) -> None:
+        found = _read(self._store)
+        if found is not None and _token(found) != self._fields["token"]:
+            self._taken_by = found
+
+
+@contextlib.contextmanager
+def hold(store: Store, message: Callable[[str], None], force: bool = False) -> Iterator[Lease]:
+    """Hold the output's lease; `force` takes it from whoever has it. Raises LeaseError, StoreError."""
+    fields = {"token": uuid.uuid4().hex, "beat": 0, "driver": {"host": _host(), "pid": os.getpid(), "started": _started("self")}}
+    data = orjson.dumps(fields)
+    if store.put_new(NAME, data) is Put.EXISTS:
+        if not force:
+            _wait_until_free(store, message)
+        store.put(NAME, data)
+    lease = Lease(store, fields)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _wait_until_free(store: Store, message: Callable[[str], None]) -> None:
+    first = _read(store)
+    if first is None or _is_gone(first):
+        return
+    message(f"the output has a lease of {_who(first)}: watching it for {BEAT_SECONDS * PATIENCE:.0f} s")
+    for _ in range(PATIENCE * 5):
+        time.sleep(BEAT_SECONDS / 5)
+        now = _read(store)
+        if now is None:
+            return
+        if now != first:
+            raise LeaseError(
+                f"{_who(now)} is at work on the output {store.url}", "wait for it, or take the output from it with --force"
+            )
+
+
+def _read(store: Store) -> dict[str, Any] | None:
+    data = store.get(NAME)
+    if data is None:
+        return None
+    try:
+        fields = orjson.loads(data)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _token(fields: dict[str, Any] | None) -> Any:
+    return (fields or {}).get("token")
+
+
+def _is_gone(fields: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that has ended, even where its number was given again."""
+    driver = fields.get("driver")
+    if not isinstance(driver, dict) or driver.get("host") != _host():
+        return False
+    return _started(driver.get("pid")) != driver.get("started")
+
+
+def _who(fields: dict[str, Any]) -> str:
+    driver = fields.get("driver")
+    return f"process {driver.get('pid')} on {driver.get('host')}" if isinstance(driver, dict) else "another driver"
+
+
+def _host() -> str:
+    """This machine since its start: a host name alone may be given to many, or boot again."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{socket.gethostname()} {boot.read_text().strip()[:8] if boot.exists() else ''}".strip()
+
+
+def _started(process: object) -> str | None:
+    """When a process of this machine started, in clock ticks since boot (field 22 of proc_pid_stat(5)); None if it is gone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

@@ -1,0 +1,142 @@
+"""Completions -> one part, once.
+
+The part of a span is built whole in memory, with page checksums, and becomes visible by
+one put_new under the span's name: the first writer wins, a second one learns that it lost and throws its part
+away. The footer carries the part's counts, so that they can be read again without its rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, fields
+from operator import attrgetter
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen import logprobs
+from batchgen.errors import ErrorCode, RowError, VerifyError, words
+from batchgen.output.store import Put, Store
+from batchgen.read.tables import in_arrow_memory, to_parquet
+from batchgen.records import OUTPUT_NAMES, Completion, Counts
+
+DATA = "data"
+FOOTER_KEY = b"batchgen"
+_ANSWERED = OUTPUT_NAMES & {field.name for field in fields(Completion)} - {"sampling", "token_logprobs"}
+"""The columns that are fields of a completion as they are."""
+_ERROR = pa.struct([("code", pa.string()), ("detail", pa.string())])
+Footer = tuple[Counts, dict[ErrorCode, int]]
+"""What a part says of itself: its rows and tokens, its errors by code."""
+
+
+def part_name(span: str) -> str:
+    return f"{DATA}/{span}.parquet"
+
+
+def span_of(part: str) -> str | None:
+    """The span of a part's name; None for a name that is no part's."""
+    folder, _, file = part.partition("/")
+    return file.removesuffix(".parquet") if folder == DATA and file.endswith(".parquet") else None
+
+
+def committed(store: Store) -> set[str]:
+    """The names of the spans that have a part: one listing, no part is opened."""
+    return {span for name in store.list(DATA) if (span := span_of(name)) is not None}
+
+
+def encode_part(
+    prompts: pa.Table,
+    kept: pa.Table,
+    completions: list[Completion],
+    schema: pa.Schema,
+    shard: str,
+    model: str,
+    footer: Footer,
+) -> bytes:
+    """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of records.prompt_schema,
+    `kept` the carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""
+    taken = _at(prompts, [c.prompt for c in completions])
+    carried = _at(kept, taken["source"].to_numpy().tolist())
+    answered = pa.struct([field for field in schema if field.name in _ANSWERED])
+    values = pa.array(list(map(attrgetter(*(field.name for field in answered)), completions)), answered)
+    codes, details = pa.array([c.error and (c.error.code, c.error.detail) for c in completions], _ERROR).flatten()
+    columns: dict[str, Any] = {
+        **{name: taken[name] for name in ("id", "row", "variant", "attributes")},
+        **dict(zip(kept.column_names, carried.columns, strict=True)),
+        **{field.name: column for field, column in zip(answered, values.flatten(), strict=True)},
+        "sampling": _sampling(taken["sampling"], completions),
+        "shard": pa.repeat(shard, len(completions)),
+        "model": pa.repeat(model, len(completions)),
+        "status": pa.array(["error" if c.error else "ok" for c in completions], pa.string()),
+        "error_code": codes,
+        "error_detail": details,
+    }
+    if "token_logprobs" in schema.names:
+        columns["token_logprobs"] = logprobs.column([c.token_logprobs for c in completions])
+    arrays = [columns[name] for name in schema.names]
+    said = {"counts": asdict(footer[0]), "errors": footer[1]}
+    return to_parquet(pa.table(arrays, schema=schema.with_metadata({FOOTER_KEY: orjson.dumps(said)})))
+
+
+def _at(table: pa.Table, rows: list[int]) -> pa.Table:
+    return table if rows == list(range(len(table))) else table.take(pa.array(rows, pa.int64()))
+
+
+def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.ChunkedArray | pa.Array:
+    """What each completion ran with: its own where an attempt changed it, the prompt's otherwise."""
+    if all(c.sampling is None for c in completions):
+        return of_prompts
+    ran = [c.sampling or given for c, given in zip(completions, of_prompts.to_pylist(), strict=True)]
+    return pa.array(ran, of_prompts.type)
+
+
+def footer_of(completions: list[Completion]) -> Footer:
+    """The footer of the part of these completions. The prompt of several samples is counted once."""
+    failed = sum(1 for c in completions if c.error)
+    by_prompt = {c.prompt: c for c in reversed(completions)}.values()
+    counts = Counts(
+        len(completions) - failed,
+        failed,
+        sum(c.prompt_tokens for c in by_prompt),
+        sum(c.completion_tokens for c in completions),
+        sum(c.cached_tokens for c in by_prompt),
+    )
+    return counts, dict(Counter(c.error.code for c in completions if c.error))
+
+
+def first_errors(completions: list[Completion], most: int = 5) -> list[RowError]:
+    return [c.error for c in completions if c.error][:most]
+
+
+def commit(store: Store, span: str, part: bytes) -> bool:
+    """Make the part visible. False where the span already had one. Raises StoreError."""
+    return store.put_new(part_name(span), part) is Put.CREATED
+
+
+def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.Table:
+    """A committed part, its pages checked. Raises VerifyError for a damaged one."""
+    data = in_arrow_memory(store.get(part_name(span)) or b"")
+    try:
+        return pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise VerifyError(f"{part_name(span)}: damaged: {words(error, 200)}") from None
+
+
+def read_footer(store: Store, span: str) -> Footer:
+    """The footer of a committed part. Raises VerifyError for a damaged one."""
+    data = store.get(part_name(span))
+    try:
+        return footer_in(pq.read_metadata(in_arrow_memory(data or b"")).metadata)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise VerifyError(f"{part_name(span)}: damaged: {words(error)}") from None
+
+
+def footer_in(metadata: dict[bytes, bytes] | None) -> Footer:
+    """The footer in a part's file metadata. Raises ValueError where there is none."""
+    try:
+        said = orjson.loads((metadata or {})[FOOTER_KEY])
+        return Counts(**said["counts"]), said["errors"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no counts in it ({error!r})") from None

@@ -1,0 +1,194 @@
+"""Where shards lie: expand the job's paths to shard names, stat them, open them.
+
+A shard's name is its path as the job spells it, so that a job that moves with its working
+directory keeps its names. Local files, s3:// gs:// az:// (obstore) and hf://datasets/...
+(huggingface_hub). Only regular files are read. Every function raises InputError.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import io
+import os
+import re
+import stat as modes
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+
+from batchgen.errors import InputError, words
+from batchgen.output.store import open_client
+
+SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson.gz": "jsonl",
+    ".jsonl.zst": "jsonl",
+    ".ndjson.zst": "jsonl",
+    ".parquet": "parquet",
+}
+BUFFER = 8 * 2**20
+
+
+def format_of(name: str) -> str | None:
+    """jsonl or parquet by the name's ending; None for another."""
+    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def expand(path: str) -> list[str]:
+    """The shard names of one path: a file, a directory (recursively), or a glob; sorted."""
+    if path.startswith("hf://"):
+        names = _expand_hub(path)
+    elif "://" in path:
+        names = _expand_objects(path)
+    elif os.path.isdir(path):
+        names = _visible(glob.glob(os.path.join(glob.escape(path), "**", "*"), recursive=True), path)
+    elif glob.has_magic(path) and not os.path.exists(path):
+        names = [name for name in glob.glob(path, recursive=True) if not os.path.isdir(name)]
+    elif os.path.exists(path):
+        return [path]
+    else:
+        raise InputError(f"input.path {path}: no such file or directory", f"relative paths start at {os.getcwd()}")
+    if not names:
+        kinds = " ".join(SUFFIXES)
+        what = "nothing matches" if glob.has_magic(path) else f"no shards in it (known endings: {kinds})"
+        raise InputError(f"input.path {path}: {what}", f"relative paths start at {os.getcwd()}")
+    return sorted(names)
+
+
+def stat(name: str) -> tuple[int, str]:
+    """Size in bytes, and a mark that changes when the shard is written again."""
+    if name.startswith("hf://"):
+        info = _hub().info(name)
+        return int(info["size"]), str(info.get("blob_id") or info.get("sha256") or "")
+    if "://" in name:
+        client, key = _locate(name)
+        meta = _ask(name, lambda: obstore.head(client, key))
+        return int(meta["size"]), str(meta["e_tag"] or meta["last_modified"])
+    try:
+        status = os.stat(name)
+    except OSError as error:
+        raise InputError(f"shard {name}: {error.strerror}") from None
+    if not modes.S_ISREG(status.st_mode):
+        raise InputError(f"shard {name}: not a regular file")
+    return status.st_size, str(status.st_mtime_ns)
+
+
+def open_shard(name: str) -> BinaryIO:
+    """A seekable binary stream over the stored bytes."""
+    size, _ = stat(name)
+    if name.startswith("hf://"):
+        stream: BinaryIO = _hub().open(name, "rb")
+        return stream
+    if "://" in name:
+        client, key = _locate(name)
+        return io.BufferedReader(_ObjectStream(name, client, key, size), BUFFER)
+    try:
+        return open(name, "rb")
+    except OSError as error:
+        raise InputError(f"shard {name}: {error.strerror}") from None
+
+
+class _ObjectStream(io.RawIOBase):
+    def __init__(self, name: str, client: Any, key: str, size: int) -> None:
+        self._name, self._client, self._key, self._size, self._at = name, client, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._size - self._at)
+        if length <= 0:
+            return 0
+        data = _ask(self._name, lambda: obstore.get_range(self._client, self._key, start=self._at, length=length))
+        buffer[: len(data)] = memoryview(data)
+        self._at += len(data)
+        return len(data)
+
+
+def _visible(paths: list[str], root: str) -> list[str]:
+    """Files with a known ending, none of them under a name that starts with _ or a dot."""
+    names = []
+    for path in paths:
+        inner = Path(os.path.relpath(path, root)).parts if "://" not in path else path[len(root) :].split("/")
+        hidden = any(part.startswith(("_", ".")) for part in inner if part)
+        if not hidden and format_of(path) and not ("://" not in path and os.path.isdir(path)):
+            names.append(path)
+    return names
+
+
+def _expand_objects(path: str) -> list[str]:
+    client, key = _locate(path)
+    base = path[: len(path) - len(key)] if key else path.rstrip("/") + "/"
+    if not glob.has_magic(key):
+        folder = key.rstrip("/") + "/" if key else ""
+        found = [base + item["path"] for page in _ask(path, lambda: list(obstore.list(client, folder or None))) for item in page]
+        if not found:
+            stat(path)
+            return [path]
+        return _visible(found, base + folder)
+    literal = re.split(r"[*?\[]", key)[0].rpartition("/")[0]
+    pattern = re.compile(_glob_regex(key))
+    pages = _ask(path, lambda: list(obstore.list(client, literal or None)))
+    return [base + item["path"] for page in pages for item in page if pattern.fullmatch(item["path"])]
+
+
+def _glob_regex(pattern: str) -> str:
+    pieces = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+
+    def piece(text: str) -> str:
+        if re.fullmatch(r"\[[^\]]+\]", text):
+            return text.replace("[!", "[^", 1)
+        return pieces.get(text) or re.escape(text)
+
+    return "".join(piece(text) for text in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern))
+
+
+def _expand_hub(path: str) -> list[str]:
+    files = _hub()
+    if glob.has_magic(path):
+        return [f"hf://{name}" for name in files.glob(path)]
+    if files.isdir(path):
+        return _visible([f"hf://{name}" for name in files.find(path)], path)
+    return [path]
+
+
+@functools.cache
+def _hub() -> Any:
+    from huggingface_hub import HfFileSystem
+
+    return HfFileSystem()
+
+
+@functools.cache
+def _bucket(url: str) -> Any:
+    return open_client(url)
+
+
+def _locate(name: str) -> tuple[Any, str]:
+    scheme, _, rest = name.partition("://")
+    bucket, _, key = rest.partition("/")
+    return _bucket(f"{scheme}://{bucket}"), key
+
+
+def _ask(name: str, call: Any) -> Any:
+    try:
+        return call()
+    except (NotFoundError, FileNotFoundError):
+        raise InputError(f"{name}: no such object") from None
+    except (BaseError, OSError) as error:
+        raise InputError(f"{name}: {words(error)}", "check the address and the credentials") from None

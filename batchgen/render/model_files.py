@@ -1,0 +1,191 @@
+"""The model's files that matter before an engine starts: tokenizer, chat template, context length.
+
+`load_model` reads them from a directory or, for a Hub id, through huggingface_hub's cache; the
+weights are left to the engine. `identity` is what the fingerprint keeps of a model: the commit
+of a Hub id, or a digest of a directory's files (small files whole, weights by size and sixteen
+64 KiB samples spread over the file, so that 130 GB cost no more than a few seconds).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xxhash
+
+from batchgen.errors import ModelError, words
+from batchgen.job.job import Model
+
+RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json"]
+TEMPLATE_CAP = 2**20
+HOSTED_TEMPLATE = (
+    "[{% for message in messages %}{\"role\": {{ message['role'] | tojson }}, \"content\": {{ message['content'] | tojson }}}"
+    "{{ '' if loop.last else ', ' }}{% endfor %}]"
+)
+"""The conversation itself, for an endpoint that applies a template of its own."""
+PLAIN = (
+    "{% for message in messages %}{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{{ part['text'] if 'text' in part else '<image>' }}{% endfor %}{% endif %}"
+    "{{ '\\n' }}{% endfor %}"
+)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: `number` tells it from the others of the job, from 1."""
+
+    number: int
+    path: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What rendering needs of a model; small enough to travel to every worker.
+
+    `tokenizer` is the text of tokenizer.json, None for the byte tokenizer of a job without a
+    model; `chat_template` is None for plain completion; `context` is in tokens.
+    """
+
+    label: str
+    source: str | None
+    revision: str | None
+    tokenizer: str | None
+    chat_template: str | None
+    special: dict[str, str]
+    context: int | None
+    identity: dict[str, Any]
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+
+
+def load_model(model: Model | None, recorded: dict[str, Any] | None = None, hosted: bool = False) -> ModelFiles:
+    """Read the files of `model`, unless it is `hosted` behind an endpoint. `recorded` is the identity that an earlier run of
+    the same output froze: a Hub revision that was not pinned stays at that commit. Raises ModelError."""
+    if model is None:
+        return ModelFiles("echo", None, None, None, PLAIN, {}, None, {"source": None})
+    if hosted:
+        return ModelFiles(model.source, model.source, None, None, HOSTED_TEMPLATE, {}, None, {"source": model.source})
+    folder = Path(model.source)
+    if folder.is_dir():
+        revision, source, label = None, str(folder.absolute()), model.source
+        identity: dict[str, Any] = {"digest": directory_digest(folder)}
+    else:
+        folder = _from_hub(model, (recorded or {}).get("commit"))
+        revision, source = folder.name, model.source
+        label = f"{source}@{revision}"
+        identity = {"source": source, "commit": revision}
+    config = _json(folder / "config.json")
+    settings = _json(folder / "tokenizer_config.json")
+    template = _template(model, folder, settings)
+    identity["chat_template"] = xxhash.xxh3_128_hexdigest((template or "").encode())
+    special = {}
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value = settings.get(name)
+        value = value.get("content") if isinstance(value, dict) else value
+        if isinstance(value, str):
+            special[name] = value
+    context = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    adapters = {name: _adapter(number, name, Path(path)) for number, (name, path) in enumerate(model.adapters.items(), 1)}
+    if adapters:
+        identity["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
+    return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, identity, adapters)
+
+
+def _adapter(number: int, name: str, folder: Path) -> Adapter:
+    config = _json(folder / "adapter_config.json")
+    if not (folder / "adapter_model.safetensors").is_file() or not isinstance(config.get("r"), int):
+        raise ModelError(
+            f"model.adapters.{name} {folder}: no LoRA adapter there", "it has adapter_config.json and adapter_model.safetensors"
+        )
+    return Adapter(number, str(folder.absolute()), config["r"])
+
+
+def directory_digest(folder: Path) -> str:
+    """xxh3-128 over the names, sizes and contents (of large files: samples) of a model directory."""
+    digest = xxhash.xxh3_128()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _MODEL_SUFFIXES):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with open(path, "rb") as file:
+            if size <= 2**25:
+                digest.update(file.read())
+                continue
+            for place in range(16):
+                file.seek((size - 2**16) * place // 15)
+                digest.update(file.read(2**16))
+    return digest.hexdigest()
+
+
+_MODEL_SUFFIXES = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
+
+
+def _from_hub(model: Model, commit: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    revision = model.revision or commit
+    try:
+        return Path(snapshot_download(model.source, revision=revision, allow_patterns=RENDER_FILES))
+    except HFValidationError:
+        cause = "not a directory here, and not a Hub id"
+    except Exception as error:  # the Hub client raises its own errors, its HTTP library's and OSErrors
+        cause = f"not a directory here, and the Hub answered: {words(error)}"
+    raise ModelError(f"model.source {model.source}: {cause}", "check the path or the id, and HF_TOKEN for a gated model")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON: {error}") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: invalid UTF-8 at byte {error.start + 1}") from None
+
+
+def _template(model: Model, folder: Path, settings: dict[str, Any]) -> str | None:
+    if model.chat_template == "none":
+        return None
+    if model.chat_template is not None:
+        path = Path(model.chat_template)
+        if not path.is_file():
+            raise ModelError(f"model.chat_template {path}: no such file", "name a Jinja file, or `none` for plain completion")
+        text = _text(path)
+    elif (folder / "chat_template.jinja").is_file():
+        text = _text(folder / "chat_template.jinja")
+    else:
+        value = settings.get("chat_template")
+        if isinstance(value, list):
+            named = {entry["name"]: entry["template"] for entry in value}
+            value = named.get("default", next(iter(named.values()), None))
+        if not isinstance(value, str):
+            return None
+        text = value
+    if len(text) > TEMPLATE_CAP:
+        raise ModelError(f"{model.source}: the chat template has {len(text)} characters, over {TEMPLATE_CAP}")
+    return text
+
+
+def _tokenizer(model: Model, folder: Path) -> str:
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return _text(path)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        from transformers import AutoTokenizer
+
+        converted = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=model.trust_remote_code)
+        return str(converted.backend_tokenizer.to_str())
+    except Exception as error:  # transformers raises many kinds for an unreadable tokenizer
+        cause = words(error)
+    raise ModelError(f"{model.source}: no tokenizer.json, and no other tokenizer can be converted: {cause}")

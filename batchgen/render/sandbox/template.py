@@ -1,0 +1,203 @@
+"""Chat templates: Jinja in a sandbox, compatible with Transformers', strict about what is undefined.
+
+Templates are untrusted: they run in Jinja's ImmutableSandboxedEnvironment, and their output is capped. Undefined values are
+stricter than in Transformers (printing one is an error, it would lose text in silence) and laxer than StrictUndefined
+(testing one is allowed), because public templates test keys that messages do not have.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.compiler
+import jinja2.ext
+import jinja2.meta
+import jinja2.nodes
+import jinja2.parser
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from batchgen.errors import BadRow, ModelError
+from batchgen.render.sandbox.time_limit import time_cap
+
+TEXT_CAP = 2**26
+SECONDS_CAP = 10.0
+_WIDE = re.compile(r"\d{7,}")
+
+
+class ChatTemplate:
+    """A compiled template; `label` names its model in errors. Raises ModelError for one that does not compile."""
+
+    def __init__(self, source: str, label: str) -> None:
+        try:
+            self._template = _ENVIRONMENT.from_string(source)
+        except jinja2.TemplateError as error:
+            raise ModelError(f"chat template of {label}: {error}") from None
+
+    def render(self, messages: list[dict[str, Any]], variables: dict[str, Any], answering: bool = True) -> str:
+        """The conversation as text, with `answering` ready for the model to answer. Raises BadRow (render)."""
+        known = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **variables}
+        return _render(self._template, {"messages": messages, "add_generation_prompt": answering, **known}, "chat template")
+
+
+class RowTemplate:
+    """A text with a row's columns in it (`input.template`). Raises ValueError for one that does not compile."""
+
+    def __init__(self, source: str) -> None:
+        try:
+            self._template = _ENVIRONMENT.from_string(source)
+            self.columns = (
+                frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source))) - _ENVIRONMENT.globals.keys()
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(str(error)) from None
+
+    def render(self, row: Mapping[str, Any]) -> str:
+        """The text of a row. Raises BadRow (render)."""
+        return _render(self._template, {name: row[name] for name in self.columns if name in row}, "input.template")
+
+
+def _render(template: jinja2.Template, variables: dict[str, Any], what: str) -> str:
+    pieces, size = [], 0
+    try:
+        with time_cap(SECONDS_CAP):
+            for piece in template.generate(**variables):
+                pieces.append(piece)
+                size += len(piece)
+                if size > TEXT_CAP:
+                    raise BadRow("render", f"the rendered prompt is over {TEXT_CAP} characters")
+    except BadRow:
+        raise
+    except TimeoutError:
+        raise BadRow("render", f"{what}: not done after {SECONDS_CAP:g} s") from None
+    except Exception as error:  # a template can raise anything
+        raise BadRow("render", f"{what}: {error}") from None
+    return "".join(pieces)
+
+
+class _Undefined(jinja2.Undefined):
+    """May be tested, never printed or gone through."""
+
+    __slots__ = ()
+    __str__ = __iter__ = __len__ = jinja2.Undefined._fail_with_undefined_error
+
+
+class _Generation(jinja2.ext.Extension):
+    """Transformers' {% generation %} block, which marks the assistant's text for training: its body is kept."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node | list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Generator(jinja2.compiler.CodeGenerator):
+    def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:
+        """`a ~ b` through the environment, which caps it."""
+        self.write("environment.concatenate((")
+        for operand in node.nodes:
+            self.visit(operand, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, in which no single operation makes a text or list over TEXT_CAP: a cap on time cannot end one."""
+
+    code_generator_class = _Generator
+    intercepted_binops = frozenset("*+%") | {"**"}
+
+    def concatenate(self, operands: tuple[object, ...]) -> str:
+        texts = [str(operand) for operand in operands]
+        _refuse_over_cap(sum(map(len, texts)))
+        return "".join(texts)
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        for one, other in ((left, right), (right, left)):
+            if operator == "*" and isinstance(one, str | list | tuple) and isinstance(other, int):
+                _refuse_over_cap(len(one) * other)
+            if operator == "+" and isinstance(one, str | list | tuple) and isinstance(other, str | list | tuple):
+                _refuse_over_cap(len(one) + len(other))
+        if operator == "%" and isinstance(left, str) and ("*" in left or _WIDE.search(left)):
+            raise SecurityError("a format that pads")
+        if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
+            _refuse_over_cap(abs(left).bit_length() * (max(right, 0) if operator == "**" else 1))
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: jinja2.runtime.Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, int):
+                _refuse_over_cap(abs(value))
+        of, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        if isinstance(of, str) and name in ("join", "replace"):
+            _refuse_over_cap(_grown(of, *args))
+        return super().call(context, obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None and _WIDE.search(value.__self__):
+            raise SecurityError("a format that pads")
+        return wrapped
+
+
+def _capped(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _refuse_over_cap(_grown(*args, *kwargs.values()))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _grown(*args: object) -> int:
+    """No less than the length of what `join`, `replace` or `indent` make of these: each piece of one beside all of another."""
+    sizes = [len(arg) for arg in args if isinstance(arg, str)] + [arg for arg in args if isinstance(arg, int)]
+    sizes += [sum(len(str(one)) + 1 for one in arg) for arg in args if isinstance(arg, list | tuple)]
+    largest, second, *_ = sorted([*sizes, 0, 0], reverse=True)
+    return (largest + 1) * (second + 1)
+
+
+def _refuse_over_cap(size: int) -> None:
+    if size > TEXT_CAP:
+        raise SecurityError(f"a value of more than {TEXT_CAP} characters, elements or bits")
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = _Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=_Undefined,
+        extensions=[jinja2.ext.loopcontrols, _Generation],
+    )
+
+    def raise_exception(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    def tojson(
+        value: object,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    for name in ("batch", "center", "format", "pprint", "slice", "urlize", "wordwrap", "xmlattr"):
+        del environment.filters[name]  # they pad or multiply, and no chat template needs them
+    for name in ("indent", "join", "replace"):
+        environment.filters[name] = _capped(environment.filters[name])
+    del environment.globals["lipsum"]
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+_ENVIRONMENT = _environment()

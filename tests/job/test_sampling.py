@@ -1,0 +1,76 @@
+"""sampling.py: the sampling of a job, its bounds, and fields that come from columns."""
+
+import pytest
+
+from batchgen.job.job import Job
+from batchgen.job.sampling import Sampling, check_sampling
+from tests.support.jobs import fields, refusal
+
+
+@pytest.mark.parametrize(
+    ("sampling", "named"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"n": 2000}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"seed": 2**63}, "seed"),
+        ({"stop": [1]}, "stop"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"best_of": 0}, "best_of"),
+        ({"best_of": 1025}, "best_of"),
+    ],
+)
+def test_a_sampling_value_out_of_its_bounds_is_refused_by_name(sampling, named):
+    assert refusal(fields(sampling=sampling)).startswith(f"job: sampling: {named}")
+
+
+def test_fewer_tokens_at_most_than_at_least_is_refused():
+    message = refusal(fields(sampling={"min_tokens": 9, "max_tokens": 3}))
+    assert message == "job: sampling: min_tokens 9 is more than max_tokens 3"
+
+
+def test_a_best_of_under_n_is_refused():
+    assert refusal(fields(sampling={"n": 4, "best_of": 3})) == "job: sampling: best_of 3 is less than n 4"
+    assert check_sampling({"n": 4, "best_of": 4})["best_of"] == 4
+
+
+@pytest.mark.parametrize(("given", "logprobs"), [({}, 0), ({"logprobs": None}, 0), ({"logprobs": 3}, 3)])
+def test_best_of_makes_null_logprobs_0(given, logprobs):
+    assert check_sampling({"best_of": 2, **given})["logprobs"] == logprobs
+    assert check_sampling({"best_of": None})["logprobs"] is None
+
+
+def test_a_sampling_field_may_come_from_a_column():
+    job = Job.parse(fields(sampling={"max_tokens": {"column": "longest"}}))
+    assert job.sampling_columns == {"max_tokens": "longest"}
+    assert job.constant_sampling == {"temperature": 0.7}
+
+
+@pytest.mark.parametrize("entry", [{}, {"colum": "x"}, {"column": 1}, {"column": "x", "default": 1}])
+def test_a_sampling_mapping_that_names_no_column_is_refused(entry):
+    assert refusal(fields(sampling={"seed": entry})) == "job: sampling: seed: expected a value or {column: NAME}"
+
+
+def test_a_column_for_an_unknown_sampling_field_is_refused():
+    message = refusal(fields(sampling={"sed": {"column": "x"}}))
+    assert message == "job: sampling: unknown field 'sed', did you mean 'seed'?"
+
+
+def test_checked_sampling_has_every_field_and_a_lone_stop_string_is_a_list():
+    checked = check_sampling({"stop": "END"})
+    assert checked.keys() == Sampling.model_fields.keys()
+    assert checked["stop"] == ["END"]
+
+
+def test_samples_are_the_constant_n():
+    assert Job.parse(fields()).samples == 1
+    assert Job.parse(fields(sampling={"n": 4})).samples == 4
+    assert Job.parse(fields(sampling={"n": {"column": "n"}})).samples == 1
+
+
+def test_an_adapter_that_the_job_does_not_have_is_refused():
+    assert refusal(fields(sampling={"adapter": "odd"})) == "job: sampling.adapter: no 'odd' in model.adapters (it has none)"

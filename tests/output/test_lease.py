@@ -1,0 +1,131 @@
+"""lease.py: one driver for an output, and what happens to the second."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import orjson
+import pytest
+
+from batchgen.errors import RUN_ERROR, LeaseError
+from batchgen.output import lease
+from batchgen.output.lease import NAME
+from batchgen.output.store import Store, open_store
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+
+
+@pytest.fixture
+def store() -> Store:
+    return open_store(f"memory://{uuid.uuid4().hex}")
+
+
+def quiet(_: str) -> None: ...
+
+
+def holder(store: Store) -> dict[str, object]:
+    data = store.get(NAME)
+    assert data is not None
+    return orjson.loads(data)  # type: ignore[no-any-return]
+
+
+def foreign(store: Store, host: str = "elsewhere", pid: int = 1, started: str = "1") -> dict[str, object]:
+    fields = {"token": "theirs", "beat": 0, "driver": {"host": host, "pid": pid, "started": started}}
+    store.put(NAME, orjson.dumps(fields))
+    return fields
+
+
+def test_the_lease_is_there_while_it_is_held_and_beats(store: Store) -> None:
+    with lease.hold(store, quiet) as held:
+        first = holder(store)["beat"]
+        while holder(store)["beat"] == first:
+            time.sleep(0.01)
+        held.check()
+    assert store.get(NAME) is None
+
+
+def test_a_lease_that_was_taken_is_noticed_between_two_beats_by_who_asks_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 3600.0)
+    with lease.hold(store, quiet) as held:
+        held.confirm()
+        foreign(store)
+        held.check()
+        with pytest.raises(LeaseError, match="process 1 on elsewhere has taken over"):
+            held.confirm()
+
+
+def test_a_second_driver_is_refused_by_name_while_the_first_one_beats(store: Store) -> None:
+    with lease.hold(store, quiet), pytest.raises(LeaseError, match=f"process {os.getpid()} on .* is at work") as refused:
+        lease.hold(store, quiet).__enter__()
+    assert refused.value.exit_code == RUN_ERROR
+    assert "--force" in str(refused.value)
+    assert store.get(NAME) is None
+
+
+def test_a_lease_that_stands_still_is_taken_after_a_while_and_says_so(store: Store) -> None:
+    foreign(store)
+    told: list[str] = []
+    with lease.hold(store, told.append) as held:
+        held.check()
+        assert holder(store)["token"] != "theirs"
+    assert ["process 1 on elsewhere" in text for text in told] == [True]
+
+
+def test_a_lease_of_a_process_of_this_machine_that_is_gone_is_taken_at_once(store: Store) -> None:
+    script = (
+        "import os; from batchgen.output.lease import _host, _started; print(os.getpid(), _started('self'), _host(), sep='|')"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    pid, started, host = ended.stdout.strip().split("|")
+    foreign(store, host, int(pid), started)
+    told: list[str] = []
+    with lease.hold(store, told.append):
+        pass
+    assert told == []
+
+
+def test_a_number_that_another_process_has_by_now_is_not_the_holder(store: Store) -> None:
+    foreign(store, lease._host(), os.getpid(), "1")
+    told: list[str] = []
+    with lease.hold(store, told.append):
+        pass
+    assert told == []
+
+
+def test_force_takes_the_lease_and_the_first_driver_learns_of_it(store: Store) -> None:
+    with lease.hold(store, quiet) as first, lease.hold(store, quiet, force=True) as second:
+        first._thread.join()
+        with pytest.raises(LeaseError, match="has taken over"):
+            first.check()
+        second.check()
+    assert store.get(NAME) is None
+
+
+def test_the_end_of_one_who_lost_the_lease_leaves_it_to_the_other(store: Store) -> None:
+    with lease.hold(store, quiet):
+        theirs = foreign(store)
+        time.sleep(0.2)
+    assert holder(store) == theirs
+
+
+def test_a_damaged_lease_is_taken_when_it_stands_still(store: Store) -> None:
+    store.put(NAME, b"{")
+    with lease.hold(store, quiet) as held:
+        held.check()
+
+
+def test_a_lease_given_back_while_it_is_watched_is_free(store: Store) -> None:
+    foreign(store)
+    threading.Timer(0.08, lambda: store.delete(NAME)).start()
+    with lease.hold(store, quiet) as held:
+        held.check()

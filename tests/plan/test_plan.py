@@ -1,0 +1,138 @@
+"""plan.py: the shards of an input are found and looked at, and become spans, frozen once."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchgen.errors import BAD_JOB, InputError, JobError
+from batchgen.output import plan_file
+from batchgen.plan import plan
+from batchgen.records import Shard, Span
+from tests.support.planning import freeze, lines, make, make_job, write_parquet
+
+
+def test_the_name_of_a_span_is_its_shard_and_its_rows():
+    assert Span(3, 10, 20, 9, 5, 5).name == "000003-000000000010-000000000020"
+
+
+def test_freezing_twice_is_the_same_plan_and_one_file(two_shards, store):
+    job = make_job(two_shards, spans={"rows": 2})
+    first = freeze(job, store)
+    assert freeze(job, store) == first == plan_file.load_plan(store, 1)[0]
+    assert list(store.list(plan_file.FOLDER)) == ["_batchgen/plan/000000.parquet"]
+
+
+def test_a_frozen_plan_is_what_was_made(two_shards, store):
+    job = make_job(two_shards, spans={"rows": 2})
+    frozen = freeze(job, store)
+    assert (list(frozen.shards), frozen.spans) == make(job)
+    assert plan_file.load_plan(store, 1) == (frozen, 1)
+
+
+def test_an_output_without_a_plan_has_an_empty_one(store):
+    assert plan_file.load_plan(store, 3) == (plan_file.Plan((), [], 3), 0)
+
+
+def test_the_plan_stays_when_the_span_size_changes(two_shards, store):
+    first = freeze(make_job(two_shards, spans={"rows": 1}), store)
+    assert freeze(make_job(two_shards, spans={"rows": 100}), store) == first
+
+
+def test_planned_rows_count_variants_and_samples(two_shards, store):
+    steering = {"schema": "karakuri", "sweep": {"verbosity": [0, 2, 4]}}
+    frozen = freeze(make_job(two_shards, attributes=steering, sampling={"n": 2}), store)
+    assert (frozen.factor, frozen.rows) == (6, 30)
+
+
+def test_missing_spans_are_those_without_a_part_in_plan_order(two_shards, store):
+    frozen = freeze(make_job(two_shards, spans={"rows": 1}), store)
+    done = {frozen.spans[1].name, frozen.spans[3].name, "999999-of-another-job"}
+    assert frozen.missing(done) == [frozen.spans[0], frozen.spans[2], frozen.spans[4]]
+    assert frozen.by_name()[frozen.spans[1].name] == frozen.spans[1]
+
+
+def test_a_plan_file_is_a_parquet_of_its_spans(tmp_path):
+    shard = Shard(0, "a", "jsonl", 9, "s", "d", 3, 2, 9, False)
+    (tmp_path / "plan.parquet").write_bytes(plan_file.encode_plan([shard], [Span(0, 0, 3, 2, 0, 9)]))
+    [row] = pq.read_table(tmp_path / "plan.parquet").to_pylist()
+    assert row == {"shard": 0, "start": 0, "end": 3, "rows": 2, "offset": 0, "bytes": 9}
+
+
+def test_parquet_spans_go_by_position(tmp_path):
+    path = write_parquet(tmp_path / "in.parquet", 10)
+    [shard], spans = make(make_job(path, spans={"rows": 4}))
+    assert spans == [Span(0, 0, 4, 4), Span(0, 4, 8, 4), Span(0, 8, 10, 2)]
+    assert (shard.format, shard.rows, shard.lines) == ("parquet", 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"input": {"prompt": "wrong"}}, "input.prompt"),
+        ({"input": {"id": "wrong"}}, "input.id"),
+        ({"input": {"system": {"column": "wrong"}}}, "input.system"),
+        ({"input": {"keep": ["prompt", "wrong"]}}, "input.keep[1]"),
+        ({"sampling": {"temperature": {"column": "wrong"}}}, "sampling.temperature"),
+        ({"attributes": {"schema": "karakuri", "columns": {"humor": "wrong"}}}, "attributes.columns.humor"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path, sections, field, ending):
+    path = tmp_path / f"in.{ending}"
+    if ending == "jsonl":
+        path.write_text('{"prompt": "a", "extra": 1}\n')
+    else:
+        pq.write_table(pa.table({"prompt": ["a"], "extra": [1]}), path)
+    with pytest.raises(JobError) as caught:
+        make(make_job(path, **sections))
+    assert str(caught.value) == f"{field}: no column 'wrong' in the input; its columns are extra, prompt"
+    assert caught.value.exit_code == BAD_JOB
+
+
+def test_a_column_of_a_later_row_is_there(tmp_path):
+    (tmp_path / "in.jsonl").write_text('nonsense\n{"prompt": "a"}\n{"id": "b"}\n')
+    job = make_job(tmp_path / "in.jsonl", input={"id": "id"})
+    assert plan.look(job, plan.discover(job.input)).names == ("prompt", "id")
+
+
+def test_kept_columns_of_an_input_without_a_good_row_are_no_crash(tmp_path):
+    (tmp_path / "in.jsonl").write_text("nonsense\n")
+    shards, spans = make(make_job(tmp_path / "in.jsonl", input={"keep": ["prompt"]}))
+    assert (shards[0].rows, spans[0].rows) == (1, 1)
+
+
+def test_two_columns_that_would_be_carried_under_one_name_are_refused(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "row": 1, "input_row": 2}\n')
+    with pytest.raises(
+        InputError, match=r"^two input columns would both be carried as input_row; leave one out with input\.keep$"
+    ):
+        make(make_job(tmp_path / "in.jsonl"))
+
+
+def test_two_formats_in_one_input_are_refused(two_shards):
+    write_parquet(two_shards / "c.parquet", 1)
+    with pytest.raises(InputError, match=r"^input\.path leads to both jsonl and parquet shards; give each its own job$"):
+        plan.discover(make_job(two_shards).input)
+
+
+def test_a_shard_of_an_unknown_format_is_refused_unless_the_job_names_it(tmp_path):
+    (tmp_path / "in.txt").write_text(lines(1))
+    with pytest.raises(InputError, match=r"in\.txt: unknown format; set input\.format, or use an ending of \.jsonl "):
+        plan.discover(make_job(tmp_path / "in.txt").input)
+    [found] = plan.discover(make_job(tmp_path / "in.txt", input={"format": "jsonl"}).input)
+    assert (found.name, found.format, found.size) == (f"{tmp_path}/in.txt", "jsonl", len(lines(1)))
+
+
+def test_a_shard_that_two_paths_lead_to_is_found_once(two_shards):
+    found = plan.discover(
+        make_job("x", input={"path": [f"{two_shards}/b.jsonl", str(two_shards), f"{two_shards}/*.jsonl"]}).input
+    )
+    assert [shard.name for shard in found] == [f"{two_shards}/b.jsonl", f"{two_shards}/a.jsonl"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\r\n\n"])
+def test_an_input_without_rows_is_refused_and_plans_nothing(tmp_path, store, text):
+    (tmp_path / "in.jsonl").write_text(text)
+    with pytest.raises(InputError, match=rf"^input\.path {tmp_path}/in\.jsonl: no rows in it$"):
+        freeze(make_job(tmp_path / "in.jsonl"), store)
+    assert list(store.list("")) == []

@@ -1,0 +1,203 @@
+"""The files of a model: what is read, what is refused, what identifies it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchgen.errors import ModelError
+from batchgen.job.job import Model
+from batchgen.render.model_files import PLAIN, directory_digest, load_model
+
+TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of three small files whose template is in tokenizer_config.json."""
+    write(tmp_path / "config.json", {"max_position_embeddings": 512})
+    write(tmp_path / "tokenizer_config.json", {"bos_token": "<s>", "chat_template": "own template"})
+    shutil.copy(TINY / "tokenizer.json", tmp_path)
+    return tmp_path
+
+
+def write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def test_the_tiny_model_is_read_whole() -> None:
+    model = load_model(Model(source=str(TINY)))
+    assert (model.label, model.source, model.revision, model.context) == (str(TINY), str(TINY), None, 2048)
+    assert model.special == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    assert model.tokenizer == (TINY / "tokenizer.json").read_text(encoding="utf-8")
+    assert model.chat_template == (TINY / "chat_template.jinja").read_text(encoding="utf-8")
+    assert set(model.identity) == {"digest", "chat_template"}
+
+
+def test_a_job_without_a_model_gets_bytes_and_a_plain_template() -> None:
+    model = load_model(None)
+    assert (model.tokenizer, model.chat_template, model.context, model.special) == (None, PLAIN, None, {})
+    assert model.identity == {"source": None}
+
+
+def test_a_template_named_in_the_job_wins_over_the_models_own(folder: Path) -> None:
+    (folder / "other.jinja").write_text("other template")
+    named = load_model(Model(source=str(folder), chat_template=str(folder / "other.jinja")))
+    assert named.chat_template == "other template"
+
+
+def test_the_template_file_wins_over_tokenizer_config(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("from the file")
+    assert load_model(Model(source=str(folder))).chat_template == "from the file"
+
+
+def test_the_template_may_stand_in_tokenizer_config(folder: Path) -> None:
+    assert load_model(Model(source=str(folder))).chat_template == "own template"
+
+
+def test_chat_template_none_means_plain_completion(folder: Path) -> None:
+    assert load_model(Model(source=str(folder), chat_template="none")).chat_template is None
+
+
+@pytest.mark.parametrize(("names", "wanted"), [(["tool_use", "default"], "default"), (["rag", "tool_use"], "rag")])
+def test_of_several_named_templates_default_or_the_first_is_taken(folder: Path, names: list[str], wanted: str) -> None:
+    listed = [{"name": name, "template": f"template {name}"} for name in names]
+    write(folder / "tokenizer_config.json", {"chat_template": listed})
+    assert load_model(Model(source=str(folder))).chat_template == f"template {wanted}"
+
+
+def test_a_model_without_a_template_has_none(folder: Path) -> None:
+    write(folder / "tokenizer_config.json", {})
+    assert load_model(Model(source=str(folder))).chat_template is None
+
+
+def test_special_tokens_may_be_objects(folder: Path) -> None:
+    write(folder / "tokenizer_config.json", {"bos_token": {"content": "<bos>", "lstrip": False}, "eos_token": None})
+    assert load_model(Model(source=str(folder))).special == {"bos_token": "<bos>"}
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [({"max_position_embeddings": 77}, 77), ({"text_config": {"max_position_embeddings": 78}}, 78), ({}, None)],
+)
+def test_the_context_is_the_configs(folder: Path, config: dict[str, Any], context: int | None) -> None:
+    write(folder / "config.json", config)
+    assert load_model(Model(source=str(folder))).context == context
+
+
+def test_a_missing_chat_template_is_named(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.chat_template .*gone\.jinja: no such file"):
+        load_model(Model(source=str(folder), chat_template=str(folder / "gone.jinja")))
+
+
+def test_a_chat_template_of_over_a_mebibyte_is_refused(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("x" * (2**20 + 1))
+    with pytest.raises(ModelError, match=r"has 1048577 characters, over 1048576"):
+        load_model(Model(source=str(folder)))
+
+
+def test_a_config_that_is_not_json_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json: not JSON"):
+        load_model(Model(source=str(folder)))
+
+
+def test_a_source_that_is_neither_a_directory_nor_a_hub_id_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no/such/folder: not a directory here, and not a Hub id; check the path"):
+        load_model(Model(source=str(tmp_path / "no/such/folder")))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"no tokenizer\.json, and no other tokenizer can be converted"):
+        load_model(Model(source=str(folder)))
+
+
+def test_the_identity_does_not_depend_on_where_the_model_lies(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    moved = tmp_path_factory.mktemp("moved") / "model"
+    shutil.copytree(folder, moved)
+    assert load_model(Model(source=str(moved))).identity == load_model(Model(source=str(folder))).identity
+
+
+def test_the_identity_changes_with_the_template_named_in_the_job(folder: Path) -> None:
+    (folder / "other.txt").write_text("another template")
+    own = load_model(Model(source=str(folder))).identity
+    named = load_model(Model(source=str(folder), chat_template=str(folder / "other.txt"))).identity
+    assert [key for key in own if own[key] != named[key]] == ["chat_template"]
+
+
+def test_the_digest_sees_a_changed_byte_of_a_small_file(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"weights")
+    before = directory_digest(folder)
+    (folder / "model.safetensors").write_bytes(b"weightz")
+    assert directory_digest(folder) != before
+
+
+def test_the_digest_sees_a_renamed_file(folder: Path) -> None:
+    (folder / "a.safetensors").write_bytes(b"weights")
+    before = directory_digest(folder)
+    (folder / "a.safetensors").rename(folder / "b.safetensors")
+    assert directory_digest(folder) != before
+
+
+def test_the_digest_ignores_files_that_no_engine_reads(folder: Path) -> None:
+    before = directory_digest(folder)
+    (folder / "README.md").write_text("about")
+    (folder / ".gitattributes").write_text("lfs")
+    assert directory_digest(folder) == before
+
+
+@pytest.mark.parametrize("place", [0, 2**26 - 1])
+def test_the_digest_of_large_weights_samples_both_ends(folder: Path, place: int) -> None:
+    weights = folder / "model.safetensors"
+    weights.touch()
+    os.truncate(weights, 2**26)
+    before = directory_digest(folder)
+    with open(weights, "r+b") as file:
+        file.seek(place)
+        file.write(b"x")
+    assert directory_digest(folder) != before
+
+
+def test_the_digest_sees_the_size_of_large_weights(folder: Path) -> None:
+    (folder / "model.safetensors").touch()
+    os.truncate(folder / "model.safetensors", 2**26)
+    before = directory_digest(folder)
+    os.truncate(folder / "model.safetensors", 2**26 + 1)
+    assert directory_digest(folder) != before
+
+
+def test_a_chat_template_that_is_not_utf8_is_refused(folder: Path) -> None:
+    (folder / "other.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match=r"other\.jinja"):
+        load_model(Model(source=str(folder), chat_template=str(folder / "other.jinja")))
+
+
+def test_an_adapter_is_part_of_what_the_model_is(folder: Path) -> None:
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 4}')
+    named = Model(source=str(folder), adapters={"a": str(adapter)})
+    with pytest.raises(
+        ModelError, match=r"model\.adapters\.a .*/adapter: no LoRA adapter there; it has adapter_config\.json and"
+    ):
+        load_model(named)
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    first = load_model(named)
+    assert (first.adapters["a"].number, first.adapters["a"].rank) == (1, 4)
+    (adapter / "adapter_model.safetensors").write_bytes(b"others!")
+    assert load_model(named).identity["adapters"] != first.identity["adapters"]
+
+
+def test_an_adapter_with_pickled_weights_is_none(folder: Path) -> None:
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 4}')
+    (adapter / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match="no LoRA adapter there"):
+        load_model(Model(source=str(folder), adapters={"a": str(adapter)}))

@@ -1,0 +1,112 @@
+"""Variants that are listed or drawn: `attributes.sweep` as a list, `attributes.sample`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchgen.job.job import Job
+from batchgen.render.steering import Chooser
+from tests.support.jobs import fields, refusal
+from tests.support.rendering import bare, prompts
+from tests.support.replicas import answered
+
+POINTS = [{"verbosity": 0}, {"verbosity": 4, "humor": 4}, {"humor": 2.0}]
+ROWS = [{"verbosity": 4, "humor": 0}] * 3 + [{"verbosity": 0, "humor": 1}] + [{"text": "no attribute"}, {"verbosity": None}]
+
+
+def drawn(sample: Any, shard: str = "s", rows: int = 1) -> list[list[dict[str, int]]]:
+    choose = Chooser(Job.parse(fields(attributes={"sample": sample})).attributes)
+    return [choose(shard, row) for row in range(rows)]
+
+
+def test_a_list_of_combinations_makes_one_variant_each() -> None:
+    job = Job.parse(fields(attributes={"sweep": POINTS}))
+    assert Chooser(job.attributes)("s", 3) == [{"verbosity": 0}, {"verbosity": 4, "humor": 4}, {"humor": 2}]
+    assert job.variants == 3
+    assert job.attributes is not None
+    assert job.attributes.varied == ["verbosity", "humor"]
+
+
+def test_draws_depend_on_the_seed_and_the_rows_name_alone() -> None:
+    sample = {"k": 3, "from": POINTS}
+    first = drawn(sample, rows=200)
+    assert first == drawn(sample, rows=200)
+    assert first[100:] == [Chooser(Job.parse(fields(attributes={"sample": sample})).attributes)("s", n) for n in range(100, 200)]
+    assert first != drawn({**sample, "seed": 1}, rows=200)
+    assert first != drawn(sample, shard="other", rows=200)
+    assert len({json.dumps(row) for row in first}) > 10
+
+
+def test_a_combination_comes_as_often_as_its_weight_says() -> None:
+    [*rows] = drawn({"k": 4, "from": [{"verbosity": 1, "weight": 3}, {"verbosity": 2}]}, rows=2_000)
+    counted = Counter(point["verbosity"] for row in rows for point in row)
+    assert 2.6 < counted[1] / counted[2] < 3.4
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_file_of_rows_gives_the_combinations_that_are_in_it_and_how_often(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rows.{ending}"
+    if ending == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    else:
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    job = Job.parse(fields(attributes={"sample": {"k": 2, "from": str(path)}}))
+    assert job.attributes is not None
+    assert job.attributes.sample is not None
+    assert job.attributes.sample.from_ == [{"verbosity": 4, "humor": 0, "weight": 3}, {"verbosity": 0, "humor": 1, "weight": 1}]
+    path.unlink()
+    again = Job.model_validate(job.model_dump(mode="json", by_alias=True))
+    assert Chooser(again.attributes)("s", 0) == Chooser(job.attributes)("s", 0), "the output remembers what was in the file"
+
+
+def test_other_combinations_are_another_job() -> None:
+    def meaning(points: Any) -> dict[str, Any]:
+        return Job.parse(fields(attributes={"sample": {"k": 1, "from": points}})).meaning()
+
+    one, other = meaning(POINTS), meaning(POINTS[:2])
+    assert [key for key in one if one[key] != other[key]] == ["attributes.sample.from"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "cause"),
+    [
+        ({"sweep": [{"verbosity": 5}]}, "sweep: combination 1: verbosity: 5 is not an integer 0..4"),
+        ({"sweep": [{}]}, "sweep: combination 1 sets nothing"),
+        ({"sample": {"k": 1, "from": [{"wit": 1}]}}, "sample.from: combination 1: wit: no such attribute in schema custom"),
+        (
+            {"sample": {"k": 1, "from": [{"humor": 1, "weight": 0}]}},
+            "sample.from: combination 1: weight 0 is not a number",
+        ),
+        ({"sample": {"k": 1, "from": POINTS}, "sweep": {"humor": [1]}}, "sample and sweep both make variants"),
+        ({"sample": {"k": 1, "from": "nowhere.jsonl"}}, "sample.from nowhere.jsonl: "),
+    ],
+)
+def test_senseless_draws_are_refused(attributes: Any, cause: str) -> None:
+    assert refusal(fields(attributes=attributes)).startswith(f"job: attributes: {cause}")
+
+
+def test_a_file_without_the_attributes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    cause = refusal(fields(attributes={"sample": {"k": 1, "from": str(tmp_path / "rows.jsonl")}}))
+    assert cause.endswith("rows.jsonl: no row in it has one of verbosity, humor")
+
+
+def test_drawn_values_are_in_the_prompt_and_in_the_output(tmp_path: Path) -> None:
+    sample = {"k": 2, "from": [{"verbosity": n, "humor": 4 - n} for n in range(5)]}
+    renderer = bare(attributes={"schema": "karakuri", "sample": sample, "values": {"quality": 1}})
+    made = [prompt for row in range(20) for prompt in prompts(renderer, row, prompt="Hello")]
+    assert {prompt.variant for prompt in made} == {0, 1}
+    for prompt in made:
+        assert prompt.attributes is not None
+        assert prompt.attributes["verbosity"] + prompt.attributes["humor"] == 4
+        assert f"verbosity: {prompt.attributes['verbosity']} quality: 1" in prompt.text
+    assert len({prompt.text for prompt in made}) == 5
+    rows, _ = answered(tmp_path, [{"prompt": "a"}], attributes={"schema": "karakuri", "sample": sample})
+    assert [(row["variant"], row["attributes"]["verbosity"] + row["attributes"]["humor"]) for row in rows] == [(0, 4), (1, 4)]
