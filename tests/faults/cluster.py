@@ -153,7 +153,7 @@ class Pool:
         held = self.held[replica] = _Held(self.world.process(f"replica {replica} of {self.driver.name}"))
 
         async def serve() -> None:
-            held.worker = replica.Replica(*self.arguments)
+            held.worker = Replica(*self.arguments)
             held.end = asyncio.Event()
             engine = await held.worker.start()
             self.events.append(Event("ready", replica, engine=engine))
