@@ -88,7 +88,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Again:
+class Failed:
     """A failed row that a retry runs again: the `code` of its error, the attempts that were made."""
 
     row: int
@@ -114,7 +114,7 @@ class Span:
     offset: int = 0
     bytes: int = 0
     retry: int = 0
-    again: tuple[Again, ...] = ()
+    again: tuple[Failed, ...] = ()
 
     @property
     def name(self) -> str:
@@ -157,7 +157,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Output:
+class Answer:
     """One of an engine's `n` answers to a prompt. `cumulative_logprob` needs `sampling.logprobs`; `cached_tokens`
     of the prompt were found in the engine's prefix cache. `prompt_tokens` is set by an engine that counts them by itself.
     `token_logprobs` (logprobs.of_answer) needs `output.token_logprobs` besides; without it no engine makes them."""

@@ -16,7 +16,7 @@ import yaml
 
 from batchgen import rows
 from batchgen.cli import main
-from tests.support.finished import Output
+from tests.support.finished import Finished
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = REPOSITORY / "jobs/models/tiny-karakuri"
@@ -288,7 +288,7 @@ def test_an_option_that_echo_does_not_have_is_found_by_check(folder: Path) -> No
 
 
 def test_export_says_what_it_wrote_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:
-    Output(tmp_path)
+    Finished(tmp_path)
     done = batchgen(tmp_path, "export", "out", "--to", "files", "--format", "openai")
     assert done.stdout.splitlines() == ["files/output.jsonl: 24 lines", "files/errors.jsonl: 7 lines"]
     assert mistake(batchgen(tmp_path, "export", "out", "--to", "x", "--format", "xml")) == (
@@ -298,7 +298,7 @@ def test_export_says_what_it_wrote_and_refuses_what_it_does_not_know(tmp_path: P
 
 
 def test_the_rows_of_an_output_are_read_from_its_path(tmp_path: Path) -> None:
-    Output(tmp_path)
+    Finished(tmp_path)
     found = list(rows(str(tmp_path / "out")))
     assert len(found) == 62
     assert [row["row"] for row in found] == sorted(row["row"] for row in found)

@@ -18,7 +18,7 @@ from batchgen.engines import vllm
 from batchgen.export import export
 from batchgen.job.job import Job
 from batchgen.output.verify import verify
-from tests.support.finished import Output
+from tests.support.finished import Finished
 from tests.support.jobs import fields, refusal
 from tests.support.replicas import answered, blocks, part_bytes, prepared, ran, replica
 
@@ -142,12 +142,12 @@ def test_of_several_turns_the_tokens_are_those_of_the_last_answer(tmp_path: Path
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Output:
+def output(tmp_path: Path) -> Finished:
     prompts = [{"prompt": f"row {n}" + (" forbidden" if n % 5 == 0 else "")} for n in range(10)]
-    return Output(tmp_path, [json.dumps(row) for row in prompts], output=wanted(tmp_path), sampling={"n": 2, "logprobs": 1})
+    return Finished(tmp_path, [json.dumps(row) for row in prompts], output=wanted(tmp_path), sampling={"n": 2, "logprobs": 1})
 
 
-def test_a_retried_row_has_its_tokens_and_the_output_is_proven(output: Output) -> None:
+def test_a_retried_row_has_its_tokens_and_the_output_is_proven(output: Finished) -> None:
     assert {row["token_logprobs"] is None for row in output.rows(status="error")} == {True}
     output.mend()
     assert (output.retry(), output.run()) == (4, 4)
@@ -157,7 +157,7 @@ def test_a_retried_row_has_its_tokens_and_the_output_is_proven(output: Output) -
     assert verify(output.store).problems == []
 
 
-def test_a_part_without_the_column_is_not_this_jobs(output: Output) -> None:
+def test_a_part_without_the_column_is_not_this_jobs(output: Finished) -> None:
     name = next(iter(output.store.list("data")))
     table = pq.read_table(pa.BufferReader(output.store.get(name))).drop_columns(["token_logprobs"])
     sink = pa.BufferOutputStream()
@@ -166,7 +166,7 @@ def test_a_part_without_the_column_is_not_this_jobs(output: Output) -> None:
     assert verify(output.store).problems == [f"{name}: its columns are not this job's"]
 
 
-def test_the_column_is_exported_as_it_is_and_in_openais_format(output: Output, tmp_path: Path) -> None:
+def test_the_column_is_exported_as_it_is_and_in_openais_format(output: Finished, tmp_path: Path) -> None:
     export.export(output.store, "jsonl", tmp_path / "to")
     rows = [json.loads(line) for line in (tmp_path / "to/rows.jsonl").read_text().splitlines()]
     answers = {(row["row"], row["sample"]): row for row in rows if row["status"] == "ok"}

@@ -27,7 +27,7 @@ from ray.data.datasource import Datasource, ReadTask
 from batchgen.errors import BatchgenError
 from batchgen.read import reader
 from batchgen.read.formats import parts
-from batchgen.records import Again, Prompt, Row, Shard, Span, prompt_schema
+from batchgen.records import Failed, Prompt, Row, Shard, Span, prompt_schema
 from batchgen.render.renderer import Renderer
 
 TASK_SPANS = 16
@@ -45,11 +45,11 @@ class Assets:
     kept: pa.Schema
 
 
-def encode_span(renderer: Renderer, shard: str, rows: list[Row], again: tuple[Again, ...] = ()) -> pa.Table:
+def encode_span(renderer: Renderer, shard: str, rows: list[Row], again: tuple[Failed, ...] = ()) -> pa.Table:
     """The rendered prompts of a span's rows (records.prompt_schema); of a retry, those of the `again` rows."""
     prompts: list[Prompt] = []
     source: list[int] = []
-    wanted: dict[tuple[int, int], list[Again]] = {}
+    wanted: dict[tuple[int, int], list[Failed]] = {}
     for one in again:
         wanted.setdefault((one.row, one.variant), []).append(one)
     for index, row in enumerate(rows):

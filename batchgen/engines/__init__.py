@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from batchgen.job.job import Job
-from batchgen.records import Output
+from batchgen.records import Answer
 from batchgen.render.model_files import ModelFiles
 
 
@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     async def generate(
         self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Output]:
+    ) -> list[Answer]:
         """The `sampling["n"]` outputs of one prompt, complete, whatever `best_of` says: answer.py chooses. `request` is unique
         among running ones; of the prompts that wait, one with a lower `place` goes first. `images` are those of the
         conversation, as data URLs.

@@ -29,7 +29,7 @@ from batchgen.engines.options import parse_options
 from batchgen.errors import BadRow, EngineError
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
-from batchgen.records import Output
+from batchgen.records import Answer
 from batchgen.render.model_files import ModelFiles
 
 _DEAD = "echo died"
@@ -92,7 +92,7 @@ class EchoEngine:
 
     async def generate(
         self, request: str, token_ids: list[int], sampling: dict[str, object], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Output]:
+    ) -> list[Answer]:
         text = bytes(token_ids).decode() if self._tokenizer is None else self._tokenizer.decode(token_ids)
         options = self.options
         if options.kill_on and options.kill_on in text:
@@ -145,7 +145,7 @@ class EchoEngine:
             if not waking.done():
                 waking.set_exception(EngineError(_DEAD))
 
-    def _output(self, words: list[str], ids: list[int], sampling: dict[str, object], number: int) -> Output:
+    def _output(self, words: list[str], ids: list[int], sampling: dict[str, object], number: int) -> Answer:
         seed = sampling["seed"] if sampling["temperature"] else 0
         named = (ids, None, number) if seed is None else (ids, int(str(seed)) + number, 0)  # a sample's seed, as vLLM has it
         dice = random.Random(xxhash.xxh3_64_intdigest(repr(named).encode()))
@@ -164,14 +164,14 @@ class EchoEngine:
                 answer, reason = before + (found if sampling["include_stop_str_in_output"] else ""), "stop"
         return self._scored(answer, reason, words, sampling)
 
-    def _scored(self, answer: str, reason: str, words: list[str], sampling: dict[str, object]) -> Output:
+    def _scored(self, answer: str, reason: str, words: list[str], sampling: dict[str, object]) -> Answer:
         """The output of an answer that was drawn from `words`."""
         tokens = len(answer.split())
         if sampling["logprobs"] is None:
-            return Output(answer, tokens, reason)
+            return Answer(answer, tokens, reason)
         each, most = -math.log(len(words) or 1), int(str(sampling["logprobs"]))
         scored = _scored_words(answer, each, words, most) if self._token_logprobs else None
-        return Output(answer, tokens, reason, each * tokens, token_logprobs=scored)
+        return Answer(answer, tokens, reason, each * tokens, token_logprobs=scored)
 
     def _length(self, dice: random.Random) -> int:
         length = self.options.length

@@ -24,7 +24,7 @@ from batchgen.errors import BadRow, EngineError, words
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
-from batchgen.records import Output
+from batchgen.records import Answer
 from batchgen.render.model_files import ModelFiles
 
 _OPENAI = ("temperature", "top_p", "n", "seed", "stop", "presence_penalty", "frequency_penalty")
@@ -88,7 +88,7 @@ class OpenAIEngine:
 
     async def generate(
         self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Output]:
+    ) -> list[Answer]:
         messages = orjson.loads(bytes(token_ids))
         try:
             done = await self._client.chat.completions.create(
@@ -105,7 +105,7 @@ class OpenAIEngine:
         choices = sorted(done.choices, key=lambda choice: choice.index)
         tokens = _counts(choices, done.usage.completion_tokens if done.usage else 0)
         return [
-            Output(
+            Answer(
                 choice.message.content or "",
                 tokens[number],
                 choice.finish_reason or "stop",

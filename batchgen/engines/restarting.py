@@ -17,7 +17,7 @@ from typing import Any
 
 from batchgen.engines import Engine
 from batchgen.errors import BadRow, EngineError
-from batchgen.records import Output
+from batchgen.records import Answer
 
 SPLIT = 8
 MOST_DEATHS = 10
@@ -74,7 +74,7 @@ class Guard:
 
     async def generate(
         self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Output]:
+    ) -> list[Answer]:
         """As Engine.generate; raises BadRow for `engine_crash` and `timeout` too, EngineError when the engine is given up."""
         task = asyncio.current_task()
         assert task is not None

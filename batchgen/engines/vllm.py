@@ -22,7 +22,7 @@ from batchgen.engines import vllm_cpu
 from batchgen.errors import BadRow, EngineError, JobError, words
 from batchgen.job.job import Job
 from batchgen.read import tables
-from batchgen.records import Output
+from batchgen.records import Answer
 from batchgen.render.model_files import ModelFiles
 
 _RESERVED = ("model", "revision", "tensor_parallel_size", "pipeline_parallel_size", "trust_remote_code")
@@ -112,7 +112,7 @@ class VllmEngine:
 
     async def generate(
         self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Output]:
+    ) -> list[Answer]:
         final: Any = None
         try:
             # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
@@ -138,7 +138,7 @@ class VllmEngine:
         if final is None:
             raise EngineError("vLLM ended a request without an output")
         return [
-            Output(
+            Answer(
                 o.text,
                 len(o.token_ids),
                 o.finish_reason or "stop",

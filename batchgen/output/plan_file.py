@@ -2,7 +2,7 @@
 
 000000.parquet holds the spans of the first run; every later file adds some: those of a grown input, or those of a retry, which
 run failed rows of earlier spans again. Columns: shard, start, end, rows, offset, bytes, and for a retry `again`, the rows
-to run (Again). The file metadata holds `shards`, the JSON list of the shards as they were then. All are written with
+to run (Failed). The file metadata holds `shards`, the JSON list of the shards as they were then. All are written with
 put_new, so that of two drivers one plans and the other follows.
 """
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from batchgen.errors import VerifyError, words
 from batchgen.output.store import Put, Store
 from batchgen.read import tables
-from batchgen.records import Again, Shard, Span
+from batchgen.records import Failed, Shard, Span
 
 FOLDER = "_batchgen/plan"
 SUCCESS = "_SUCCESS"
@@ -73,7 +73,7 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
             shards[fields["index"]] = Shard(**fields)
         columns = [table.column(field).to_pylist() for field in _FIELDS]
         if "again" in table.column_names:
-            again = [tuple(Again(**one) for one in rows) for rows in table.column("again").to_pylist()]
+            again = [tuple(Failed(**one) for one in rows) for rows in table.column("again").to_pylist()]
             columns += [[number] * len(again), again]
         spans += [Span(*values) for values in zip(*columns, strict=True)]
     return Plan(tuple(shards[index] for index in sorted(shards)), spans, factor), len(names)

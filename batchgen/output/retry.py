@@ -16,7 +16,7 @@ from batchgen.job.job import FINAL
 from batchgen.output import parts, plan_file
 from batchgen.output.job_file import FrozenJob
 from batchgen.output.store import Put, Store
-from batchgen.records import Again, Span
+from batchgen.records import Failed, Span
 
 _COLUMNS = ["row", "variant", "sample", "attempt", "status", "error_code"]
 
@@ -49,13 +49,13 @@ def plan_retry(store: Store, frozen: FrozenJob, codes: Collection[str] | None = 
     return sum(len(span.again) for span in again)
 
 
-def failures(store: Store, spans: list[Span]) -> list[Again]:
+def failures(store: Store, spans: list[Span]) -> list[Failed]:
     """The rows of a place that failed last, in order; `spans` are the place's span and its retries, in order."""
-    failed: dict[tuple[int, int, int], Again] = {}
+    failed: dict[tuple[int, int, int], Failed] = {}
     for span in spans:
         for row in parts.read_part(store, span.name, _COLUMNS).to_pylist():
             key = (row["row"], row["variant"], row["sample"])
             failed.pop(key, None)
             if row["status"] == "error":
-                failed[key] = Again(*key, row["attempt"], row["error_code"])
+                failed[key] = Failed(*key, row["attempt"], row["error_code"])
     return [failed[key] for key in sorted(failed)]

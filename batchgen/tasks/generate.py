@@ -23,7 +23,7 @@ from batchgen.engines import Engine
 from batchgen.errors import BadRow, EngineError, RowError, TooManyErrors, place
 from batchgen.job.job import Failure, Retry
 from batchgen.job.parse import Parser
-from batchgen.records import Completion, Output
+from batchgen.records import Answer, Completion
 from batchgen.render.messages import as_text, images
 from batchgen.render.renderer import Renderer, derive_seed, prompt_hash
 
@@ -149,7 +149,7 @@ class Answerer:
             talk.attempt = attempt
         return talk
 
-    async def _generate(self, ids: list[int], sampling: dict[str, Any], queue_place: int, pictures: list[str]) -> list[Output]:
+    async def _generate(self, ids: list[int], sampling: dict[str, Any], queue_place: int, pictures: list[str]) -> list[Answer]:
         self._serial += 1
         outputs = await self.engine.generate(str(self._serial), ids, sampling, queue_place, pictures)
         if len(outputs) != sampling["n"]:
@@ -189,7 +189,7 @@ class _Talk:
     continues: bool
     """Whether the last message is the beginning of the answer."""
     error: RowError | None = None
-    output: Output | None = None
+    output: Answer | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -221,7 +221,7 @@ class _Talk:
         assert self.output is not None
         return (self.messages[-1]["content"] if self.continues else "") + self.output.text
 
-    def add(self, output: Output, ids: list[int]) -> None:
+    def add(self, output: Answer, ids: list[int]) -> None:
         self.output, self.digest = output, prompt_hash(ids, images(self.messages))
         self.prompt_tokens += len(ids) if output.prompt_tokens is None else output.prompt_tokens
         self.completion_tokens += output.tokens

@@ -15,7 +15,7 @@ from batchgen.engines import make_engine
 from batchgen.engines.vllm import VllmEngine
 from batchgen.errors import BadRow
 from batchgen.job.schemas import BUILT_IN
-from batchgen.records import Output, Prompt, Row
+from batchgen.records import Answer, Prompt, Row
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from tests.support.rendering import EOS, TINY, make_job
@@ -38,7 +38,7 @@ def rows() -> list[dict[str, Any]]:
     return made
 
 
-def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Output]:
+def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Answer]:
     """The engine's answers; those of every third prompt are asked for with 0, 1 and 2 likeliest tokens."""
     engine = make_engine(job, model)
     assert isinstance(engine, VllmEngine)
@@ -46,7 +46,7 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Output]:
 
     had = os.sched_getaffinity(0)
 
-    async def scenario() -> list[Output]:
+    async def scenario() -> list[Answer]:
         await engine.start()
         try:
             assert not is_usage_stats_enabled()
@@ -73,7 +73,7 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Output]:
 
 
 @pytest.fixture(scope="module")
-def answers() -> Iterator[tuple[list[Prompt], list[Output]]]:
+def answers() -> Iterator[tuple[list[Prompt], list[Answer]]]:
     """The prompts of `rows` and what the engine answers, greedily."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -96,13 +96,13 @@ def answers() -> Iterator[tuple[list[Prompt], list[Output]]]:
         yield prompts, ours(prompts, job, model)
 
 
-def tokens(output: Output) -> list[dict[str, Any]]:
+def tokens(output: Answer) -> list[dict[str, Any]]:
     assert output.token_logprobs is not None
     found: list[dict[str, Any]] = output.token_logprobs.to_pylist()
     return found
 
 
-def test_greedy_answers_are_transformers_token_for_token(answers: tuple[list[Prompt], list[Output]]) -> None:
+def test_greedy_answers_are_transformers_token_for_token(answers: tuple[list[Prompt], list[Answer]]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -124,7 +124,7 @@ def test_greedy_answers_are_transformers_token_for_token(answers: tuple[list[Pro
     assert len({tuple(ids) for ids in found}) > ROWS / 4, "they differ from row to row"
 
 
-def test_every_token_of_an_answer_has_its_logprob(answers: tuple[list[Prompt], list[Output]]) -> None:
+def test_every_token_of_an_answer_has_its_logprob(answers: tuple[list[Prompt], list[Answer]]) -> None:
     for number, output in enumerate(answers[1]):
         made = tokens(output)
         assert len(made) == output.tokens

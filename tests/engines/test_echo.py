@@ -19,7 +19,7 @@ from batchgen.engines.echo import EchoEngine
 from batchgen.errors import BadRow, EngineError, JobError
 from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
-from batchgen.records import Output
+from batchgen.records import Answer
 from batchgen.render.model_files import load_model
 
 TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"
@@ -34,7 +34,7 @@ def engine(model: dict[str, Any] | None = None, **options: Any) -> EchoEngine:
     return made
 
 
-def generate(made: EchoEngine, text: str = TEXT, ids: list[int] | None = None, **sampling: Any) -> list[Output]:
+def generate(made: EchoEngine, text: str = TEXT, ids: list[int] | None = None, **sampling: Any) -> list[Answer]:
     fields = check_sampling({"max_tokens": 1000, **sampling})
     return asyncio.run(made.generate("1", list(text.encode()) if ids is None else ids, fields))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from batchgen.engines.restarting import MOST_DEATHS, SPLIT, Guard
 from batchgen.errors import BadRow, EngineError
-from batchgen.records import Output
+from batchgen.records import Answer
 
 PATIENCE = 60
 
@@ -41,7 +41,7 @@ class Mortal:
         if self.dead:
             raise EngineError("dead")
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
         assert not self.stopped
         assert request not in self.inside
         mine = self.inside[request] = asyncio.get_running_loop().create_future()
@@ -57,7 +57,7 @@ class Mortal:
                         other.set_result(None)
             if self.dead or mine.done():
                 raise EngineError("killed")
-            return [Output(str(token_ids[0]), 1, "stop")]
+            return [Answer(str(token_ids[0]), 1, "stop")]
         finally:
             del self.inside[request]
 
@@ -169,7 +169,7 @@ def test_an_engine_without_a_sign_of_life_is_started_again() -> None:
 
 def test_an_engine_that_is_slow_but_alive_is_left_alone() -> None:
     class Slow(Mortal):
-        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
             await asyncio.sleep(1)
             return await super().generate(request, token_ids, sampling)
 
@@ -180,7 +180,7 @@ def test_an_engine_that_is_slow_but_alive_is_left_alone() -> None:
 
 def test_a_row_over_its_time_is_cut_and_the_others_are_not() -> None:
     class Stuck(Mortal):
-        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
             if token_ids == [2]:
                 await asyncio.Event().wait()
             return await super().generate(request, token_ids, sampling)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from batchgen.cli import app
 from batchgen.errors import InputError
 from batchgen.export.fidelity import fidelity
-from tests.support.finished import Output
+from tests.support.finished import Finished
 
 KARAKURI = {"schema": "karakuri", "sweep": {"verbosity": [0, 2, 4]}}
 ROWS = [json.dumps({"prompt": f"row {n}", "helpfulness": n % 2 * 4}) for n in range(10)]
@@ -25,21 +25,21 @@ def folder(path: Path, name: str) -> Path:
 
 
 @pytest.fixture
-def steered(tmp_path: Path) -> Output:
-    return Output(folder(tmp_path, "steered"), ROWS, attributes=KARAKURI, engine={"kind": "echo"}, sampling={"n": 2})
+def steered(tmp_path: Path) -> Finished:
+    return Finished(folder(tmp_path, "steered"), ROWS, attributes=KARAKURI, engine={"kind": "echo"}, sampling={"n": 2})
 
 
-def labelled(steered: Output, tmp_path: Path, labels: str, **fields: Any) -> Output:
+def labelled(steered: Finished, tmp_path: Path, labels: str, **fields: Any) -> Finished:
     made = {
         "input": {"path": steered.store.url, "messages": "messages"},
         "attributes": {"schema": "karakuri-apm", "predict": "helpsteer"},
         "sampling": {"structured_outputs": {"choice": [labels]}},
         "engine": {"kind": "echo"},
     }
-    return Output(folder(tmp_path, "labels"), **(made | fields))
+    return Finished(folder(tmp_path, "labels"), **(made | fields))
 
 
-def test_the_lengths_of_answers_by_value(steered: Output) -> None:
+def test_the_lengths_of_answers_by_value(steered: Finished) -> None:
     found = fidelity(steered.store)
     rows = steered.rows()
     verbosity = found["verbosity"]
@@ -53,7 +53,7 @@ def test_the_lengths_of_answers_by_value(steered: Output) -> None:
     assert verbosity.labels == {}
 
 
-def test_labels_of_a_chained_job_against_what_was_asked_for(steered: Output, tmp_path: Path) -> None:
+def test_labels_of_a_chained_job_against_what_was_asked_for(steered: Finished, tmp_path: Path) -> None:
     found = fidelity(labelled(steered, tmp_path, HELPFUL.format(4, 2)).store)
     assert found["verbosity"].asked == {0: 20, 2: 20, 4: 20}
     assert found["verbosity"].mean_tokens == fidelity(steered.store)["verbosity"].mean_tokens, "of the answers, not of the labels"
@@ -64,7 +64,7 @@ def test_labels_of_a_chained_job_against_what_was_asked_for(steered: Output, tmp
     assert (found["humor"].labels, found["humor"].exact) == ({}, None)
 
 
-def test_correlations_are_pearsons(steered: Output, tmp_path: Path) -> None:
+def test_correlations_are_pearsons(steered: Finished, tmp_path: Path) -> None:
     import numpy as np
 
     labels = {"structured_outputs": {"choice": [HELPFUL.format(4, n) for n in range(5)]}}
@@ -77,16 +77,16 @@ def test_correlations_are_pearsons(steered: Output, tmp_path: Path) -> None:
 
 
 def test_failed_rows_are_not_counted(tmp_path: Path) -> None:
-    output = Output(tmp_path, attributes=KARAKURI)
+    output = Finished(tmp_path, attributes=KARAKURI)
     assert fidelity(output.store)["verbosity"].rows == len(output.rows(status="ok"))
 
 
 def test_an_output_that_is_not_steered_has_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="its rows do not say what was asked for; steer the job, or label the output"):
-        fidelity(Output(tmp_path).store)
+        fidelity(Finished(tmp_path).store)
 
 
-def test_the_command_prints_a_line_for_every_value(steered: Output, tmp_path: Path) -> None:
+def test_the_command_prints_a_line_for_every_value(steered: Finished, tmp_path: Path) -> None:
     output = labelled(steered, tmp_path, HELPFUL.format(4, 2))
     printed = CliRunner().invoke(app, ["fidelity", output.store.url]).stdout.splitlines()
     lines = [line.split() for line in printed]

@@ -11,7 +11,7 @@ from typing import Any
 from obstore.exceptions import AlreadyExistsError, GenericError, NotFoundError
 
 from batchgen.errors import BadRow, EngineError
-from batchgen.records import Output
+from batchgen.records import Answer
 from tests.faults.world import World
 
 
@@ -90,7 +90,7 @@ class Engine:
         if self.dead:
             raise EngineError("dead")
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
         text = bytes(token_ids).decode()
         if "refused" in text:
             raise BadRow("engine_rejected", "refused")
@@ -108,4 +108,4 @@ class Engine:
         if self.dead:
             raise EngineError("dead")
         self.generated()
-        return [Output(f"{text} answered", self.world.dice.randint(1, 9), "stop") for _ in range(sampling["n"])]
+        return [Answer(f"{text} answered", self.world.dice.randint(1, 9), "stop") for _ in range(sampling["n"])]

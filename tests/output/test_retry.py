@@ -10,15 +10,15 @@ from batchgen.errors import InputError
 from batchgen.output import parts
 from batchgen.output.store import open_store
 from batchgen.output.verify import repair, verify
-from tests.support.finished import ROWS, Output
+from tests.support.finished import ROWS, Finished
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Output:
-    return Output(tmp_path)
+def output(tmp_path: Path) -> Finished:
+    return Finished(tmp_path)
 
 
-def test_a_retry_pays_for_the_failed_rows_and_no_others(output: Output) -> None:
+def test_a_retry_pays_for_the_failed_rows_and_no_others(output: Finished) -> None:
     assert (len(output.rows(status="ok")), len(output.rows(error_code="engine_rejected"))) == (48, 12)
     before = {name: output.store.get(name) for name in output.store.list("data")}
     output.mend()
@@ -36,24 +36,24 @@ def test_a_retry_pays_for_the_failed_rows_and_no_others(output: Output) -> None:
     assert output.retry() == 0, "nothing is left that another attempt could change"
 
 
-def test_a_retried_row_is_what_it_would_have_been(output: Output, tmp_path: Path) -> None:
+def test_a_retried_row_is_what_it_would_have_been(output: Finished, tmp_path: Path) -> None:
     output.mend()
     output.retry()
     output.run()
     (tmp_path / "other").mkdir()
     (tmp_path / "other/in.jsonl").write_text((tmp_path / "in.jsonl").read_text())
-    other = Output.__new__(Output)
+    other = Finished.__new__(Finished)
     other.fields = {**output.fields, "output": {"path": str(tmp_path / "other/out")}}
     other.store = open_store(str(tmp_path / "other/out"))
     other.run()
 
-    def texts(made: Output) -> list[tuple[int, int, str]]:
+    def texts(made: Finished) -> list[tuple[int, int, str]]:
         return sorted((row["row"], row["sample"], row["response"]) for row in made.rows(status="ok"))
 
     assert texts(output) == texts(other)
 
 
-def test_rows_that_fail_again_supersede_and_can_be_tried_again(output: Output) -> None:
+def test_rows_that_fail_again_supersede_and_can_be_tried_again(output: Finished) -> None:
     assert (output.retry(), output.run()) == (12, 12)
     assert output.status()["errors"] == {"engine_rejected": 12, "input": 2}
     output.mend()
@@ -63,7 +63,7 @@ def test_rows_that_fail_again_supersede_and_can_be_tried_again(output: Output) -
     assert verify(output.store).problems == []
 
 
-def test_only_the_codes_asked_for_are_run_and_an_open_retry_is_finished_first(output: Output) -> None:
+def test_only_the_codes_asked_for_are_run_and_an_open_retry_is_finished_first(output: Finished) -> None:
     assert output.retry("timeout") == 0
     assert output.retry("input") == 2
     assert output.retry("engine_rejected") == 0, "the retry of before is not done"
@@ -72,14 +72,14 @@ def test_only_the_codes_asked_for_are_run_and_an_open_retry_is_finished_first(ou
     assert output.retry("engine_rejected") == 12
 
 
-def test_a_retry_of_an_unfinished_output_is_refused(output: Output) -> None:
+def test_a_retry_of_an_unfinished_output_is_refused(output: Finished) -> None:
     output.store.delete(parts.part_name(output.plan.spans[0].name))
     with pytest.raises(InputError, match="1 spans have no part yet; run the job to its end first"):
         output.retry()
 
 
 def test_samples_that_the_run_itself_tried_again_are_proven_too(tmp_path: Path) -> None:
-    output = Output(
+    output = Finished(
         tmp_path,
         ['{"prompt": "a b c"}'],
         sampling={"n": 2, "max_tokens": 1, "ignore_eos": True},
@@ -89,7 +89,7 @@ def test_samples_that_the_run_itself_tried_again_are_proven_too(tmp_path: Path) 
     assert verify(output.store).problems == []
 
 
-def damage(output: Output, span: int) -> str:
+def damage(output: Finished, span: int) -> str:
     name = parts.part_name(output.plan.spans[span].name)
     data = output.store.get(name)
     assert data is not None
@@ -97,7 +97,7 @@ def damage(output: Output, span: int) -> str:
     return name
 
 
-def test_repair_moves_a_damaged_part_away_and_the_next_run_makes_it_again(output: Output) -> None:
+def test_repair_moves_a_damaged_part_away_and_the_next_run_makes_it_again(output: Finished) -> None:
     name = damage(output, 1)
     verdict = verify(output.store)
     assert verdict.damaged == [name]
@@ -109,7 +109,7 @@ def test_repair_moves_a_damaged_part_away_and_the_next_run_makes_it_again(output
     assert output.status()["rows_ok"] == 48
 
 
-def test_a_damaged_retry_is_made_again_and_what_it_rests_on_is_left_alone(output: Output) -> None:
+def test_a_damaged_retry_is_made_again_and_what_it_rests_on_is_left_alone(output: Finished) -> None:
     output.mend()
     output.retry()
     output.run()
@@ -124,7 +124,7 @@ def test_a_damaged_retry_is_made_again_and_what_it_rests_on_is_left_alone(output
     assert any("it cannot be repaired: rows of it were run again since" in problem for problem in verdict.problems)
 
 
-def test_a_retry_that_lies_is_found(output: Output) -> None:
+def test_a_retry_that_lies_is_found(output: Finished) -> None:
     output.mend()
     output.retry()
     output.run()

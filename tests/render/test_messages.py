@@ -18,7 +18,7 @@ from batchgen.engines import vllm
 from batchgen.engines.restarting import Guard
 from batchgen.plan.plan import make_plan
 from batchgen.read.reader import read_spans
-from batchgen.records import Output
+from batchgen.records import Answer
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer, prompt_hash
 from tests.support.rendering import BLOCK, CHATML, bare, error_of, make_job, one, prompts, tiny
@@ -115,9 +115,9 @@ class Eyes(Backwards):
 
     async def generate(
         self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Output]:
+    ) -> list[Answer]:
         assert all(url == DOT for url in images)
-        return [Output(f"{len(images)} images", 1, "stop")]
+        return [Answer(f"{len(images)} images", 1, "stop")]
 
 
 def test_images_reach_the_engine_and_the_output(tmp_path: Path) -> None:

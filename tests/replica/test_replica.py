@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import EngineError
-from batchgen.records import Output, Receipt, output_schema
+from batchgen.records import Answer, Receipt, output_schema
 from tests.support.replicas import Backwards, answered, blocks, part_bytes, prepared, ran, replica
 
 KARAKURI = {"schema": "karakuri", "sweep": {"verbosity": [0, 4]}}
@@ -168,10 +168,10 @@ class Recorder(Backwards):
 
     async def generate(
         self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Output]:
+    ) -> list[Answer]:
         text = bytes(token_ids).decode()
         self.places[text] = place
-        return [Output(text, sampling["max_tokens"], "length", None, len(token_ids) // 2) for _ in range(sampling["n"])]
+        return [Answer(text, sampling["max_tokens"], "length", None, len(token_ids) // 2) for _ in range(sampling["n"])]
 
 
 def test_a_longer_row_gets_a_place_before_shorter_ones_that_came_first(tmp_path: Path) -> None:
@@ -234,6 +234,6 @@ def test_a_sample_that_grows_too_long_leaves_the_others(tmp_path: Path) -> None:
 
 
 class OneLongAnswer(Backwards):
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
         answers = ["short", "long " * 50][: sampling["n"]]
-        return [Output(answer, len(answer.split()), "stop") for answer in answers]
+        return [Answer(answer, len(answer.split()), "stop") for answer in answers]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.records import Output
+from batchgen.records import Answer
 from tests.support.replicas import Backwards, blocks, prepared, replica
 
 
@@ -20,10 +20,10 @@ class Gate(Backwards):
         self.entered = asyncio.Semaphore(0)
         self.open = asyncio.Semaphore(0)
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
         self.entered.release()
         await self.open.acquire()
-        return [Output("yes", 1, "stop")]
+        return [Answer("yes", 1, "stop")]
 
 
 async def settled() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from batchgen.errors import OVER_LIMIT, BadRow, EngineError, TooManyErrors
 from batchgen.output import journal
-from batchgen.records import Output, Receipt
+from batchgen.records import Answer, Receipt
 from batchgen.replica.replica import Replica
 from batchgen.run import Prepared
 from tests.support.replicas import PATIENCE, Backwards, blocks, part_bytes, prepared, ran, replica
@@ -67,12 +67,12 @@ class Gate(Backwards):
         self.opened = asyncio.Event()
         self.asked: list[str] = []
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
         text = " ".join(bytes(token_ids).decode().split()[1:3])
         self.asked.append(text)
         if "fast" not in text:
             await self.opened.wait()
-        return [Output(f"answer to {text}", 1, "stop")]
+        return [Answer(f"answer to {text}", 1, "stop")]
 
 
 def killed_after_a_journal(worker: Replica, made: Prepared) -> None:
@@ -108,7 +108,7 @@ def test_a_killed_replica_costs_unfinished_rows_only(tmp_path: Path, known: str)
 
 def test_a_replica_that_is_stopped_or_given_up_leaves_its_finished_rows_in_the_journal(tmp_path: Path) -> None:
     class Broken(Gate):
-        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
             if b"slow" in bytes(token_ids):
                 await asyncio.sleep(0.2)
                 raise EngineError("gone")
@@ -163,14 +163,14 @@ class Moody(Backwards):
         self.times = times
         self.asked: dict[str, list[dict[str, Any]]] = {}
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
         text = bytes(token_ids).decode().split()[1]
         before = self.asked.setdefault(text, [])
         before.append(sampling)
         if text in ("timeout", "engine_rejected") and len(before) <= self.times:
             raise BadRow(text, "moody")  # type: ignore[arg-type]
         cut = text == "truncated" and len(before) <= self.times
-        return [Output(f"{text} {number}", 1, "length" if cut else "stop") for number in range(sampling["n"])]
+        return [Answer(f"{text} {number}", 1, "length" if cut else "stop") for number in range(sampling["n"])]
 
 
 def moody(folder: Path, errors: dict[str, Any], times: int, **fields: Any) -> tuple[list[dict[str, Any]], Moody]:

@@ -22,7 +22,7 @@ from batchgen.run import Prepared, prepare
 ROWS = 30
 
 
-class Output:
+class Finished:
     """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does."""
 
     def __init__(self, folder: Path, lines: list[str] | None = None, **fields: Any) -> None:

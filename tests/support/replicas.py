@@ -17,7 +17,7 @@ from batchgen.job.job import Job
 from batchgen.output.parts import part_name
 from batchgen.plan import plan
 from batchgen.read import reader
-from batchgen.records import Output, Receipt
+from batchgen.records import Answer, Receipt
 from batchgen.replica.replica import Replica
 from batchgen.run import Prepared, prepare
 
@@ -81,7 +81,7 @@ class Backwards:
 
     async def stop(self) -> None: ...
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
         mine = asyncio.Event()
         self.waiting.append(mine)
         if len(self.waiting) == self.capacity:
@@ -89,4 +89,4 @@ class Backwards:
         await mine.wait()
         if (place := self.waiting.index(mine)) > 0:
             self.waiting[place - 1].set()
-        return [Output(bytes(token_ids).decode(), 1, "stop")]
+        return [Answer(bytes(token_ids).decode(), 1, "stop")]

@@ -13,11 +13,11 @@ import pytest
 
 from batchgen.errors import BadRow
 from batchgen.output.verify import verify
-from batchgen.records import Output
-from tests.support.finished import Output as Whole
+from batchgen.records import Answer
+from tests.support.finished import Finished as Whole
 from tests.support.replicas import Backwards, answered, blocks, part_bytes, prepared, ran, replica
 
-Answer = tuple[str, float | None]
+Said = tuple[str, float | None]
 PARSE = {"regex": r"score (?P<score>\d)", "columns": {"score": "integer"}}
 
 
@@ -33,14 +33,14 @@ class Scripted(Backwards):
         self.asked: list[dict[str, Any]] = []
         self.texts: list[str] = []
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Output]:
+    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
         self.asked.append(sampling)
         self.texts.append(bytes(token_ids).decode())
         answers = self.script.pop(0)
         if isinstance(answers, BadRow):
             raise answers
         return [
-            Output(text, len(text.split()), "length" if text.endswith("...") else "stop", logprob) for text, logprob in answers
+            Answer(text, len(text.split()), "length" if text.endswith("...") else "stop", logprob) for text, logprob in answers
         ]
 
 

@@ -11,7 +11,7 @@ import pytest
 from batchgen.errors import BadRow, InputError, StoreError
 from batchgen.export import export
 from batchgen.read.formats.openai_batch import request
-from tests.support.finished import Output
+from tests.support.finished import Finished
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -69,7 +69,7 @@ def test_what_would_change_an_answer_and_is_not_understood_is_an_error(bad: dict
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Output:
+def output(tmp_path: Path) -> Finished:
     lines = [
         json.dumps(line("one", n=2, max_tokens=5)),
         json.dumps(line("two", messages=[{"role": "user", "content": "forbidden"}])),
@@ -77,7 +77,7 @@ def output(tmp_path: Path) -> Output:
         "no json",
         json.dumps(line("five", messages="?")),
     ]
-    return Output(
+    return Finished(
         tmp_path,
         lines,
         input={"path": str(tmp_path / "in.jsonl"), "format": "openai-batch"},
@@ -86,7 +86,7 @@ def output(tmp_path: Path) -> Output:
     )
 
 
-def exported(output: Output, folder: Path, form: Any) -> dict[str, list[dict[str, Any]]]:
+def exported(output: Finished, folder: Path, form: Any) -> dict[str, list[dict[str, Any]]]:
     counts = export.export(output.store, form, folder)
     found = {name: [json.loads(text) for text in (folder / name).read_text().splitlines()] for name in counts}
     assert {name: len(lines) for name, lines in found.items()} == counts
@@ -94,7 +94,7 @@ def exported(output: Output, folder: Path, form: Any) -> dict[str, list[dict[str
     return found
 
 
-def test_responses_and_errors_go_into_their_files(output: Output, tmp_path: Path) -> None:
+def test_responses_and_errors_go_into_their_files(output: Finished, tmp_path: Path) -> None:
     found = exported(output, tmp_path / "to", "openai")
     [one] = found["output.jsonl"]
     assert (one["custom_id"], one["error"], one["response"]["status_code"]) == ("one", None, 200)
@@ -109,7 +109,7 @@ def test_responses_and_errors_go_into_their_files(output: Output, tmp_path: Path
     assert {error["response"]["status_code"] for error in found["errors.jsonl"]} == {400}
 
 
-def test_of_a_row_that_was_tried_again_the_last_attempt_is_exported(output: Output, tmp_path: Path) -> None:
+def test_of_a_row_that_was_tried_again_the_last_attempt_is_exported(output: Finished, tmp_path: Path) -> None:
     output.mend()
     assert output.retry("engine_rejected") == 1
     assert output.run() == 1
@@ -120,7 +120,7 @@ def test_of_a_row_that_was_tried_again_the_last_attempt_is_exported(output: Outp
     assert len(rows) == 6
 
 
-def test_a_failed_export_leaves_no_file(output: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_export_leaves_no_file(output: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "rows", lambda _: iter([{"shard": "s"}]))
     with pytest.raises(KeyError):
         export.export(output.store, "openai", tmp_path / "to")
@@ -130,7 +130,7 @@ def test_a_failed_export_leaves_no_file(output: Output, tmp_path: Path, monkeypa
         export.export(output.store, "openai", tmp_path / "file")
 
 
-def test_there_is_nothing_to_export_where_there_is_no_output(output: Output, tmp_path: Path) -> None:
+def test_there_is_nothing_to_export_where_there_is_no_output(output: Finished, tmp_path: Path) -> None:
     output.store.delete("_batchgen/job.json")
     with pytest.raises(InputError, match="no batchgen output there"):
         export.export(output.store, "jsonl", tmp_path / "to")

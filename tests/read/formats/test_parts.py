@@ -13,7 +13,7 @@ from batchgen.output import plan_file
 from batchgen.output.job_file import load_frozen
 from batchgen.output.verify import verify
 from batchgen.run import prepare
-from tests.support.finished import ROWS, Output
+from tests.support.finished import ROWS, Finished
 
 LABEL = {"messages": "messages", "continue_final_message": False, "keep": ["prompt", "row", "sample", "completion_tokens"]}
 
@@ -24,23 +24,23 @@ def folder(path: Path, name: str) -> Path:
 
 
 @pytest.fixture
-def first(tmp_path: Path) -> Output:
+def first(tmp_path: Path) -> Finished:
     """30 rows of two samples in three spans, six rows refused, and a line that is no JSON."""
-    return Output(folder(tmp_path, "first"))
+    return Finished(folder(tmp_path, "first"))
 
 
 @pytest.fixture
-def second(first: Output, tmp_path: Path) -> Output:
+def second(first: Finished, tmp_path: Path) -> Finished:
     return chained(first, tmp_path)
 
 
-def chained(first: Output, tmp_path: Path, **fields: Any) -> Output:
+def chained(first: Finished, tmp_path: Path, **fields: Any) -> Finished:
     source = {"path": first.store.url, **LABEL}
     made = {"input": source, "sampling": {"n": 1, "temperature": 0.5}, "engine": {"kind": "echo"}, "spans": {"rows": 7}}
-    return Output(folder(tmp_path, "second"), **(made | fields))
+    return Finished(folder(tmp_path, "second"), **(made | fields))
 
 
-def test_every_ok_row_is_read_once_and_no_other(first: Output, second: Output) -> None:
+def test_every_ok_row_is_read_once_and_no_other(first: Finished, second: Finished) -> None:
     rows = second.rows()
     assert len(rows) == len(first.rows(status="ok")) == 2 * (ROWS - ROWS // 5)
     of_first = {(row["row"], row["sample"]): row for row in first.rows()}
@@ -52,12 +52,12 @@ def test_every_ok_row_is_read_once_and_no_other(first: Output, second: Output) -
     assert verify(second.store).problems == []
 
 
-def test_how_the_rows_were_made_is_not_how_the_next_ones_are(first: Output, second: Output) -> None:
+def test_how_the_rows_were_made_is_not_how_the_next_ones_are(first: Finished, second: Finished) -> None:
     assert {row["sampling"]["n"] for row in first.rows(status="ok")} == {2}
     assert {(row["sampling"]["n"], row["sampling"]["temperature"]) for row in second.rows()} == {(1, 0.5)}
 
 
-def test_a_retry_of_the_first_job_grows_the_input_of_the_second(first: Output, second: Output) -> None:
+def test_a_retry_of_the_first_job_grows_the_input_of_the_second(first: Finished, second: Finished) -> None:
     before = {row["prompt_hash"] for row in second.rows()}
     first.mend()
     assert first.retry("engine_rejected") == 2 * ROWS // 5
@@ -70,7 +70,7 @@ def test_a_retry_of_the_first_job_grows_the_input_of_the_second(first: Output, s
     assert second.run() == 0
 
 
-def test_failed_rows_of_the_second_job_are_run_again_alone(first: Output, tmp_path: Path) -> None:
+def test_failed_rows_of_the_second_job_are_run_again_alone(first: Finished, tmp_path: Path) -> None:
     second = chained(first, tmp_path, engine={"kind": "echo", "options": {"reject_on": "row 7"}})
     assert len(second.rows(status="error")) == 2
     second.fields["engine"] = {"kind": "echo"}
@@ -80,30 +80,30 @@ def test_failed_rows_of_the_second_job_are_run_again_alone(first: Output, tmp_pa
     assert verify(second.store).rows_error == 0
 
 
-def test_the_output_of_a_job_that_is_not_done_is_no_input(first: Output, tmp_path: Path) -> None:
+def test_the_output_of_a_job_that_is_not_done_is_no_input(first: Finished, tmp_path: Path) -> None:
     first.store.delete(plan_file.SUCCESS)
     with pytest.raises(InputError, match=r"the job of this output is not done; run it to its end first"):
         chained(first, tmp_path)
 
 
-def test_the_fingerprint_follows(first: Output, second: Output, tmp_path: Path) -> None:
+def test_the_fingerprint_follows(first: Finished, second: Finished, tmp_path: Path) -> None:
     found, frozen = load_frozen(first.store), load_frozen(second.store)
     assert found is not None
     assert frozen is not None
     assert frozen.meaning["input.fingerprints"] == [found.fingerprint]
-    other = Output(folder(tmp_path, "other"), sampling={"n": 2, "temperature": 0.1})
+    other = Finished(folder(tmp_path, "other"), sampling={"n": 2, "temperature": 0.1})
     second.fields["input"]["path"] = other.store.url
     with pytest.raises(OutputConflict, match=r"input\.fingerprints: \['"):
         prepare(Job.parse(second.fields), second.store)
 
 
-def test_a_job_does_not_read_what_it_writes(first: Output) -> None:
+def test_a_job_does_not_read_what_it_writes(first: Finished) -> None:
     fields = first.fields | {"input": {"path": first.store.url + "/", "messages": "messages"}}
     with pytest.raises(JobError, match="it is the job's own output"):
         prepare(Job.parse(fields))
 
 
-def test_parts_that_are_named_as_files_are_files(first: Output, tmp_path: Path) -> None:
+def test_parts_that_are_named_as_files_are_files(first: Finished, tmp_path: Path) -> None:
     second = chained(
         first, tmp_path, input={"path": f"{first.store.url}/data", "prompt": "prompt", "keep": ["status"]}, limits={"errors": 1}
     )

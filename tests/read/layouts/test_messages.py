@@ -43,8 +43,8 @@ def test_an_answer_is_continued_where_it_ends() -> None:
 
 
 def test_an_answer_that_repeats_an_earlier_text_is_the_last_one() -> None:
-    said = [*conversation()[1:3], {"role": "user", "content": "Again."}, {"role": "assistant", "content": "Model response"}]
-    assert one(tiny(input=CONTINUED), messages=said).text.endswith("Again. " + BLOCK + " [/INST] Model response")
+    said = [*conversation()[1:3], {"role": "user", "content": "Failed."}, {"role": "assistant", "content": "Model response"}]
+    assert one(tiny(input=CONTINUED), messages=said).text.endswith("Failed. " + BLOCK + " [/INST] Model response")
 
 
 def test_a_template_that_hides_the_last_message_cannot_continue_it() -> None:
