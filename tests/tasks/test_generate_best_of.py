@@ -27,7 +27,7 @@ class Scripted(Backwards):
     An answer has a token a word, and is cut where it ends in `...`. An entry may be an error instead.
     """
 
-    def __init__(self, *script: list[Answer] | BadRow) -> None:
+    def __init__(self, *script: list[Said] | BadRow) -> None:
         super().__init__(1)
         self.script = list(script)
         self.asked: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ def test_candidates_whose_conversation_failed_come_last(tmp_path: Path) -> None:
 
 
 def test_those_that_do_not_parse_only_fill_up(tmp_path: Path) -> None:
-    answers: list[Answer] = [("hm", -0.5), ("score 1", -3.0), ("well", -0.25), ("score 2", -2.0)]
+    answers: list[Said] = [("hm", -0.5), ("score 1", -3.0), ("well", -0.25), ("score 2", -2.0)]
     for n, kept in ((2, ["score 2", "score 1"]), (4, ["score 2", "score 1", "well", "hm"])):
         (tmp_path / str(n)).mkdir()
         rows = best(tmp_path / str(n), Scripted(answers), parse=PARSE, sampling={"n": n, "best_of": 4})
@@ -134,7 +134,7 @@ def test_a_kept_answer_that_was_cut_is_tried_again_and_one_that_is_not_kept_is_n
 
 
 def test_after_a_timeout_the_candidates_are_drawn_with_the_rows_seed(tmp_path: Path) -> None:
-    drawn: list[Answer] = [("b", -2.0), ("a", -1.0)]
+    drawn: list[Said] = [("b", -2.0), ("a", -1.0)]
     engine = Scripted(BadRow("timeout", "slow"), drawn, drawn)
     rows = best(tmp_path, engine, errors={"timeout": {"retry": 1}}, sampling={"n": 2, "best_of": 2})
     assert scores(rows) == [("a", -1.0), ("b", -2.0)]
