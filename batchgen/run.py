@@ -83,9 +83,11 @@ def _run(
         if missing := planned.missing(done):
             tally.state = "running"
             store.delete(plan_file.SUCCESS)
-            from batchgen.cluster.driver import drive, on_ray  # Ray only when there is something to do
+            from batchgen.cluster.connect import connected  # Ray only when there is something to do
+            from batchgen.cluster.driver import Driver, Run
 
-            on_ray(lambda own: drive(prepared.renderer, kept, store, planned, missing, monitor, stopping, held, own))
+            with connected():
+                Driver(Run(job, prepared.renderer, kept, store, planned, monitor, held, stopping)).run(missing)
         tally.state = "done"
     except Interrupted:
         tally.state = "interrupted"

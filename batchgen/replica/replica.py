@@ -1,8 +1,8 @@
 """The replica: spans of prompts in, parts out, many spans in flight.
 
 Every prompt is a coroutine, so that no row waits for another. Twice as many as the engine runs at once are inside, so that it
-never starves; the others wait for their turn (lengths.py). `room` is how a replica asks for work: it answers when fewer prompts
-are unfinished than it should have, and few spans wait for the store, so that finished rows do not pile up behind a slow
+never starves; the others wait for their turn (lengths.py). `capacity_left` is how a replica asks for work: it answers when fewer
+prompts are unfinished than it should have, and few spans wait for the store, so that finished rows do not pile up behind a slow
 one. What is finished in spans that are still open goes into the journal every `spans.journal_seconds`.
 Plain Python: pool.py makes a Ray actor of it.
 """
@@ -99,7 +99,7 @@ class Replica:
         """The replica's node is about to go: keep every finished row from now on."""
         self._draining.set()
 
-    async def room(self, assigned: int, share: float = 0.0) -> float:
+    async def capacity_left(self, assigned: int, share: float = 0.0) -> float:
         """The load (unfinished prompts, each by its expected length), when all `assigned` spans have arrived and there is room
         for another. `share`: see sizes.share."""
         while self._accepted < assigned or not self._has_room(share):

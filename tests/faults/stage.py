@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from batchgen.cluster import driver, feed
+from batchgen.cluster import connect, driver, feed
 from batchgen.engines import restarting
 from batchgen.output import journal, lease, progress, retry, store, verify
 from batchgen.plan import plan
@@ -41,8 +42,8 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     stage = Stage(world, Bucket(world), [])
 
     def pool(*arguments: Any) -> Pool:
-        renderer, output, shards, journaled, size = arguments
-        stage.pools.append(Pool(world, (renderer, output, [shard.name for shard in shards], journaled), size))
+        renderer, output, shards, journaled, placement = arguments
+        stage.pools.append(Pool(world, (renderer, output, [shard.name for shard in shards], journaled), placement.replicas))
         return stage.pools[-1]
 
     def count() -> None:
@@ -70,7 +71,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(store, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
     patch.setattr(replica, "make_engine", lambda job, model: Engine(world, count))
-    patch.setattr(driver, "on_ray", lambda call: call(False))
+    patch.setattr(connect, "connected", lambda: nullcontext(False))
     patch.setattr(driver, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
     patch.setattr(feed, "Feed", Feed)
     patch.setattr(driver, "Pool", pool)
