@@ -23,9 +23,9 @@ from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, 
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.ray_private import draining_nodes
 from batchgen.errors import BatchgenError, EngineError, words
-from batchgen.plan.sizes import share
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer
+from batchgen.replica.admission import share
 from batchgen.replica.replica import Replica
 
 START_ATTEMPTS = 3

@@ -58,7 +58,9 @@ def tally(ok: int, error: int, planned: int) -> Tally:
     ids=["too few to judge", "the first all failed", "half of the first", "most of the first", "over", "just allowed", "all may"],
 )
 def test_a_run_stops_early_when_too_many_rows_fail(ok: int, error: int, planned: int, allowed: float, refused: bool) -> None:
-    expected = pytest.raises(TooManyErrors, match="first: input: in.jsonl:1: no json; mend the job") if refused else nullcontext()
+    expected = (
+        pytest.raises(TooManyErrors, match=r"first: input: in\.jsonl:1: no json; mend the job") if refused else nullcontext()
+    )
     with expected:
         refuse_errors(tally(ok, error, planned), allowed)
 

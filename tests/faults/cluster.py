@@ -11,8 +11,8 @@ from batchgen.cluster import feed
 from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
 from batchgen.cluster.pool import STOP_SECONDS
 from batchgen.errors import EngineError
-from batchgen.plan.sizes import share
 from batchgen.read import reader
+from batchgen.replica.admission import share
 from batchgen.replica.replica import Replica
 from tests.faults.concurrency import Loop
 from tests.faults.world import Process, World

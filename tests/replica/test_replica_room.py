@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from batchgen.engines.base import Request
 from batchgen.records import Answer
 from tests.support.replicas import Backwards, blocks, prepared, replica
 
@@ -20,7 +20,7 @@ class Gate(Backwards):
         self.entered = asyncio.Semaphore(0)
         self.open = asyncio.Semaphore(0)
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
+    async def generate(self, request: Request) -> list[Answer]:
         self.entered.release()
         await self.open.acquire()
         return [Answer("yes", 1, "stop")]
