@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from batchgen.cluster.feed import Assets, Feed
 from batchgen.cluster.pool import NODE_DIED
 from batchgen.cluster.ray_private import draining_nodes
 from batchgen.errors import EngineError, InputError
+from tests.support.nodes import drain
 from tests.support.planning import make
 from tests.support.replicas import prepared
 
@@ -65,17 +64,17 @@ def test_no_cluster_or_one_that_is_gone_means_a_local_ray_with_our_signal_handle
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head with 2 CPUs, and a node `other` with one."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    try:
-        made.add_node(num_cpus=1, resources={"other": 1})
-        with pytest.MonkeyPatch.context() as patch:
-            patch.delenv("RAY_ADDRESS", raising=False)
-            patch.setenv("RAY_DATA_USAGE_DISABLED", "1")
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_TMPDIR", folder)
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        try:
+            made.add_node(num_cpus=1, resources={"other": 1})
             with connected() as owns_ray:
                 assert owns_ray
                 yield made
-    finally:
-        made.shutdown()
+        finally:
+            made.shutdown()
 
 
 def test_an_address_is_found_where_a_cluster_listens_on_this_machine(cluster: Cluster) -> None:
@@ -117,7 +116,7 @@ def test_an_error_of_a_read_task_is_ours_again_in_the_driver(tmp_path: Path) -> 
     shards, spans = make(found.job)
     (tmp_path / "in.jsonl").unlink()
     feed = Feed(ray.put(Assets(found.renderer, found.columns.kept)), shards, spans, replicas=1)
-    with pytest.raises(InputError, match="in.jsonl"):
+    with pytest.raises(InputError, match=r"in\.jsonl"):
         until(lambda: feed.next() is not None)
     feed.stop()
 
@@ -171,9 +170,7 @@ def test_a_node_that_is_drained_is_listed_and_one_that_dies_takes_actors_and_blo
     [other] = [found for found in cluster.list_all_nodes() if found.node_id == node]
     ray.wait([reference], fetch_local=False)
     assert draining_nodes() == set()
-    drain = ["drain-node", f"--address={cluster.address}", f"--node-id={node}", "--deadline-remaining-seconds=60"]
-    reason = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
-    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *drain, *reason], check=True, capture_output=True)
+    drain(cluster.address, node)
     until(lambda: draining_nodes() == {node})
     assert {found["NodeID"] for found in ray.nodes() if found["Alive"]} >= {node}, "it is alive as long as it lasts"
 

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 import batchgen
-from batchgen.cluster import pool
+from batchgen.cluster.placement import PLACEMENTS, Placement
 from batchgen.output.store import open_store
 from batchgen.output.verify import verify
+from tests.support.nodes import drain
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 ROWS = 400
-PREEMPTION = 2  # autoscaler.proto, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.mark.parametrize("notice", [False, True], ids=["lost", "drained"])
 def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # One replica a node, whatever the scheduler likes: the head has room for one beside the feed, the other node for one.
-    monkeypatch.setattr(pool, "resources", lambda _: {"num_gpus": 0, "num_cpus": 2})
+    monkeypatch.setitem(PLACEMENTS, "cpu", lambda *_: Placement(2, num_cpus=2))
     second = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": f"row {n}"}) + "\n" for n in range(ROWS)))
@@ -56,9 +55,7 @@ def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice:
         while len(list((tmp_path / "out/data").glob("*.parquet"))) < 6:
             time.sleep(0.05)
         if notice:
-            client = GcsClient(address=cluster.address)
-            accepted, _ = client.drain_node(second.node_id, PREEMPTION, "spot", int((time.time() + 60) * 1000))
-            assert accepted
+            drain(cluster.address, second.node_id)
             while "is about to go" not in said.getvalue():
                 time.sleep(0.05)
         cluster.remove_node(second, allow_graceful=False)
@@ -78,7 +75,7 @@ def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice:
 def test_a_replica_that_rays_memory_monitor_kills_costs_no_row(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "resources", lambda _: {"num_gpus": 0, "num_cpus": 0, "resources": {"seat": 1}})
+    monkeypatch.setitem(PLACEMENTS, "cpu", lambda *_: Placement(2, resources={"seat": 1}))
     with pytest.MonkeyPatch.context() as poor:  # a node on which whatever runs is too much
         poor.setenv("RAY_memory_usage_threshold", "0.001")
         poor.setenv("RAY_memory_monitor_refresh_ms", "100")
