@@ -25,7 +25,7 @@ from tests.support.nodes import drain
 from tests.support.planning import make
 from tests.support.replicas import prepared
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster(own=True), pytest.mark.timeout(180)]
 ROWS, SPAN_ROWS = 60, 3
 
 
@@ -62,19 +62,24 @@ def test_no_cluster_or_one_that_is_gone_means_a_local_ray_with_our_signal_handle
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def nodes() -> Iterator[Cluster]:
     """A head with 2 CPUs, and a node `other` with one."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_TMPDIR", folder)  # the address of another cluster may be in the usual one
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         try:
             made.add_node(num_cpus=1, resources={"other": 1})
-            with connected() as owns_ray:
-                assert owns_ray
-                yield made
+            yield made
         finally:
             made.shutdown()
+
+
+@pytest.fixture
+def cluster(nodes: Cluster) -> Iterator[Cluster]:
+    """The nodes, with a driver connected."""
+    with connected() as owns_ray:
+        assert owns_ray
+        yield nodes
 
 
 def test_an_address_is_found_where_a_cluster_listens_on_this_machine(cluster: Cluster) -> None:

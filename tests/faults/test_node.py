@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 import batchgen
 from batchgen.cluster.placement import PLACEMENTS, Placement
 from batchgen.output.store import open_store
 from batchgen.output.verify import verify
-from tests.support.nodes import drain
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 ROWS = 400
+PREEMPTION = 2  # autoscaler.proto, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
 
 
 @pytest.fixture
@@ -55,7 +56,9 @@ def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice:
         while len(list((tmp_path / "out/data").glob("*.parquet"))) < 6:
             time.sleep(0.05)
         if notice:
-            drain(cluster.address, second.node_id)
+            client = GcsClient(address=cluster.address)
+            accepted, _ = client.drain_node(second.node_id, PREEMPTION, "spot", int((time.time() + 60) * 1000))
+            assert accepted
             while "is about to go" not in said.getvalue():
                 time.sleep(0.05)
         cluster.remove_node(second, allow_graceful=False)
