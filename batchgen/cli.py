@@ -191,7 +191,8 @@ def retry(
     for text in [*set_, f"output.path={json.dumps(out)}"]:
         override(fields, text)
     planned = plan_retry(store, frozen, codes)
-    print(f"{planned:,} failed rows to run again", file=sys.stderr)
+    if not quiet:
+        print(f"{planned:,} failed rows to run again", file=sys.stderr)
     _print_log(verbose)
     with _stop_signals() as stopping:
         status = run_job(Job.parse(fields, out), stopping=stopping, quiet=quiet)

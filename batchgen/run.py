@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from batchgen import logs
 from batchgen.engines import make_engine
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
 from batchgen.job.job import Job
@@ -88,6 +89,7 @@ def _run(
             from batchgen.cluster.connect import connected  # Ray only when there is something to do
             from batchgen.cluster.driver import Driver, Run
 
+            logs.identify(job=job.name)
             with connected():
                 Driver(Run(job, prepared.renderer, kept, store, planned, monitor, held, stopping)).run(missing)
         tally.state = "done"

@@ -10,6 +10,7 @@ count.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -232,11 +233,16 @@ class _Actor(Replica):
     def __init__(self, arguments: tuple[Renderer, str, list[str], set[str]], number: int, log_level: int) -> None:
         logs.configure(log_level)
         logs.identify(job=arguments[0].job.name, replica=number)
+        self._log = logs.logger("replica")
         super().__init__(*arguments)
 
     async def start_here(self) -> tuple[dict[str, int], str]:
         """As start, with the id of the node."""
-        return await super().start(), ray.get_runtime_context().get_node_id()
+        node = ray.get_runtime_context().get_node_id()
+        self._log.info("process %d on node %s starts its engine", os.getpid(), node)
+        engine = await super().start()
+        self._log.info("engine ready: %s", engine)
+        return engine, node
 
 
 def _why(error: RayError) -> str:
