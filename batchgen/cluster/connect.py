@@ -43,8 +43,8 @@ def connected() -> Iterator[bool]:
 def _join_or_start() -> None:
     named = os.environ.get("RAY_ADDRESS")
     try:
-        if not named and _left_behind():
-            raise ConnectionError("the cluster that was started here last is gone")
+        if not _answers(named or _last_started()):
+            raise ConnectionError("nothing listens there")
         ray.init(address=named or "auto", log_to_driver=False, logging_level=logging.ERROR)
         _LOG.info("joined the cluster at %s", ray.get_runtime_context().gcs_address)
     except (ConnectionError, RuntimeError, RayError) as error:
@@ -66,16 +66,22 @@ def _same_signal_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _left_behind() -> bool:
-    """Whether the address that the last `ray start` on this machine wrote down (ray.init: "found in
-    /tmp/ray/ray_current_cluster") answers no more: `ray.init` would try it for minutes."""
+def _last_started() -> str:
+    """The address that the last `ray start` on this machine wrote down, and a machine that crashed leaves there. ray.init
+    documents the file: "found in /tmp/ray/ray_current_cluster"."""
     temp = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    try:
-        host, _, port = Path(temp, "ray/ray_current_cluster").read_text().strip().rpartition(":")
-    except OSError:
-        return False
+    with contextlib.suppress(OSError):
+        return Path(temp, "ray/ray_current_cluster").read_text().strip()
+    return ""
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens at host:port, where ray.init would try for minutes; an address of another form is left to it."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return True
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
-    except (OSError, ValueError):
-        return bool(host)
-    return False
+    except OSError:
+        return False
+    return True
