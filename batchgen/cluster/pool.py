@@ -22,7 +22,7 @@ from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from batchgen import logs
 from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
 from batchgen.cluster.placement import Placement
-from batchgen.cluster.ray_private import draining_nodes
+from batchgen.cluster.ray_adapter import draining_nodes
 from batchgen.errors import BatchgenError, EngineError, words
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer

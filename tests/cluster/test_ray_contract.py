@@ -19,7 +19,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskErr
 from batchgen.cluster.connect import connected
 from batchgen.cluster.feed import Assets, Feed
 from batchgen.cluster.pool import NODE_DIED
-from batchgen.cluster.ray_private import draining_nodes
+from batchgen.cluster.ray_adapter import draining_nodes
 from batchgen.errors import EngineError, InputError
 from tests.support.nodes import drain
 from tests.support.planning import make
