@@ -21,7 +21,8 @@ from ray.data import Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from batchgen.cluster.lookahead import END, Block, Lookahead
+from batchgen.cluster.lookahead import END, Lookahead
+from batchgen.cluster.ray_adapter import blocks
 from batchgen.errors import BatchgenError
 from batchgen.read import reader
 from batchgen.read.formats import parts
@@ -114,7 +115,7 @@ class Feed:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         by_index = {shard.index: shard for shard in shards}
         dataset = _dataset(SpanSource(assets_ref, by_index, spans), readers(by_index.values(), replicas))
-        self._blocks = Lookahead(_blocks(dataset), BLOCKS_AHEAD * replicas, AHEAD_BYTES)
+        self._blocks = Lookahead(blocks(dataset), BLOCKS_AHEAD * replicas, AHEAD_BYTES)
 
     def next(self) -> Hashable | None:
         """A reference to a span's block, END after the last one, None when none is ready yet. Raises what a read task raised."""
@@ -147,12 +148,6 @@ def _dataset(source: SpanSource, concurrency: int) -> Dataset:
         context.execution_options.preserve_order = False
         context.execution_no_progress_timeout_s = -1
     return dataset
-
-
-def _blocks(dataset: Dataset) -> Iterator[Block]:
-    for bundle in dataset.iter_internal_ref_bundles():
-        for entry in bundle.blocks:
-            yield entry.ref, entry.metadata.size_bytes or 0
 
 
 def _cause(error: BaseException) -> BaseException:

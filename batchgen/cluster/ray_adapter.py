@@ -1,15 +1,25 @@
-"""The private names of Ray that batchgen uses, all of them. tests/cluster/test_ray_contract.py notices their loss.
+"""The names of Ray that it does not promise to keep: all that batchgen uses. test_ray_contract.py would notice their loss.
 
-`GcsClient.get_draining_nodes`: Ray has no public way to see which nodes are being drained. `ray.nodes()` lists them as alive,
+`GcsClient.get_draining_nodes`: there is no public way to see which nodes are being drained. `ray.nodes()` lists them as alive,
 and `ray.util.state` knows no such state and needs the dashboard.
+
+`Dataset.iter_internal_ref_bundles` (developer API): the only stream of block references; `to_arrow_refs` and its like execute
+the whole dataset first.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+from batchgen.cluster.lookahead import Block
+
+if TYPE_CHECKING:
+    from ray.data import Dataset  # it takes a second to import, and the pool does without
 
 ANSWER_SECONDS = 5
 
@@ -24,3 +34,10 @@ def draining_nodes() -> set[str]:
 def _head(address: str) -> GcsClient:
     """The connection to a cluster's head, one for all looks."""
     return GcsClient(address=address)
+
+
+def blocks(dataset: Dataset) -> Iterator[Block]:
+    """Execute the dataset: a reference to each block, when it is ready, and its size."""
+    for bundle in dataset.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            yield entry.ref, entry.metadata.size_bytes or 0
