@@ -181,8 +181,11 @@ def test_a_node_that_is_drained_is_listed_and_one_that_dies_takes_actors_and_blo
 
     waiting = worker.wait.remote()
     cluster.remove_node(other, allow_graceful=False)
-    with pytest.raises(ActorDiedError, match=NODE_DIED):
+    with pytest.raises(ActorDiedError):
         ray.get(waiting)
+    until(lambda: not any(found["Alive"] for found in ray.nodes() if found["NodeID"] == node))
+    with pytest.raises(ActorDiedError, match=NODE_DIED):
+        ray.get(worker.node.remote())
     with pytest.raises(RayTaskError) as lost:
         ray.get(Worker.remote().read.remote(reference))
     assert isinstance(lost.value.cause, ObjectLostError)
