@@ -170,8 +170,8 @@ class _Pass:
             case Finished(replica, item, receipt):
                 self._dispatcher.finish(replica, item, time.monotonic())
                 self._monitor.receipt(receipt)
-                words = "committed" if receipt.created else "was committed by another"
-                self._log.at(replica=replica, span=receipt.span).debug("span %s: %s", words, receipt.counts)
+                how = "committed" if receipt.created else "was committed by another"
+                self._log.at(replica=replica, span=receipt.span).debug("%s: %s", how, receipt.counts)
                 limits.refuse_errors(self._monitor.tally, self._job.limits.errors)
             case BlockLost(replica, item, message):
                 self._dispatcher.drop(item)

@@ -1,8 +1,8 @@
 """The names of Ray that it does not promise to keep: all that batchgen uses. test_ray_contract.py would notice their loss.
 
 `GcsClient.get_all_resource_usage`: there is no public way to see which nodes are being drained. `ray.nodes()` lists them as
-alive, `ray.util.state` knows no such state and needs the dashboard. (`GcsClient.get_draining_nodes` is new in 2.60, and the one of
-`ray._private.state` has no time limit.)
+alive, `ray.util.state` knows no such state and needs the dashboard. (`GcsClient.get_draining_nodes` is new in 2.60, and the one
+of `ray._private.state` has no time limit.)
 
 `Dataset.iter_internal_ref_bundles` (developer API): the only stream of block references; `to_arrow_refs` and its like execute
 the whole dataset first.

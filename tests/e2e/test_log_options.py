@@ -21,7 +21,7 @@ def test_v_prints_the_records_of_the_driver_and_q_nothing_that_is_no_error(tmp_p
     first = batchgen("run", job, "-v")
     assert first.returncode == 0, first.stderr
     said = [line for line in first.stderr.splitlines() if re.match(RECORD, line)]
-    for words in ("joined|uses|starts a local", "asked for", "ready on node", "block .* assigned", "span .* committed"):
+    for words in ("joined|uses|starts a local", "asked for", "ready on node", "block .* assigned", r"span=\d.* committed: "):
         assert [line for line in said if re.search(words, line)], f"{words}: {first.stderr}"
     assert "2 rows: 1 ok, 1 error" in first.stderr, "what a person reads stays"
 
