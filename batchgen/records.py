@@ -7,7 +7,7 @@ ends as Parquet (`output_schema`, one row per completion).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -313,3 +313,19 @@ def output_schema(
     before = [pa.field(name, kinds[name]) for name in BEFORE_INPUT]
     after = [pa.field(name, kinds[name]) for name in AFTER_INPUT if name in kinds]
     return pa.schema(before + list(kept) + after)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a kind of engine can do and needs. `messages`: the engine applies the chat template itself. `device` is what a replica
+    reserves per tensor x pipeline rank."""
+
+    prompts: Literal["tokens", "messages"] = "tokens"
+    needs_model: bool = True
+    """The job must name a model."""
+    reads_model: bool = True
+    """The model's tokenizer and chat template are read here; False for a model behind an endpoint."""
+    counts_tokens: bool = False
+    """The engine counts a prompt's tokens itself."""
+    device: Literal["gpu", "cpu"] = "cpu"
+    tasks: frozenset[str] = frozenset({"generate"})

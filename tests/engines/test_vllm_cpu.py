@@ -1,4 +1,4 @@
-"""engines/cpu.py, on processes of this machine: what keeps its memory, what is bound, what is moved off, and what gets its cores
+"""vllm_cpu.py, on processes of this machine: what keeps its memory, what is bound, what is moved off, and what gets its cores
 back."""
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def mine(monkeypatch: pytest.MonkeyPatch) -> Iterator[frozenset[int]]:
 )
 def test_what_a_layer_frees_the_next_one_has(own: dict[str, str], kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that comes from the kernel is a fault; where the user has set the allocator up, it stays as it is."""
-    for name in (*vllm_cpu._KEPT_BYTES, "GLIBC_TUNABLES", "LD_PRELOAD"):
+    for name in (*vllm_cpu.KEPT_BYTES, "GLIBC_TUNABLES", "LD_PRELOAD"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     for name, value in own.items():
