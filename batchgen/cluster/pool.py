@@ -24,7 +24,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 
 from batchgen.engines import spawned
-from batchgen.engines.vllm_cpu import runs_on_cpu
+from batchgen.engines.registry import engine_kind
 from batchgen.errors import BatchgenError, EngineError, words
 from batchgen.job.job import Job
 from batchgen.plan.sizes import share
@@ -240,7 +240,7 @@ def resources(job: Job) -> dict[str, float]:
     """What Ray reserves for a replica: a GPU per tensor x pipeline rank; nothing for an engine on CPUs, which
     would otherwise take from the feed the CPUs that it needs."""
     ranks = job.engine.tensor_parallel_size * job.engine.pipeline_parallel_size
-    on_gpu = job.engine.kind == "vllm" and not runs_on_cpu()
+    on_gpu = engine_kind(job.engine.kind).capabilities.device == "gpu"
     return {"num_gpus": ranks, "num_cpus": 1} if on_gpu else {"num_gpus": 0, "num_cpus": 0}
 
 
