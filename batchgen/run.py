@@ -46,7 +46,8 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
         job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
     found = plan.discover(job.input)
     columns = plan.look(job, found)
-    return Prepared(job, Renderer(job, model), found, columns, tuple(upstream))
+    renderer = Renderer(job, model, engine.capabilities, engine.context(job))
+    return Prepared(job, renderer, found, columns, tuple(upstream))
 
 
 def run(

@@ -51,7 +51,7 @@ class EchoOptions(Spec):
     start_seconds: float = Field(0.0, ge=0, description="Seconds a replica takes to start.")
     latency: float = Field(0.0, ge=0, description="Seconds before the first token.")
     seconds_per_token: float = Field(0.0, ge=0, description="Seconds per token of an answer.")
-    length: Length = Length()
+    length: Length = Field(Length(), description="Lengths of the answers.")
     meter: str | None = Field(None, description="Local file that grows by one byte for every answer, kept or lost.")
     process: bool = Field(False, description="The engine has a process of its own (`cat`) and dies with it.")
     start_error: str | None = Field(None, description="Fault: the engine does not start; this is its message.")

@@ -29,8 +29,6 @@ GUILTY = "the engine died of this prompt, and again when the prompt was alone in
 class _Visit:
     """A prompt in the engine, or on its way there."""
 
-    began: float = 0.0
-    """The loop's time when it entered the engine."""
     time: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
     """The time it may spend there."""
     evicted: bool = False
@@ -56,8 +54,9 @@ class RestartingEngine:
         self._up = False
         self._given_up: EngineError | None = None
         self._deaths = 0
-        self._inside: set[_Visit] = set()
-        self._suspects: deque[set[_Visit]] = deque()
+        self._inside: dict[_Visit, None] = {}
+        """In the order in which they entered."""
+        self._suspects: deque[list[_Visit]] = deque()
         """Groups of suspects: the first may enter the engine, the others wait. Other prompts wait until there are none."""
         self._change = asyncio.Event()
         """Set, and replaced by another, when prompts that wait may enter, or never will."""
@@ -103,10 +102,10 @@ class RestartingEngine:
     async def _attempt(self, visit: _Visit, request: Request) -> list[Answer] | None:
         """The answers; None when the engine died first. Raises BadRow when the engine refuses the prompt or its time is over."""
         engine = self._engine
-        visit.began, visit.evicted = asyncio.get_running_loop().time(), False
+        visit.evicted = False
         try:
             async with asyncio.timeout(self._row_seconds) as visit.time:
-                self._inside.add(visit)
+                self._inside[visit] = None
                 try:
                     return await engine.generate(request)
                 except EngineError as error:
@@ -117,12 +116,13 @@ class RestartingEngine:
             if not visit.evicted:
                 raise BadRow("timeout", f"no answer within limits.row_seconds ({self._row_seconds:g})") from None
         finally:
-            self._inside.discard(visit)
+            self._inside.pop(visit, None)
         return None
 
     def _leave(self, visit: _Visit) -> None:
         for group in self._suspects:
-            group.discard(visit)
+            if visit in group:
+                group.remove(visit)
         if self._suspects and not self._suspects[0]:
             self._admit()
 
@@ -139,16 +139,15 @@ class RestartingEngine:
             return
         self._up = False
         self._deaths += 1
-        inside, self._inside = self._inside, set()
-        group = self._suspects.popleft() if self._suspects else set[_Visit]()
+        inside, self._inside = list(self._inside), {}
+        group = self._suspects.popleft() if self._suspects else []
         for visit in inside:
             visit.evict()
         if len(group) == 1 and inside == group:
-            for visit in group:
-                visit.guilty = True
+            group[0].guilty = True
             self._deaths = 0
         else:
-            self._suspects.extend(_split(inside | group))
+            self._suspects.extend(_split(inside + [visit for visit in group if visit not in inside]))
         self._spawn(self._restart(error))
 
     async def _restart(self, error: EngineError) -> None:
@@ -186,11 +185,10 @@ class RestartingEngine:
         task.add_done_callback(self._tasks.discard)
 
 
-def _split(visits: set[_Visit]) -> Iterator[set[_Visit]]:
-    """Groups of a SPLIT-th each, in the order in which they entered the engine."""
-    ordered = sorted(visits, key=lambda visit: visit.began)
-    size = math.ceil(len(ordered) / SPLIT)
-    return (set(ordered[low : low + size]) for low in range(0, len(ordered), size or 1))
+def _split(visits: list[_Visit]) -> Iterator[list[_Visit]]:
+    """Groups of a SPLIT-th each."""
+    size = math.ceil(len(visits) / SPLIT) or 1
+    return (visits[low : low + size] for low in range(0, len(visits), size))
 
 
 def _engine_error(error: Exception) -> EngineError:

@@ -53,10 +53,10 @@ CANNOT = {
 """Options that a replica cannot serve, whatever the value; so is every `data_parallel_...`."""
 
 _GENERATES, _PICKLES = "a job generates text", "it reads pickles, which can execute code; use safetensors"
-CANNOT_BE: dict[str, tuple[str, frozenset[object]]] = {
-    "runner": (_GENERATES, frozenset({"pooling", "draft"})),
-    "convert": (_GENERATES, frozenset({"embed", "classify"})),
-    "load_format": (_PICKLES, frozenset({"pt", "npcache", "auto", "hf"})),
+CANNOT_BE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "runner": (_GENERATES, ("pooling", "draft")),
+    "convert": (_GENERATES, ("embed", "classify")),
+    "load_format": (_PICKLES, ("pt", "npcache", "auto", "hf")),
 }
 """Values that a replica cannot serve. load_format auto and hf read pickles where a model has no safetensors."""
 
@@ -81,7 +81,7 @@ def check_options(options: Mapping[str, object]) -> None:
 def _mistakes(options: Mapping[str, object]) -> Iterator[str]:
     known = known_options()
     for name, value in options.items():
-        reason, values = CANNOT_BE.get(name, ("", frozenset[object]()))
+        reason, values = CANNOT_BE.get(name, ("", ()))
         if name in SET_BY:
             yield f"{name}: leave it out; {SET_BY[name]} sets it"
         elif name in CANNOT or name.startswith("data_parallel_"):
@@ -89,7 +89,7 @@ def _mistakes(options: Mapping[str, object]) -> Iterator[str]:
         elif name not in known.types:
             elsewhere = "" if known.installed else "; no vLLM is installed here to ask for options of another version"
             yield f"{name}: no such option of vLLM {known.version}{did_you_mean(name, known.types)}{elsewhere}"
-        elif isinstance(value, str) and value in values:
+        elif value in values:
             yield f"{name}: {value} is not possible: {reason}"
         elif name == "max_model_len" and (isinstance(value, bool) or not isinstance(value, int) or value < 2):
             yield f"{name}: {value!r} is not a number of tokens, 2 or more"
