@@ -219,7 +219,7 @@ def test_every_job_of_the_repository_is_valid_by_the_schema(schema: Any, job: Pa
 
 @pytest.mark.parametrize(
     "change",
-    [{"inptu": {}}, {"sampling": {"temprature": 1}}, {"sampling": {"n": 0}}, {"engine": {"kind": "vlm"}}, {"input": {}}],
+    [{"inptu": {}}, {"sampling": {"temprature": 1}}, {"sampling": {"n": 0}}, {"engine": {"kind": None}}, {"input": {}}],
 )
 def test_the_schema_refuses_what_the_program_refuses(schema: Any, change: dict[str, Any]) -> None:
     job = {"input": {"path": "x", "prompt": "p"}, "output": {"path": "o"}}

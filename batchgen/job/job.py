@@ -47,6 +47,7 @@ class Model(Spec):
 class Engine(Spec):
     kind: str = Field(
         "vllm",
+        examples=["vllm", "openai", "echo"],
         description="vllm: the model. openai: an OpenAI-compatible endpoint that has it. echo: deterministic text without a model. Other packages may add kinds.",
     )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that hold one layer of a replica together.")

@@ -1,7 +1,7 @@
 """What stands in, in a World, for what the modules of batchgen use: Ray, the engine, the object store, clocks and threads.
 
-The page of run.py, its lease, plan, drive and dispatch, the replicas with their restarts, journal and commit, and ObjectStore run as
-they are, over `Bucket`, whose every operation is a point at which anything may happen.
+The page of run.py, its lease, plan, drive and dispatch, the replicas with their restarts, journal and commit, and ObjectStore run
+as they are, over `Bucket`, whose every operation is a point at which anything may happen.
 """
 
 from __future__ import annotations
