@@ -142,8 +142,9 @@ class VllmEngine:
 
     async def stop(self) -> None:
         self._give_back()  # the next engine of this process inherits its cores
-        if self._engine is not None:
-            self._engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
 
     async def generate(self, request: Request) -> list[Answer]:
         final: Any = None
@@ -172,7 +173,7 @@ class VllmEngine:
                 output.finish_reason or "stop",
                 output.cumulative_logprob,
                 final.num_cached_tokens or 0,
-                token_logprobs=_tokens(output, request.sampling.logprobs) if self._token_logprobs else None,
+                token_logprobs=token_logprobs(output, request.sampling.logprobs) if self._token_logprobs else None,
             )
             for output in sorted(final.outputs, key=lambda output: output.index)
         ]
@@ -180,7 +181,7 @@ class VllmEngine:
     async def _prompt(self, request: Request) -> Any:
         if not request.images:
             return self._vllm.tokens_input(request.token_ids)
-        pictures = await asyncio.to_thread(lambda: [_picture(url) for url in request.images])
+        pictures = await asyncio.to_thread(lambda: [read_picture(url) for url in request.images])
         whole = {"prompt_token_ids": request.token_ids, "multi_modal_data": {"image": pictures}}
         [prompt] = await self._engine.renderer.render_cmpl_async([whole])
         return prompt
@@ -198,7 +199,7 @@ class VllmEngine:
         return None if name is None else self._vllm.LoRARequest(name, self._adapters[name].number, self._adapters[name].path)
 
 
-def _tokens(output: Any, most: int | None) -> pa.StructArray | None:
+def token_logprobs(output: Any, most: int | None) -> pa.StructArray | None:
     """The tokens of a CompletionOutput. vLLM's entry of a position has the chosen token and the `most` likeliest, which may be or
     not be one of them."""
     if output.logprobs is None or most is None:
@@ -211,8 +212,8 @@ def _tokens(output: Any, most: int | None) -> pa.StructArray | None:
     return logprobs.of_answer(tokens)
 
 
-def _picture(url: str) -> Image:
-    """The image in a data URL."""
+def read_picture(url: str) -> Image:
+    """The image in a data URL, as RGB. Raises ValueError or PIL's errors for anything else."""
     import PIL.Image
 
     data = base64.b64decode(url.partition(",")[2], validate=True)

@@ -48,7 +48,7 @@ class Engine(Spec):
     kind: str = Field(
         "vllm",
         examples=["vllm", "openai", "echo"],
-        description="vllm: the model. openai: an OpenAI-compatible endpoint that has it. echo: deterministic text without a model. Other packages may add kinds.",
+        description="vllm: load the model with vLLM. openai: call an OpenAI-compatible endpoint. echo: deterministic text without a model. Other packages may add kinds.",
     )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that hold one layer of a replica together.")
     pipeline_parallel_size: int = Field(1, ge=1, description="Stages of layers of a replica.")

@@ -71,7 +71,6 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Answer]:
         finally:
             await engine.stop()
             assert os.sched_getaffinity(0) == had
-            engine._engine = None  # at the end of the process it would complain of modules that are gone
 
     return asyncio.run(scenario())
 
