@@ -37,7 +37,7 @@ SET_BY = {
     "pipeline_parallel_size": "engine.pipeline_parallel_size",
     "hf_token": "the environment variable HF_TOKEN on every node",
 }
-"""Options that have another place in a job; the first eight decide what a row means and belong to the fingerprint."""
+"""Options that have another place in a job, where those that decide what a row means are part of its fingerprint."""
 
 _ONE_ENGINE = "a replica is one engine on tensor x pipeline GPUs; replicas.max makes more of them"
 _TEXT = "an answer is text, which the engine decodes"
@@ -50,7 +50,7 @@ CANNOT = {
     "max_num_queued_reqs": _QUEUE,
     "max_num_queued_tokens": _QUEUE,
 }
-"""Options that a replica cannot serve, whatever the value; so is every `data_parallel_...`."""
+"""Options that a replica cannot serve with any value, like all of `data_parallel_...`."""
 
 _GENERATES, _PICKLES = "a job generates text", "it reads pickles, which can execute code; use safetensors"
 CANNOT_BE: dict[str, tuple[str, tuple[str, ...]]] = {
