@@ -26,7 +26,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from batchgen.errors import BatchgenError
 from batchgen.read import reader
-from batchgen.read.formats import parts
+from batchgen.read.formats import format_named
 from batchgen.records import Failed, Prompt, Row, Shard, Span, prompt_schema
 from batchgen.render.renderer import Renderer
 
@@ -94,7 +94,7 @@ def _ipc(table: pa.Table) -> bytes:
 def _read_task(assets_ref: Any, shard: Shard, spans: list[Span]) -> Iterator[pa.Table]:
     assets: Assets = _fetch(assets_ref)
     renderer = assets.renderer
-    for span, rows, kept in reader.read_spans(renderer.job.input, shard, spans, assets.kept, renderer.needed):
+    for span, rows, kept in reader.read_spans(renderer.job, shard, spans, assets.kept, renderer.needed):
         yield encode_block(span, encode_span(renderer, shard.name, rows, span.again), kept)
 
 
@@ -133,8 +133,8 @@ def group_spans(shards: dict[int, Shard], spans: Iterable[Span]) -> Iterator[tup
     for span in spans:
         if group:
             shard = shards[group[0].shard]
-            streamed = shard.format in ("parquet", parts.FORMAT) or shard.name.endswith((".gz", ".zst"))
-            full = len(group) >= (TASK_SPANS_STREAMED if streamed else TASK_SPANS)
+            sequential = format_named(shard.format).is_sequential(shard)
+            full = len(group) >= (TASK_SPANS_STREAMED if sequential else TASK_SPANS)
             if full or span.shard != shard.index or span.start != group[-1].end:
                 yield shard, group
                 group = []

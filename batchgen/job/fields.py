@@ -81,9 +81,9 @@ def override(fields: dict[str, Any], text: str) -> None:
     place[last] = parsed
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
+def unknown_key(key: str, known: Iterable[str], what: str = "field") -> str:
     near = difflib.get_close_matches(key, list(known), n=1)
-    return f"unknown field {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    return f"unknown {what} {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:

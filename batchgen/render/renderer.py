@@ -17,7 +17,6 @@ import xxhash
 from batchgen.errors import BadRow, ModelError, RowError, place
 from batchgen.job.job import Job, unknown_adapter
 from batchgen.job.sampling import check_sampling
-from batchgen.read.layouts.conversation import Conversations, kind
 from batchgen.records import Prompt, Row
 from batchgen.render.layout import LayoutKind, PromptText
 from batchgen.render.messages import images
@@ -41,7 +40,6 @@ class Renderer:
         self.model = model
         self.context: int | None = job.engine.options.get("max_model_len") or model.context
         self._values = Values(job.attributes)
-        self._conversations = Conversations(job.input, self._values.names)
         self._constant_sampling = check_sampling(job.constant_sampling)
         self._sampling_columns = job.sampling_columns
         # Checking costs more than the rest of a short row, and many rows say the same.
@@ -64,25 +62,26 @@ class Renderer:
 
     @property
     def needed(self) -> set[str]:
-        """The input columns that rendering reads."""
+        """The input columns that rendering reads, beside those of the row's layout."""
         named = {self.job.input.id, "sampling", *self.job.sampling_columns.values(), *self._values.columns.values()}
-        return {name for name in named if name} | self._conversations.columns
+        return {name for name in named if name}
 
     def prompts(self, row: Row, shard: str) -> list[Prompt]:
         """The prompts of a row, one per variant; a bad row becomes error prompts. Never raises for a row."""
         error = row.error
         if error is None:
             try:
-                assert row.data is not None
-                return self._prompts(row.ordinal, row.data, shard)
+                return self._prompts(row, shard)
             except BadRow as bad:
                 error = RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}")
         name = self._id(row.data or {})
         blank: dict[str, Any] = {"attributes": None, "messages": None, "turns": [], "text": "", "token_ids": []}
         return [Prompt(row.ordinal, variant, name, sampling=None, error=error, **blank) for variant in range(self.job.variants)]
 
-    def _prompts(self, ordinal: int, data: dict[str, Any], shard: str) -> list[Prompt]:
-        messages, turns = self._conversations.read(data)
+    def _prompts(self, row: Row, shard: str) -> list[Prompt]:
+        assert row.data is not None
+        assert row.messages is not None
+        ordinal, data, messages, turns = row.ordinal, row.data, row.messages, list(row.turns)
         if pictures := images(messages):
             self._text.check_images(pictures)
         own = self._values.own(data)
@@ -130,7 +129,7 @@ class Renderer:
         """The row's sampling, and whether the seed is the row's own."""
         own = data.get("sampling")
         if own is not None and not isinstance(own, dict):
-            raise BadRow("input", f"sampling must be a struct, not {kind(own)}")
+            raise BadRow("input", f"sampling must be a struct, not {type(own).__name__}")
         given = [*((key, data.get(column)) for key, column in self._sampling_columns.items()), *(own or {}).items()]
         fields = {key: value for key, value in given if value is not None}
         if not fields:

@@ -70,7 +70,7 @@ class Chooser:
         self._points: list[dict[str, int]] = [{}]
         self._draw = attributes.sample if attributes else None
         if attributes is not None and self._draw is not None:
-            rows: Any = self._draw.from_
+            rows = self._draw.combinations
             self._points = [attributes.schema.check({k: v for k, v in row.items() if k != WEIGHT}) for row in rows]
             self._weights = list(itertools.accumulate(row.get(WEIGHT, 1) for row in rows))
         elif attributes is not None:
