@@ -160,7 +160,7 @@ def _expand_hub(path: str, endings: tuple[str, ...]) -> list[str]:
     files = _hub()
     if glob.has_magic(path):
         return [f"hf://{name}" for name in files.glob(path)]
-    if files.isdir(path):
+    if files.isdir(path):  # type: ignore[no-untyped-call]
         return _visible([f"hf://{name}" for name in files.find(path)], path, endings)
     return [path]
 
@@ -174,8 +174,7 @@ def _hub() -> HfFileSystem:
 
 @functools.cache
 def _bucket(url: str) -> ObjectStore:
-    client: ObjectStore = open_client(url)
-    return client
+    return open_client(url)
 
 
 def _locate(name: str) -> tuple[ObjectStore, str]:

@@ -106,7 +106,7 @@ class _Lines:
 
 
 def _is_filled(lengths: Ends, last: npt.NDArray[np.uint8]) -> Filled:
-    return (lengths > 1) | ((lengths == 1) & (last != RETURN))
+    return np.asarray((lengths > 1) | ((lengths == 1) & (last != RETURN)))
 
 
 class _Cutter:

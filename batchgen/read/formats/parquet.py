@@ -23,7 +23,7 @@ class Parquet(TableFormat):
     """A shard's digest is of its footer."""
 
     name = "parquet"
-    endings = (".parquet",)
+    endings: tuple[str, ...] = (".parquet",)
 
     def schema(self, spec: Input, name: str) -> pa.Schema:
         return open_parquet(name)[0].schema_arrow
