@@ -22,6 +22,7 @@ from batchgen.read.discover import discover, refuse_own_output, upstream_fingerp
 from batchgen.read.formats.base import Found
 from batchgen.read.input_columns import InputColumns, look
 from batchgen.read.layouts import layout_of
+from batchgen.records import Capabilities
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 
@@ -51,7 +52,8 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
         job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
     columns = look(job, found)
     make_engine(job, model)  # refuses options that the engine does not have
-    return Prepared(job, Renderer(job, model), found, columns, upstream)
+    hosted = Capabilities("messages", reads_model=False, counts_tokens=True) if job.engine.kind == "openai" else Capabilities()
+    return Prepared(job, Renderer(job, model, hosted, job.engine.options.get("max_model_len")), found, columns, upstream)
 
 
 def run(

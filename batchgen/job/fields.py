@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -81,9 +81,14 @@ def override(fields: dict[str, Any], text: str) -> None:
     place[last] = parsed
 
 
-def unknown_key(key: str, known: Iterable[str], what: str = "field") -> str:
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    return f"unknown field {key!r}{did_you_mean(key, known, repr)}"
+
+
+def did_you_mean(key: str, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
+    """`, did you mean KEY?` with the nearest of the known keys; empty where none is near."""
     near = difflib.get_close_matches(key, list(known), n=1)
-    return f"unknown {what} {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    return f", did you mean {shown(near[0])}?" if near else ""
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -109,7 +114,7 @@ def _is_union_tag(part: object) -> bool:
     return isinstance(part, str) and (part in _UNION_TAGS or "[" in part)
 
 
-_UNION_TAGS = {"str", "bool", "int", "float", "Column", "SchemaSpec", "Retry"}
+_UNION_TAGS = {"str", "bool", "int", "float", "Column", "Schema", "Retry"}
 
 
 def _fields_at(model: Any, parents: Iterable[Any]) -> list[str]:

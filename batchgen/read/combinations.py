@@ -6,6 +6,7 @@ The list is part of what a row means and goes into the frozen job; workers do no
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -33,7 +34,7 @@ def with_combinations(job: Job) -> Job:
     return job.model_copy(update={"attributes": attributes})
 
 
-def _combinations(where: str, path: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _combinations(where: str, path: str, names: Collection[str]) -> list[dict[str, Any]]:
     """The distinct combinations in a file's rows, in order of appearance, each with its number of rows as weight."""
     try:
         if path.endswith(".parquet"):

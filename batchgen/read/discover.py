@@ -47,8 +47,8 @@ def discover(spec: Input) -> list[Found]:
 def _shards(spec: Input, path: str) -> list[Found]:
     endings = formats.known_endings()
     if spec.format != "auto":
-        return formats.format_named(spec.format).find(path, endings)
-    for one in formats.all_formats() if not path.endswith(endings) else ():
+        return formats.FORMATS.named(spec.format).find(path, endings)
+    for one in formats.FORMATS.all().values() if not path.endswith(endings) else ():
         if (claimed := one.claim(path, endings)) is not None:
             return claimed
     return [Found(name, formats.format_by_ending(name)) for name in files(path, endings)]

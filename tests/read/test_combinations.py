@@ -12,7 +12,7 @@ import pytest
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.read.combinations import with_combinations
-from batchgen.render.steering import Chooser
+from batchgen.render.steering import Steering
 from tests.support.jobs import fields
 
 ROWS = [{"verbosity": 4, "humor": 0}] * 3 + [{"verbosity": 0, "humor": 1}] + [{"text": "no attribute"}, {"verbosity": None}]
@@ -35,7 +35,9 @@ def test_a_file_of_rows_gives_the_combinations_that_are_in_it_and_how_often(tmp_
     assert job.attributes.sample.from_ == [{"verbosity": 4, "humor": 0, "weight": 3}, {"verbosity": 0, "humor": 1, "weight": 1}]
     path.unlink()
     again = Job.model_validate(job.model_dump(mode="json", by_alias=True))
-    assert Chooser(again.attributes)("s", 0) == Chooser(job.attributes)("s", 0), "the output remembers what was in the file"
+    assert Steering(again.attributes).variants("s", 0) == Steering(job.attributes).variants("s", 0), (
+        "the output remembers what was in the file"
+    )
 
 
 @pytest.mark.parametrize(

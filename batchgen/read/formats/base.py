@@ -1,6 +1,6 @@
 """What planning and reading ask of an input format.
 
-A format implements `Format` and enters the registry (`batchgen.read.formats.register`). `jsonl.Jsonl` and `table.TableFormat` are
+A format implements `Format` and enters the registry (`batchgen.read.formats.FORMATS`). `jsonl.Jsonl` and `table.TableFormat` are
 its two families: text that is cut by lines, and tables that are cut by positions.
 """
 

@@ -1,50 +1,32 @@
 """The row layouts by name. The field of `input` that is given selects one (prompt, messages, turns, template), unless
-`input.layout` names another for the field's column.
-
-A package adds its own with an entry point of the group `batchgen.layouts` that names a RowLayout class; `register` adds one
-to this process.
-"""
+`input.layout` names another for the field's column."""
 
 from __future__ import annotations
 
-import functools
-from importlib.metadata import entry_points
-
-from batchgen.errors import BadRow, JobError, RowError, place
-from batchgen.job.fields import Column, unknown_key
+from batchgen.errors import BadRow, RowError, place
+from batchgen.job.fields import Column
 from batchgen.job.job import Job
 from batchgen.read.layouts.base import RowLayout, kind
 from batchgen.read.layouts.messages import MessagesLayout
 from batchgen.read.layouts.prompt import PromptLayout
 from batchgen.read.layouts.template import TemplateLayout
 from batchgen.read.layouts.turns import TurnsLayout
+from batchgen.read.registry import Registry
 from batchgen.records import Row
 
-LAYOUTS: dict[str, type[RowLayout]] = {
+_BUILT_IN: dict[str, type[RowLayout]] = {
     "prompt": PromptLayout,
     "messages": MessagesLayout,
     "turns": TurnsLayout,
     "template": TemplateLayout,
 }
-
-
-def register(name: str, layout: type[RowLayout]) -> None:
-    LAYOUTS[name] = layout
-
-
-@functools.cache
-def _load_packages() -> None:
-    for entry in entry_points(group="batchgen.layouts"):
-        register(entry.name, entry.load())
+LAYOUTS = Registry("layout", _BUILT_IN)
 
 
 def layout_of(job: Job) -> JobLayout:
-    """Raises JobError for an unknown layout, with the nearest name, and for a template that does not compile."""
-    _load_packages()
-    name = job.input.layout or job.input.source[0]
-    if name not in LAYOUTS:
-        raise JobError(f"input.layout: {unknown_key(name, LAYOUTS, 'layout')}", f"there are {', '.join(LAYOUTS)}")
-    return JobLayout(job, LAYOUTS[name](job.input, job.schema_names))
+    """Raises JobError for a layout that is not known, and for a template that does not compile."""
+    layout = LAYOUTS.named(job.input.layout or job.input.source[0])
+    return JobLayout(job, layout(job.input, job.schema_names))
 
 
 class JobLayout:

@@ -7,9 +7,8 @@ from typing import Any, Protocol
 
 from batchgen.errors import BadRow
 from batchgen.job.input import Input
+from batchgen.records import Message
 
-Message = dict[str, Any]
-"""role, content (a text or a list of parts), and the row's attribute values where the message has them."""
 Conversation = tuple[list[Message], tuple[str, ...]]
 """The messages that a row begins with, one at least, and the user turns that follow the model's answers."""
 

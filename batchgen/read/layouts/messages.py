@@ -7,7 +7,8 @@ from typing import Any
 
 from batchgen.errors import BadRow
 from batchgen.job.input import Input
-from batchgen.read.layouts.base import ColumnLayout, Conversation, Message, kind
+from batchgen.read.layouts.base import ColumnLayout, Conversation, kind
+from batchgen.records import Message
 from batchgen.render.messages import read_content
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "label")

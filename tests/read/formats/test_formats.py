@@ -16,6 +16,7 @@ from batchgen.read.discover import discover
 from batchgen.read.formats.base import Found
 from batchgen.read.formats.jsonl import Jsonl
 from batchgen.read.formats.table import Contents, TableFormat
+from batchgen.read.registry import Registry
 from batchgen.records import Row, Shard
 from tests.support.finished import Finished
 from tests.support.reading import read_all
@@ -41,7 +42,7 @@ def test_an_unknown_format_is_refused_with_the_nearest() -> None:
     with pytest.raises(JobError) as caught:
         discover(Input(path="in.jsonl", prompt="prompt", format="jsnol"))
     names = "jsonl, parquet, dataset, openai-batch, output"
-    assert str(caught.value) == f"input.format: unknown format 'jsnol', did you mean 'jsonl'?; there are auto, {names}"
+    assert str(caught.value) == f"input.format jsnol: no such format, did you mean jsonl?; there are {names}"
 
 
 class Text(Jsonl):
@@ -79,9 +80,9 @@ class Squares(TableFormat):
 @pytest.fixture
 def toys() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "FORMATS", dict(formats.FORMATS))
-        formats.register(Text())
-        formats.register(Squares())
+        patch.setattr(formats, "FORMATS", Registry("format", dict(formats.FORMATS.all())))
+        for toy in (Text(), Squares()):
+            formats.FORMATS.register(toy.name, toy)
         yield
 
 
