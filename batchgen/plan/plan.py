@@ -5,13 +5,13 @@ The ordinal of a row is its line number - 1 (JSONL, where blank lines are no row
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
 
 from batchgen.errors import InputError, OutputConflict
 from batchgen.job.job import Job
 from batchgen.output import plan_file
 from batchgen.output.store import Store
-from batchgen.plan.sizes import Sizes, span_sizes
+from batchgen.plan.sizes import span_sizes
 from batchgen.read.discover import in_threads
 from batchgen.read.formats import format_of
 from batchgen.read.formats.base import Cut, Found, Measured, Planned
@@ -38,33 +38,21 @@ def make_plan(
     Raises InputError for an input without rows, OutputConflict for a known shard that changed or vanished.
     """
 
-    def measure(pair: tuple[Shard, Found]) -> Measured:
-        shard, now = pair
+    def measure(shard: Shard, now: Found) -> Measured:
         return format_of(job.input, now).measure(job.input, shard, now, columns.bytes_per_row)
 
-    measured = in_threads(measure, _to_plan(found, known))
+    def plan(one: Measured, later: int) -> Planned | None:
+        return one.plan(Cut(lambda left: sizes.rows(later + left), job.spans.bytes))
+
+    measured = in_threads(lambda pair: measure(*pair), _to_plan(found, known))
     total = sum(one.rows for one in measured)
     sizes = span_sizes(job, max(total, sum(shard.rows for shard in known)))
-    work: list[_Work] = []
-    for one in measured:
-        total -= one.rows
-        work.append(_Work(one, total))
-    planned = [one for one in in_threads(lambda item: item.plan(job, sizes), work) if one is not None]
+    later = [total - upto for upto in itertools.accumulate(one.rows for one in measured)]  # rows of the shards after each
+    planned = [one for one in in_threads(plan, measured, later) if one is not None]
     spans = [span for _, added in planned for span in added]
     if not spans and not any(shard.rows for shard in known):
         raise InputError(f"input.path {', '.join(job.input.paths)}: no rows in it")
     return [shard for shard, _ in planned], spans
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A shard to plan; about `later` rows follow it in the plan."""
-
-    measured: Measured
-    later: int
-
-    def plan(self, job: Job, sizes: Sizes) -> Planned | None:
-        return self.measured.plan(Cut(lambda left: sizes.rows(self.later + left), job.spans.bytes))
 
 
 def _to_plan(found: list[Found], known: tuple[Shard, ...]) -> list[tuple[Shard, Found]]:
@@ -74,6 +62,9 @@ def _to_plan(found: list[Found], known: tuple[Shard, ...]) -> list[tuple[Shard, 
         raise OutputConflict(f"planned shard {gone} is not in the input any more", "bring it back, or choose another output.path")
     before = {shard.name: shard for shard in known}
     fresh = [one for one in found if one.name not in before]
-    added = [Shard(len(known) + n, one.name, one.format, one.size, one.stamp, "", 0, 0) for n, one in enumerate(fresh)]
-    pairs = [(before[one.name], one) for one in found if one.name in before]
-    return [*zip(added, fresh, strict=True), *(p for p in pairs if (p[0].size, p[0].stamp) != (p[1].size, p[1].stamp))]
+    pairs = [(Shard(len(known) + n, one.name, one.format, one.size, one.stamp, "", 0, 0), one) for n, one in enumerate(fresh)]
+    for one in found:
+        shard = before.get(one.name)
+        if shard is not None and (shard.size, shard.stamp) != (one.size, one.stamp):
+            pairs.append((shard, one))
+    return pairs

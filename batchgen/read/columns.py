@@ -42,43 +42,38 @@ class Carried:
 
 
 @dataclass(frozen=True)
-class Extra:
-    """The column `input_extra` of JSONL: an object of misfits and, with `unseen`, of columns not seen when the output was made.
-    `consumed` is a column that the output has under another heading."""
-
-    unseen: bool
-    consumed: str | None = None
-
-
-@dataclass(frozen=True)
 class CarriedColumns:
-    """The carried columns. Their Arrow schema, which outputs keep, has the records in the fields' metadata: `column`, `json`
-    ("1"), and of `input_extra` `open` ("1" or "0") and `consumed` (or "")."""
+    """The carried columns, and with `extra` the column `input_extra` of JSONL: an object of misfits, and with `unseen` of columns
+    not seen when the output was made. `consumed` is a column that the output has under another heading.
+
+    Outputs keep them as an Arrow schema with notes in the fields' metadata: `column`, `json` ("1" where it is JSON text), and of
+    input_extra `open` ("1" or "0", `unseen`) and `consumed` (or "").
+    """
 
     columns: tuple[Carried, ...]
-    extra: Extra | None = None
+    extra: bool = False
+    unseen: bool = False
+    consumed: str | None = None
 
     @classmethod
     def of(cls, schema: pa.Schema) -> CarriedColumns:
-        columns = []
-        extra = None
-        for field in schema:
-            notes = {
-                key.decode(errors="replace"): value.decode(errors="replace") for key, value in (field.metadata or {}).items()
-            }
-            if field.name == EXTRA and "open" in notes:
-                extra = Extra(notes["open"] == "1", notes["consumed"] or None)
-            else:
-                columns.append(Carried(field.name, notes.get("column", field.name), field.type, "json" in notes))
-        return cls(tuple(columns), extra)
+        notes = {f.name: {k.decode(): v.decode(errors="replace") for k, v in (f.metadata or {}).items()} for f in schema}
+        more = notes[EXTRA] if "open" in notes.get(EXTRA, {}) else None
+        columns = tuple(
+            Carried(field.name, notes[field.name].get("column", field.name), field.type, "json" in notes[field.name])
+            for field in schema
+            if field.name != EXTRA or more is None
+        )
+        return cls(columns) if more is None else cls(columns, True, more["open"] == "1", more["consumed"] or None)
 
     @property
     def schema(self) -> pa.Schema:
-        fields = []
-        for one in self.columns:
-            fields.append(pa.field(one.name, one.type, metadata={"column": one.column} | ({"json": "1"} if one.is_json else {})))
-        if self.extra is not None:
-            notes = {"open": str(int(self.extra.unseen)), "consumed": self.extra.consumed or ""}
+        fields = [
+            pa.field(one.name, one.type, metadata={"column": one.column} | ({"json": "1"} if one.is_json else {}))
+            for one in self.columns
+        ]
+        if self.extra:
+            notes = {"open": str(int(self.unseen)), "consumed": self.consumed or ""}
             fields.append(pa.field(EXTRA, pa.string(), metadata=notes))
         return pa.schema(fields)
 
@@ -117,10 +112,10 @@ def conform(rows: list[dict[str, Any]], kept: pa.Schema) -> pa.Table:
     carried = CarriedColumns.of(kept)
     extra: list[dict[str, Any]] = [{} for _ in rows]
     arrays = {one.name: one.array(rows, extra) for one in carried.columns}
-    if carried.extra is not None:
-        known = {one.column for one in carried.columns} | {carried.extra.consumed}
+    if carried.extra:
+        known = {one.column for one in carried.columns} | {carried.consumed}
         for row, more in zip(rows, extra, strict=True):
-            if carried.extra.unseen and not row.keys() <= known:
+            if carried.unseen and not row.keys() <= known:
                 more.update({name: value for name, value in row.items() if name not in known})
         arrays[EXTRA] = pa.array([_dumps(more) if more else None for more in extra], pa.string())
     return pa.table([arrays[name] for name in kept.names], schema=kept)

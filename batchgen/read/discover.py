@@ -15,7 +15,6 @@ from batchgen.output.store import open_store
 from batchgen.read import formats
 from batchgen.read.formats.base import Found, files
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -78,10 +77,7 @@ def refuse_own_output(job: Job) -> None:
             raise JobError(f"input.path {path}: it is the job's own output", "give output.path another place")
 
 
-def in_threads(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`call` of each item, eight at a time, in order; for calls that wait for a store."""
-    items = list(items)
-    if len(items) < 2:
-        return [call(item) for item in items]
-    with ThreadPoolExecutor(min(8, len(items))) as pool:
-        return list(pool.map(call, items))
+def in_threads(call: Callable[..., R], *arguments: Iterable[object]) -> list[R]:
+    """`map`, eight calls at a time; for calls that wait for a store."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(call, *arguments))

@@ -10,7 +10,7 @@ import pyarrow as pa
 from batchgen.errors import InputError, JobError
 from batchgen.job.job import Job
 from batchgen.read import formats
-from batchgen.read.columns import Carried, CarriedColumns, Extra, infer_types
+from batchgen.read.columns import Carried, CarriedColumns, infer_types
 from batchgen.read.formats.base import Found, Head
 from batchgen.read.layouts import layout_of
 from batchgen.records import carried_name
@@ -45,10 +45,9 @@ def look(job: Job, found: list[Found]) -> InputColumns:
             continue
         kind = types.get(name)
         carried.append(Carried(carried_name(name), name, pa.string() if kind is None else kind, is_json=kind is None))
-    extra = None
-    if not has_schema and (types if spec.keep == "all" else spec.keep):
-        extra = Extra(unseen=spec.keep == "all", consumed="id" if spec.id == "id" else None)
-    kept = CarriedColumns(tuple(carried), extra).schema
+    has_extra = not has_schema and bool(types if spec.keep == "all" else spec.keep)
+    consumed = "id" if spec.id == "id" else None
+    kept = CarriedColumns(tuple(carried), has_extra, spec.keep == "all", consumed).schema
     if twice := next((name for name in kept.names if kept.names.count(name) > 1), None):
         raise InputError(f"two input columns would both be carried as {twice}", "leave one out with input.keep")
     rows = [row for head in heads for row in head.rows]

@@ -109,7 +109,9 @@ def test_a_bad_row_carries_nothing(tmp_path):
 def test_the_records_of_the_columns_are_in_the_schema_that_an_output_keeps():
     carried = columns.CarriedColumns(
         (columns.Carried("input_row", "row", pa.int64()), columns.Carried("é", "é", pa.string(), is_json=True)),
-        columns.Extra(unseen=True, consumed="id"),
+        extra=True,
+        unseen=True,
+        consumed="id",
     )
     assert {field.name: field.metadata for field in carried.schema} == {
         "input_row": {b"column": b"row"},

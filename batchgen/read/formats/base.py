@@ -52,20 +52,16 @@ class Cut:
     bytes: int
 
 
-class Measured(Protocol):
-    """A shard that is new, or whose size or stamp changed, before its spans are cut."""
+@dataclass(frozen=True)
+class Measured:
+    """A shard that is new or looks changed, before it is cut: about how many `rows` it adds to the plan.
 
-    @property
-    def rows(self) -> int:
-        """About how many rows the shard adds to the plan."""
-        ...
+    `plan` gives the shard as it is now and its new spans, None where its content is what was planned. It raises InputError, and
+    OutputConflict where planned rows changed.
+    """
 
-    def plan(self, cut: Cut) -> Planned | None:
-        """The shard as it is now and its new spans; None where its content is what was planned.
-
-        Raises InputError, and OutputConflict where planned rows changed.
-        """
-        ...
+    rows: int
+    plan: Callable[[Cut], Planned | None]
 
 
 class Format(Protocol):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import orjson
 import pyarrow as pa
@@ -16,8 +15,8 @@ import pyarrow as pa
 from batchgen.errors import InputError, RowError, place
 from batchgen.job.input import Input
 from batchgen.read.columns import conform
-from batchgen.read.formats.base import Cut, Format, Found, Head, Planned, SpanRows, changed
-from batchgen.read.formats.jsonl_scan import scan, text_digest
+from batchgen.read.formats.base import Cut, Format, Found, Head, Measured, Planned, SpanRows
+from batchgen.read.formats.jsonl_scan import grow, scan
 from batchgen.read.text import is_compressed, lines, open_text
 from batchgen.records import Row, Shard, Span
 
@@ -39,8 +38,17 @@ class Jsonl(Format):
             made = [self.row(spec, name, 0, line) for _, (_, line) in first]
         return Head([row.data for row in made if row.data is not None])
 
-    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> MeasuredText:
-        return MeasuredText(shard, found, found.size * (COMPRESSION if is_compressed(found.name) else 1.0), bytes_per_row)
+    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
+        text_bytes = found.size * (COMPRESSION if is_compressed(found.name) else 1.0)
+
+        def left(offset: int) -> float:
+            return (text_bytes - offset) / bytes_per_row
+
+        def plan(cut: Cut) -> Planned | None:
+            scan_or_grow = grow if shard.digest else scan
+            return scan_or_grow(shard, found, lambda offset: cut.rows(left(offset)), cut.bytes)
+
+        return Measured(max(0, int(left(shard.text_bytes))), plan)
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
         first, last = spans[0], spans[-1]
@@ -59,39 +67,6 @@ class Jsonl(Format):
 
     def is_sequential(self, shard: Shard) -> bool:
         return is_compressed(shard.name)
-
-
-@dataclass(frozen=True)
-class MeasuredText:
-    """`text_bytes` is the length of the uncompressed text, a guess for a compressed shard."""
-
-    shard: Shard
-    found: Found
-    text_bytes: float
-    bytes_per_row: float
-
-    @property
-    def rows(self) -> int:
-        return max(0, int(self._left(self.shard.text_bytes)))
-
-    def _left(self, offset: int) -> float:
-        """About how many rows the text has after `offset`."""
-        return (self.text_bytes - offset) / self.bytes_per_row
-
-    def plan(self, cut: Cut) -> Planned | None:
-        def rows(offset: int) -> int:
-            return cut.rows(self._left(offset))
-
-        if not self.shard.digest:
-            return scan(self.shard, self.found, rows, cut.bytes)
-        try:
-            digest = text_digest(self.found.name, self.shard.text_bytes)
-            if digest is None or digest.hexdigest() != self.shard.digest:
-                raise changed(self.shard)
-            shard, spans = scan(self.shard, self.found, rows, cut.bytes, digest)
-        except InputError:
-            raise changed(self.shard) from None
-        return (shard, spans) if spans else None
 
 
 def parse_line(shard: str, ordinal: int, line: bytes | None, cap: int) -> Row:

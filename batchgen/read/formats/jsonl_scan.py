@@ -10,7 +10,7 @@ import numpy.typing as npt
 import xxhash
 
 from batchgen.errors import InputError
-from batchgen.read.formats.base import Found, Planned
+from batchgen.read.formats.base import Found, Planned, changed
 from batchgen.read.text import open_text, read_chunk
 from batchgen.records import Shard, Span
 
@@ -21,17 +21,24 @@ RowsAt = Callable[[int], int]
 """The number of rows of a span that starts at this byte of the text."""
 
 
-def text_digest(name: str, length: int) -> xxhash.xxh3_128 | None:
-    """The running xxh3-128 over the first `length` bytes of text; None where there are fewer."""
+def grow(shard: Shard, found: Found, rows: RowsAt, cap: int) -> Planned | None:
+    """The shard as `found`, and spans of what its text has grown by; None where that has no rows.
+
+    Raises OutputConflict where the planned text is not there any more.
+    """
     digest = xxhash.xxh3_128()
-    with open_text(name) as stream:
-        while length:
-            chunk = read_chunk(stream, name, min(SCAN_CHUNK, length))
-            if not chunk:
-                return None
-            digest.update(chunk)
-            length -= len(chunk)
-    return digest
+    left = shard.text_bytes
+    try:
+        with open_text(found.name) as stream:
+            while left and (chunk := read_chunk(stream, found.name, min(SCAN_CHUNK, left))):
+                digest.update(chunk)
+                left -= len(chunk)
+        if left or digest.hexdigest() != shard.digest:
+            raise changed(shard)
+        now, spans = scan(shard, found, rows, cap, digest)
+    except InputError:
+        raise changed(shard) from None
+    return (now, spans) if spans else None
 
 
 def scan(shard: Shard, found: Found, rows: RowsAt, cap: int, digest: xxhash.xxh3_128 | None = None) -> Planned:

@@ -5,6 +5,7 @@ A table does not grow: a shard whose digest differs from the planned one is refu
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import pyarrow as pa
 from batchgen.errors import InputError
 from batchgen.job.input import Input
 from batchgen.read.columns import pick
-from batchgen.read.formats.base import Cut, Format, Found, Head, Planned, SpanRows, changed
+from batchgen.read.formats.base import Cut, Format, Found, Head, Measured, Planned, SpanRows, changed
 from batchgen.records import Row, Shard, Span
 
 BATCH_ROWS = 1024
@@ -53,8 +54,9 @@ class TableFormat(Format):
     def head(self, spec: Input, name: str, rows: int) -> Head:
         return Head(schema=self.schema(spec, name))
 
-    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> MeasuredTable:
-        return MeasuredTable(shard, self.contents(spec, found.name))
+    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
+        contents = self.contents(spec, found.name)
+        return Measured(0 if shard.digest else contents.rows, functools.partial(plan_table, shard, contents))
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
         tables = self._numbered(spec, shard, spans[0].start, spans[-1].end)
@@ -84,27 +86,19 @@ class TableFormat(Format):
         return True
 
 
-@dataclass(frozen=True)
-class MeasuredTable:
-    shard: Shard
-    contents: Contents
-
-    @property
-    def rows(self) -> int:
-        return 0 if self.shard.digest else self.contents.rows
-
-    def plan(self, cut: Cut) -> Planned | None:
-        if self.shard.digest:
-            if self.contents.digest != self.shard.digest:
-                raise changed(self.shard)
-            return None
-        read, count = self.contents.read, self.contents.rows
-        ends = range(1, count + 1) if read is None else np.flatnonzero(read.to_numpy()) + 1
-        spans: list[Span] = []
-        start = done = 0
-        while done < count:
-            rows = min(cut.rows(count - done), count - done)
-            done += rows
-            spans.append(Span(self.shard.index, start, int(ends[done - 1]), rows))
-            start = spans[-1].end
-        return replace(self.shard, digest=self.contents.digest, lines=start, rows=count), spans
+def plan_table(shard: Shard, contents: Contents, cut: Cut) -> Planned | None:
+    """See Measured.plan."""
+    if shard.digest:
+        if contents.digest != shard.digest:
+            raise changed(shard)
+        return None
+    count = contents.rows
+    ends = range(1, count + 1) if contents.read is None else np.flatnonzero(contents.read.to_numpy()) + 1
+    spans: list[Span] = []
+    start = done = 0
+    while done < count:
+        rows = min(cut.rows(count - done), count - done)
+        done += rows
+        spans.append(Span(shard.index, start, int(ends[done - 1]), rows))
+        start = spans[-1].end
+    return replace(shard, digest=contents.digest, lines=start, rows=count), spans
