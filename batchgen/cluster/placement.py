@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from batchgen.engines.vllm_cpu import runs_on_cpu
+from batchgen.engines.registry import engine_kind
 from batchgen.job.job import Job
 
 Resources = Mapping[str, float]
@@ -64,9 +64,5 @@ PLACEMENTS: dict[str, Strategy] = {"gpu": on_gpus, "cpu": on_cpus}
 
 def place(job: Job, spans: int, cluster: Resources) -> Placement:
     """The placement of a job with so many `spans` to run: at least one replica, never more than spans."""
-    placement = PLACEMENTS[_device(job)](job, cluster)
+    placement = PLACEMENTS[engine_kind(job.engine.kind).capabilities.device](job, cluster)
     return replace(placement, replicas=max(1, min(placement.replicas, spans)))
-
-
-def _device(job: Job) -> str:
-    return "gpu" if job.engine.kind == "vllm" and not runs_on_cpu() else "cpu"
