@@ -1,25 +1,24 @@
 """THE PAGE: spec -> plan -> read -> render -> generate -> commit -> report, in that order.
 
-The module can be called: `batchgen.run(job)` is its function `run`, whichever of the two was imported first.
+The stages are imported where they are used: the package binds its name `run` to the function below when it is imported itself,
+and `batchgen --help` has no use for them.
 """
 
 from __future__ import annotations
 
 import sys
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from batchgen.engines import make_engine
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
-from batchgen.job.job import Job
-from batchgen.output import job_file, journal, lease, parts, plan_file, progress
-from batchgen.output.store import SCRATCH, Store, delete_all, open_store, probe
-from batchgen.plan import plan
-from batchgen.read.formats.parts import fingerprints, refuse_own
-from batchgen.render.model_files import load_model
-from batchgen.render.renderer import Renderer
+
+if TYPE_CHECKING:
+    from batchgen.job.job import Job
+    from batchgen.output.lease import Lease
+    from batchgen.output.store import Store
+    from batchgen.plan.plan import Columns, Found
+    from batchgen.render.renderer import Renderer
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,22 @@ class Prepared:
 
     job: Job
     renderer: Renderer
-    found: list[plan.Found]
-    columns: plan.Columns
+    found: list[Found]
+    columns: Columns
     upstream: tuple[str, ...] = ()
     """Fingerprints of the jobs whose outputs are the input."""
 
 
 def prepare(job: Job, store: Store | None = None) -> Prepared:
     """Find the shards, read the model's files, probe the template. Imports no Ray. Raises UsageError."""
-    before = job_file.load_frozen(store) if store else None
+    from batchgen.engines import make_engine
+    from batchgen.output import job_file
+    from batchgen.plan import plan
+    from batchgen.read.formats.parts import fingerprints, refuse_own
+    from batchgen.render.model_files import load_model
+    from batchgen.render.renderer import Renderer
+
+    before = job_file.load(store) if store else None
     model = load_model(job.model, before.model if before else None, job.engine.kind == "openai")
     refuse_own(job)
     upstream = fingerprints(job.input)
@@ -56,12 +62,16 @@ def run(
     stopping: Callable[[], bool] = lambda: False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Run a job to its end, or resume it, and return its status (see report.Tally.status).
+    """Run a job to its end, or resume it, and return its status (the fields of `status --json`).
 
-    `out` takes progress and summary (stderr when None), `stopping` is asked now and then whether to drain,
-    `force` takes the output from another driver.
+    `out` takes progress and summary (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then whether
+    to drain, `force` takes the output from another driver.
     Raises BatchgenError; whatever it is, committed rows stay, and the same call goes on from there.
     """
+    from batchgen.job.job import Job
+    from batchgen.output import lease
+    from batchgen.output.store import open_store, probe
+
     job = job if isinstance(job, Job) else Job.parse(job)
     out = out or sys.stderr
     store = open_store(job.output.path)
@@ -72,20 +82,25 @@ def run(
 
 
 def _run(
-    job: Job, store: Store, prepared: Prepared, out: TextIO, quiet: bool, stopping: Callable[[], bool], held: lease.Lease
+    job: Job, store: Store, prepared: Prepared, out: TextIO, quiet: bool, stopping: Callable[[], bool], held: Lease
 ) -> dict[str, Any]:
-    kept = job_file.freeze(store, job, prepared.renderer.model, prepared.columns.kept, prepared.upstream).kept
+    from batchgen import terminal
+    from batchgen.output import job_file, journal, parts, plan_file, progress
+    from batchgen.output.store import SCRATCH, delete_all
+    from batchgen.plan import plan
+
+    columns = job_file.freeze(store, job, prepared.renderer.model, prepared.columns.kept, prepared.upstream).input_columns
     planned = plan.freeze_plan(job, store, prepared.found, prepared.columns)
     done = parts.committed(store)
     tally = progress.load_tally(store, planned, done)
-    monitor = progress.Monitor(tally, store, job.name, out, quiet)
+    monitor = progress.Monitor(tally, store, job.name, terminal.screen(job.name, out, quiet))
     try:
         if missing := planned.missing(done):
             tally.state = "running"
             store.delete(plan_file.SUCCESS)
             from batchgen.cluster.driver import drive, on_ray  # Ray only when there is something to do
 
-            on_ray(lambda own: drive(prepared.renderer, kept, store, planned, missing, monitor, stopping, held, own))
+            on_ray(lambda own: drive(prepared.renderer, columns, store, planned, missing, monitor, stopping, held, own))
         tally.state = "done"
     except Interrupted:
         tally.state = "interrupted"
@@ -102,15 +117,7 @@ def _run(
     held.confirm()  # another driver may have planned more since
     store.put(plan_file.SUCCESS, b"")
     if not quiet:
-        progress.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
+        terminal.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
     if tally.counts.error > job.limits.errors * tally.rows_planned:
         raise TooManyErrors(progress.over_limit(tally, job.limits.errors), "the failed rows have status = 'error' in the output")
     return {"name": job.name, "output": store.url, **tally.status()}
-
-
-class _Page(types.ModuleType):
-    def __call__(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        return run(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _Page

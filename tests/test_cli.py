@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from batchgen import rows
+from batchgen import Output
 from batchgen.cli import main
 from tests.support.finished import Finished
 
@@ -299,7 +299,7 @@ def test_export_says_what_it_wrote_and_refuses_what_it_does_not_know(tmp_path: P
 
 def test_the_rows_of_an_output_are_read_from_its_path(tmp_path: Path) -> None:
     Finished(tmp_path)
-    found = list(rows(str(tmp_path / "out")))
+    found = list(Output.open(str(tmp_path / "out")).rows())
     assert len(found) == 62
     assert [row["row"] for row in found] == sorted(row["row"] for row in found)
 

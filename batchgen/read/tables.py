@@ -8,7 +8,6 @@ is opened must be on an allow-list.
 from __future__ import annotations
 
 import base64
-import io
 import os
 import re
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from batchgen.errors import InputError, words
 from batchgen.job.input import Input
+from batchgen.output.parquet import to_parquet
 from batchgen.read import location
 
 
@@ -56,22 +56,6 @@ def _names_extension(footer: bytes) -> bool:
             if b"ARROW:extension" in base64.b64decode(piece):
                 return True
     return False
-
-
-def in_arrow_memory(data: bytes) -> pa.BufferReader:
-    """A copy of `data` for a Parquet reader. A thread of Arrow may let go of it when the interpreter has ended; a Python
-    buffer would then abort the process."""
-    sink = pa.BufferOutputStream()
-    sink.write(data)
-    return pa.BufferReader(sink.getvalue())
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """The bytes of a Parquet file with page checksums. Without dictionaries: in files of many columns and few rows they cost
-    more time than they save, and zstd finds what repeats."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
-    return sink.getvalue()
 
 
 def warm_up() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from batchgen import terminal
 from batchgen.cluster import driver, feed
 from batchgen.engines import restarting
 from batchgen.output import journal, lease, progress, retry, store, verify
@@ -49,7 +50,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
         stage.generated += 1
 
     clock = SimpleNamespace(monotonic=lambda: world.now, time=lambda: world.now, sleep=world.sleep, thread_time=lambda: 0.0)
-    for module in (lease, store, progress, replica, driver, generate):
+    for module in (lease, store, progress, terminal, replica, driver, generate):
         patch.setattr(module, "time", clock)
     for module in (lease, store, journal):
         patch.setattr(module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=world.dice.getrandbits(128), version=4)))

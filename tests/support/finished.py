@@ -11,7 +11,8 @@ import pyarrow.dataset as ds
 
 from batchgen.cluster.feed import encode_block, encode_span
 from batchgen.job.job import Job
-from batchgen.output import job_file, parts, plan_file, progress, retry
+from batchgen.output import job_file, parts, plan_file
+from batchgen.output.output import Output
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store, open_store
 from batchgen.plan import plan
@@ -46,7 +47,7 @@ class Finished:
 
     @property
     def plan(self) -> Plan:
-        return plan_file.load_plan(self.store, 2)[0]
+        return self.output.plan
 
     def mend(self) -> None:
         self.fields["engine"] = {"kind": "echo"}
@@ -75,16 +76,17 @@ class Finished:
         self.store.put(plan_file.SUCCESS, b"")
         return generated
 
+    @property
+    def output(self) -> Output:
+        return Output.open(self.store)
+
     def retry(self, *codes: str) -> int:
-        found = job_file.load_frozen(self.store)
-        assert found is not None
-        return retry.plan_retry(self.store, found, codes or None)
+        return self.output.retry(codes or None)
 
     def rows(self, **wanted: Any) -> list[dict[str, Any]]:
+        """The rows of all parts, retried ones and their failures alike."""
         found: list[dict[str, Any]] = ds.dataset(f"{self.store.url}/data").to_table().to_pylist()
         return [row for row in found if all(row[key] == value for key, value in wanted.items())]
 
     def status(self) -> dict[str, Any]:
-        found = progress.read_status(self.store)
-        assert found is not None
-        return found
+        return self.output.status()

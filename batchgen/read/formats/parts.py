@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from batchgen.errors import InputError, JobError
 from batchgen.job.input import Input
 from batchgen.job.job import Job
-from batchgen.output.job_file import FrozenJob, load_frozen
+from batchgen.output import job_file
+from batchgen.output.job_file import JobFile
 from batchgen.output.parts import DATA
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import open_store
@@ -32,11 +33,11 @@ SETTINGS = {"sampling"}
 ORDINAL = "\0ordinal"
 
 
-def job_of(path: str) -> FrozenJob | None:
+def job_of(path: str) -> JobFile | None:
     """The job whose output the path is, None where it is no output. Raises OutputConflict for a damaged one."""
     if glob.has_magic(path) or path.startswith("hf://") or format_of(path) or ("://" not in path and not os.path.isdir(path)):
         return None
-    return load_frozen(open_store(path))
+    return job_file.load(open_store(path))
 
 
 def parts_path(path: str) -> str:
