@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import os
 import socket
 import time
@@ -22,7 +23,7 @@ import orjson
 
 from batchgen.errors import NewerFormat
 from batchgen.output import parts
-from batchgen.output.format import known, mark, refuse_newer
+from batchgen.output.format import mark, refuse_newer
 from batchgen.output.job_file import JobFile
 from batchgen.output.plan_file import SUCCESS, Plan
 from batchgen.output.store import Store
@@ -112,7 +113,8 @@ class Tally:
         self.state = _state(fields) or self.state
         bits = base64.b64decode(fields["counted"])
         counted = {s.name for i, s in enumerate(self.plan.spans) if i < len(bits) * 8 and bits[i // 8] >> i % 8 & 1}
-        counts, errors = known(Counts, fields["counts"]), Counter(dict(fields["errors"]))
+        counts = Counts(**{one.name: fields["counts"][one.name] for one in dataclasses.fields(Counts)})
+        errors = Counter(dict(fields["errors"]))
         if counted <= committed:
             self.counted, self.counts, self.errors = counted, counts, errors
             self.samples = list(fields.get("error_samples", []))

@@ -63,7 +63,7 @@ def verify(store: Store, job: JobFile) -> Verdict:
     except VerifyError as error:
         return Verdict(problems=[str(error)])
     of_plan = list(_plan_problems(plan))
-    verdict = Verdict(spans=len(plan.spans), problems=of_plan)
+    verdict = Verdict(spans=len(plan.spans), problems=list(of_plan))
     spans = plan.by_name()
     names = list(store.list(parts.DATA))
     present = {span for name in names if (span := parts.span_of(name)) in spans}

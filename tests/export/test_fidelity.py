@@ -56,7 +56,9 @@ def test_the_lengths_of_answers_by_value(steered: Finished) -> None:
 def test_labels_of_a_chained_job_against_what_was_asked_for(steered: Finished, tmp_path: Path) -> None:
     found = fidelity(labelled(steered, tmp_path, HELPFUL.format(4, 2)).output)
     assert found["verbosity"].asked == {0: 20, 2: 20, 4: 20}
-    assert found["verbosity"].mean_tokens == fidelity(steered.output)["verbosity"].mean_tokens, "of the answers, not of the labels"
+    assert found["verbosity"].mean_tokens == fidelity(steered.output)["verbosity"].mean_tokens, (
+        "of the answers, not of the labels"
+    )
     assert found["verbosity"].labels == {0: {2: 20}, 2: {2: 20}, 4: {2: 20}}
     assert (found["verbosity"].exact, found["verbosity"].mean_error) == (pytest.approx(1 / 3), 0)
     assert found["verbosity"].correlation_with_labels is None, "the labels do not vary"

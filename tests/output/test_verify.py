@@ -16,10 +16,10 @@ from batchgen.errors import InputError, RowError
 from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
 from batchgen.output import parts, plan_file
-from batchgen.output.plan_file import SUCCESS
-from batchgen.output.store import LocalStore
 from batchgen.output.format import KEY
 from batchgen.output.output import Output
+from batchgen.output.plan_file import SUCCESS
+from batchgen.output.store import LocalStore
 from batchgen.records import Completion, Span, output_schema, prompt_schema
 from tests.support.planning import freeze_output
 
