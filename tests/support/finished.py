@@ -11,16 +11,40 @@ import pyarrow.dataset as ds
 
 from batchgen.cluster.feed import encode_block, encode_span
 from batchgen.job.job import Job
-from batchgen.output import job_file, parts, plan_file
+from batchgen.output import job_file, journal, parts, plan_file
 from batchgen.output.output import Output
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store, open_store
 from batchgen.plan import plan
 from batchgen.read import reader
+from batchgen.records import Receipt
 from batchgen.replica.replica import Replica
 from batchgen.run import Prepared, prepare
 
 ROWS = 30
+
+
+def run_here(made: Prepared, store: Store) -> list[Receipt]:
+    """Bring an output to its end as a run does, with one replica in this process; the receipts of the spans it made."""
+    job, columns = made.job, made.columns
+    job_file.freeze(store, job, made.renderer.model, columns.kept, made.upstream)
+    planned = plan.freeze_plan(job, store, made.found, columns)
+    worker = Replica(made.renderer, store.url, [shard.name for shard in planned.shards], journal.spans(store))
+
+    async def work() -> list[Receipt]:
+        await worker.start()
+        receipts = []
+        for span in planned.missing(parts.committed(store)):
+            shard = planned.shards[span.shard]
+            [(_, rows, kept)] = reader.read_spans(job.input, shard, [span], columns.kept, made.renderer.needed)
+            prompts = encode_span(made.renderer, shard.name, rows, span.again)
+            receipts.append(await worker.run(encode_block(span, prompts, kept)))
+        await worker.stop()
+        return receipts
+
+    receipts = asyncio.run(work())
+    store.put(plan_file.SUCCESS, b"")
+    return receipts
 
 
 class Finished:
@@ -54,27 +78,7 @@ class Finished:
 
     def run(self) -> int:
         """Generate the spans without a part; how many rows were generated."""
-        made = self.prepared
-        job, columns = made.job, made.columns
-        job_file.freeze(self.store, job, made.renderer.model, columns.kept, made.upstream)
-        planned = plan.freeze_plan(job, self.store, made.found, columns)
-        worker = Replica(made.renderer, job.output.path, [shard.name for shard in planned.shards])
-
-        async def work() -> int:
-            await worker.start()
-            generated = 0
-            for span in planned.missing(parts.committed(self.store)):
-                shard = planned.shards[span.shard]
-                [(_, rows, kept)] = reader.read_spans(job.input, shard, [span], columns.kept, made.renderer.needed)
-                prompts = encode_span(made.renderer, shard.name, rows, span.again)
-                receipt = await worker.run(encode_block(span, prompts, kept))
-                generated += receipt.counts.rows
-            await worker.stop()
-            return generated
-
-        generated = asyncio.run(work())
-        self.store.put(plan_file.SUCCESS, b"")
-        return generated
+        return sum(receipt.counts.rows - receipt.taken for receipt in run_here(self.prepared, self.store))
 
     @property
     def output(self) -> Output:
