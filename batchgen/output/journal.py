@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from batchgen import logprobs
 from batchgen.errors import NewerFormat, RowError
+from batchgen.job.sampling import Sampling
 from batchgen.output.format import KEY, known, mark, marked
 from batchgen.output.parquet import from_parquet, to_parquet
 from batchgen.output.store import Store
@@ -42,6 +43,7 @@ def write(store: Store, span: str, completions: Iterable[Completion]) -> str:
     completions = list(completions)
     columns = {name: [getattr(c, name) for c in completions] for name in _SCHEMA.names}
     columns["parsed"] = [orjson.dumps(parsed).decode() for parsed in columns["parsed"]]
+    columns["sampling"] = [sampling and dict(sampling) for sampling in columns["sampling"]]
     columns["error"] = [error and dataclasses.asdict(error) for error in columns["error"]]
     tokens = logprobs.column(columns.pop("token_logprobs"))
     arrays = {name: pa.array(column, _SCHEMA.field(name).type) for name, column in columns.items()} | {"token_logprobs": tokens}
@@ -72,18 +74,20 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
 
 def _completions(table: pa.Table) -> list[Completion]:
     """The rows of a journal file; of another release's, the fields that this one knows."""
-    sampling = _SCHEMA.field("sampling")
-    table = table.set_column(table.schema.get_field_index("sampling"), sampling, table["sampling"].cast(sampling.type))
     tokens = table["token_logprobs"].cast(logprobs.TYPE)
     rows = table.drop_columns(["token_logprobs"]).to_pylist()
     return [_completion(row, of_row.values) for row, of_row in zip(rows, tokens, strict=True)]
 
 
 def _completion(row: dict[str, Any], tokens: pa.StructArray | None) -> Completion:
-    messages = row["messages"] and tuple((message["role"], message["content"]) for message in row["messages"])
-    error = known(RowError, row["error"]) if row["error"] else None
-    decoded = {"messages": messages, "error": error, "parsed": orjson.loads(row["parsed"]), "token_logprobs": tokens}
-    return known(Completion, row | decoded)
+    made = {
+        "messages": row["messages"] and tuple((message["role"], message["content"]) for message in row["messages"]),
+        "error": known(RowError, row["error"]) if row["error"] else None,
+        "sampling": row["sampling"] and Sampling.model_validate(row["sampling"], extra="ignore"),
+        "parsed": orjson.loads(row["parsed"]),
+        "token_logprobs": tokens,
+    }
+    return known(Completion, row | made)
 
 
 def spans(store: Store) -> set[str]:

@@ -60,7 +60,7 @@ def encode_part(
     model: str,
     footer: Footer,
 ) -> bytes:
-    """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of records.prompt_schema,
+    """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of blocks.prompt_schema,
     `kept` the carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""
     of_prompts = _at(prompts, [c.prompt for c in completions])
     carried = _at(kept, of_prompts["source"].to_numpy().tolist())
@@ -103,7 +103,7 @@ def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.
     """What each completion ran with: its own where an attempt changed it, the prompt's otherwise."""
     if all(c.sampling is None for c in completions):
         return of_prompts
-    ran = [c.sampling or given for c, given in zip(completions, of_prompts.to_pylist(), strict=True)]
+    ran = [dict(c.sampling) if c.sampling else given for c, given in zip(completions, of_prompts.to_pylist(), strict=True)]
     return pa.array(ran, of_prompts.type)
 
 

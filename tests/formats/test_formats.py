@@ -333,7 +333,7 @@ def test_an_interrupted_output_with_fewer_fields_is_brought_to_its_end(older: Pa
     before, kept = contents(Path("out")), journal_rows(Path("out"))
     output = Output.open("out")
     receipts = run_here(prepare(job, output.store), output.store)
-    assert sum(receipt.taken for receipt in receipts) == len(kept) == 4
+    assert sum(receipt.from_journal for receipt in receipts) == len(kept) == 4
     assert contents(Path("out")).items() >= before.items()
     assert Output.open("out").verify().problems == []
     assert [parts.span_of(f"data/{name}") for name in before] == [span.name for span in output.plan.spans[:3]]

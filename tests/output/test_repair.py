@@ -12,6 +12,7 @@ import pytest
 
 from batchgen import records
 from batchgen.errors import NewerFormat, StoreError
+from batchgen.job.sampling import SAMPLING_TYPE
 from batchgen.output import job_file, parts, plan_file
 from batchgen.output.format import KEY
 from batchgen.output.job_file import NAME
@@ -74,7 +75,7 @@ def test_a_release_with_another_sampling_field_and_another_column_proves_older_p
 ) -> None:
     if first:
         of_first_format(output)
-    kind = pa.struct([*records.SAMPLING_TYPE, ("top_h", pa.float64())])
+    kind = pa.struct([*SAMPLING_TYPE, ("top_h", pa.float64())])
     after = [replace(column, type=kind) if column.name == "sampling" else column for column in records.AFTER_INPUT]
     after.append(Column("reasoning", pa.string(), "completion", later=True))
     monkeypatch.setattr(records, "AFTER_INPUT", after)

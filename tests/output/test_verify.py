@@ -154,7 +154,7 @@ def test_a_part_with_other_columns_is_named(output: Swept) -> None:
 
 def test_a_rows_own_n_is_what_it_is_held_to(output: Swept) -> None:
     def more(samplings: list[Any]) -> list[Any]:
-        return [check_sampling({"n": 3}) if n < SAMPLES else sampling for n, sampling in enumerate(samplings)]
+        return [dict(check_sampling({"n": 3})) if n < SAMPLES else sampling for n, sampling in enumerate(samplings)]
 
     output.rewrite(edited("sampling", more))
     assert output.problems() == [f"{output.name()}: row, variant, sample (0, 0, 2) is missing or was not planned"]

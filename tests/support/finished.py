@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from batchgen.cluster.feed import encode_block, encode_span
 from batchgen.job.job import Job
 from batchgen.output import job_file, journal, parts, plan_file
 from batchgen.output.output import Output
@@ -18,6 +17,7 @@ from batchgen.output.store import Store, open_store
 from batchgen.plan import plan
 from batchgen.read import reader
 from batchgen.records import Receipt
+from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica.replica import Replica
 from batchgen.run import Prepared, prepare
 
@@ -78,7 +78,7 @@ class Finished:
 
     def run(self) -> int:
         """Generate the spans without a part; how many rows were generated."""
-        return sum(receipt.counts.rows - receipt.taken for receipt in run_here(self.prepared, self.store))
+        return sum(receipt.counts.rows - receipt.from_journal for receipt in run_here(self.prepared, self.store))
 
     @property
     def output(self) -> Output:

@@ -19,7 +19,8 @@ from batchgen.output.format import KEY
 from batchgen.output.output import Output
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import LocalStore
-from batchgen.records import Completion, Span, output_schema, prompt_schema
+from batchgen.records import Completion, Span, output_schema
+from batchgen.render.blocks import prompt_schema
 from tests.support.planning import freeze_output
 
 SHARDS, SPANS, ROWS, VARIANTS, SAMPLES = 2, 2, 3, 2, 2
@@ -65,7 +66,7 @@ class Swept:
         return parts.encode_part(prompts, kept, done, schema, shard, "echo", parts.footer_of(done))
 
     def sampling(self, row: int) -> dict[str, Any] | None:
-        return None if row == 1 else check_sampling({"n": SAMPLES})
+        return None if row == 1 else dict(check_sampling({"n": SAMPLES}))
 
     def name(self, number: int = 0) -> str:
         return parts.part_name(self.plan.spans[number].name)
