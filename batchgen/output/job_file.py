@@ -137,13 +137,13 @@ def _known(fields: dict[str, Any]) -> dict[str, Any]:
 def _doubt(fields: Mapping[str, Any], job: Job) -> str | None:
     """Why a job file is not as it was written. The first ones have no digest, and their fingerprint is of the whole meaning."""
     if "digest" in fields:
-        return None if fields["digest"] == _digest(fields) else "its digest is of other fields"
+        return None if fields["digest"] == _digest(fields) else f"{NAME} is not as it was written"
     if fields["fingerprint"] != fingerprint(fields["meaning"]):
-        return "its fingerprint is of another meaning"
+        return f"the fingerprint in {NAME} is of another meaning"
     of_run = {"input.fingerprints", *(f"model.{name}" for name in fields["model"])}
     meant = {name: value for name, value in fields["meaning"].items() if name not in of_run}
     found = differences(meant, job.meaning(), defaults())
-    return f"its job and its meaning differ in {', '.join(found)}" if found else None
+    return f"the job and the meaning in {NAME} differ in {', '.join(found)}" if found else None
 
 
 def _digest(fields: Mapping[str, Any]) -> str:

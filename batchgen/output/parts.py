@@ -7,7 +7,6 @@ away. The footer carries the part's counts, so that they can be read again witho
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -39,11 +38,6 @@ def span_of(part: str) -> str | None:
     """The span of a part's name; None for a name that is no part's."""
     folder, _, file = part.partition("/")
     return file.removesuffix(".parquet") if folder == DATA and file.endswith(".parquet") else None
-
-
-def is_name(name: str) -> bool:
-    """Whether a name is that of some plan's part."""
-    return re.fullmatch(rf"{DATA}/\d{{6}}-\d{{12}}-\d{{12}}(-r\d{{6}})?\.parquet", name) is not None
 
 
 def committed(store: Store) -> set[str]:

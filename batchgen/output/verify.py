@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -45,15 +45,19 @@ class Verdict:
     """Why job file or plan may be what is wrong, and no part can be called damaged."""
 
 
+Kind = Literal["unreadable", "contradiction", "deviation"]
+"""A part cannot be read, its rows contradict the plan, or it is of another form than this job's parts."""
+Problem = tuple[Kind, str]
+
+
 @dataclass
-class _Finding:
-    """A place: the spans of the same rows, what is wrong with their parts, and which parts are damaged."""
+class _Place:
+    """The spans of the same rows: what is wrong with their parts, and the one that can be made again, with the reason."""
 
     rows_ok: int = 0
     rows_error: int = 0
     problems: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    contradicting: list[str] = field(default_factory=list)
+    damaged: dict[str, Kind] = field(default_factory=dict)
 
 
 def verify(store: Store, job: JobFile) -> Verdict:
@@ -62,38 +66,29 @@ def verify(store: Store, job: JobFile) -> Verdict:
         plan, _ = load_plan(store, job.factor)
     except VerifyError as error:
         return Verdict(problems=[str(error)])
-    of_plan = list(_plan_problems(plan))
-    verdict = Verdict(spans=len(plan.spans), problems=list(of_plan))
+    verdict = Verdict(spans=len(plan.spans), problems=list(_plan_problems(plan)), doubt=job.doubt)
+    if verdict.problems or plan.jobs - {job.fingerprint}:
+        verdict.doubt = verdict.doubt or "the plan is damaged, or of another job than the job file"
     spans = plan.by_name()
     names = list(store.list(parts.DATA))
     present = {span for name in names if (span := parts.span_of(name)) in spans}
     foreign = sorted(name for name in names if parts.span_of(name) not in spans)
+    if any(map(parts.span_of, foreign)):
+        verdict.doubt = verdict.doubt or "there are parts that the plan does not have"
     verdict.problems += [f"{name}: not a part of this plan" for name in foreign]
     verdict.problems += [f"{parts.part_name(s.name)}: missing ({s.rows} rows)" for s in plan.spans if s.name not in present]
     if not verdict.problems and store.get(SUCCESS) is None:
         verdict.problems.append(f"{SUCCESS}: missing although every part is there; run the job again to finish it")
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda spans: _place(store, job, plan, spans), plan.places(present).values()))
-    for one in found:
-        verdict.rows_ok += one.rows_ok
-        verdict.rows_error += one.rows_error
-        verdict.problems += one.problems
-    sound = any(not one.problems for one in found)
-    verdict.doubt = _doubt(job, plan, of_plan, [name for name in foreign if parts.is_name(name)])
-    if verdict.doubt is None:
-        verdict.damaged = [name for one in found for name in [*one.unreadable, *(one.contradicting if sound else ())]]
+        places = list(pool.map(lambda spans: _place(store, job, plan, spans), plan.places(present).values()))
+    some_sound = any(not place.problems for place in places)
+    for place in places:
+        verdict.rows_ok += place.rows_ok
+        verdict.rows_error += place.rows_error
+        verdict.problems += place.problems
+        if verdict.doubt is None:
+            verdict.damaged += [name for name, kind in place.damaged.items() if some_sound or kind == "unreadable"]
     return verdict
-
-
-def _doubt(job: JobFile, plan: Plan, problems: list[str], foreign: list[str]) -> str | None:
-    """Why the job file or the plan may not be what the parts were made by."""
-    if job.doubt:
-        return f"the job file: {job.doubt}"
-    if plan.jobs - {job.fingerprint}:
-        return "the plan is another job's than the job file"
-    if problems:
-        return problems[0]
-    return f"{foreign[0]} is a part that the plan does not have" if foreign else None
 
 
 def repair(store: Store, verdict: Verdict) -> list[str]:
@@ -128,25 +123,23 @@ def _plan_problems(plan: Plan) -> Iterator[str]:
             yield f"plan: the spans of {shard.name} do not add up to its {shard.rows} rows"
 
 
-def _place(store: Store, job: JobFile, plan: Plan, spans: list[Span]) -> _Finding:
+def _place(store: Store, job: JobFile, plan: Plan, spans: list[Span]) -> _Place:
     """A span's part and, after it, those of its retries: each holds the rows that had failed before, and no others."""
-    found = _Finding()
+    found = _Place()
     last: dict[Key, tuple[str, int]] = {}
     sound = not spans[0].retry
     for span in spans:
         name = parts.part_name(span.name)
-        part = _part(store, job, plan, span)
-        if span.retry and sound and not part.problems:
-            part.contradictions += _retry_contradictions(span, part.rows, last)
-        problems = part.problems
-        if problems and span is spans[-1]:
-            found.unreadable += [name] if part.unreadable else []
-            found.contradicting += [name] if part.contradictions else []
-        elif problems:
-            problems = [*problems, "it cannot be repaired: rows of it were run again since"]
+        rows, problems = _part(store, job, plan, span)
+        if span.retry and sound and not problems:
+            problems += [("contradiction", text) for text in _retry_contradictions(span, rows, last)]
+        found.problems += [f"{name}: {text}" for _, text in problems]
+        if problems and span is not spans[-1]:
+            found.problems.append(f"{name}: it cannot be repaired: rows of it were run again since")
+        elif kinds := {kind for kind, _ in problems} - {"deviation"}:
+            found.damaged[name] = kinds.pop()
         sound = sound and not problems
-        found.problems += [f"{name}: {problem}" for problem in problems]
-        last |= {_key(row): (row["status"], row["attempt"]) for row in part.rows}
+        last |= {_key(row): (row["status"], row["attempt"]) for row in rows}
     statuses = [status for status, _ in last.values()]
     found.rows_ok, found.rows_error = statuses.count("ok"), statuses.count("error")
     return found
@@ -168,48 +161,35 @@ def _key(row: dict[str, Any]) -> Key:
     return row["row"], row["variant"], row["sample"]
 
 
-@dataclass
-class _Part:
-    """The rows of a part, none where they cannot be trusted, and what is wrong with it: its bytes cannot be read, its rows
-    contradict the plan, or it is of another form than this job's parts."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    contradictions: list[str] = field(default_factory=list)
-    deviations: list[str] = field(default_factory=list)
-
-    @property
-    def problems(self) -> list[str]:
-        return [*self.unreadable, *self.contradictions, *self.deviations]
-
-
-def _part(store: Store, job: JobFile, plan: Plan, span: Span) -> _Part:
+def _part(store: Store, job: JobFile, plan: Plan, span: Span) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """The rows of a part, none where they cannot be trusted, and what is wrong with it."""
     name = parts.part_name(span.name)
     try:
         table = _read(store, span.name)
     except VerifyError as error:
-        return _Part(unreadable=[str(error).removeprefix(f"{name}: ")])
+        return [], [("unreadable", str(error).removeprefix(f"{name}: "))]
     if deviation := _deviation(table.schema, job.schema):
-        return _Part(deviations=[f"its columns are not this job's: {deviation}"])
+        return [], [("deviation", f"its columns are not this job's: {deviation}")]
     if any(table[key].null_count for key in ("row", "variant", "sample", "attempt")):
-        return _Part(contradictions=["a null in row, variant, sample or attempt"])
+        return [], [("contradiction", "a null in row, variant, sample or attempt")]
     rows = table.select(["shard", "row", "variant", "sample", "sampling", "attempt", "status"]).to_pylist()
-    part = _Part(rows, contradictions=list(_row_contradictions(job, span, rows)))
+    problems: list[Problem] = [("contradiction", text) for text in _row_contradictions(job, span, rows)]
     shards = {row["shard"] for row in rows}
     if shards != {plan.shards[span.shard].name}:
         of_plan = shards <= {shard.name for shard in plan.shards}
-        (part.contradictions if of_plan else part.deviations).append("rows of another shard")
+        problems.append(("contradiction" if of_plan else "deviation", "rows of another shard"))
     statuses = [row["status"] for row in rows]
     ok, failed = statuses.count("ok"), statuses.count("error")
     if ok + failed != len(rows):
-        part.contradictions.append("a status that is neither ok nor error")
+        problems.append(("contradiction", "a status that is neither ok nor error"))
     try:
         counts = parts.footer_in(table.schema.metadata, name)[0]
         if (counts.ok, counts.error) != (ok, failed):
-            part.deviations.append(f"its footer counts {counts.ok} ok and {counts.error} error, its rows are {ok} and {failed}")
+            counted = f"its footer counts {counts.ok} ok and {counts.error} error, its rows are {ok} and {failed}"
+            problems.append(("deviation", counted))
     except ValueError as error:
-        part.deviations.append(f"damaged footer: {error}")
-    return part
+        problems.append(("deviation", f"damaged footer: {error}"))
+    return rows, problems
 
 
 def _read(store: Store, span: str) -> pa.Table:
