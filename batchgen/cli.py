@@ -99,8 +99,8 @@ def verify(
 ) -> None:
     """Prove from the files alone that every planned row is there exactly once. Exit code 1 if not."""
     from batchgen import terminal
-    from batchgen.output.lease import hold
     from batchgen.output.output import Output
+    from batchgen.output.store.lease import hold
 
     output = Output.open(out)
     verdict = output.verify()

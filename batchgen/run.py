@@ -15,8 +15,8 @@ from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyError
 
 if TYPE_CHECKING:
     from batchgen.job.job import Job
-    from batchgen.output.lease import Lease
     from batchgen.output.store import Store
+    from batchgen.output.store.lease import Lease
     from batchgen.plan.plan import Columns, Found
     from batchgen.render.renderer import Renderer
 
@@ -71,8 +71,7 @@ def run(
     Raises BatchgenError; whatever it is, committed rows stay, and the same call goes on from there.
     """
     from batchgen.job.job import Job
-    from batchgen.output import lease
-    from batchgen.output.store import open_store, probe
+    from batchgen.output.store import lease, open_store, probe
 
     job = job if isinstance(job, Job) else Job.parse(job)
     out = out or sys.stderr
