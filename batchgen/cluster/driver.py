@@ -23,10 +23,10 @@ from batchgen.cluster.pool import STOP_SECONDS, Pool
 from batchgen.errors import EngineError, Interrupted
 from batchgen.job.job import Job
 from batchgen.output import journal
-from batchgen.output.lease import Lease
 from batchgen.output.plan_file import Plan
 from batchgen.output.progress import Monitor
 from batchgen.output.store import Store
+from batchgen.output.store.lease import Lease
 from batchgen.records import Span
 from batchgen.render.renderer import Renderer
 
@@ -43,11 +43,11 @@ POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a job over its output. `kept`: the schema of the carried input columns."""
+    """One run of a job over its output. `input_columns`: the schema of the columns that the output carries."""
 
     job: Job
     renderer: Renderer
-    kept: pa.Schema
+    input_columns: pa.Schema
     store: Store
     plan: Plan
     monitor: Monitor
@@ -87,7 +87,7 @@ class Driver:
         from batchgen.cluster.feed import Assets, Feed  # Ray Data takes a second to import; the replicas are starting meanwhile
 
         run, in_vain, began = self._run, 0, time.monotonic()
-        assets = ray.put(Assets(run.renderer, run.kept))
+        assets = ray.put(Assets(run.renderer, run.input_columns))
         while missing:
             feed = Feed(assets, run.plan.shards, missing, replicas)
             try:

@@ -46,13 +46,13 @@ class Assets:
     """What every read task needs, put once into the object store."""
 
     renderer: Renderer
-    kept: pa.Schema
+    input_columns: pa.Schema
 
 
 def _read_task(assets_ref: Hashable, shard: Shard, spans: list[Span]) -> Iterator[pa.Table]:
     assets = _fetch(assets_ref)
     renderer = assets.renderer
-    for span, rows, kept in reader.read_spans(renderer.job, shard, spans, assets.kept, renderer.needed):
+    for span, rows, kept in reader.read_spans(renderer.job, shard, spans, assets.input_columns, renderer.needed):
         yield encode_block(span, encode_span(renderer, shard.name, rows, span.again), kept)
 
 

@@ -29,7 +29,7 @@ class Feed:
     END = feed.Feed.END
 
     def __init__(self, assets: Any, shards: Iterable[Any], spans: list[Any], replicas: int) -> None:
-        self.renderer, self.kept = assets.renderer, assets.kept
+        self.renderer, self.input_columns = assets.renderer, assets.input_columns
         self.shards, self.spans = {shard.index: shard for shard in shards}, list(reversed(spans))
 
     def next(self) -> Any:
@@ -37,7 +37,7 @@ class Feed:
             return self.END
         span = self.spans.pop()
         shard = self.shards[span.shard]
-        [(_, rows, kept)] = reader.read_spans(self.renderer.job, shard, [span], self.kept, self.renderer.needed)
+        [(_, rows, kept)] = reader.read_spans(self.renderer.job, shard, [span], self.input_columns, self.renderer.needed)
         return Item(feed.encode_block(span, feed.encode_span(self.renderer, shard.name, rows, span.again), kept))
 
     def stop(self) -> None: ...
