@@ -19,14 +19,14 @@ WEIGHT = "weight"
 
 
 class LayoutSpec(Spec):
-    template: str | None = Field(
-        None, description="Jinja chat template that reads the values from the keys of each user message."
+    template: str | None = Field(None, description="Jinja chat template that reads the values from keys of each user message.")
+    block: str | None = Field(None, description="Text added to user messages; {pairs} is replaced by the values.")
+    pair: str = Field("{name}: {value}", description="Format of one value in {pairs}.")
+    separator: str = Field(" ", description="Text between two values in {pairs}.")
+    where: Literal["suffix", "prefix"] = Field(
+        "suffix", description="Where the block goes: after (suffix) or before (prefix) the message text."
     )
-    block: str | None = Field(None, description="Text beside user messages; {pairs} stands for the values.")
-    pair: str = Field("{name}: {value}", description="One value in the block.")
-    separator: str = Field(" ", description="Between two values in the block.")
-    where: Literal["suffix", "prefix"] = Field("suffix", description="The block's side of the message text.")
-    turns: Literal["all", "last"] = Field("all", description="Which user messages carry the block.")
+    turns: Literal["all", "last"] = Field("all", description="User messages that get the block.")
 
     @model_validator(mode="after")
     def _one_form(self) -> LayoutSpec:
@@ -46,11 +46,17 @@ Range = Annotated[list[Annotated[int, Field(ge=-MOST, le=MOST)]], Field(min_leng
 
 class SchemaSpec(Spec):
     names: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = Field(
-        min_length=1, description="Attribute names, in the prompt's order."
+        min_length=1, description="Attribute names, in the order of the prompt."
     )
-    range: Range | dict[str, Range] = Field([0, 4], description="[low, high], both included; for all or by name.")
-    defaults: dict[str, int] = Field({}, description="Value of an attribute that nobody sets; else the low end.")
-    layout: LayoutSpec | None = Field(None, description="The text form, for a model whose template does not read the values.")
+    range: Range | dict[str, Range] = Field(
+        [0, 4], description="[low, high], both included: for all attributes, or a mapping by name."
+    )
+    defaults: dict[str, int] = Field(
+        {}, description="Values of attributes that neither the job nor the row sets. Default: the low end of the range."
+    )
+    layout: LayoutSpec | None = Field(
+        None, description="Text form of the values, for a model whose chat template does not read them."
+    )
 
     def build(self) -> attrs.Schema:
         for name in {"role", "content", "messages"} & set(self.names):
@@ -71,30 +77,32 @@ class SchemaSpec(Spec):
 
 
 class Draw(Spec):
-    k: int = Field(ge=1, le=1024, description="Draws for each row, one variant each; one may come twice.")
+    k: int = Field(ge=1, le=1024, description="Draws per row. Each makes one variant; the same combination may be drawn twice.")
     from_: str | Annotated[list[dict[str, Any]], Field(min_length=1)] = Field(
         alias="from",
-        description="The combinations: a list, or a local JSONL or Parquet file (of training rows) in columns of their names.",
+        description="Combinations to draw from: a list of mappings, or a local JSONL or Parquet file with a column per attribute (training rows, for example).",
     )
-    seed: int = Field(0, description="Of the draws; a row's draws depend on it and on the row's name alone.")
+    seed: int = Field(0, description="Seed of the draws. A row's draws depend only on this seed and the row's name.")
 
 
 class Attributes(Spec):
     schema_: str | SchemaSpec = Field(
         alias="schema", description=f"A built-in name ({', '.join(attrs.BUILT_IN)}) or a schema of your own."
     )
-    values: dict[str, Any] = Field({}, description="Values for every row; a row's own column wins.")
+    values: dict[str, Any] = Field({}, description="Values for every row. A row's own column wins.")
     sweep: dict[str, list[Any]] | list[dict[str, Any]] = Field(
-        {}, description="Every row times every combination of these values, or times every mapping of a list."
+        {},
+        description="Variants of each row: every combination of these values (a mapping of lists), or every mapping of a list.",
     )
-    sample: Draw | None = Field(None, description="Every row with k combinations drawn from many, instead of a sweep.")
+    sample: Draw | None = Field(None, description="Variants of each row: k random draws from many combinations. Excludes sweep.")
     predict: str | None = Field(
         None,
-        description="Of a schema whose model writes the values (karakuri-apm): which labels (helpsteer, oasst). "
-        "It sets the labeler's prompt, constraint, stop and `parse`.",
+        description="Labels to predict, for a schema whose model writes the values (karakuri-apm): helpsteer or oasst. "
+        "Sets the labeler's prompt, constraint, stop and `parse`.",
     )
     columns: dict[str, str] | bool = Field(
-        True, description="true: the columns that bear the names; a mapping renames them; false: none."
+        True,
+        description="Input columns that hold a row's own values. true: those named like the attributes. A mapping: attribute to column. false: none.",
     )
 
     @model_validator(mode="before")
