@@ -6,7 +6,9 @@ python -m tests.test_help [OUTPUT]    writes them anew; OUTPUT is a finished qui
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from batchgen import cli, help
+from batchgen import __version__, cli, help
 from batchgen.engines.echo import EchoOptions
 from batchgen.engines.openai import OpenAIOptions
 from batchgen.errors import UsageError
@@ -26,6 +28,7 @@ from batchgen.export.fidelity import fidelity, table
 from batchgen.job.job import Job
 from batchgen.output.store import open_store
 from batchgen.records import output_schema
+from tests.support.commands import batchgen
 
 ROOT = Path(__file__).parents[1]
 TOPICS = sorted((ROOT / "batchgen/help").glob("*.md"))
@@ -155,6 +158,24 @@ def test_an_unknown_topic_names_the_nearest() -> None:
         help.topic("atributes")
     with pytest.raises(UsageError, match="topics are answers, attributes, "):
         help.topic("../cli")
+
+
+def test_help_is_printed_and_an_unknown_topic_is_one_line() -> None:
+    assert batchgen("help").stdout == help.index() + "\n"
+    assert batchgen("help", "errors").stdout == help.topic("errors")
+    assert batchgen("help", "eror").stderr == "error: help eror: no such topic; did you mean 'errors'?\n"
+
+
+def test_the_version_is_printed() -> None:
+    assert batchgen("--version").stdout == f"batchgen {__version__}\n"
+
+
+def test_a_shell_completes_verbs() -> None:
+    assert "complete" in batchgen("--show-completion", "bash").stdout
+    words = {"COMP_WORDS": "batchgen re", "COMP_CWORD": "1", "_BATCHGEN_COMPLETE": "complete_bash"}
+    command = [sys.executable, "-c", "from batchgen.cli import app; app(prog_name='batchgen')"]
+    done = subprocess.run(command, env=os.environ | words, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["retry"]
 
 
 def named(path: Path) -> set[str]:
