@@ -36,8 +36,8 @@ def test_batchgen_renders_what_the_others_read(workloads, tmp_path, name):
     prompts = [prompt for _, rows, _ in found for row in rows for prompt in made.renderer.prompts(row, shard.name)]
     assert [prompt.error for prompt in prompts] == [None] * len(prompts)
     assert [prompt.text for prompt in prompts] == [row["prompt"] for row in workload.rows]
-    assert [prompt.sampling["max_tokens"] for prompt in prompts] == [row["max_tokens"] for row in workload.rows]
-    assert (workload.requests, workload.tokens) == (len(prompts), sum(p.sampling["max_tokens"] for p in prompts))
+    assert [prompt.sampling.max_tokens for prompt in prompts] == [row["max_tokens"] for row in workload.rows]
+    assert (workload.requests, workload.tokens) == (len(prompts), sum(p.sampling.max_tokens for p in prompts))
 
 
 @pytest.mark.parametrize("how", ["GREEDY", "SAMPLED"])
@@ -51,7 +51,7 @@ def test_every_contender_samples_alike_and_only_batchgen_seeds_rows(script, work
     assert contenders.asked(settings, workload.rows[0]) == {**sampling, "ignore_eos": True, "max_tokens": 8}
     (tmp_path / "plain.jinja").write_text(contenders.TEMPLATE)
     prompts = [prompt for row in walk(prepare(Job.parse(contenders.batchgen_job(settings))))[2] for prompt in row]
-    found = [prompt.sampling for prompt in prompts]
+    found = [prompt.sampling.model_dump() for prompt in prompts]
     assert [{key: one[key] for key in sampling} for one in found] == [sampling] * len(workload.rows)
     assert len({one["seed"] for one in found}) == len(found)
 
