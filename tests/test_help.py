@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 import typer
+import yaml
 from pydantic import BaseModel
 
 from batchgen import __version__, cli, help
@@ -207,6 +208,27 @@ def test_every_command_that_a_document_names_exists(path: Path) -> None:
         assert verb != "help" or arguments.strip("[]") in {"", "TOPIC", *help.topics()}, arguments
     for target in re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+
+
+def blocks(paths: list[Path], language: str) -> list[Any]:
+    """The code of a language in documents, each block under its document's name."""
+    found = (
+        (path.stem, re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)) for path in paths
+    )
+    return [pytest.param(code, id=f"{name}-{number}") for name, codes in found for number, code in enumerate(codes)]
+
+
+@pytest.mark.parametrize("code", blocks([*TOPICS, ROOT / "README.md"], "yaml"))
+def test_every_piece_of_a_job_that_a_document_shows_is_valid(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("helpsteer.jsonl").write_text('{"verbosity": 1}')
+    job = {"input": {"path": "in", "prompt": "prompt"}, "engine": {"kind": "echo"}, "output": {"path": "out"}}
+    Job.parse(job | yaml.safe_load(code))
+
+
+@pytest.mark.parametrize("code", blocks([ROOT / "CONTRIBUTING.md"], "python"))
+def test_the_examples_of_contributing_can_be_imported(code: str) -> None:
+    exec(compile(code, "CONTRIBUTING.md", "exec", dont_inherit=True), {"__name__": "example"})
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").rglob("*.yaml")), ids=lambda path: path.stem)
