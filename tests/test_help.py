@@ -21,6 +21,7 @@ import typer
 import yaml
 from pydantic import BaseModel
 
+import batchgen as package
 from batchgen import __version__, cli, help
 from batchgen.engines.echo import EchoOptions
 from batchgen.engines.openai import OpenAIOptions
@@ -177,6 +178,14 @@ def test_a_shell_completes_verbs() -> None:
     command = [sys.executable, "-c", "from batchgen.cli import app; app(prog_name='batchgen')"]
     done = subprocess.run(command, env=os.environ | words, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["retry"]
+
+
+def test_every_name_that_the_python_topic_uses_is_public() -> None:
+    names = re.findall(r"batchgen\.([A-Za-z]\w*)", help.topic("python"))
+    assert {"run", "Job", "Output"} <= set(names)
+    assert [name for name in names if name not in package.__all__] == []
+    methods = re.findall(r"`(\w+)\(\)`", help.topic("python"))
+    assert [name for name in methods if not hasattr(package.Output, name)] == []
 
 
 def named(path: Path) -> set[str]:
