@@ -225,7 +225,7 @@ def batchgen(settings: Settings) -> None:
 
 
 def batchgen_plain(settings: Settings) -> None:
-    """batchgen with rows in plain order (lengths.py has no effect)."""
+    """batchgen with rows in plain order (known lengths have no effect)."""
     batchgen({**settings, "options": {**settings["options"], "scheduling_policy": "fcfs"}})
 
 
