@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from batchgen.engines import make_engine
+from batchgen.engines.registry import engine_kind
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
 from batchgen.job.job import Job
 from batchgen.output import job_file, journal, lease, parts, plan_file, progress
 from batchgen.output.store import SCRATCH, Store, delete_all, open_store, probe
 from batchgen.plan import plan
 from batchgen.read.formats.parts import fingerprints, refuse_own
-from batchgen.records import Capabilities
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 
@@ -38,16 +37,17 @@ class Prepared:
 def prepare(job: Job, store: Store | None = None) -> Prepared:
     """Find the shards, read the model's files, probe the template. Imports no Ray. Raises UsageError."""
     before = job_file.load_frozen(store) if store else None
-    model = load_model(job.model, before.model if before else None, job.engine.kind == "openai")
+    engine = engine_kind(job.engine.kind)
+    engine.check(job)
+    model = load_model(job.model, before.model if before else None, hosted=not engine.capabilities.reads_model)
     refuse_own(job)
     upstream = fingerprints(job.input)
     if before is not None and store is not None:
         job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
     found = plan.discover(job.input)
     columns = plan.look(job, found)
-    make_engine(job, model)  # refuses options that the engine does not have
-    hosted = Capabilities("messages", reads_model=False, counts_tokens=True) if job.engine.kind == "openai" else Capabilities()
-    return Prepared(job, Renderer(job, model, hosted, job.engine.options.get("max_model_len")), found, columns, tuple(upstream))
+    renderer = Renderer(job, model, engine.capabilities, engine.context(job))
+    return Prepared(job, renderer, found, columns, tuple(upstream))
 
 
 def run(

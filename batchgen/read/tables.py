@@ -74,11 +74,6 @@ def to_parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def warm_up() -> None:
-    """Load what pyarrow loads at its first array of a list (pandas), its first `take` and its first file."""
-    to_parquet(pa.table({"": pa.array([[0]])}).take([0]))
-
-
 def _allow(shard: str, column: str, kind: pa.DataType) -> None:
     types = pa.types
     if types.is_dictionary(kind):
