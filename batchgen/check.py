@@ -46,7 +46,7 @@ def walk(prepared: Prepared) -> tuple[list[Shard], list[Span], Iterator[list[Pro
         for shard in shards:
             mine = [span for span in spans if span.shard == shard.index]
             if mine:
-                for _, rows, _ in reader.read_spans(job.input, shard, mine, prepared.columns.kept, prepared.renderer.needed):
+                for _, rows, _ in reader.read_spans(job, shard, mine, prepared.columns.kept, prepared.renderer.needed):
                     yield from (prepared.renderer.prompts(row, shard.name) for row in rows)
 
     return shards, spans, prompts()

@@ -254,6 +254,8 @@ class Job(Spec):
                 }
             if self.attributes.sample is not None:
                 whole["attributes"]["sample"]["from"] = fingerprint({"from": self.attributes.sample.from_})
+        if whole["input"]["layout"] is None:  # outputs of before there was one have none
+            del whole["input"]["layout"]
         if isinstance(whole["input"]["keep"], list):
             whole["input"]["keep"] = sorted(whole["input"]["keep"])
         return flatten(whole)

@@ -136,7 +136,7 @@ def test_parts_of_a_parquet_row_have_no_nulls(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"messages": said(text("Look."), image())}]), path)
     made = prepared(tmp_path, [], input=MESSAGES | {"path": str(path)})
     shards, spans = make_plan(made.job, made.found, made.columns)
-    [(_, [row], _)] = read_spans(made.job.input, shards[0], spans, made.columns.kept, made.renderer.needed)
+    [(_, [row], _)] = read_spans(made.job, shards[0], spans, made.columns.kept, made.renderer.needed)
     [prompt] = made.renderer.prompts(row, shards[0].name)
     assert prompt.error is None
     assert prompt.messages == said(text("Look."), image())
