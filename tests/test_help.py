@@ -28,7 +28,7 @@ from batchgen.engines.openai import OpenAIOptions
 from batchgen.errors import UsageError
 from batchgen.export.fidelity import fidelity, table
 from batchgen.job.job import Job
-from batchgen.output.store import open_store
+from batchgen.output.output import Output
 from batchgen.records import output_schema
 from tests.support.commands import batchgen
 
@@ -266,7 +266,7 @@ def rewrite(output: str | None) -> None:
             lines.append(f"| {answers[0]['prompt']} | " + " | ".join(row["response"].strip() for row in answers) + " |")
         replace("README.md", "quickstart answers", "\n".join(lines) + "\n")
         lines = ["| attribute | asked | answers | tokens |", "|---|---|---|---|"]
-        found = fidelity(open_store(output))
+        found = fidelity(Output.open(output))
         lines += [f"| {name} | {value} | {answers} | {tokens:.1f} |" for name, value, answers, tokens, _ in table(found)]
         replace("batchgen/help/attributes.md", "quickstart fidelity", "\n".join(lines) + "\n")
     for (file, name), make in MADE.items():

@@ -116,7 +116,7 @@ def driver(folder: Path, traps: Traps | None = None) -> tuple[int, int]:
 
     def drive() -> None:
         try:
-            run.run(job, out=io.StringIO(), quiet=True)
+            run(job, out=io.StringIO(), quiet=True)
         except BatchgenError as error:
             code[0] = error.exit_code
             if traps is None:

@@ -30,7 +30,7 @@ def driven(stage: Stage, job: dict[str, Any]) -> tuple[str, int]:
     def drive() -> None:
         nonlocal ended
         try:
-            run.run(job, out=io.StringIO(), quiet=True)
+            run(job, out=io.StringIO(), quiet=True)
         except BatchgenError as error:
             ended = (str(error), error.exit_code)
 

@@ -15,9 +15,8 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 import batchgen
+from batchgen import Output
 from batchgen.cluster import pool
-from batchgen.output.store import open_store
-from batchgen.output.verify import verify
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 ROWS = 400
@@ -72,7 +71,7 @@ def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice:
     assert ("is about to go" in said.getvalue()) == notice
     assert "died" in said.getvalue() or notice
     assert (status["rows_ok"], status["rows_error"], status["state"]) == (ROWS, 0, "done")
-    assert verify(open_store(str(tmp_path / "out"))).problems == []
+    assert Output.open(str(tmp_path / "out")).verify().problems == []
 
 
 def test_a_replica_that_rays_memory_monitor_kills_costs_no_row(
@@ -96,4 +95,4 @@ def test_a_replica_that_rays_memory_monitor_kills_costs_no_row(
     status = batchgen.run(job, out=said)
     assert "died: 1 worker(s) were killed due to the node running low on memory" in said.getvalue()
     assert (status["rows_ok"], status["rows_error"], status["state"]) == (ROWS, 0, "done")
-    assert verify(open_store(str(tmp_path / "out"))).problems == []
+    assert Output.open(str(tmp_path / "out")).verify().problems == []

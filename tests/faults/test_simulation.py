@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from batchgen import run
-from batchgen.errors import EngineError, LeaseError, OutputConflict, StoreError
-from batchgen.output import job_file, retry
+from batchgen import Output, run
+from batchgen.errors import EngineError, InputError, LeaseError, OutputConflict, StoreError
+from batchgen.output import job_file
 from batchgen.output.store import open_store
 from tests.faults.cluster import Pool
 from tests.faults.invariants import Reader, check
@@ -81,7 +81,7 @@ class Scenario:
         world.spawn(world.process("trouble"), self.trouble)
         world.run()
         world.failures = 0.0
-        world.spawn(world.process("last"), lambda: run.run(self.job, out=io.StringIO(), quiet=True))
+        world.spawn(world.process("last"), lambda: run(self.job, out=io.StringIO(), quiet=True))
         world.run()
         world.spawn(world.process("judge"), self.judge)
         world.run()
@@ -103,12 +103,12 @@ class Scenario:
     def drive(self, ended: list[bool], force: bool, again: bool) -> None:
         with suppress(*FORGIVEN):
             store = open_store(OUTPUT)
-            if again and (found := job_file.load_frozen(store)):
-                with suppress(run.plan.InputError, OutputConflict):  # unfinished; another retry at the same time
-                    retry.plan_retry(store, found)
+            if again and store.get(job_file.NAME):
+                with suppress(InputError, OutputConflict):  # unfinished; another retry at the same time
+                    Output.open(store).retry()
             # How a job is run may change from run to run.
             spans = {"rows": self.dice.randint(2, 8), "journal_seconds": self.dice.choice((1.0, 10.0, 100.0))}
-            run.run({**self.job, "spans": spans}, out=io.StringIO(), quiet=True, force=force)
+            run({**self.job, "spans": spans}, out=io.StringIO(), quiet=True, force=force)
         ended.append(True)
 
     def read(self) -> None:

@@ -13,9 +13,8 @@ import orjson
 import pytest
 
 from batchgen.errors import RUN_ERROR, LeaseError
-from batchgen.output import lease
-from batchgen.output.lease import NAME
-from batchgen.output.store import Store, open_store
+from batchgen.output.store import Store, lease, open_store
+from batchgen.output.store.lease import NAME
 
 
 @pytest.fixture(autouse=True)
@@ -82,9 +81,8 @@ def test_a_lease_that_stands_still_is_taken_after_a_while_and_says_so(store: Sto
 
 
 def test_a_lease_of_a_process_of_this_machine_that_is_gone_is_taken_at_once(store: Store) -> None:
-    script = (
-        "import os; from batchgen.output.lease import _host, _started; print(os.getpid(), _started('self'), _host(), sep='|')"
-    )
+    names = "from batchgen.output.store.lease import _host, _started"
+    script = f"import os; {names}; print(os.getpid(), _started('self'), _host(), sep='|')"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     pid, started, host = ended.stdout.strip().split("|")
     foreign(store, host, int(pid), started)
