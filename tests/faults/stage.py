@@ -1,12 +1,11 @@
 """What stands in, in a World, for what the modules of batchgen use: Ray, the engine, the object store, clocks and threads.
 
-The page of run.py, its lease, plan, drive and dispatch, the replicas with guard, journal and commit, and ObjectStore run as they
-are, over `Bucket`, whose every operation is a point at which anything may happen.
+The page of run.py, its lease, plan, drive and dispatch, the replicas with their restarts, journal and commit, and ObjectStore run
+as they are, over `Bucket`, whose every operation is a point at which anything may happen.
 """
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -16,7 +15,6 @@ import pytest
 
 from batchgen import terminal
 from batchgen.cluster import driver, feed
-from batchgen.engines import restarting
 from batchgen.output import journal, progress, retry, store, verify
 from batchgen.output.store import base, lease, local, objects
 from batchgen.plan import plan
@@ -57,9 +55,6 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
         patch.setattr(module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=world.dice.getrandbits(128), version=4)))
     for module in (progress, plan, verify, retry):
         patch.setattr(module, "ThreadPoolExecutor", concurrency.SerialExecutor)
-    serial = itertools.count()
-    # Members of sets, whose order would differ from run to run.
-    patch.setattr(restarting._Visit, "__hash__", lambda one: one.__dict__.setdefault("serial", next(serial)))
     one_host = world.dice.random() < 0.5
     threading = SimpleNamespace(
         Event=lambda: concurrency.Event(world), Thread=lambda target, **_: concurrency.Thread(world, target)
@@ -71,7 +66,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(objects, "random", world.dice)
     patch.setattr(objects, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
-    patch.setattr(replica, "make_engine", lambda job, model: Engine(world, count))
+    patch.setattr(replica, "engine_kind", lambda name: SimpleNamespace(make=lambda job, model: Engine(world, count)))
     patch.setattr(driver, "on_ray", lambda call: call(False))
     patch.setattr(driver, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
     patch.setattr(feed, "Feed", Feed)

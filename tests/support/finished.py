@@ -36,7 +36,7 @@ def run_here(made: Prepared, store: Store) -> list[Receipt]:
         receipts = []
         for span in planned.missing(parts.committed(store)):
             shard = planned.shards[span.shard]
-            [(_, rows, kept)] = reader.read_spans(job.input, shard, [span], columns.kept, made.renderer.needed)
+            [(_, rows, kept)] = reader.read_spans(job, shard, [span], columns.kept, made.renderer.needed)
             prompts = encode_span(made.renderer, shard.name, rows, span.again)
             receipts.append(await worker.run(encode_block(span, prompts, kept)))
         await worker.stop()
