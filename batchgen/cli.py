@@ -42,7 +42,7 @@ def check(
     from batchgen import check as checking
     from batchgen import terminal
     from batchgen.job.job import Job
-    from batchgen.run import prepare
+    from batchgen.prepare import prepare
 
     prepared = prepare(Job.load(job, set_))
     if prompts:

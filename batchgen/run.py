@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
@@ -17,48 +16,7 @@ if TYPE_CHECKING:
     from batchgen.job.job import Job
     from batchgen.output.store import Store
     from batchgen.output.store.lease import Lease
-    from batchgen.read.formats.base import Found
-    from batchgen.read.input_columns import InputColumns
-    from batchgen.render.renderer import Renderer
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A job whose input and model have been looked at; nothing is written yet."""
-
-    job: Job
-    renderer: Renderer
-    found: list[Found]
-    columns: InputColumns
-    upstream: tuple[str, ...] = ()
-    """Fingerprints of the jobs whose outputs are the input."""
-
-
-def prepare(job: Job, store: Store | None = None) -> Prepared:
-    """Find the shards, read the model's files, probe the template. Imports no Ray. Raises UsageError."""
-    from batchgen.engines.registry import engine_kind
-    from batchgen.output import job_file
-    from batchgen.read.combinations import with_combinations
-    from batchgen.read.discover import discover, refuse_own_output, upstream_fingerprints
-    from batchgen.read.input_columns import look
-    from batchgen.read.layouts import layout_of
-    from batchgen.render.model_files import load_model
-    from batchgen.render.renderer import Renderer
-
-    job = with_combinations(job)
-    layout_of(job)  # refuses a layout that the job cannot have
-    refuse_own_output(job)
-    before = job_file.load(store) if store else None
-    engine = engine_kind(job.engine.kind)
-    engine.check(job)
-    model = load_model(job.model, before.model if before else None, hosted=not engine.capabilities.reads_model)
-    found = discover(job.input)
-    upstream = upstream_fingerprints(found)
-    if before is not None and store is not None:
-        job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
-    columns = look(job, found)
-    renderer = Renderer(job, model, engine.capabilities, engine.context(job))
-    return Prepared(job, renderer, found, columns, upstream)
+    from batchgen.prepare import Prepared
 
 
 def run(
@@ -77,12 +35,12 @@ def run(
     """
     from batchgen.job.job import Job
     from batchgen.output.store import lease, open_store, probe
+    from batchgen.prepare import prepare
 
     job = job if isinstance(job, Job) else Job.parse(job)
     out = out or sys.stderr
     store = open_store(job.output.path)
     prepared = prepare(job, store)
-    job = prepared.job
     probe(store)
     with lease.hold(store, lambda text: print(text, file=out), force) as held:
         return _run(job, store, prepared, out, quiet, stopping, held)

@@ -31,7 +31,7 @@ def test_the_version_is_that_of_the_distribution() -> None:
     [
         "import batchgen",
         "import batchgen.run",
-        "from batchgen.run import prepare",
+        "from batchgen.run import run",
         "import batchgen.cli",
         "import batchgen.check",
     ],

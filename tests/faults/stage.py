@@ -17,7 +17,7 @@ from batchgen import terminal
 from batchgen.cluster import driver, feed
 from batchgen.output import journal, progress, retry, store, verify
 from batchgen.output.store import base, lease, local, objects
-from batchgen.plan import plan
+from batchgen.read import discover
 from batchgen.replica import replica
 from batchgen.tasks import generate
 from tests.faults import concurrency
@@ -53,7 +53,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
         patch.setattr(module, "time", clock)
     for module in (lease, base, local, journal):
         patch.setattr(module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=world.dice.getrandbits(128), version=4)))
-    for module in (progress, plan, verify, retry):
+    for module in (progress, discover, verify, retry):
         patch.setattr(module, "ThreadPoolExecutor", concurrency.SerialExecutor)
     one_host = world.dice.random() < 0.5
     threading = SimpleNamespace(

@@ -25,7 +25,7 @@ from batchgen.output.format import KEY
 from batchgen.output.job_file import NAME
 from batchgen.output.output import Output
 from batchgen.output.progress import PROGRESS
-from batchgen.run import prepare
+from batchgen.prepare import prepare
 from tests.support.commands import batchgen, in_process
 from tests.support.finished import run_here
 

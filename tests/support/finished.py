@@ -15,11 +15,11 @@ from batchgen.output.output import Output
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store, open_store
 from batchgen.plan import plan
+from batchgen.prepare import Prepared, prepare
 from batchgen.read import reader
 from batchgen.records import Receipt
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica.replica import Replica
-from batchgen.run import Prepared, prepare
 
 ROWS = 30
 

@@ -1,4 +1,4 @@
-"""Requests of OpenAI's batch files: JSONL with a request per line. The responses are written by export/openai.py.
+"""Requests of OpenAI's batch files: JSONL with a request per line.
 
 Format: https://platform.openai.com/docs/api-reference/batch (request input) and the chat completions that it holds. A request's
 parameters become the row's own `sampling`; vLLM's additions to them (top_k, min_p, ...) are understood too. A parameter

@@ -36,12 +36,12 @@ class Parts(Parquet):
         if glob.has_magic(path) or not (is_store or os.path.isdir(path)):
             return None
         store = open_store(path)
-        found = job_file.load(store)
-        if found is None:
+        frozen = job_file.load(store)
+        if frozen is None:
             return None
         if store.get(SUCCESS) is None:
             raise InputError(f"input.path {path}: the job of this output is not done", "run it to its end first")
-        upstream = (path, found.fingerprint)
+        upstream = (path, frozen.fingerprint)
         return [Found(name, self.name, upstream=upstream) for name in files(f"{path.rstrip('/')}/{DATA}", endings)]
 
     def find(self, path: str, endings: tuple[str, ...]) -> list[Found]:

@@ -10,7 +10,7 @@ import pytest
 from batchgen.errors import InputError, JobError, OutputConflict
 from batchgen.job.job import Job
 from batchgen.output import plan_file
-from batchgen.run import prepare
+from batchgen.prepare import prepare
 from tests.support.finished import ROWS, Finished
 
 LABEL = {"messages": "messages", "continue_final_message": False, "keep": ["prompt", "row", "sample", "completion_tokens"]}
