@@ -60,6 +60,7 @@ class EchoOptions(Spec):
     die_on: str | None = Field(None, description="Fault: a prompt that contains this text kills the engine.")
     kill_on: str | None = Field(None, description="Fault: a prompt that contains this text kills the replica's process.")
     hang_on: str | None = Field(None, description="Fault: a prompt that contains this text is never answered.")
+    hang_while: str | None = Field(None, description="Fault: hang_on applies only while this local file exists.")
     freeze_on: str | None = Field(None, description="Fault: after a prompt that contains this text no prompt is answered.")
 
 
@@ -140,8 +141,8 @@ class EchoEngine:
             self._frozen = True
         if options.reject_on and options.reject_on in text:
             raise BadRow("engine_rejected", f"echo refuses {options.reject_on!r}")
-        if options.hang_on and options.hang_on in text:
-            await asyncio.Event().wait()
+        while options.hang_on and options.hang_on in text and (not options.hang_while or os.path.exists(options.hang_while)):
+            await asyncio.sleep(0.05)
 
     async def _sleep(self, seconds: float) -> None:
         """Until the seconds are over; forever in a frozen engine. Raises EngineError in a dead one, asleep or not."""

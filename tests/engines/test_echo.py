@@ -228,6 +228,21 @@ def test_hang_on_never_answers_that_prompt() -> None:
     assert asyncio.run(scenario()) is False
 
 
+def test_hang_on_may_be_for_a_while(tmp_path: Path) -> None:
+    (tmp_path / "held").touch()
+    made = engine(hang_on="fox", hang_while=str(tmp_path / "held"))
+
+    async def scenario() -> list[Answer]:
+        sampling = check_sampling({"max_tokens": 5})
+        held = asyncio.create_task(made.generate(Request("1", list(TEXT.encode()), sampling)))
+        await made.generate(Request("2", list(b"no such animal"), sampling))
+        assert not held.done()
+        (tmp_path / "held").unlink()
+        return await held
+
+    assert len(asyncio.run(scenario())) == 1
+
+
 def test_the_engine_dies_of_die_on_with_everything_in_it_and_for_good() -> None:
     made = engine(die_on="fox", latency=30)
 
