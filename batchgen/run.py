@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from batchgen.engines import make_engine
+from batchgen.engines.registry import engine_kind
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
 from batchgen.job.job import Job
 from batchgen.output import job_file, journal, lease, parts, plan_file, progress
@@ -22,7 +22,6 @@ from batchgen.read.discover import discover, refuse_own_output, upstream_fingerp
 from batchgen.read.formats.base import Found
 from batchgen.read.input_columns import InputColumns, look
 from batchgen.read.layouts import layout_of
-from batchgen.records import Capabilities
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 
@@ -45,15 +44,16 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     layout_of(job)  # refuses a layout that the job cannot have
     refuse_own_output(job)
     before = job_file.load_frozen(store) if store else None
-    model = load_model(job.model, before.model if before else None, job.engine.kind == "openai")
+    engine = engine_kind(job.engine.kind)
+    engine.check(job)
+    model = load_model(job.model, before.model if before else None, hosted=not engine.capabilities.reads_model)
     found = discover(job.input)
     upstream = upstream_fingerprints(found)
     if before is not None and store is not None:
         job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
     columns = look(job, found)
-    make_engine(job, model)  # refuses options that the engine does not have
-    hosted = Capabilities("messages", reads_model=False, counts_tokens=True) if job.engine.kind == "openai" else Capabilities()
-    return Prepared(job, Renderer(job, model, hosted, job.engine.options.get("max_model_len")), found, columns, upstream)
+    renderer = Renderer(job, model, engine.capabilities, engine.context(job))
+    return Prepared(job, renderer, found, columns, upstream)
 
 
 def run(

@@ -87,7 +87,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 def did_you_mean(key: str, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
     """`, did you mean KEY?` with the nearest of the known keys; empty where none is near."""
-    near = difflib.get_close_matches(key, list(known), n=1)
+    near = difflib.get_close_matches(key.lower(), list(known), n=1)
     return f", did you mean {shown(near[0])}?" if near else ""
 
 

@@ -56,8 +56,3 @@ def to_parquet(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
     return sink.getvalue()
-
-
-def warm_up() -> None:
-    """Load what pyarrow loads at its first array of a list (pandas), its first `take` and its first file."""
-    to_parquet(pa.table({"": pa.array([[0]])}).take([0]))

@@ -14,6 +14,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from batchgen.engines.base import Engine, Request
@@ -26,6 +27,7 @@ from batchgen.render.renderer import Renderer, derive_seed, prompt_hash
 from batchgen.tasks.parse import Parser
 
 LARGEST_SEED = 2**63 - 1
+RENDER_THREADS = 4
 
 
 class Generation:
@@ -34,6 +36,7 @@ class Generation:
         self._job = renderer.job
         self._policy = renderer.job.errors
         self._parser = Parser(self._job.parse_) if self._job.parse_ else None
+        self._rendering = ThreadPoolExecutor(RENDER_THREADS, "render")  # starts a thread when there is work
         self._requests = 0
 
     async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
@@ -119,7 +122,7 @@ class Generation:
             for turn in prompt.turns:
                 assert candidate.last is not None
                 candidate.messages = self._renderer.continued(candidate.messages, candidate.last.text, turn)
-                _, ids = self._renderer.encode(candidate.messages)
+                _, ids = await self._encode(candidate.messages)
                 [answer] = await self._generate(ids, self._fitted(sampling, ids), priority, images(candidate.messages))
                 candidate.add(answer, ids)
         except BadRow as bad:
@@ -147,6 +150,10 @@ class Generation:
                 candidate.sampling = _recorded(prompt, sampling)
             candidate.attempt = attempt
         return candidate
+
+    async def _encode(self, messages: list[Message]) -> tuple[str, list[int]]:
+        """As Renderer.encode, in a thread: a template that takes its time must not hold up the other rows."""
+        return await asyncio.get_running_loop().run_in_executor(self._rendering, self._renderer.encode, messages)
 
     def _fitted(self, sampling: Sampling, ids: list[int]) -> Sampling:
         """The sampling with the max_tokens that the context leaves. Raises BadRow (too_long)."""

@@ -23,7 +23,6 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from workloads import TINY, Workload, make, write
 
-from batchgen.engines.spawned import calm_collector
 from batchgen.job.job import Job
 from batchgen.output import journal, parts
 from batchgen.output.store import delete_all, open_store
@@ -161,7 +160,6 @@ def main() -> None:
     options = parser.parse_args()
     workload = make(options.workload, options.rows, options.length)
     ray.init("local", include_dashboard=False, log_to_driver=False)
-    calm_collector()
     costs: dict[str, list[float]] = {}
     for chat in (False, True):
         with tempfile.TemporaryDirectory() as name:
