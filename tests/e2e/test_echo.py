@@ -106,6 +106,7 @@ def test_input_and_output_in_an_object_store(s3: Any, tmp_path: Path) -> None:
     assert gone.removeprefix("e2e/out/") in damaged.stdout
 
 
+@pytest.mark.cluster(own=True)
 def test_secrets_of_the_environment_are_told_to_nobody(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, f"canary-{name}")
@@ -157,6 +158,7 @@ def test_a_saved_dataset_is_planned_like_shards(tmp_path: Path) -> None:
     assert [{key: row[key] for key in rows[0]} for row in table] == rows
 
 
+@pytest.mark.cluster(own=True)
 def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that crashed leaves the address of its last `ray start`."""
     (tmp_path / "in.jsonl").write_text('{"prompt": "a question"}\n')

@@ -21,6 +21,7 @@ from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
 from batchgen.records import Answer
 from batchgen.render.model_files import load_model
+from tests.support import clock
 
 TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"
 TEXT = "the quick brown fox jumps over the lazy dog"
@@ -128,7 +129,7 @@ def test_no_more_than_max_num_seqs_prompts_take_their_time_at_once() -> None:
         await asyncio.gather(*(made.generate(str(number), [65], sampling) for number in range(3)))
         return asyncio.get_running_loop().time() - began
 
-    assert asyncio.run(scenario()) > 0.14
+    assert clock.run(scenario()) == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize("options", [{"latncy": 1}, {"latency": -1}, {"length": {"mean": 0}}, {"max_num_seqs": 0}])
@@ -203,6 +204,21 @@ def test_hang_on_never_answers_that_prompt() -> None:
     assert asyncio.run(scenario()) is False
 
 
+def test_hang_on_may_be_for_a_while(tmp_path: Path) -> None:
+    (tmp_path / "held").touch()
+    made = engine(hang_on="fox", hang_while=str(tmp_path / "held"))
+
+    async def scenario() -> list[Answer]:
+        sampling = check_sampling({"max_tokens": 5})
+        held = asyncio.create_task(made.generate("1", list(TEXT.encode()), sampling))
+        await made.generate("2", list(b"no such animal"), sampling)
+        assert not held.done()
+        (tmp_path / "held").unlink()
+        return await held
+
+    assert len(asyncio.run(scenario())) == 1
+
+
 def test_the_engine_dies_of_die_on_with_everything_in_it_and_for_good() -> None:
     made = engine(die_on="fox", latency=30)
 
@@ -230,7 +246,7 @@ def test_nothing_is_answered_after_freeze_on_nor_is_a_probe() -> None:
             task.cancel()
         return [len(done), len(pending)]
 
-    assert asyncio.run(scenario()) == [0, 3]
+    assert clock.run(scenario()) == [0, 3]
 
 
 def test_kill_on_kills_the_process() -> None:

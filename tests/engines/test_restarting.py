@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from batchgen.engines.restarting import MOST_DEATHS, SPLIT, Guard
 from batchgen.errors import BadRow, EngineError
 from batchgen.records import Answer
+from tests.support import clock
 
 PATIENCE = 60
 
@@ -47,7 +48,7 @@ class Mortal:
         mine = self.inside[request] = asyncio.get_running_loop().create_future()
         self.seen.append(token_ids)
         try:
-            await asyncio.sleep(0.001 * (1 + token_ids[0] % 3))
+            await asyncio.sleep(0.001 * (1 + token_ids[0] % 3) + 1e-6 * token_ids[0])
             if self.hung:
                 await asyncio.Event().wait()
             if token_ids[0] in self.poison:
@@ -86,7 +87,7 @@ def answers(engine: Guard, tokens: range) -> list[str]:
         finally:
             await engine.stop()
 
-    return asyncio.run(scenario())
+    return clock.run(scenario())
 
 
 @settings(max_examples=40, deadline=None)
@@ -118,11 +119,11 @@ def test_fresh_prompts_wait_until_the_suspects_are_done() -> None:
         await engine.start()
         first = [asyncio.create_task(ask(engine, token)) for token in range(16)]
         while not engine.restarts:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.0001)
         await asyncio.gather(*first, *(ask(engine, token) for token in range(100, 110)))
         await engine.stop()
 
-    asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
+    clock.run(asyncio.wait_for(scenario(), PATIENCE))
     after = [ids[0] for ids in made[1].seen]
     assert min(map(after.index, range(100, 110))) > max(after.index(token) for token in after if token < 16)
 
@@ -163,7 +164,7 @@ def test_an_engine_without_a_sign_of_life_is_started_again() -> None:
         finally:
             await engine.stop()
 
-    assert asyncio.run(scenario()) == [str(token) for token in range(10)]
+    assert clock.run(scenario()) == [str(token) for token in range(10)]
     assert engine.restarts == 1
 
 
@@ -198,8 +199,8 @@ def test_who_is_cancelled_from_outside_is_cancelled_even_as_a_suspect() -> None:
     async def scenario() -> list[str]:
         await engine.start()
         tasks = [asyncio.create_task(ask(engine, token)) for token in range(30)]
-        while not engine._groups:
-            await asyncio.sleep(0)
+        while not made[0].dead:
+            await asyncio.sleep(0.0001)
         for task in tasks[::2]:
             task.cancel()
         found = await asyncio.gather(*tasks, return_exceptions=True)
@@ -208,7 +209,7 @@ def test_who_is_cancelled_from_outside_is_cancelled_even_as_a_suspect() -> None:
         assert all(isinstance(one, asyncio.CancelledError) for one in found[::2])
         return [*map(str, found[1::2]), late]
 
-    assert asyncio.run(asyncio.wait_for(scenario(), PATIENCE)) == [*map(str, range(1, 30, 2)), "99"]
+    assert clock.run(asyncio.wait_for(scenario(), PATIENCE)) == [*map(str, range(1, 30, 2)), "99"]
 
 
 def test_whatever_a_restart_raises_reaches_the_prompts_that_wait() -> None:

@@ -5,7 +5,9 @@ BATCHGEN_KILLS and BATCHGEN_KILLS_VLLM say how many, BATCHGEN_SEED which dice; `
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -27,12 +29,14 @@ from ray.cluster_utils import Cluster
 from batchgen.output.store import open_store
 from tests.faults.invariants import Reader, Work, check
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(4 * 3600)]
+pytestmark = [pytest.mark.cluster(own=True), pytest.mark.timeout(4 * 3600)]
 ROOT = Path(__file__).parents[2]
 MARK = "BATCHGEN_CHAOS"
 PATIENCE = 300.0
 """Seconds until a job must have moved, a process must have ended. Nothing is timed by it."""
-ROWS_A_KILL = 120
+ROWS_A_KILL = {"echo": 80, "vllm": 8}
+ROWS_LEFT = {"echo": 300, "vllm": 100}
+"""More rows than may get done after enough of them are."""
 ECHO: dict[str, Any] = {
     "engine": {"kind": "echo", "options": {"process": True, "max_num_seqs": 16, "seconds_per_token": 0.02}},
     "spans": {"rows": 8, "journal_seconds": 0.5},
@@ -65,6 +69,8 @@ class Chaos:
     mark: str
     reader: Reader
     driver: subprocess.Popen[bytes] | None = None
+    allowed: float = 0
+    """Rows that may be done before the next kill; then the replicas are stopped."""
     kills: Counter[str] = field(default_factory=Counter)
     ends: Counter[int] = field(default_factory=Counter)
 
@@ -88,7 +94,19 @@ class Chaos:
             assert time.monotonic() - began < PATIENCE, f"nothing moves:\n{self.log()}"
             self.drive()
             self.reader.poll()
+            if self.enough:
+                self.signal("replica", signal.SIGSTOP)
             time.sleep(0.05)
+
+    @property
+    def enough(self) -> bool:
+        """Whether what may be done before the next kill is done."""
+        return len(self.reader.seen) * self.job["spans"]["rows"] >= self.allowed
+
+    def signal(self, target: str, number: int) -> None:
+        for pid in self.processes(target):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def kill(self, target: str) -> None:
         """Kill one of the processes of this kind, as soon as there is one."""
@@ -103,6 +121,11 @@ class Chaos:
         if found:
             os.kill(self.dice.choice(found), signal.SIGKILL)
         self.kills[target] += 1
+
+    def allow(self, rows: float) -> None:
+        """Let the job go on for so many rows."""
+        self.allowed += rows
+        self.signal("replica", signal.SIGCONT)
 
     def processes(self, target: str) -> list[int]:
         """Of the replicas or engines of this cluster that are alive."""
@@ -158,8 +181,8 @@ def chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chaos]:
 def test_killed_again_and_again_a_job_ends_with_every_row_once(chaos: Chaos, kills: int, job: dict[str, Any]) -> None:
     seed = int(os.environ.get("BATCHGEN_SEED", random.SystemRandom().randrange(2**32)))
     chaos.dice.seed(seed)
-    real = "model" in job
-    rows = 100 + kills * (8 if real else ROWS_A_KILL)
+    real, kind = "model" in job, job["engine"]["kind"]
+    rows = ROWS_LEFT[kind] + kills * ROWS_A_KILL[kind]
     lines = [json.dumps({"prompt": f"Row {number}, what of it?"}) for number in range(rows)]
     (chaos.folder / "in.jsonl").write_text("\n".join(lines))
     meter = chaos.folder / "meter"
@@ -173,14 +196,16 @@ def test_killed_again_and_again_a_job_ends_with_every_row_once(chaos: Chaos, kil
     try:
         plan_of_kills = targets(chaos.dice, kills)
         for target in plan_of_kills:
+            chaos.allow(ROWS_A_KILL[kind])
             if chaos.dice.random() < 0.25:
                 moment = time.monotonic() + chaos.dice.uniform(0, 4)
                 chaos.until(lambda moment=moment: time.monotonic() > moment)
             else:
                 wanted = len(chaos.reader.seen) + chaos.dice.randint(1, 3)
-                chaos.until(lambda wanted=wanted: len(chaos.reader.seen) >= wanted)
+                chaos.until(lambda wanted=wanted: len(chaos.reader.seen) >= wanted or chaos.enough)
             assert not (chaos.folder / "out/_SUCCESS").exists(), "the job was done before all kills"
             chaos.kill(target)
+        chaos.allow(math.inf)
         chaos.until(lambda: chaos.drive().poll() == 0)
         assert chaos.ends.keys() <= {1, -signal.SIGKILL}
         work = None if real else Work(meter.stat().st_size, in_flight(chaos.kills))
