@@ -62,7 +62,7 @@ def check(prepared: Prepared) -> Findings:
         found.prompts += len(prompts)
         errors = [prompt.error for prompt in prompts if prompt.error]
         lengths += [len(prompt.token_ids) for prompt in prompts if prompt.token_ids]
-        found.planned_rows += sum(p.sampling["n"] if p.sampling else prepared.job.samples for p in prompts)
+        found.planned_rows += sum(p.sampling.n if p.sampling else prepared.job.samples for p in prompts)
         if errors:
             found.bad += 1
             found.errors[errors[0].code] = found.errors.get(errors[0].code, 0) + 1
@@ -90,7 +90,7 @@ def prompts(prepared: Prepared, most: int) -> list[dict[str, Any]]:
                     "text": prompt.text,
                     "token_ids": prompt.token_ids,
                     "attributes": prompt.attributes,
-                    "sampling": prompt.sampling,
+                    "sampling": prompt.sampling and dict(prompt.sampling),
                     "error": f"{prompt.error.code}: {prompt.error.detail}" if prompt.error else None,
                 }
             )

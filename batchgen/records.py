@@ -1,44 +1,19 @@
 """The record of each stage and the Arrow schemas that carry them.
 
-A record travels as Arrow between processes (`prompt_schema`, one row per prompt) and
-ends as Parquet (`output_schema`, one row per completion).
+A completion ends as a row of Parquet (`output_schema`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from batchgen import logprobs
-from batchgen.errors import ErrorCode, RowError
+from batchgen.errors import ErrorCode, RowError, place
+from batchgen.job.sampling import SAMPLING_TYPE, Sampling
 
-SAMPLING_TYPE = pa.struct(
-    [
-        ("n", pa.int32()),
-        ("best_of", pa.int32()),
-        ("temperature", pa.float64()),
-        ("top_p", pa.float64()),
-        ("top_k", pa.int32()),
-        ("min_p", pa.float64()),
-        ("max_tokens", pa.int32()),
-        ("min_tokens", pa.int32()),
-        ("presence_penalty", pa.float64()),
-        ("frequency_penalty", pa.float64()),
-        ("repetition_penalty", pa.float64()),
-        ("seed", pa.int64()),
-        ("stop", pa.list_(pa.string())),
-        ("stop_token_ids", pa.list_(pa.int32())),
-        ("bad_words", pa.list_(pa.string())),
-        ("ignore_eos", pa.bool_()),
-        ("include_stop_str_in_output", pa.bool_()),
-        ("skip_special_tokens", pa.bool_()),
-        ("adapter", pa.string()),
-        ("structured_outputs", pa.string()),
-        ("logprobs", pa.int32()),
-    ]
-)
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 BEFORE_INPUT = ("id", "shard", "row", "variant", "sample")
@@ -127,6 +102,10 @@ class Span:
         return f"{self.shard:06d}-{self.start:012d}-{self.end:012d}"
 
 
+Message = dict[str, Any]
+"""One message of a conversation: `role`, `content` (a text, or a list of parts) and the attribute values that steer it."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One row as read. `data` is None when `error` says why."""
@@ -136,24 +115,49 @@ class Row:
     error: RowError | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
-    """One variant of a row, ready for an engine, or the reason why it is not.
+    """One variant of a row, ready for an engine, or the `error` that makes it none.
 
-    `messages` is the conversation so far (role, content and attribute keys), `turns` the user
-    turns still to be put after the model's answers.
+    `source` is the index of the row in its span's table of carried columns, `shard` the shard's name. `messages` is the
+    conversation so far, `turns` the user messages still to be put after the model's answers, `text` what `token_ids` encode.
+    `failed` are the samples that a retry runs again; it is empty in a first run, which runs them all.
     """
 
+    source: int
+    shard: str
     row: int
     variant: int
     id: str | None
-    attributes: dict[str, int] | None
-    messages: list[dict[str, Any]] | None
-    turns: list[str]
-    text: str
-    token_ids: list[int]
-    sampling: dict[str, Any] | None
+    attributes: dict[str, int] | None = None
+    messages: list[Message] = field(default_factory=list)
+    turns: list[str] = field(default_factory=list)
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    sampling: Sampling | None = None
     error: RowError | None = None
+    failed: tuple[Failed, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """How errors name the row: shard:line."""
+        return place(self.shard, self.row)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a kind of engine can do and needs. `messages`: the engine applies the chat template itself. `device` is what a replica
+    reserves per tensor x pipeline rank."""
+
+    prompts: Literal["tokens", "messages"] = "tokens"
+    needs_model: bool = True
+    """The job must name a model."""
+    reads_model: bool = True
+    """The model's tokenizer and chat template are read here; False for a model behind an endpoint."""
+    counts_tokens: bool = False
+    """The engine counts a prompt's tokens itself."""
+    device: Literal["gpu", "cpu"] = "cpu"
+    tasks: frozenset[str] = frozenset({"generate"})
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,7 @@ class Completion:
     attempt: int
     error: RowError | None = None
     cached_tokens: int = 0
-    sampling: dict[str, Any] | None = None
+    sampling: Sampling | None = None
     parsed: dict[str, Any] | None = None
     token_logprobs: pa.StructArray | None = None
 
@@ -223,7 +227,7 @@ class Counts:
 @dataclass(frozen=True)
 class Receipt:
     """What a replica answers for a span. `created` is False where the part was already there;
-    `counts` are then those of that part. `taken` rows come from the span's journal; `restarts` are the engine's since the
+    `counts` are then those of that part. `from_journal` rows come from the span's journal; `restarts` are the engine's since the
     replica's last receipt. `first` and `last` are the replica's wall-clock seconds at
     which the span's first row entered the engine and its last one left it; `committing` are the CPU seconds
     of encoding parts and journal files and putting them, since the replica's last receipt."""
@@ -237,7 +241,7 @@ class Receipt:
     last: float
     seconds: float
     committing: float = 0.0
-    taken: int = 0
+    from_journal: int = 0
     restarts: int = 0
 
 
@@ -248,31 +252,6 @@ def attributes_type(names: tuple[str, ...]) -> pa.DataType:
 def carried_name(column: str) -> str:
     """The name under which the output carries an input column."""
     return f"input_{column}" if column in OUTPUT_NAMES else column
-
-
-def prompt_schema(attributes: tuple[str, ...]) -> pa.Schema:
-    """The prompts of a span on their way to a replica, in input order.
-
-    `source` is the index of the prompt's row in the span's table of carried input columns. In a retry, `samples` are those
-    to run, `attempts` those that each of them has had, `codes` why the last one failed; null otherwise.
-    """
-    fields: list[tuple[str, pa.DataType]] = [
-        ("source", pa.int32()),
-        ("row", pa.int64()),
-        ("variant", pa.int32()),
-        ("id", pa.string()),
-        ("attributes", attributes_type(attributes)),
-        ("conversation", pa.string()),
-        ("turns", pa.list_(pa.string())),
-        ("token_ids", pa.list_(pa.int32())),
-        ("sampling", SAMPLING_TYPE),
-        ("samples", pa.list_(pa.int32())),
-        ("attempts", pa.list_(pa.int32())),
-        ("codes", pa.list_(pa.string())),
-        ("error_code", pa.string()),
-        ("error_detail", pa.string()),
-    ]
-    return pa.schema(fields)
 
 
 def output_schema(

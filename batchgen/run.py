@@ -18,6 +18,7 @@ from batchgen.output import job_file, journal, lease, parts, plan_file, progress
 from batchgen.output.store import SCRATCH, Store, delete_all, open_store, probe
 from batchgen.plan import plan
 from batchgen.read.formats.parts import fingerprints, refuse_own
+from batchgen.records import Capabilities
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 
@@ -45,7 +46,8 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     found = plan.discover(job.input)
     columns = plan.look(job, found)
     make_engine(job, model)  # refuses options that the engine does not have
-    return Prepared(job, Renderer(job, model), found, columns, tuple(upstream))
+    hosted = Capabilities("messages", reads_model=False, counts_tokens=True) if job.engine.kind == "openai" else Capabilities()
+    return Prepared(job, Renderer(job, model, hosted, job.engine.options.get("max_model_len")), found, columns, tuple(upstream))
 
 
 def run(

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import ray
 import ray.data
@@ -27,7 +26,8 @@ from ray.data.datasource import Datasource, ReadTask
 from batchgen.errors import BatchgenError
 from batchgen.read import reader
 from batchgen.read.formats import parts
-from batchgen.records import Failed, Prompt, Row, Shard, Span, prompt_schema
+from batchgen.records import Shard, Span
+from batchgen.render.blocks import encode_block, encode_span
 from batchgen.render.renderer import Renderer
 
 TASK_SPANS = 16
@@ -43,52 +43,6 @@ class Assets:
 
     renderer: Renderer
     kept: pa.Schema
-
-
-def encode_span(renderer: Renderer, shard: str, rows: list[Row], again: tuple[Failed, ...] = ()) -> pa.Table:
-    """The rendered prompts of a span's rows (records.prompt_schema); of a retry, those of the `again` rows."""
-    prompts: list[Prompt] = []
-    source: list[int] = []
-    wanted: dict[tuple[int, int], list[Failed]] = {}
-    for one in again:
-        wanted.setdefault((one.row, one.variant), []).append(one)
-    for index, row in enumerate(rows):
-        made = renderer.prompts(row, shard)
-        if again:
-            made = [prompt for prompt in made if (prompt.row, prompt.variant) in wanted]
-        prompts += made
-        source += [index] * len(made)
-    columns: dict[str, list[Any]] = {
-        "source": source,
-        "row": [p.row for p in prompts],
-        "variant": [p.variant for p in prompts],
-        "id": [p.id for p in prompts],
-        "attributes": [p.attributes for p in prompts],
-        "conversation": [None if p.messages is None else orjson.dumps(p.messages).decode() for p in prompts],
-        "turns": [p.turns for p in prompts],
-        "token_ids": [p.token_ids for p in prompts],
-        "sampling": [p.sampling for p in prompts],
-        "samples": [[one.sample for one in wanted[p.row, p.variant]] if again else None for p in prompts],
-        "attempts": [[one.attempt for one in wanted[p.row, p.variant]] if again else None for p in prompts],
-        "codes": [[one.code for one in wanted[p.row, p.variant]] if again else None for p in prompts],
-        "error_code": [p.error.code if p.error else None for p in prompts],
-        "error_detail": [p.error.detail if p.error else None for p in prompts],
-    }
-    schema = prompt_schema(renderer.job.schema_names)
-    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
-
-
-def encode_block(span: Span, prompts: pa.Table, kept: pa.Table) -> pa.Table:
-    """A span as the one-row block that travels to a replica; the tables are Arrow IPC bytes in it."""
-    tables = {name: pa.array([_ipc(table)], pa.large_binary()) for name, table in (("prompts", prompts), ("kept", kept))}
-    return pa.table({"span": [span.name], "shard": [span.shard], **tables})
-
-
-def _ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
 
 
 def _read_task(assets_ref: Any, shard: Shard, spans: list[Span]) -> Iterator[pa.Table]:

@@ -27,10 +27,10 @@ from batchgen.engines import spawned
 from batchgen.engines.vllm_cpu import runs_on_cpu
 from batchgen.errors import BatchgenError, EngineError, words
 from batchgen.job.job import Job
-from batchgen.plan.sizes import share
 from batchgen.read import tables
 from batchgen.records import Receipt, Shard
 from batchgen.render.renderer import Renderer
+from batchgen.replica.admission import share
 from batchgen.replica.replica import Replica
 
 START_ATTEMPTS = 3
@@ -145,7 +145,9 @@ class Pool:
     def ask_for_room(self, replica: int) -> None:
         """Let the replica say when it can take another span; one question at a time."""
         if not any(kind == "room" and of == replica for kind, of, _ in self._calls.values()):
-            self._call(replica, "room", self._actors[replica].room.remote(self._assigned[replica], share(self.left, self._size)))
+            self._call(
+                replica, "room", self._actors[replica].capacity_left.remote(self._assigned[replica], share(self.left, self._size))
+            )
 
     def _call(self, replica: int, kind: str, reference: Any, item: Any = None) -> None:
         self._calls[reference] = (kind, replica, item)

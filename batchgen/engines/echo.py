@@ -15,7 +15,6 @@ import random
 import re
 import signal
 import subprocess
-from collections.abc import Sequence
 from typing import Literal
 
 import orjson
@@ -25,14 +24,18 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 from batchgen import logprobs
+from batchgen.engines.base import Request
 from batchgen.engines.options import parse_options
 from batchgen.errors import BadRow, EngineError
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
+from batchgen.job.sampling import Sampling
 from batchgen.records import Answer
 from batchgen.render.model_files import ModelFiles
 
 _DEAD = "echo died"
+UNBOUNDED = 128
+"""Tokens of an answer without max_tokens and without a context."""
 
 
 class Length(Spec):
@@ -91,9 +94,8 @@ class EchoEngine:
     async def probe(self) -> None:
         await self._sleep(0)
 
-    async def generate(
-        self, request: str, token_ids: list[int], sampling: dict[str, object], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Answer]:
+    async def generate(self, request: Request) -> list[Answer]:
+        token_ids, sampling = request.token_ids, request.sampling
         text = bytes(token_ids).decode() if self._tokenizer is None else self._tokenizer.decode(token_ids)
         options = self.options
         if options.kill_on and options.kill_on in text:
@@ -107,7 +109,7 @@ class EchoEngine:
         while options.hang_on and options.hang_on in text and (not options.hang_while or os.path.exists(options.hang_while)):
             await asyncio.sleep(0.05)
         words = re.findall(r"\w+", text) or ["nothing"]
-        outputs = [self._output(words, token_ids, sampling, number) for number in range(int(str(sampling["n"])))]
+        outputs = [self._output(words, token_ids, sampling, number) for number in range(sampling.n)]
         seconds = options.latency + options.seconds_per_token * max(output.tokens for output in outputs)
         if seconds or self._dead or self._frozen:
             async with self._slots:
@@ -146,31 +148,31 @@ class EchoEngine:
             if not waking.done():
                 waking.set_exception(EngineError(_DEAD))
 
-    def _output(self, words: list[str], ids: list[int], sampling: dict[str, object], number: int) -> Answer:
-        seed = sampling["seed"] if sampling["temperature"] else 0
-        named = (ids, None, number) if seed is None else (ids, int(str(seed)) + number, 0)  # a sample's seed, as vLLM has it
+    def _output(self, words: list[str], ids: list[int], sampling: Sampling, number: int) -> Answer:
+        seed = sampling.seed if sampling.temperature else 0
+        named = (ids, None, number) if seed is None else (ids, seed + number, 0)  # a sample's seed, as vLLM has it
         dice = random.Random(xxhash.xxh3_64_intdigest(repr(named).encode()))
-        limit = int(str(sampling["max_tokens"]))
-        constraint = orjson.loads(str(sampling["structured_outputs"] or "{}"))
+        limit = sampling.max_tokens or UNBOUNDED
+        constraint = orjson.loads(sampling.structured_outputs or "{}")
         if "choice" in constraint:
             chosen = dice.choice(constraint["choice"]).split()
             words = " ".join(constraint["choice"]).split()
             return self._scored(" ".join(chosen[:limit]), "stop" if len(chosen) <= limit else "length", words, sampling)
-        wanted = limit if sampling["ignore_eos"] else max(self._length(dice), int(str(sampling["min_tokens"])))
+        wanted = limit if sampling.ignore_eos else max(self._length(dice), sampling.min_tokens)
         answer = " ".join(dice.choices(words, k=min(wanted, limit)))
         reason = "length" if wanted >= limit else "stop"
-        for stop in sampling["stop"]:  # type: ignore[attr-defined]
+        for stop in sampling.stop:
             before, found, _ = answer.partition(stop)
             if found:
-                answer, reason = before + (found if sampling["include_stop_str_in_output"] else ""), "stop"
+                answer, reason = before + (found if sampling.include_stop_str_in_output else ""), "stop"
         return self._scored(answer, reason, words, sampling)
 
-    def _scored(self, answer: str, reason: str, words: list[str], sampling: dict[str, object]) -> Answer:
+    def _scored(self, answer: str, reason: str, words: list[str], sampling: Sampling) -> Answer:
         """The output of an answer that was drawn from `words`."""
         tokens = len(answer.split())
-        if sampling["logprobs"] is None:
+        if sampling.logprobs is None:
             return Answer(answer, tokens, reason)
-        each, most = -math.log(len(words) or 1), int(str(sampling["logprobs"]))
+        each, most = -math.log(len(words) or 1), sampling.logprobs
         scored = _scored_words(answer, each, words, most) if self._token_logprobs else None
         return Answer(answer, tokens, reason, each * tokens, token_logprobs=scored)
 

@@ -11,7 +11,6 @@ A request that the endpoint refuses is an error row; an endpoint that is not the
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -19,11 +18,12 @@ import pyarrow as pa
 from pydantic import Field
 
 from batchgen import logprobs
+from batchgen.engines.base import Request
 from batchgen.engines.options import parse_options
 from batchgen.errors import BadRow, EngineError, words
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
-from batchgen.job.sampling import check_sampling
+from batchgen.job.sampling import Sampling
 from batchgen.records import Answer
 from batchgen.render.model_files import ModelFiles
 
@@ -32,7 +32,7 @@ _VLLM = (
     *("top_k", "min_p", "min_tokens", "repetition_penalty", "stop_token_ids", "bad_words", "ignore_eos"),
     *("include_stop_str_in_output", "skip_special_tokens"),
 )
-_DEFAULTS = check_sampling({})
+_DEFAULTS = Sampling()
 
 
 class OpenAIOptions(Spec):
@@ -86,13 +86,12 @@ class OpenAIEngine:
     async def probe(self) -> None:
         return None  # requests have time limits of their own
 
-    async def generate(
-        self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Answer]:
-        messages = orjson.loads(bytes(token_ids))
+    async def generate(self, request: Request) -> list[Answer]:
+        sampling = request.sampling
+        messages = orjson.loads(bytes(request.token_ids))
         try:
             done = await self._client.chat.completions.create(
-                model=sampling["adapter"] or self._model, messages=messages, **self._parameters(sampling)
+                model=sampling.adapter or self._model, messages=messages, **self._parameters(sampling)
             )
         except (self._openai.APITimeoutError, self._openai.APIStatusError) as error:
             if isinstance(error, self._openai.AuthenticationError | self._openai.PermissionDeniedError):
@@ -117,15 +116,15 @@ class OpenAIEngine:
             for number, choice in enumerate(choices)
         ]
 
-    def _parameters(self, sampling: dict[str, Any]) -> dict[str, Any]:
+    def _parameters(self, sampling: Sampling) -> dict[str, Any]:
         """What differs from the defaults, under OpenAI's names; the rest as vLLM's server takes it."""
-        given = {name: value for name, value in sampling.items() if value != _DEFAULTS[name] and value is not None}
+        given = {name: value for name, value in sampling if value != getattr(_DEFAULTS, name) and value is not None}
         made: dict[str, Any] = {name: given[name] for name in _OPENAI if name in given}
         if "max_tokens" in given:
             made[self.options.max_tokens_field] = given["max_tokens"]
-        if sampling["logprobs"] is not None:
+        if sampling.logprobs is not None:
             made["logprobs"] = True
-            made |= {"top_logprobs": sampling["logprobs"]} if sampling["logprobs"] else {}
+            made |= {"top_logprobs": sampling.logprobs} if sampling.logprobs else {}
         more = {name: given[name] for name in _VLLM if name in given}
         constraint = orjson.loads(given.get("structured_outputs", "null"))
         if constraint and "json" in constraint:

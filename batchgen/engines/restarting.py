@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from batchgen.engines import Engine
+from batchgen.engines.base import Engine, Request
 from batchgen.errors import BadRow, EngineError
 from batchgen.records import Answer
 
@@ -72,9 +72,7 @@ class Guard:
             task.cancel()
         await self._engine.stop()
 
-    async def generate(
-        self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Answer]:
+    async def generate(self, request: Request) -> list[Answer]:
         """As Engine.generate; raises BadRow for `engine_crash` and `timeout` too, EngineError when the engine is given up."""
         task = asyncio.current_task()
         assert task is not None
@@ -85,7 +83,7 @@ class Guard:
                 visit.began, visit.taken_out = asyncio.get_running_loop().time(), None
                 self._inside.add(visit)
                 try:
-                    outputs = await self._engine.generate(request, token_ids, sampling, place, images)
+                    outputs = await self._engine.generate(request)
                     self._deaths = 0
                     return outputs
                 except (EngineError, asyncio.CancelledError) as error:
@@ -95,7 +93,7 @@ class Guard:
                         raise  # somebody else cancelled it
                 if isinstance(visit.taken_out, BadRow):
                     raise visit.taken_out
-                request += "'"
+                request = replace(request, name=request.name + "'")  # the dead engine may still hold the name
         finally:
             self._leave(visit)
 

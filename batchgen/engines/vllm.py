@@ -11,7 +11,7 @@ import base64
 import io
 import os
 import threading
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from typing import Any
 
 import orjson
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from batchgen import logprobs
 from batchgen.engines import vllm_cpu
+from batchgen.engines.base import Request
 from batchgen.errors import BadRow, EngineError, JobError, words
 from batchgen.job.job import Job
 from batchgen.read import tables
@@ -110,25 +111,23 @@ class VllmEngine:
         if self._engine is not None:
             self._engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
 
-    async def generate(
-        self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Answer]:
+    async def generate(self, request: Request) -> list[Answer]:
         final: Any = None
         try:
             # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
-            sampling = dict(sampling)
-            del sampling["best_of"]  # vLLM has none: answer.py chooses
+            sampling = dict(request.sampling)
+            del sampling["best_of"]  # vLLM has none: the task chooses
             adapter, constraint = sampling.pop("adapter"), sampling["structured_outputs"]
             if constraint is not None:
                 sampling["structured_outputs"] = self._constraint(**orjson.loads(constraint))
             lora = None if adapter is None else self._lora(adapter, self._adapters[adapter].number, self._adapters[adapter].path)
             params = self._params(**sampling, output_kind=self._kind.FINAL_ONLY, skip_clone=True)
-            prompt = self._prompt(token_ids)
-            if images:
-                pictures = await asyncio.to_thread(lambda: [_picture(url) for url in images])
-                whole = {"prompt_token_ids": token_ids, "multi_modal_data": {"image": pictures}}
+            prompt = self._prompt(request.token_ids)
+            if request.images:
+                pictures = await asyncio.to_thread(lambda: [_picture(url) for url in request.images])
+                whole = {"prompt_token_ids": request.token_ids, "multi_modal_data": {"image": pictures}}
                 [prompt] = await self._engine.renderer.render_cmpl_async([whole])
-            async for output in self._engine.generate(prompt, params, request, lora_request=lora, priority=place):
+            async for output in self._engine.generate(prompt, params, request.name, lora_request=lora, priority=request.priority):
                 final = output
         except self._dead as error:
             raise EngineError(f"vLLM died: {error}") from error
@@ -144,7 +143,7 @@ class VllmEngine:
                 o.finish_reason or "stop",
                 o.cumulative_logprob,
                 final.num_cached_tokens or 0,
-                token_logprobs=_tokens(o, sampling["logprobs"]) if self._token_logprobs else None,
+                token_logprobs=_tokens(o, request.sampling.logprobs) if self._token_logprobs else None,
             )
             for o in sorted(final.outputs, key=lambda o: o.index)
         ]

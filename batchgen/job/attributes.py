@@ -4,70 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from pydantic import Field, model_validator
 
 from batchgen.errors import InputError, words
-from batchgen.job import schemas as attrs
-from batchgen.job.fields import MOST, Spec
+from batchgen.job.fields import Spec
+from batchgen.job.schemas import BUILT_IN, Schema, sweep
 from batchgen.read import tables
 
 WEIGHT = "weight"
 """Key of a combination: how likely it is beside the others."""
-
-
-class LayoutSpec(Spec):
-    template: str | None = Field(
-        None, description="Jinja chat template that reads the values from the keys of each user message."
-    )
-    block: str | None = Field(None, description="Text beside user messages; {pairs} stands for the values.")
-    pair: str = Field("{name}: {value}", description="One value in the block.")
-    separator: str = Field(" ", description="Between two values in the block.")
-    where: Literal["suffix", "prefix"] = Field("suffix", description="The block's side of the message text.")
-    turns: Literal["all", "last"] = Field("all", description="Which user messages carry the block.")
-
-    @model_validator(mode="after")
-    def _one_form(self) -> LayoutSpec:
-        if (self.template is None) == (self.block is None):
-            raise ValueError("give exactly one of template and block")
-        if self.block is not None and "{pairs}" not in self.block:
-            raise ValueError("block must contain {pairs}")
-        try:
-            self.pair.format(name="", value="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"pair may have the fields {{name}} and {{value}} only ({error!r})") from None
-        return self
-
-
-Range = Annotated[list[Annotated[int, Field(ge=-MOST, le=MOST)]], Field(min_length=2, max_length=2)]
-
-
-class SchemaSpec(Spec):
-    names: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = Field(
-        min_length=1, description="Attribute names, in the prompt's order."
-    )
-    range: Range | dict[str, Range] = Field([0, 4], description="[low, high], both included; for all or by name.")
-    defaults: dict[str, int] = Field({}, description="Value of an attribute that nobody sets; else the low end.")
-    layout: LayoutSpec | None = Field(None, description="The text form, for a model whose template does not read the values.")
-
-    def build(self) -> attrs.Schema:
-        for name in {"role", "content", "messages"} & set(self.names):
-            raise ValueError(f"an attribute cannot be called {name}: chat templates mean something else by it")
-        if len(set(self.names)) != len(self.names):
-            raise ValueError("names has a name twice")
-        for name in [*self.defaults, *(self.range if isinstance(self.range, dict) else ())]:
-            if name not in self.names:
-                raise ValueError(f"{name} is not among names")
-        made = []
-        for name in self.names:
-            low, high = self.range.get(name, [0, 4]) if isinstance(self.range, dict) else self.range
-            attribute = attrs.Attribute(name, low, high, self.defaults.get(name, low))
-            attribute.check(attribute.default)
-            made.append(attribute)
-        layout = attrs.Layout(**self.layout.model_dump()) if self.layout else None
-        return attrs.Schema("custom", tuple(made), layout)
 
 
 class Draw(Spec):
@@ -80,9 +28,7 @@ class Draw(Spec):
 
 
 class Attributes(Spec):
-    schema_: str | SchemaSpec = Field(
-        alias="schema", description=f"A built-in name ({', '.join(attrs.BUILT_IN)}) or a schema of your own."
-    )
+    schema_: str | Schema = Field(alias="schema", description=f"A built-in name ({', '.join(BUILT_IN)}) or a schema of your own.")
     values: dict[str, Any] = Field({}, description="Values for every row; a row's own column wins.")
     sweep: dict[str, list[Any]] | list[dict[str, Any]] = Field(
         {}, description="Every row times every combination of these values, or times every mapping of a list."
@@ -127,9 +73,9 @@ class Attributes(Spec):
     def _check_prediction(self) -> None:
         labels = self.schema.labels
         if not labels:
-            raise ValueError(f"predict: a model of schema {self.schema.name} reads the values; karakuri-apm writes them")
+            raise ValueError(f"predict: a model of schema {self.schema.label} reads the values; karakuri-apm writes them")
         if self.predict not in labels:
-            raise ValueError(f"predict: a model of schema {self.schema.name} writes values: name {' or '.join(labels)}")
+            raise ValueError(f"predict: a model of schema {self.schema.label} writes values: name {' or '.join(labels)}")
         if self.values or self.sweep or self.sample is not None or isinstance(self.columns, dict):
             raise ValueError("predict: the model writes the values: give no values, sweep, sample or columns")
 
@@ -147,7 +93,7 @@ class Attributes(Spec):
     def _check_points(self, where: str, points: Any) -> None:
         for number, point in enumerate(points, 1):
             try:
-                checked = self.schema.check({name: value for name, value in point.items() if name != WEIGHT})
+                checked = self._values_of(point)
             except ValueError as error:
                 raise ValueError(f"{where}: combination {number}: {error}") from None
             if not checked:
@@ -157,12 +103,12 @@ class Attributes(Spec):
                 raise ValueError(f"{where}: combination {number}: {WEIGHT} {weight!r} is not a number over 0")
 
     @functools.cached_property
-    def schema(self) -> attrs.Schema:  # type: ignore[override]
+    def schema(self) -> Schema:  # type: ignore[override]
         if not isinstance(self.schema_, str):
-            return self.schema_.build()
-        if self.schema_ not in attrs.BUILT_IN:
-            raise ValueError(f"unknown schema {self.schema_!r}; built in are {', '.join(attrs.BUILT_IN)}")
-        return attrs.BUILT_IN[self.schema_]
+            return self.schema_
+        if self.schema_ not in BUILT_IN:
+            raise ValueError(f"unknown schema {self.schema_!r}; built in are {', '.join(BUILT_IN)}")
+        return BUILT_IN[self.schema_]
 
     @property
     def variants(self) -> int:
@@ -173,19 +119,33 @@ class Attributes(Spec):
     def varied(self) -> list[str]:
         """Names of the attributes in which the variants of a row differ."""
         if self.sample is not None:
-            return list(dict.fromkeys(name for point in self.sample.from_ for name in point if name != WEIGHT))
+            return list(dict.fromkeys(name for point in self._drawn for name in point if name != WEIGHT))
         return list(dict.fromkeys(name for point in self.points for name in point))
 
     @functools.cached_property
     def points(self) -> list[dict[str, int]]:
-        """The values of each variant of a sweep, checked; one without any where there is no sweep."""
-        points = self.sweep if isinstance(self.sweep, list) and self.sweep else attrs.sweep(self.sweep or {})  # type: ignore[arg-type]
+        """The combinations of the sweep or of the sample, checked; one that sets nothing without either."""
+        if self.sample is not None:
+            return [self._values_of(point) for point in self._drawn]
+        points = self.sweep if isinstance(self.sweep, list) and self.sweep else sweep(self.sweep or {})  # type: ignore[arg-type]
         return [self.schema.check(point) for point in points]
+
+    @property
+    def weights(self) -> list[float]:
+        """How likely each combination of the sample is beside the others."""
+        return [point.get(WEIGHT, 1) for point in self._drawn]
+
+    @property
+    def _drawn(self) -> list[dict[str, Any]]:
+        return self.sample.from_ if self.sample is not None and isinstance(self.sample.from_, list) else []
+
+    def _values_of(self, point: dict[str, Any]) -> dict[str, int]:
+        return self.schema.check({name: value for name, value in point.items() if name != WEIGHT})
 
     @property
     def names(self) -> tuple[str, ...]:
         """The attributes that rows carry: none where the model writes them."""
-        return () if self.predict is not None else self.schema.names
+        return () if self.predict is not None else tuple(self.schema.names)
 
     def column_of(self) -> dict[str, str]:
         """Attribute name -> input column that may hold a row's own value."""
@@ -198,7 +158,7 @@ class Attributes(Spec):
 def _names(schema: Any) -> tuple[str, ...]:
     """The attribute names of a schema that is not checked yet; none where it is wrong."""
     if isinstance(schema, str):
-        return attrs.BUILT_IN[schema].names if schema in attrs.BUILT_IN else ()
+        return tuple(BUILT_IN[schema].names) if schema in BUILT_IN else ()
     names = schema.get("names") if isinstance(schema, dict) else None
     return tuple(names) if isinstance(names, list) else ()
 

@@ -109,7 +109,7 @@ def _is_union_tag(part: object) -> bool:
     return isinstance(part, str) and (part in _UNION_TAGS or "[" in part)
 
 
-_UNION_TAGS = {"str", "bool", "int", "float", "Column", "SchemaSpec", "Retry"}
+_UNION_TAGS = {"str", "bool", "int", "float", "Column", "Schema", "Retry"}
 
 
 def _fields_at(model: Any, parents: Iterable[Any]) -> list[str]:

@@ -96,7 +96,7 @@ class Retry(Spec):
         if fixed := next((name for name in ("n", "best_of") if name in value), None):
             raise ValueError(f"{fixed}: every sample is tried again by itself")
         checked = check_sampling(value)
-        return {key: checked[key] for key in value}
+        return {key: getattr(checked, key) for key in value}
 
 
 Policy = Literal["keep", "fail"] | Retry
@@ -167,7 +167,7 @@ class Job(Spec):
         adapter = self.constant_sampling.get("adapter")
         if adapter is not None and adapter not in self.adapters:
             raise ValueError(f"sampling.adapter: {unknown_adapter(adapter, self.adapters)}")
-        scored = "logprobs" in self.sampling_columns or check_sampling(self.constant_sampling)["logprobs"] is not None
+        scored = "logprobs" in self.sampling_columns or check_sampling(self.constant_sampling).logprobs is not None
         if self.output.token_logprobs and not scored:
             raise ValueError("output.token_logprobs: set sampling.logprobs, to 0 or to how many alternatives each token has")
         return self
@@ -255,15 +255,16 @@ class Job(Spec):
             exclude=kept,
         )
         whole["sampling"] = {
-            **check_sampling(self.constant_sampling),
+            **dict(check_sampling(self.constant_sampling)),
             **{k: {"column": c} for k, c in self.sampling_columns.items()},
         }
         if self.attributes is not None:
             schema = self.attributes.schema
-            checks = {attribute.name: attribute.check for attribute in schema.attributes}
             whole["attributes"]["values"] = schema.check(self.attributes.values)
             if isinstance(self.attributes.sweep, dict):
-                whole["attributes"]["sweep"] = {k: [checks[k](v) for v in points] for k, points in self.attributes.sweep.items()}
+                whole["attributes"]["sweep"] = {
+                    k: [schema.check({k: v})[k] for v in points] for k, points in self.attributes.sweep.items()
+                }
             if self.attributes.sample is not None:
                 whole["attributes"]["sample"]["from"] = fingerprint({"from": self.attributes.sample.from_})
         if isinstance(whole["input"]["keep"], list):

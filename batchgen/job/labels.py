@@ -41,5 +41,5 @@ def with_prediction(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(schema: Schema, name: str) -> str:
-    attribute = next(attribute for attribute in schema.attributes if attribute.name == name)
-    return f"[{attribute.low}-{attribute.high}]"
+    low, high = schema.limits(name)
+    return f"[{low}-{high}]"

@@ -6,9 +6,10 @@ The names, meanings and ranges are vLLM's SamplingParams.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import orjson
+import pyarrow as pa
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from batchgen.job.fields import MOST, Column, Fraction, Spec, explain
@@ -138,10 +139,26 @@ def _schema(text: str) -> object:
 _INTEGERS = {name for name, field in Sampling.model_fields.items() if "int" in str(field.annotation)}
 
 
-def check_sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of Sampling, checked. Raises ValueError that names the fields at fault."""
+def _arrow_type(annotation: object) -> pa.DataType:
+    """The Arrow type of a field; what may be null has the type of the rest."""
+    args = [argument for argument in get_args(annotation) if argument is not type(None)]
+    if get_origin(annotation) is list:
+        return pa.list_(_arrow_type(args[0]))
+    if isinstance(annotation, type):
+        return {bool: pa.bool_(), int: pa.int32(), float: pa.float64(), str: pa.string()}[annotation]
+    return _arrow_type(args[0])
+
+
+SAMPLING_TYPE = pa.struct(
+    [(name, pa.int64() if name == "seed" else _arrow_type(field.annotation)) for name, field in Sampling.model_fields.items()]
+)
+"""The output's column `sampling`."""
+
+
+def check_sampling(fields: Mapping[str, Any]) -> Sampling:
+    """The sampling with these fields and the defaults of the others. Raises ValueError that names the fields at fault."""
     try:
-        return Sampling.model_validate(fields).model_dump()
+        return Sampling.model_validate(fields)
     except ValidationError as error:
         raise ValueError("; ".join(explain(error, Sampling))) from None
 

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 
 from batchgen import logprobs
 from batchgen.errors import RowError
+from batchgen.job.sampling import SAMPLING_TYPE, Sampling
 from batchgen.output.store import Store
 from batchgen.read.tables import in_arrow_memory, to_parquet
-from batchgen.records import MESSAGES_TYPE, SAMPLING_TYPE, Completion
+from batchgen.records import MESSAGES_TYPE, Completion
 
 FOLDER = "_batchgen/journal"
 _TYPES: dict[str, pa.DataType] = {
@@ -49,6 +50,7 @@ def write(store: Store, span: str, completions: Iterable[Completion]) -> str:
     completions = list(completions)
     columns = {name: [getattr(c, name) for c in completions] for name in _TYPES}
     columns["parsed"] = [orjson.dumps(parsed).decode() for parsed in columns["parsed"]]
+    columns["sampling"] = [sampling and dict(sampling) for sampling in columns["sampling"]]
     columns["error"] = [error and dataclasses.asdict(error) for error in columns["error"]]
     arrays = {name: pa.array(column, _TYPES[name]) for name, column in columns.items() if name != "token_logprobs"}
     arrays["token_logprobs"] = logprobs.column(columns["token_logprobs"])
@@ -72,8 +74,9 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
         for row, tokens in zip(table.remove_column(_TOKENS).to_pylist(), table.column(_TOKENS), strict=True):
             error = RowError(**row["error"]) if row["error"] else None
             said = row["messages"] and tuple((message["role"], message["content"]) for message in row["messages"])
-            parsed = orjson.loads(row["parsed"])
-            fields = {**row, "messages": said, "error": error, "parsed": parsed, "token_logprobs": tokens.values}
+            parsed, sampling = orjson.loads(row["parsed"]), row["sampling"] and Sampling.model_validate(row["sampling"])
+            made = {"messages": said, "error": error, "parsed": parsed, "sampling": sampling, "token_logprobs": tokens.values}
+            fields = row | made
             of_file.setdefault(row["prompt"], []).append(Completion(**fields))
         found |= of_file
     return found, names

@@ -88,7 +88,7 @@ def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.
     """What each completion ran with: its own where an attempt changed it, the prompt's otherwise."""
     if all(c.sampling is None for c in completions):
         return of_prompts
-    ran = [c.sampling or given for c, given in zip(completions, of_prompts.to_pylist(), strict=True)]
+    ran = [dict(c.sampling) if c.sampling else given for c, given in zip(completions, of_prompts.to_pylist(), strict=True)]
     return pa.array(ran, of_prompts.type)
 
 

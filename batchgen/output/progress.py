@@ -194,7 +194,7 @@ class Monitor:
         """Count a span's part."""
         self.tally.add(receipt.span, receipt.counts, receipt.errors)
         self.tally.generated += 1
-        self.tally.taken += receipt.taken
+        self.tally.taken += receipt.from_journal
         self.tally.restarts += receipt.restarts
         self.tally.seconds_committing += receipt.committing
         self._first = min(self._first or receipt.first, receipt.first)

@@ -27,12 +27,6 @@ class Sizes:
         return max(self.least, min(self.most, int(left / (TAIL_SHARES * self.pool))))
 
 
-def share(left: float, pool: int) -> float:
-    """Of `left` prompts that are not finished, how many one replica of `pool` may hold: all where it is alone, else somewhat less
-    than its part, so that the last ones go to whoever is done first."""
-    return left / (1.5 * pool - 0.5)
-
-
 def span_sizes(job: Job, estimate: int) -> Sizes:
     """Sizes for about `estimate` input rows: enough spans to spread over the pool, 32 to 2,048 completions each,
     and no more spans than a listing stays quick for."""

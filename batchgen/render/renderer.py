@@ -1,7 +1,7 @@
-"""Row -> prompts: attributes, conversation, chat template, token ids, length check.
+"""Row -> prompts: attributes, chat template, token ids, length check.
 
-The prompt is rendered here and sent to the engine as token ids, never as text or messages, so
-that what `check --prompts` shows is what the model reads.
+The prompt is rendered here and sent to the engine as token ids, never as text or messages, so that the prompt which
+`check --prompts` shows is the prompt which the model reads.
 """
 
 from __future__ import annotations
@@ -16,39 +16,43 @@ import xxhash
 
 from batchgen.errors import BadRow, ModelError, RowError, place
 from batchgen.job.job import Job, unknown_adapter
-from batchgen.job.sampling import check_sampling
+from batchgen.job.sampling import Sampling, check_sampling
 from batchgen.read.layouts.conversation import Conversations, kind
-from batchgen.records import Prompt, Row
+from batchgen.records import Capabilities, Message, Prompt, Row
 from batchgen.render.layout import LayoutKind, PromptText
 from batchgen.render.messages import images
 from batchgen.render.model_files import ModelFiles
-from batchgen.render.steering import Values
+from batchgen.render.steering import Steering
 from batchgen.render.tokens import TokenEncoder
 
 UNBOUNDED_ANSWER = 128
+"""Tokens of an answer without max_tokens and without a context."""
 KNOWN_SAMPLINGS = 4096
+"""Checked samplings that are remembered: a check costs more than the rest of a short row, and many rows say the same."""
+
+
+TOKENS = Capabilities()
 
 
 class Renderer:
-    """Turns rows into prompts. Pickles as its job and model files.
+    """Turns rows into prompts for an engine with these capabilities, whose context is `context` tokens (None: the model's own).
+    Pickles as its arguments.
 
-    Raises ModelError when the model cannot take the job: it has no chat template for a
-    conversation, or neither its template nor the schema's layout honours an attribute.
+    Raises ModelError when the model cannot take the job: it has no chat template for a conversation, or neither its template
+    nor the schema's layout honours an attribute.
     """
 
-    def __init__(self, job: Job, model: ModelFiles) -> None:
-        self.job = job
-        self.model = model
-        self.context: int | None = job.engine.options.get("max_model_len") or model.context
-        self._values = Values(job.attributes)
-        self._conversations = Conversations(job.input, self._values.names)
+    def __init__(self, job: Job, model: ModelFiles, capabilities: Capabilities = TOKENS, context: int | None = None) -> None:
+        self.job, self.model = job, model
+        self._capabilities, self._context = capabilities, context
+        self.context = context or model.context
+        self._steering = Steering(job.attributes)
+        self._conversations = Conversations(job.input, self._steering.names)
         self._constant_sampling = check_sampling(job.constant_sampling)
         self._sampling_columns = job.sampling_columns
-        # Checking costs more than the rest of a short row, and many rows say the same.
         self._known_sampling = functools.lru_cache(KNOWN_SAMPLINGS, typed=True)(self._check_sampling)
         self._tokens = TokenEncoder(model)
-        self._hosted = job.engine.kind == "openai"
-        self._text = PromptText(job, model, self._values)
+        self._text = PromptText(job, model, self._steering, capabilities)
         if not self._text.has_template and (job.input.messages or job.input.turns):
             raise ModelError(
                 f"model {model.label} has no chat template, which messages and turns need",
@@ -60,51 +64,64 @@ class Renderer:
         return self._text.kind
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Renderer, (self.job, self.model)
+        return Renderer, (self.job, self.model, self._capabilities, self._context)
 
     @property
     def needed(self) -> set[str]:
         """The input columns that rendering reads."""
-        named = {self.job.input.id, "sampling", *self.job.sampling_columns.values(), *self._values.columns.values()}
+        named = {self.job.input.id, "sampling", *self.job.sampling_columns.values(), *self._steering.columns.values()}
         return {name for name in named if name} | self._conversations.columns
 
-    def prompts(self, row: Row, shard: str) -> list[Prompt]:
-        """The prompts of a row, one per variant; a bad row becomes error prompts. Never raises for a row."""
+    def prompts(self, row: Row, shard: str, source: int = 0) -> list[Prompt]:
+        """The prompts of a row, one per variant; a bad row becomes error prompts. `source` is the row's index in its span.
+        Never raises for a row."""
         error = row.error
         if error is None:
             try:
-                assert row.data is not None
-                return self._prompts(row.ordinal, row.data, shard)
+                return self._prompts(row, shard, source)
             except BadRow as bad:
                 error = RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}")
-        name = self._id(row.data or {})
-        blank: dict[str, Any] = {"attributes": None, "messages": None, "turns": [], "text": "", "token_ids": []}
-        return [Prompt(row.ordinal, variant, name, sampling=None, error=error, **blank) for variant in range(self.job.variants)]
+        name = self._id(row)
+        return [Prompt(source, shard, row.ordinal, number, name, error=error) for number in range(self.job.variants)]
 
-    def _prompts(self, ordinal: int, data: dict[str, Any], shard: str) -> list[Prompt]:
+    def _prompts(self, row: Row, shard: str, source: int) -> list[Prompt]:
+        data = row.data or {}
         messages, turns = self._conversations.read(data)
         if pictures := images(messages):
             self._text.check_images(pictures)
-        own = self._values.own(data)
+        own = self._steering.own(data)
         sampling, row_seed = self._sampling(data)
+        steers = bool(self._steering.names) and any(message["role"] == "user" for message in messages)
         made = []
-        roles = {message["role"] for message in messages}
-        for number, variant in enumerate(self._values.variants(shard, ordinal)):
-            steered = self._values.steer(messages, own, variant)
-            values = self._values.of(steered[-1]) if self._values.names and "user" in roles else None
-            error, text, ids = None, "", list[int]()
-            seeded = sampling
+        for number, variant in enumerate(self._steering.variants(shard, row.ordinal)):
+            steered = self._steering.steer(messages, own, variant)
+            text, ids, error = "", list[int](), None
+            changed: dict[str, int | None] = {}
+            if sampling.seed is not None and not row_seed:
+                changed["seed"] = derive_seed(sampling.seed, shard, row.ordinal, number)
             try:
                 text, ids = self.encode(steered)
-                seeded = self.within_context(sampling, len(ids))
+                changed["max_tokens"] = self.within_context(sampling, len(ids))
             except BadRow as bad:
-                error = RowError(bad.code, f"{place(shard, ordinal)}: {bad}")
-            if sampling["seed"] is not None and not row_seed:
-                seeded = {**seeded, "seed": derive_seed(sampling["seed"], shard, ordinal, number)}
-            made.append(Prompt(ordinal, number, self._id(data), values, steered, turns, text, ids, seeded, error))
+                error = RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}")
+            prompt = Prompt(
+                source=source,
+                shard=shard,
+                row=row.ordinal,
+                variant=number,
+                id=self._id(row),
+                attributes=self._steering.of(steered[-1]) if steers else None,
+                messages=steered,
+                turns=turns,
+                text=text,
+                token_ids=ids,
+                sampling=sampling.model_copy(update=changed),
+                error=error,
+            )
+            made.append(prompt)
         return made
 
-    def encode(self, messages: list[dict[str, Any]]) -> tuple[str, list[int]]:
+    def encode(self, messages: list[Message]) -> tuple[str, list[int]]:
         """Text and token ids of a conversation whose user messages carry their attribute values.
 
         Raises BadRow (render, too_long).
@@ -117,16 +134,27 @@ class Renderer:
             raise BadRow("too_long", f"the prompt has {len(ids)} tokens, the context {self.context}: no room for an answer")
         return text, ids
 
-    def continued(self, messages: list[dict[str, Any]], answer: str, turn: str) -> list[dict[str, Any]]:
+    def continued(self, messages: list[Message], answer: str, turn: str) -> list[Message]:
         """The conversation after the model's answer and the next scripted user turn, with the same values."""
-        values = self._values.of(messages[-1])
+        values = self._steering.of(messages[-1])
         return [*messages, {"role": "assistant", "content": answer, **values}, {"role": "user", "content": turn, **values}]
 
-    def _id(self, data: dict[str, Any]) -> str | None:
-        value = data.get(self.job.input.id) if self.job.input.id else None
+    def within_context(self, sampling: Sampling, tokens: int) -> int | None:
+        """The `max_tokens` of an answer to a prompt of `tokens`: no more than the context leaves. Raises BadRow (too_long)."""
+        if self._capabilities.counts_tokens:  # only the engine knows how long the prompt is
+            return sampling.max_tokens
+        if self.context is None:
+            return sampling.max_tokens or UNBOUNDED_ANSWER
+        left = self.context - tokens
+        if left < max(1, sampling.min_tokens):
+            raise BadRow("too_long", f"the prompt has {tokens} tokens: no room for min_tokens {sampling.min_tokens}")
+        return left if sampling.max_tokens is None else min(sampling.max_tokens, left)
+
+    def _id(self, row: Row) -> str | None:
+        value = (row.data or {}).get(self.job.input.id) if self.job.input.id else None
         return None if value is None else str(value)
 
-    def _sampling(self, data: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    def _sampling(self, data: dict[str, Any]) -> tuple[Sampling, bool]:
         """The row's sampling, and whether the seed is the row's own."""
         own = data.get("sampling")
         if own is not None and not isinstance(own, dict):
@@ -139,27 +167,14 @@ class Renderer:
         check = self._known_sampling if hashable else self._check_sampling
         return check(tuple(fields), *fields.values()), "seed" in fields
 
-    def _check_sampling(self, names: tuple[str, ...], *values: Any) -> dict[str, Any]:
+    def _check_sampling(self, names: tuple[str, ...], *values: object) -> Sampling:
         try:
             sampling = check_sampling({**self.job.constant_sampling, **dict(zip(names, values, strict=True))})
         except ValueError as error:
             raise BadRow("input", f"sampling: {error}") from None
-        adapter = sampling["adapter"]
-        if adapter is not None and adapter not in self.job.adapters:
-            raise BadRow("input", f"sampling: adapter: {unknown_adapter(adapter, self.job.adapters)}")
+        if sampling.adapter is not None and sampling.adapter not in self.job.adapters:
+            raise BadRow("input", f"sampling: adapter: {unknown_adapter(sampling.adapter, self.job.adapters)}")
         return sampling
-
-    def within_context(self, sampling: dict[str, Any], tokens: int) -> dict[str, Any]:
-        """`sampling` with max_tokens set to what is left after a prompt of `tokens`. Raises BadRow (too_long)."""
-        wanted = sampling["max_tokens"]
-        if self._hosted:  # whose context only the endpoint knows
-            return sampling
-        if self.context is None:
-            return {**sampling, "max_tokens": wanted or UNBOUNDED_ANSWER}
-        left = self.context - tokens
-        if left < max(1, sampling["min_tokens"]):
-            raise BadRow("too_long", f"the prompt has {tokens} tokens: no room for min_tokens {sampling['min_tokens']}")
-        return {**sampling, "max_tokens": left if wanted is None else min(wanted, left)}
 
 
 def prompt_hash(ids: list[int], pictures: Sequence[str] = ()) -> str:

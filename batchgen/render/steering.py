@@ -1,4 +1,4 @@
-"""Attribute values, message by message, in every variant of a row.
+"""The attribute values of each message, in every variant of a row.
 
 The schema's defaults, the job's values, the row's columns, the message's own keys, the variant's values: each wins over those
 before it.
@@ -9,34 +9,40 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Mapping
-from typing import Any
 
 import orjson
 import xxhash
 
 from batchgen.errors import BadRow
-from batchgen.job.attributes import WEIGHT, Attributes
+from batchgen.job.attributes import Attributes
+from batchgen.records import Message
 
 
-class Values:
+class Steering:
     """`names` are the schema's attributes, in its order; none without a schema."""
 
     def __init__(self, attributes: Attributes | None) -> None:
         self.schema = attributes.schema if attributes and attributes.names else None
         self.names = attributes.names if attributes else ()
         self.columns = attributes.column_of() if attributes else {}
-        self._chooser = Chooser(attributes)
-        self._constant = self.schema.defaults | self.schema.check(attributes.values) if self.schema and attributes else {}
+        self._constant = self.schema.default_values | self.schema.check(attributes.values) if self.schema and attributes else {}
+        self._draw = attributes.sample if attributes else None
+        self._points = attributes.points if attributes else [{}]
+        self._weights = list(itertools.accumulate(attributes.weights)) if attributes else []
 
-    def own(self, data: Mapping[str, Any]) -> dict[str, int]:
+    def own(self, data: Mapping[str, object]) -> dict[str, int]:
         """The row's own values, from its columns. Raises BadRow (input)."""
         return self._checked({name: data.get(column) for name, column in self.columns.items()})
 
     def variants(self, shard: str, ordinal: int) -> list[dict[str, int]]:
-        """The values in which each variant differs."""
-        return self._chooser(shard, ordinal)
+        """The values in which each variant of a row differs: those of the sweep, or k draws that depend on the seed and the row's
+        name alone."""
+        if self._draw is None:
+            return self._points
+        dice = random.Random(xxhash.xxh3_64_intdigest(orjson.dumps([self._draw.seed, shard, ordinal])))
+        return dice.choices(self._points, cum_weights=self._weights, k=self._draw.k)
 
-    def steer(self, messages: list[dict[str, Any]], own: dict[str, int], variant: dict[str, int]) -> list[dict[str, Any]]:
+    def steer(self, messages: list[Message], own: dict[str, int], variant: dict[str, int]) -> list[Message]:
         """Put the values into every user message and into its answer. Raises BadRow (input)."""
         if self.schema is None:
             return messages
@@ -46,11 +52,11 @@ class Values:
         for message in messages:
             if message["role"] == "user":
                 values = row | self._checked({name: message[name] for name in self.names if name in message}) | variant
-            carried = {} if message["role"] == "system" else values  # an answer's are those of what it answers
+            carried = {} if message["role"] == "system" else values  # an answer has the values of the message before it
             steered.append({"role": message["role"], "content": message["content"], **carried})
         return steered
 
-    def of(self, message: Mapping[str, Any]) -> dict[str, int]:
+    def of(self, message: Message) -> dict[str, int]:
         """The values that a steered message carries."""
         return {name: message[name] for name in self.names if name in message}
 
@@ -61,23 +67,3 @@ class Values:
             return self.schema.check(values)
         except ValueError as error:
             raise BadRow("input", f"attribute {error}") from None
-
-
-class Chooser:
-    """The values that make the variants of a row."""
-
-    def __init__(self, attributes: Attributes | None) -> None:
-        self._points: list[dict[str, int]] = [{}]
-        self._draw = attributes.sample if attributes else None
-        if attributes is not None and self._draw is not None:
-            rows: Any = self._draw.from_
-            self._points = [attributes.schema.check({k: v for k, v in row.items() if k != WEIGHT}) for row in rows]
-            self._weights = list(itertools.accumulate(row.get(WEIGHT, 1) for row in rows))
-        elif attributes is not None:
-            self._points = attributes.points
-
-    def __call__(self, shard: str, ordinal: int) -> list[dict[str, int]]:
-        if self._draw is None:
-            return self._points
-        dice = random.Random(xxhash.xxh3_64_intdigest(orjson.dumps([self._draw.seed, shard, ordinal])))
-        return dice.choices(self._points, cum_weights=self._weights, k=self._draw.k)

@@ -1,18 +1,18 @@
 """Text -> token ids, with special tokens that a row's text spells kept as text.
 
-A text such as `</s>` in a prompt must not end the sequence. What a row spells so is taken out before the template is
-applied (`hide`), and tokenized apart from the rest with special tokens switched off (`encode`).
+A text such as `</s>` in a prompt must not end the sequence. `hide` takes such texts out before the template is applied, and
+`encode` tokenizes them apart from the rest with special tokens switched off.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from tokenizers import Tokenizer
 
 from batchgen.errors import ModelError
+from batchgen.records import Message
 from batchgen.render.messages import texts, with_texts
 from batchgen.render.model_files import ModelFiles
 
@@ -26,14 +26,18 @@ class Hidden:
 
 
 class TokenEncoder:
-    """The model's tokenizer. Raises ModelError for one that cannot be read."""
+    """The model's tokenizer; a token per UTF-8 byte for a job without one. Raises ModelError for one that cannot be read."""
 
     def __init__(self, model: ModelFiles) -> None:
-        self._plain, self._literal = _tokenizers(model)
-        self._special = _special_pattern(self._plain)
+        self._special: re.Pattern[str] | None = None
+        self._plain = self._literal = None
+        if model.tokenizer is not None:
+            self._plain, self._literal = _tokenizer(model.tokenizer, model.label), _tokenizer(model.tokenizer, model.label)
+            self._literal.encode_special_tokens = True
+            self._special = _special_pattern(self._plain)
 
-    def hide(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Hidden]:
-        """The messages without special tokens in their texts, and what was hidden.
+    def hide(self, messages: list[Message]) -> tuple[list[Message], Hidden]:
+        """The messages without special tokens in their texts, and the texts that were hidden.
 
         The mark is a private-use character that is in none of the texts.
         """
@@ -57,37 +61,29 @@ class TokenEncoder:
         for index, piece in enumerate(pieces):
             if index % 2:
                 pieces[index] = hidden.texts[int(piece)]
-                ids += self._literal.encode(pieces[index], add_special_tokens=False).ids
+                ids += _encode(self._literal, pieces[index], False)
             elif piece or index == 0:
-                ids += self._plain.encode(piece, add_special_tokens=add_special_tokens and index == 0).ids
+                ids += _encode(self._plain, piece, add_special_tokens and index == 0)
         return "".join(pieces), ids
 
 
-class _Bytes:
-    """The tokenizer of a job without a model: one token per UTF-8 byte."""
+def _encode(tokenizer: Tokenizer | None, text: str, add_special_tokens: bool) -> list[int]:
+    if tokenizer is None:
+        return list(text.encode())
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+    return ids
 
-    def encode(self, text: str, add_special_tokens: bool = False) -> _Bytes:
-        self.ids = list(text.encode())
-        return self
 
-
-def _tokenizers(model: ModelFiles) -> tuple[Any, Any]:
-    """The model's tokenizer, and the same with special tokens read as text."""
-    if model.tokenizer is None:
-        return _Bytes(), _Bytes()
+def _tokenizer(text: str, label: str) -> Tokenizer:
     try:
-        plain, literal = Tokenizer.from_str(model.tokenizer), Tokenizer.from_str(model.tokenizer)
+        tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises bare Exception
-        raise ModelError(f"{model.label}: tokenizer.json: {error}") from None
-    for tokenizer in (plain, literal):
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-    literal.encode_special_tokens = True
-    return plain, literal
+        raise ModelError(f"{label}: tokenizer.json: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
-def _special_pattern(tokenizer: Any) -> re.Pattern[str] | None:
-    if isinstance(tokenizer, _Bytes):
-        return None
+def _special_pattern(tokenizer: Tokenizer) -> re.Pattern[str] | None:
     special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
     return re.compile("|".join(re.escape(t) for t in sorted(special, key=len, reverse=True))) if special else None

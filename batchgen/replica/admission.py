@@ -1,9 +1,11 @@
-"""The order in which rows enter an engine: longer answers ahead, so that a job does not end on a few long rows.
+"""Which prompt enters the engine when: longer answers ahead, so that a job does not end on a few long rows.
 
-What `ignore_eos` makes exact is taken as it is; other lengths are learned from the rows that are finished, by attribute
-values (verbosity 4 answers are longer than verbosity 0 ones). A row moves ahead of its turn by PUSH times as many places as an
-engine has sequences, times its length relative to the mean: rows of one length keep their order, and no row waits for
-more than MOST_AHEAD engines full of later ones, so that spans still finish in about the order of the plan.
+The length of an answer with `ignore_eos` is known; others are learned from finished rows, by attribute values (answers of
+verbosity 4 are longer than those of verbosity 0). A row moves ahead of its turn by PUSH times as many places as an engine has
+sequences, times its length relative to the mean: rows of one length keep their order, and no row waits for more than MOST_AHEAD
+engines full of later ones, so that spans still finish in about the order of the plan.
+
+`python tests/bench/simulate.py` shows the effect of each constant.
 """
 
 from __future__ import annotations
@@ -12,16 +14,22 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Hashable, Iterable
-from typing import Any
 
-FULL, INSIDE, DEEP = 1.25, 2, 16
-"""Engines full of prompts: that a replica always has, that are inside its engine, that it has where their order matters."""
+from batchgen.job.sampling import Sampling
+from batchgen.records import Prompt
+
+MIN_HELD, IN_ENGINE, MAX_HELD = 1.25, 2, 16
+"""Prompts as multiples of the engine's sequences: held at least; inside the engine; held at most, where their order matters."""
 APART = 0.3
+"""Lengths differ when their standard deviation is over this fraction of their mean."""
 PUSH, MOST_AHEAD = 4.0, 16.0
+"""Engines full of rows: by which a row of mean length moves ahead, and at most."""
 HALF_LIFE = 16.0
+"""Engines full of rows after which an expectation counts half."""
 PRIOR_ROWS = 8.0
+"""Rows of mean length that every key is taken to have had."""
 UNBOUNDED = 1024
-"""Tokens that an answer without a bound is taken to have at most."""
+"""Tokens assumed as the most of an answer without max_tokens."""
 
 
 class Lengths:
@@ -32,23 +40,23 @@ class Lengths:
         self._rows = self._tokens = 0.0
 
     def learn(self, key: Hashable, tokens: int) -> None:
-        """A row of this key was answered with so many tokens."""
+        """A row of this key was answered with this many tokens."""
         rows, total = self._by_key.get(key, (0.0, 0.0))
         self._by_key[key] = rows + 1, total + tokens
         self._rows, self._tokens = self._rows + 1, self._tokens + tokens
 
-    def expect(self, key: Hashable, sampling: dict[str, Any]) -> float:
+    def expect(self, key: Hashable, sampling: Sampling) -> float:
         """Tokens of one answer: the mean of the key's rows, drawn to the mean of all by PRIOR_ROWS of them."""
-        most: int = sampling["max_tokens"] or UNBOUNDED
-        if sampling["ignore_eos"] or not self._rows:
+        most = sampling.max_tokens or UNBOUNDED
+        if sampling.ignore_eos or not self._rows:
             return most
         rows, total = self._by_key.get(key, (0.0, 0.0))
         learned = (total + PRIOR_ROWS * self._tokens / self._rows) / (rows + PRIOR_ROWS)
-        return float(min(max(learned, sampling["min_tokens"], 1), most))
+        return float(min(max(learned, sampling.min_tokens, 1), most))
 
 
-class Order:
-    """Gives each prompt of a replica its place in the queue for the engine; a lower one goes first."""
+class Priority:
+    """The priority of each prompt of a replica in the queue for the engine; a lower one goes first."""
 
     def __init__(self, lengths: Lengths) -> None:
         self._lengths = lengths
@@ -57,58 +65,57 @@ class Order:
 
     @property
     def tells_apart(self) -> bool:
-        """Whether the lengths expected of late differ: their deviation is over APART of their mean."""
+        """Whether the lengths expected lately differ."""
         return self._squares * self._rows > (1 + APART**2) * self._tokens**2
 
-    def wants(self, prompts: int, load: float, capacity: int, share: float) -> bool:
-        """Whether a replica with so many `prompts` unfinished, worth `load` prompts of mean length, should have more. `share`
-        (sizes.share) is its part of the job. It has more than may be inside only where long ones can be told from short ones."""
-        most = max(INSIDE * capacity, min(DEEP * capacity, share) if self.tells_apart else 0.0)
-        return prompts < FULL * capacity or load < most
+    def wants_more(self, prompts: int, load: float, capacity: int, share: float) -> bool:
+        """Whether a replica with this many unfinished `prompts`, worth `load` prompts of mean length, should have more. `share`
+        is its part of the job. It holds more prompts than may be inside only where long ones can be told from short ones."""
+        most = max(IN_ENGINE * capacity, min(MAX_HELD * capacity, share) if self.tells_apart else 0.0)
+        return prompts < MIN_HELD * capacity or load < most
 
-    def places(self, prompts: Iterable[dict[str, Any]], capacity: int) -> list[tuple[int, float]]:
-        """Of each prompt of a span (rows of records.prompt_schema) its place, and its expected length by the mean. The
-        variants of a row share a place, and with it their prefix in the cache."""
-        prompts = list(prompts)
-        expectations = [self._expect(prompt) for prompt in prompts]
+    def of_span(self, prompts: Iterable[Prompt], capacity: int) -> list[tuple[int, float]]:
+        """The priority of each prompt of a span, and its expected length relative to the mean. The variants of a row share a
+        priority, and with it their prefix in the cache."""
+        expected = [(prompt.source, self._expect(prompt)) for prompt in prompts]
         longest: dict[int, float] = {}
-        for prompt, expected in zip(prompts, expectations, strict=True):
-            if expected:
-                longest[prompt["source"]] = max(longest.get(prompt["source"], 0.0), expected)
-        # What was expected before anything was learned is forgotten.
+        for source, tokens in expected:
+            if tokens:
+                longest[source] = max(longest.get(source, 0.0), tokens)
+        # Expectations from before anything was learned are forgotten.
         kept = 0.5 ** (len(longest) / (HALF_LIFE * capacity))
         self._rows = kept * self._rows + len(longest)
         self._tokens = kept * self._tokens + sum(longest.values())
-        self._squares = kept * self._squares + sum(expected**2 for expected in longest.values())
+        self._squares = kept * self._squares + sum(tokens**2 for tokens in longest.values())
         mean = self._tokens / self._rows if self._rows else 1.0
-        first = {}
-        for source, expected in longest.items():
+        priorities = {}
+        for source, tokens in longest.items():
             self._arrived += 1
-            first[source] = self._arrived - round(capacity * min(PUSH * expected / mean, MOST_AHEAD))
-        return [(first.get(prompt["source"], 0), expected / mean) for prompt, expected in zip(prompts, expectations, strict=True)]
+            priorities[source] = self._arrived - round(capacity * min(PUSH * tokens / mean, MOST_AHEAD))
+        return [(priorities.get(source, 0), tokens / mean) for source, tokens in expected]
 
-    def _expect(self, prompt: dict[str, Any]) -> float:
+    def _expect(self, prompt: Prompt) -> float:
         """Tokens of all turns; none of a prompt that is an error already."""
-        if prompt["error_code"] is not None:
+        if prompt.error is not None or prompt.sampling is None:
             return 0.0
-        return (1 + len(prompt["turns"])) * self._lengths.expect(length_key(prompt), prompt["sampling"])
+        return (1 + len(prompt.turns)) * self._lengths.expect(length_key(prompt), prompt.sampling)
 
 
-class Line:
-    """Where prompts wait for their turn in an engine, in the order of their places; those of one place as they came."""
+class Queue:
+    """Where prompts wait for their turn in an engine, in the order of their priorities; those of one priority as they came."""
 
     def __init__(self) -> None:
         self._inside = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._serial = itertools.count()
 
-    async def enter(self, place: int, most: int) -> None:
-        """Return when fewer than `most` are inside and nobody with a lower place waits."""
+    async def enter(self, priority: int, most: int) -> None:
+        """Return when fewer than `most` are inside and nobody with a lower priority waits."""
         if self._inside < most:
             self._inside += 1
             return
         turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (place, next(self._serial), turn))
+        heapq.heappush(self._waiting, (priority, next(self._serial), turn))
         try:
             await turn
         except asyncio.CancelledError:
@@ -124,6 +131,12 @@ class Line:
         self._inside -= 1
 
 
-def length_key(prompt: dict[str, Any]) -> Hashable:
-    """What the length of a prompt's answer is learned by: its attribute values."""
-    return tuple(prompt["attributes"].values()) if prompt["attributes"] else ()
+def share(left: float, pool: int) -> float:
+    """The prompts that one replica of `pool` may hold of `left` unfinished ones: all where it is alone, else somewhat less than
+    its part, so that the last ones go to whoever is done first."""
+    return left / (1.5 * pool - 0.5)
+
+
+def length_key(prompt: Prompt) -> Hashable:
+    """The key by which the length of a prompt's answer is learned: its attribute values."""
+    return tuple(prompt.attributes.values()) if prompt.attributes else ()

@@ -1,10 +1,10 @@
 """The replica: spans of prompts in, parts out, many spans in flight.
 
 Every prompt is a coroutine, so that no row waits for another. Twice as many as the engine runs at once are inside, so that it
-never starves; the others wait for their turn (lengths.py). `room` is how a replica asks for work: it answers when fewer prompts
-are unfinished than it should have, and few spans wait for the store, so that finished rows do not pile up behind a slow
-one. What is finished in spans that are still open goes into the journal every `spans.journal_seconds`.
-Plain Python: pool.py makes a Ray actor of it.
+never starves; the others wait for their turn (admission.py). A replica asks for work through `capacity_left`, which returns when
+it holds fewer prompts than it should and few spans wait for the store, so that finished rows do not pile up behind a slow one.
+Finished rows of open spans go into the journal every `spans.journal_seconds`.
+Plain Python: cluster/pool.py makes a Ray actor of it.
 """
 
 from __future__ import annotations
@@ -15,29 +15,33 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 import pyarrow as pa
 
-from batchgen.engines import Engine, make_engine
+from batchgen.engines import make_engine
+from batchgen.engines.base import Engine
 from batchgen.engines.restarting import Guard
 from batchgen.errors import EngineError, StoreError
 from batchgen.output import journal, parts
 from batchgen.output.store import delete_all, open_store
-from batchgen.records import Completion, Receipt, output_schema
+from batchgen.records import Completion, Prompt, Receipt, output_schema
+from batchgen.render.blocks import decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
-from batchgen.replica.admission import INSIDE, Lengths, Line, Order, length_key
-from batchgen.tasks.generate import Answerer
+from batchgen.replica.admission import IN_ENGINE, Lengths, Priority, Queue, length_key
+from batchgen.tasks.generate import Generation
 
-LOG_TAIL = 20
-T = TypeVar("T")
-MOST_COMMITTING = 4
-DEEP_BYTES = 16 * 2**20  # nine times as much once the token ids are Python's integers
+LOG_TAIL_LINES = 20
+MAX_COMMITTING_SPANS = 4
+MAX_HELD_BYTES = 16 * 2**20
+"""Of encoded spans; their token ids take nine times as much as Python's integers."""
 DRAIN_JOURNAL_SECONDS = 1.0
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
-class _Open:
+class _OpenSpan:
     """A span that has no part yet: prompts finished since the last journal file, and its journal files."""
 
     name: str
@@ -62,20 +66,20 @@ class Replica:
         self.engine = engine or Guard(
             lambda: make_engine(job, renderer.model), job.engine.watchdog_seconds, job.limits.row_seconds
         )
-        self._answerer = Answerer(renderer, self.engine)
+        self._task = Generation(renderer, self.engine)
         self._journaled = frozenset(journaled)
-        self._spans: set[_Open] = set()
+        self._spans: dict[str, _OpenSpan] = {}
         self._draining = asyncio.Event()
         self._journaling: asyncio.Task[None] | None = None
-        self._accepted = 0
+        self._accepted_spans = 0
         self._unfinished = 0
         self._load = 0.0
         self._committing = 0
-        self._spent = 0.0
+        self._committing_seconds = 0.0
         self._restarts = 0
         self._lengths = Lengths()
-        self._order = Order(self._lengths)
-        self._line = Line()
+        self._priority = Priority(self._lengths)
+        self._queue = Queue()
         self._change = asyncio.Event()
 
     async def start(self) -> dict[str, int]:
@@ -99,55 +103,47 @@ class Replica:
         """The replica's node is about to go: keep every finished row from now on."""
         self._draining.set()
 
-    async def room(self, assigned: int, share: float = 0.0) -> float:
-        """The load (unfinished prompts, each by its expected length), when all `assigned` spans have arrived and there is room
-        for another. `share`: see sizes.share."""
-        while self._accepted < assigned or not self._has_room(share):
+    async def capacity_left(self, assigned: int, share: float = 0.0) -> float:
+        """The load (unfinished prompts, each by its expected length), once all `assigned` spans have arrived and there is room
+        for another. `share`: see admission.share."""
+        while self._accepted_spans < assigned or not self._has_room(share):
             self._change.clear()
             await self._change.wait()
         return self._load
 
     async def run(self, block: pa.Table, again: bool = False) -> Receipt:
-        """Generate and commit one span; `block` is feed.encode_block's, `again` whether another replica had it in this run.
+        """Generate and commit one span; `block` is an encoded one (render/blocks.py), `again` whether another replica had it in
+        this run.
 
-        Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see answer.py).
+        Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see tasks/generate.py).
         """
         began = time.monotonic()
-        name, shard = block["span"][0].as_py(), self.shards[block["shard"][0].as_py()]
-        prompts, kept = (pa.ipc.open_stream(block[table][0].as_buffer()).read_all() for table in ("prompts", "kept"))
-        rows = prompts.to_pylist()
-        places = self._order.places(rows, self.engine.capacity)
-        self._count(accepted=1, unfinished=len(rows), load=sum(length for _, length in places))
-        span = _Open(name, block.nbytes)
+        decoded = decode_block(block)
+        shard = self.shards[decoded.shard]
+        prompts = decode_prompts(decoded.prompts, shard)
+        queued = self._priority.of_span(prompts, self.engine.capacity)
+        self._count(accepted=1, unfinished=len(prompts), load=sum(length for _, length in queued))
+        span = _OpenSpan(decoded.span, block.nbytes)
         done: dict[int, list[Completion]] = {}
-        if again or name in self._journaled:
-            done, span.files = await asyncio.to_thread(journal.load, self.store, name)
-            self._count(unfinished=-len(done), load=-sum(places[index][1] for index in done))
-        self._spans.add(span)
-        try:
-            left = [index for index in range(len(rows)) if index not in done]
-            answering = [self._answer(span, index, rows[index], *places[index], shard) for index in left]
-            answered = await asyncio.gather(*answering)
-        except EngineError:
-            with contextlib.suppress(StoreError):
-                await self._write_journal_of(span)
-            raise
-        finally:
-            self._spans.discard(span)
+        if again or span.name in self._journaled:
+            done, span.files = await asyncio.to_thread(journal.load, self.store, span.name)
+            self._count(unfinished=-len(done), load=-sum(queued[index][1] for index in done))
+        from_journal = sum(map(len, done.values()))
+        missing = [index for index in range(len(prompts)) if index not in done]
+        done |= await self._complete(span, {index: (prompts[index], *queued[index]) for index in missing})
         last = time.time()
         self._count(committing=1)
-        done |= {of_prompt[0].prompt: of_prompt for of_prompt in answered}
-        completions = [completion for index in range(len(rows)) for completion in done[index]]
-        schema = output_schema(kept.schema, self.job.schema_names, self.job.parsed_type, self.job.output.token_logprobs)
+        completions = [completion for index in range(len(prompts)) for completion in done[index]]
+        schema = output_schema(decoded.kept.schema, self.job.schema_names, self.job.parsed_type, self.job.output.token_logprobs)
         label, footer = self.renderer.model.label, parts.footer_of(completions)
-        part = await self._spend(parts.encode_part, prompts, kept, completions, schema, shard, label, footer)
-        created = await self._spend(parts.commit, self.store, name, part)
-        counts, errors = footer if created else await asyncio.to_thread(parts.read_footer, self.store, name)
+        part = await self._timed(parts.encode_part, decoded.prompts, decoded.kept, completions, schema, shard, label, footer)
+        created = await self._timed(parts.commit, self.store, span.name, part)
+        counts, errors = footer if created else await asyncio.to_thread(parts.read_footer, self.store, span.name)
         if span.files:
             await asyncio.to_thread(delete_all, self.store, span.files)
         self._count(committing=-1)
         return Receipt(
-            span=name,
+            span=span.name,
             created=created,
             counts=counts,
             errors=errors,
@@ -155,57 +151,69 @@ class Replica:
             first=span.first or last,
             last=last,
             seconds=time.monotonic() - began,
-            committing=self._new_spent(),
-            taken=sum(map(len, done.values())) - sum(map(len, answered)),
+            committing=self._new_committing_seconds(),
+            from_journal=from_journal,
             restarts=self._new_restarts(),
         )
 
+    async def _complete(self, span: _OpenSpan, prompts: dict[int, tuple[Prompt, int, float]]) -> dict[int, list[Completion]]:
+        """The completions of prompts of a span (each with its priority and expected length) by their index in it. When the engine
+        is given up, the finished ones are in the journal."""
+        self._spans[span.name] = span
+        try:
+            completed = await asyncio.gather(*(self._answer(span, index, *one) for index, one in prompts.items()))
+        except EngineError:
+            with contextlib.suppress(StoreError):
+                await self._write_journal_of(span)
+            raise
+        finally:
+            del self._spans[span.name]
+        return dict(zip(prompts, completed, strict=True))
+
     def _has_room(self, share: float) -> bool:
-        if sum(span.size for span in self._spans) >= DEEP_BYTES:
+        if sum(span.size for span in self._spans.values()) >= MAX_HELD_BYTES:
             share = 0.0
-        wanted = self._order.wants(self._unfinished, self._load, self.engine.capacity, share)
-        return wanted and self._committing < MOST_COMMITTING
+        wanted = self._priority.wants_more(self._unfinished, self._load, self.engine.capacity, share)
+        return wanted and self._committing < MAX_COMMITTING_SPANS
 
     def _count(self, accepted: int = 0, unfinished: int = 0, load: float = 0.0, committing: int = 0) -> None:
-        self._accepted += accepted
+        self._accepted_spans += accepted
         self._unfinished += unfinished
         self._load += load
         self._committing += committing
         self._change.set()
 
-    async def _spend(self, call: Callable[..., T], *arguments: Any) -> T:
+    async def _timed(self, call: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """The result of a call in a thread, whose CPU time is counted as committing."""
 
         def timed() -> tuple[T, float]:
             began = time.thread_time()
-            return call(*arguments), time.thread_time() - began
+            return call(*arguments, **options), time.thread_time() - began
 
-        result, spent = await asyncio.to_thread(timed)
-        self._spent += spent
+        result, seconds = await asyncio.to_thread(timed)
+        self._committing_seconds += seconds
         return result
 
-    def _new_spent(self) -> float:
-        spent, self._spent = self._spent, 0.0
-        return spent
+    def _new_committing_seconds(self) -> float:
+        seconds, self._committing_seconds = self._committing_seconds, 0.0
+        return seconds
 
     def _new_restarts(self) -> int:
         before, self._restarts = self._restarts, getattr(self.engine, "restarts", 0)
         return self._restarts - before
 
-    async def _answer(
-        self, span: _Open, index: int, row: dict[str, Any], queue_place: int, length: float, shard: str
-    ) -> list[Completion]:
-        await self._line.enter(queue_place, INSIDE * self.engine.capacity)
+    async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> list[Completion]:
+        await self._queue.enter(priority, IN_ENGINE * self.engine.capacity)
         span.first = span.first or time.time()
         try:
-            completions = await self._answerer.answer(index, row, queue_place, shard)
+            completions = await self._task.complete(index, prompt, priority)
         finally:
-            self._line.leave()
+            self._queue.leave()
         self._count(unfinished=-1, load=-length)
         span.fresh[index] = completions
         for completion in completions:
             if completion.error is None:
-                self._lengths.learn(length_key(row), completion.completion_tokens // (1 + len(row["turns"])))
+                self._lengths.learn(length_key(prompt), completion.completion_tokens // (1 + len(prompt.turns)))
         return completions
 
     async def _keep_journal(self) -> None:
@@ -218,16 +226,16 @@ class Replica:
                 await self._write_journal()
 
     async def _write_journal(self) -> None:
-        for span in list(self._spans):
+        for span in list(self._spans.values()):
             await self._write_journal_of(span)
 
-    async def _write_journal_of(self, span: _Open) -> None:
+    async def _write_journal_of(self, span: _OpenSpan) -> None:
         fresh, span.fresh = span.fresh, {}
         if not fresh:
             return
         completions = [completion for of_prompt in fresh.values() for completion in of_prompt]
         try:
-            span.files.append(await self._spend(journal.write, self.store, span.name, completions))
+            span.files.append(await self._timed(journal.write, self.store, span.name, completions))
         except StoreError:
             span.fresh = fresh | span.fresh
             raise
@@ -240,4 +248,4 @@ def _log_tail() -> str:
             lines = [line.rstrip() for line in file if line.strip()]
     except OSError:
         return ""
-    return "\n  engine log: ".join(["", *lines[-LOG_TAIL:]])
+    return "\n  engine log: ".join(["", *lines[-LOG_TAIL_LINES:]])

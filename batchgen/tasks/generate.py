@@ -1,11 +1,11 @@
-"""One prompt -> its completions: samples, scripted turns, and what the job does about a row that fails.
+"""The task `generate`: one prompt -> its completions, with samples, scripted turns and the job's policy for failed rows.
 
-Samples of a prompt are asked for together. Each sample that fails is tried again as `errors` says for its class,
-with the seed it had, or, after an answer that was cut at max_tokens (`truncated`) or that does not parse, with a new one.
-`attempt` counts. An answer that does not parse is kept beside its error.
+The samples of a prompt are requested together. Each sample that fails is tried again as `errors` says for its class: with the
+seed it had, or, after an answer that was cut at max_tokens (`truncated`) or that does not parse, with a new one. `attempt`
+counts. An answer that does not parse is kept beside its error.
 
-Where the row has best_of, its samples are the best of so many candidates, each a whole conversation; a sample that is tried
-again is the one at its rank among as many new candidates.
+A row with best_of has its samples chosen among that many candidates, each a whole conversation; a sample that is tried again is
+the one at its rank among as many new candidates.
 """
 
 from __future__ import annotations
@@ -14,224 +14,212 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
-import orjson
-
-from batchgen.engines import Engine
-from batchgen.errors import BadRow, EngineError, RowError, TooManyErrors, place
+from batchgen.engines.base import Engine, Request
+from batchgen.errors import BadRow, EngineError, RowError, TooManyErrors
 from batchgen.job.job import Failure, Retry
-from batchgen.job.parse import Parser
-from batchgen.records import Answer, Completion
+from batchgen.job.sampling import Sampling
+from batchgen.records import Answer, Completion, Message, Prompt
 from batchgen.render.messages import as_text, images
 from batchgen.render.renderer import Renderer, derive_seed, prompt_hash
+from batchgen.tasks.parse import Parser
 
 LARGEST_SEED = 2**63 - 1
+RENDER_THREADS = 4
 
 
-class Answerer:
+class Generation:
     def __init__(self, renderer: Renderer, engine: Engine) -> None:
-        self.renderer, self.engine = renderer, engine
-        self.job = renderer.job
+        self._renderer, self._engine = renderer, engine
+        self._job = renderer.job
         self._policy = renderer.job.errors
-        self._parser = Parser(self.job.parse_) if self.job.parse_ else None
-        self._serial = 0
+        self._parser = Parser(self._job.parse_) if self._job.parse_ else None
+        self._rendering = ThreadPoolExecutor(RENDER_THREADS, "render")  # starts a thread when there is work
+        self._requests = 0
 
-    async def answer(self, index: int, row: dict[str, Any], queue_place: int, shard: str) -> list[Completion]:
-        """The samples of the prompt at `index` of a span (a row of records.prompt_schema), in order.
+    async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
+        """The samples of the prompt at `index` of a span, in order; of a retry, those that failed.
 
         Raises TooManyErrors where the job says `fail` for the class of an error, EngineError when the engine is given up.
         """
         began = time.monotonic()
-        asked = _Asked(row, queue_place, shard)
-        numbers = row["samples"] or range(row["sampling"]["n"] if row["sampling"] else self.job.samples)
-        talks = await self._talks(asked, numbers)
-        earlier = row["attempts"] or [0] * len(talks)
+        samples = prompt.sampling.n if prompt.sampling else self._job.samples
+        numbers = [failed.sample for failed in prompt.failed] or range(samples)
+        earlier = [failed.attempt for failed in prompt.failed] or [0] * samples
+        candidates = await self._first(prompt, numbers, priority)
         if self._policy:
-            talks = await asyncio.gather(*(self._mended(asked, *one) for one in zip(talks, numbers, earlier, strict=True)))
-        for talk, before in zip(talks, earlier, strict=True):
-            talk.attempt += before
+            each = zip(candidates, numbers, earlier, strict=True)
+            candidates = await asyncio.gather(*(self._retried(prompt, *one, priority) for one in each))
         seconds = time.monotonic() - began
-        return [talk.completion(index, number, seconds) for number, talk in zip(numbers, talks, strict=True)]
+        return [
+            candidate.completion(index, number, before + candidate.attempt, seconds)
+            for candidate, number, before in zip(candidates, numbers, earlier, strict=True)
+        ]
 
-    async def _talks(self, asked: _Asked, numbers: Sequence[int]) -> list[_Talk]:
-        row = asked.row
-        if row["error_code"]:
-            return [self._talk(asked, RowError(row["error_code"], row["error_detail"])) for _ in numbers]
-        if row["samples"] is None:
-            return await self._converse(asked, row["sampling"])
-        talks = []
-        for number, code, before in zip(numbers, row["codes"], row["attempts"], strict=True):
-            sampling = _again(row["sampling"], number)
-            changed = _afresh(asked, sampling, before) if code == "parse" else None
-            talks.append(self._one(asked, changed or sampling, number, changed))
-        return await asyncio.gather(*talks)
+    async def _first(self, prompt: Prompt, numbers: Sequence[int], priority: int) -> list[Candidate]:
+        """The candidates of the first attempt of this run."""
+        if prompt.error is not None or prompt.sampling is None:
+            return [self._candidate(prompt, prompt.error) for _ in numbers]
+        if not prompt.failed:
+            return await self._best(prompt, prompt.sampling, priority)
+        again = []
+        for failed in prompt.failed:
+            sampling = for_one_sample(prompt.sampling, failed.sample)
+            if failed.code == "parse":
+                sampling = with_new_seed(prompt, sampling, failed.attempt)
+            again.append(self._one(prompt, sampling, failed.sample, priority, changed=failed.code == "parse"))
+        return await asyncio.gather(*again)
 
-    def _talk(self, asked: _Asked, error: RowError | None = None) -> _Talk:
-        spec = self.job.input
-        return _Talk(asked.conversation(), spec.answer_role, spec.continue_final_message is True, error)
+    def _candidate(self, prompt: Prompt, error: RowError | None = None) -> Candidate:
+        spec = self._job.input
+        return Candidate(prompt.messages, spec.answer_role, spec.continue_final_message is True, error)
 
-    async def _one(self, asked: _Asked, sampling: dict[str, Any], number: int, changed: dict[str, Any] | None) -> _Talk:
-        """Sample `number` with the sampling of `_again`, `changed` if it is not the prompt's."""
-        talk = (await self._converse(asked, sampling))[number if sampling["best_of"] else 0]
-        talk.sampling = changed and asked.recorded(changed)
-        return talk
+    async def _one(self, prompt: Prompt, sampling: Sampling, number: int, priority: int, changed: bool) -> Candidate:
+        """Sample `number` with the sampling of `for_one_sample`; `changed` says that it is not the prompt's."""
+        candidate = (await self._best(prompt, sampling, priority))[number if sampling.best_of else 0]
+        if changed:
+            candidate.sampling = _recorded(prompt, sampling)
+        return candidate
 
-    async def _converse(self, asked: _Asked, sampling: dict[str, Any]) -> list[_Talk]:
-        """`n` conversations, the best of `best_of`, best first, where that is set."""
-        best_of = sampling["best_of"]
-        if best_of is None:
-            return await self._candidates(asked, sampling)
-        candidates = await self._candidates(asked, {**sampling, "n": best_of, "best_of": None})
-        return sorted(candidates, key=lambda talk: talk.rank)[: sampling["n"]]
+    async def _best(self, prompt: Prompt, sampling: Sampling, priority: int) -> list[Candidate]:
+        """`n` candidates, the best of `best_of`, best first, where that is set."""
+        if sampling.best_of is None:
+            return await self._candidates(prompt, sampling, priority)
+        everyone = sampling.model_copy(update={"n": sampling.best_of, "best_of": None})
+        return sorted(await self._candidates(prompt, everyone, priority), key=lambda one: one.rank)[: sampling.n]
 
-    async def _candidates(self, asked: _Asked, sampling: dict[str, Any]) -> list[_Talk]:
+    async def _candidates(self, prompt: Prompt, sampling: Sampling, priority: int) -> list[Candidate]:
         """`n` conversations from the first prompt to the last scripted turn; those that fail hold their error."""
-        row = asked.row
-        talks = [self._talk(asked) for _ in range(sampling["n"])]
+        candidates = [self._candidate(prompt) for _ in range(sampling.n)]
         try:
-            outputs = await self._generate(row["token_ids"], sampling, asked.queue_place, images(talks[0].messages))
+            answers = await self._generate(prompt.token_ids, sampling, priority, images(prompt.messages))
         except BadRow as bad:
-            for talk in talks:
-                talk.error = asked.error(bad)
-            return talks
-        for talk, output in zip(talks, outputs, strict=True):
-            talk.add(output, row["token_ids"])
-        if row["turns"]:
-            await asyncio.gather(*(self._script(asked, talk, _of_sample(sampling, n)) for n, talk in enumerate(talks)))
+            for candidate in candidates:
+                candidate.error = _error(prompt, bad)
+            return candidates
+        for candidate, answer in zip(candidates, answers, strict=True):
+            candidate.add(answer, prompt.token_ids)
+        if prompt.turns:
+            each = enumerate(candidates)
+            await asyncio.gather(*(self._script(prompt, one, _of_sample(sampling, n), priority) for n, one in each))
         if self._parser is not None:
-            for talk in talks:
-                self._parse(asked, talk)
-        return talks
+            for candidate in candidates:
+                self._parse(prompt, candidate, self._parser)
+        return candidates
 
-    def _parse(self, asked: _Asked, talk: _Talk) -> None:
-        assert self._parser is not None
-        if talk.error is None and talk.output is not None:
+    def _parse(self, prompt: Prompt, candidate: Candidate, parser: Parser) -> None:
+        if candidate.error is None and candidate.last is not None:
             try:
-                talk.parsed = self._parser.parse(talk.answer)
+                candidate.parsed = parser.parse(candidate.text)
             except BadRow as bad:
-                talk.error = asked.error(bad)
+                candidate.error = _error(prompt, bad)
 
-    async def _script(self, asked: _Asked, talk: _Talk, sampling: dict[str, Any]) -> None:
-        """One sample's scripted turns after the first: each follows the model's own answers."""
+    async def _script(self, prompt: Prompt, candidate: Candidate, sampling: Sampling, priority: int) -> None:
+        """The scripted turns of one candidate after the first: each follows the model's own answers."""
         try:
-            for turn in asked.row["turns"]:
-                assert talk.output is not None
-                talk.messages = self.renderer.continued(talk.messages, talk.output.text, turn)
-                _, ids = self.renderer.encode(talk.messages)
-                sampled = self.renderer.within_context(sampling, len(ids))
-                [output] = await self._generate(ids, sampled, asked.queue_place, images(talk.messages))
-                talk.add(output, ids)
+            for turn in prompt.turns:
+                assert candidate.last is not None
+                candidate.messages = self._renderer.continued(candidate.messages, candidate.last.text, turn)
+                _, ids = await self._encode(candidate.messages)
+                [answer] = await self._generate(ids, self._fitted(sampling, ids), priority, images(candidate.messages))
+                candidate.add(answer, ids)
         except BadRow as bad:
-            talk.error = asked.error(bad)
+            candidate.error = _error(prompt, bad)
 
-    async def _mended(self, asked: _Asked, talk: _Talk, number: int, before: int) -> _Talk:
+    async def _retried(self, prompt: Prompt, candidate: Candidate, number: int, before: int, priority: int) -> Candidate:
         """The sample after the job's policy for the class of its failure, which may be another after each attempt. It had
         `before` attempts in earlier runs."""
-        while (kind := next((kind for kind in talk.failures if kind in self._policy), None)) is not None:
+        while (kind := next((kind for kind in candidate.failures if kind in self._policy), None)) is not None:
             policy = self._policy[kind]
             if policy == "fail":
-                detail = talk.error.detail if talk.error else f"{asked.name}: cut at max_tokens"
+                detail = candidate.error.detail if candidate.error else f"{prompt.place}: cut at max_tokens"
                 raise TooManyErrors(f"{kind}: {detail}", f"errors.{kind} is fail: mend the row or the job and run again")
-            if not isinstance(policy, Retry) or talk.attempt > policy.retry:
+            if not isinstance(policy, Retry) or candidate.attempt > policy.retry or prompt.sampling is None:
                 break
-            sampling = {**_again(asked.row["sampling"], number), **policy.sampling}
+            sampling = for_one_sample(prompt.sampling, number).model_copy(update=policy.sampling)
             if kind in ("truncated", "parse"):
-                sampling = _afresh(asked, sampling, talk.attempt + before)
-            attempt = talk.attempt + 1
+                sampling = with_new_seed(prompt, sampling, candidate.attempt + before)
+            attempt = candidate.attempt + 1
             try:
-                sampling = self.renderer.within_context(sampling, len(asked.row["token_ids"]))
-                talk = await self._one(asked, sampling, number, sampling)
+                sampling = self._fitted(sampling, prompt.token_ids)
+                candidate = await self._one(prompt, sampling, number, priority, changed=True)
             except BadRow as bad:
-                talk = self._talk(asked, asked.error(bad))
-                talk.sampling = asked.recorded(sampling)
-            talk.attempt = attempt
-        return talk
+                candidate = self._candidate(prompt, _error(prompt, bad))
+                candidate.sampling = _recorded(prompt, sampling)
+            candidate.attempt = attempt
+        return candidate
 
-    async def _generate(self, ids: list[int], sampling: dict[str, Any], queue_place: int, pictures: list[str]) -> list[Answer]:
-        self._serial += 1
-        outputs = await self.engine.generate(str(self._serial), ids, sampling, queue_place, pictures)
-        if len(outputs) != sampling["n"]:
-            raise EngineError(f"the engine answered {len(outputs)} times instead of {sampling['n']}")
-        return outputs
+    async def _encode(self, messages: list[Message]) -> tuple[str, list[int]]:
+        """As Renderer.encode, in a thread: a template that takes its time must not hold up the other rows."""
+        return await asyncio.get_running_loop().run_in_executor(self._rendering, self._renderer.encode, messages)
 
+    def _fitted(self, sampling: Sampling, ids: list[int]) -> Sampling:
+        """The sampling with the max_tokens that the context leaves. Raises BadRow (too_long)."""
+        return sampling.model_copy(update={"max_tokens": self._renderer.within_context(sampling, len(ids))})
 
-@dataclass(frozen=True)
-class _Asked:
-    """A prompt, its place in the engine's queue, and its shard's name."""
-
-    row: dict[str, Any]
-    queue_place: int
-    shard: str
-
-    @property
-    def name(self) -> str:
-        return place(self.shard, self.row["row"])
-
-    def conversation(self) -> list[dict[str, Any]]:
-        return orjson.loads(self.row["conversation"]) if self.row["conversation"] else []
-
-    def recorded(self, sampling: dict[str, Any]) -> dict[str, Any]:
-        """The sampling of another attempt as the output has it: `n` says how many samples the row has, to verify too."""
-        return {**sampling, "n": self.row["sampling"]["n"]}
-
-    def error(self, bad: BadRow) -> RowError:
-        return RowError(bad.code, f"{self.name}: {bad}")
+    async def _generate(self, ids: list[int], sampling: Sampling, priority: int, pictures: list[str]) -> list[Answer]:
+        self._requests += 1
+        answers = await self._engine.generate(Request(str(self._requests), ids, sampling, priority, pictures))
+        if len(answers) != sampling.n:
+            raise EngineError(f"the engine answered {len(answers)} times instead of {sampling.n}")
+        return answers
 
 
 @dataclass
-class _Talk:
-    """One sample's conversation as it goes: messages put so far, tokens of all its turns, the last output."""
+class Candidate:
+    """One sample's conversation as it goes: its messages so far, the tokens of all its turns, the last answer."""
 
-    messages: list[dict[str, Any]]
+    messages: list[Message]
     role: str
     continues: bool
     """Whether the last message is the beginning of the answer."""
     error: RowError | None = None
-    output: Answer | None = None
+    last: Answer | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     logprob: float | None = 0.0
     digest: str | None = None
     attempt: int = 1
-    parsed: dict[str, Any] | None = None
-    sampling: dict[str, Any] | None = None
-    """What it ran with, where that is not the prompt's."""
+    parsed: dict[str, object] | None = None
+    sampling: Sampling | None = None
+    """The sampling it ran with, where that is not the prompt's."""
 
     @property
     def failures(self) -> list[Failure]:
-        """The classes of what went wrong, as `errors` names them: an answer that was cut may be one that does not parse."""
-        cut = self.output is not None and self.output.finish_reason == "length"
-        own = None if self.error is None else self.error.code
-        return [*(["truncated"] if cut and own in (None, "parse") else []), *([own] if own else [])]  # type: ignore[list-item]
+        """The classes of the failure, as `errors` names them: an answer that was cut may be one that does not parse."""
+        cut = self.last is not None and self.last.finish_reason == "length"
+        if self.error is None:
+            return ["truncated"] if cut else []
+        return ["truncated", "parse"] if cut and self.error.code == "parse" else [self.error.code]
 
     @property
     def rank(self) -> tuple[int, float]:
-        """Among candidates; the lowest is the best. Those that do not parse come after those that do, then those without an
-        answer, in their order."""
+        """Sort key of candidates, best first: parsed, unparsed, unanswered; within each the most likely."""
         if self.error is not None and self.error.code != "parse":
             return 2, 0.0
         return int(self.error is not None), math.inf if self.logprob is None else -self.logprob
 
     @property
-    def answer(self) -> str:
-        """The whole of it, with the beginning that it had."""
-        assert self.output is not None
-        return (self.messages[-1]["content"] if self.continues else "") + self.output.text
+    def text(self) -> str:
+        """The last answer, with the beginning that it had."""
+        assert self.last is not None
+        return (self.messages[-1]["content"] if self.continues else "") + self.last.text
 
-    def add(self, output: Answer, ids: list[int]) -> None:
-        self.output, self.digest = output, prompt_hash(ids, images(self.messages))
-        self.prompt_tokens += len(ids) if output.prompt_tokens is None else output.prompt_tokens
-        self.completion_tokens += output.tokens
-        self.cached_tokens += output.cached_tokens
-        known = self.logprob is not None and output.cumulative_logprob is not None
-        self.logprob = self.logprob + output.cumulative_logprob if known else None  # type: ignore[operator]
+    def add(self, answer: Answer, ids: list[int]) -> None:
+        """Take the answer to the conversation so far, whose token ids are `ids`."""
+        self.last, self.digest = answer, prompt_hash(ids, images(self.messages))
+        self.prompt_tokens += len(ids) if answer.prompt_tokens is None else answer.prompt_tokens
+        self.completion_tokens += answer.tokens
+        self.cached_tokens += answer.cached_tokens
+        if self.logprob is not None:
+            self.logprob = None if answer.cumulative_logprob is None else self.logprob + answer.cumulative_logprob
 
-    def completion(self, prompt: int, sample: int, seconds: float) -> Completion:
-        done = self.output if self.error is None or self.error.code == "parse" else None
-        text = None if done is None else self.answer
+    def completion(self, prompt: int, sample: int, attempt: int, seconds: float) -> Completion:
+        kept = self.last if self.error is None or self.error.code == "parse" else None
+        text = None if kept is None else self.text
         messages = tuple((message["role"], as_text(message["content"])) for message in self.messages)
         if text is not None:
             messages = (*messages[: -1 if self.continues else None], (self.role, text))
@@ -240,34 +228,43 @@ class _Talk:
             sample=sample,
             messages=messages or None,
             response=text,
-            finish_reason=None if done is None else done.finish_reason,
+            finish_reason=None if kept is None else kept.finish_reason,
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens,
-            cumulative_logprob=None if done is None else self.logprob,
-            token_logprobs=None if done is None else done.token_logprobs,
+            cumulative_logprob=None if kept is None else self.logprob,
+            token_logprobs=None if kept is None else kept.token_logprobs,
             prompt_hash=self.digest,
             seconds=seconds,
-            attempt=self.attempt,
+            attempt=attempt,
             error=self.error,
             sampling=self.sampling,
             parsed=self.parsed,
         )
 
 
-def _afresh(asked: _Asked, sampling: dict[str, Any], attempts: int) -> dict[str, Any]:
-    """With another seed, where there is one: the same would give the same answer."""
-    if sampling["seed"] is None:
+def with_new_seed(prompt: Prompt, sampling: Sampling, attempts: int) -> Sampling:
+    """The sampling with another seed, where it has one: the same seed would give the same answer."""
+    if sampling.seed is None:
         return sampling
-    return {**sampling, "seed": derive_seed(sampling["seed"], asked.shard, asked.row["row"], attempts)}
+    return sampling.model_copy(update={"seed": derive_seed(sampling.seed, prompt.shard, prompt.row, attempts)})
 
 
-def _again(sampling: dict[str, Any], number: int) -> dict[str, Any]:
-    """The sampling that a sample is tried again with: its own alone, or that of all candidates."""
-    return sampling if sampling["best_of"] else _of_sample(sampling, number)
+def for_one_sample(sampling: Sampling, number: int) -> Sampling:
+    """The sampling with which sample `number` is tried again: its own alone, or that of all candidates of a best_of."""
+    return sampling if sampling.best_of else _of_sample(sampling, number)
 
 
-def _of_sample(sampling: dict[str, Any], number: int) -> dict[str, Any]:
+def _of_sample(sampling: Sampling, number: int) -> Sampling:
     """The sampling of sample `number` alone; an engine seeds the samples of a prompt one after the other."""
-    seed = sampling["seed"]
-    return {**sampling, "n": 1, "seed": seed if seed is None else min(seed + number, LARGEST_SEED)}
+    seed = sampling.seed
+    return sampling.model_copy(update={"n": 1, "seed": seed if seed is None else min(seed + number, LARGEST_SEED)})
+
+
+def _recorded(prompt: Prompt, sampling: Sampling) -> Sampling:
+    """The sampling of another attempt as the output has it: `n` is the number of samples of the row."""
+    return sampling.model_copy(update={"n": prompt.sampling.n if prompt.sampling else 1})
+
+
+def _error(prompt: Prompt, bad: BadRow) -> RowError:
+    return RowError(bad.code, f"{prompt.place}: {bad}")

@@ -23,7 +23,6 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from workloads import TINY, Workload, make, write
 
-from batchgen.cluster.feed import encode_block, encode_span
 from batchgen.engines.spawned import calm_collector
 from batchgen.job.job import Job
 from batchgen.output import journal, parts
@@ -31,6 +30,7 @@ from batchgen.output.store import delete_all, open_store
 from batchgen.plan import plan
 from batchgen.read import reader
 from batchgen.records import Completion, Receipt, output_schema
+from batchgen.render.blocks import encode_block, encode_span
 from batchgen.render.tokens import Hidden, TokenEncoder
 from batchgen.replica.replica import Replica
 from batchgen.run import prepare

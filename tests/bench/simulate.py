@@ -23,8 +23,10 @@ from typing import Any
 
 from batchgen.cluster.dispatch import Dispatcher
 from batchgen.job.job import Job
-from batchgen.plan.sizes import Sizes, share, span_sizes
-from batchgen.replica.admission import Lengths, Order
+from batchgen.job.sampling import Sampling
+from batchgen.plan.sizes import Sizes, span_sizes
+from batchgen.records import Prompt
+from batchgen.replica.admission import Lengths, Priority, share
 
 LOOK = 0.5  # seconds between the driver's looks for stragglers
 
@@ -55,7 +57,7 @@ class World:
 class Replica:
     """One engine: `clock` counts the tokens that each running sequence has gained since the start."""
 
-    order: Order
+    order: Priority
     clock: float = 0.0
     at: float = 0.0
     running: list[tuple[float, int, int]] = field(default_factory=list)  # finish clock, serial, span
@@ -72,7 +74,7 @@ class Replica:
         return len(self.running) + len(self.waiting)
 
     def wants(self, sequences: int, share: float) -> bool:
-        return self.order.wants(self.unfinished, self.load, sequences, share)
+        return self.order.wants_more(self.unfinished, self.load, sequences, share)
 
 
 @dataclass
@@ -142,7 +144,7 @@ def simulate(world: World) -> Outcome:
         elif kind == "tick":
             at(now + LOOK, "tick", 0)
         elif kind == "join":
-            replicas[who] = Replica(Order(Lengths()), at=now)
+            replicas[who] = Replica(Priority(Lengths()), at=now)
             dispatcher.join(who)
             answer(who)
             if world.deaths:
@@ -211,10 +213,10 @@ def _places(world: World, replica: Replica, lengths: list[int]) -> list[tuple[in
         return [(0, 1.0)] * len(lengths)  # then the rows' numbers decide
     told = lengths if world.known else [world.most] * len(lengths)
     prompts = [
-        {"source": n, "sampling": {"max_tokens": t, "ignore_eos": True}, "turns": [], "attributes": None, "error_code": None}
-        for n, t in enumerate(told)
+        Prompt(n, "", n, 0, None, sampling=Sampling.model_construct(max_tokens=most, ignore_eos=True))
+        for n, most in enumerate(told)
     ]
-    return replica.order.places(prompts, world.sequences)
+    return replica.order.of_span(prompts, world.sequences)
 
 
 def main() -> None:

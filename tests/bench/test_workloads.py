@@ -35,8 +35,8 @@ def test_batchgen_renders_what_the_others_read(workloads, tmp_path, name):
     prompts = [prompt for _, rows, _ in found for row in rows for prompt in made.renderer.prompts(row, shard.name)]
     assert [prompt.error for prompt in prompts] == [None] * len(prompts)
     assert [prompt.text for prompt in prompts] == [row["prompt"] for row in workload.rows]
-    assert [prompt.sampling["max_tokens"] for prompt in prompts] == [row["max_tokens"] for row in workload.rows]
-    assert (workload.requests, workload.tokens) == (len(prompts), sum(p.sampling["max_tokens"] for p in prompts))
+    assert [prompt.sampling.max_tokens for prompt in prompts] == [row["max_tokens"] for row in workload.rows]
+    assert (workload.requests, workload.tokens) == (len(prompts), sum(p.sampling.max_tokens for p in prompts))
 
 
 def test_lengths_are_what_the_workload_says(workloads):

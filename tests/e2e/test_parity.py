@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from batchgen.engines import make_engine
+from batchgen.engines.base import Request
 from batchgen.engines.vllm import VllmEngine
 from batchgen.errors import BadRow
 from batchgen.job.schemas import BUILT_IN
@@ -54,15 +55,19 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Answer]:
                 assert os.sched_getaffinity(0) < had, "it keeps off its worker's cores"
             workers = psutil.Process().children(recursive=True)
             assert any("MALLOC_TRIM_THRESHOLD_" in process.environ() for process in workers), "it keeps what a layer frees"
+            plain = prompts[0].sampling
+            assert plain is not None
             with pytest.raises(BadRow, match="text-only models") as refused:
-                await engine.generate("image", prompts[0].token_ids, prompts[0].sampling or {}, images=[DOT])
+                await engine.generate(Request("image", prompts[0].token_ids, plain, images=[DOT]))
             assert refused.value.code == "engine_rejected"
             asked = [
-                engine.generate(str(n), prompt.token_ids, {**(prompt.sampling or {}), "logprobs": n % 3})
+                engine.generate(Request(str(n), prompt.token_ids, prompt.sampling.model_copy(update={"logprobs": n % 3})))
                 for n, prompt in enumerate(prompts)
+                if prompt.sampling is not None
             ]
-            sampled = {**(prompts[0].sampling or {}), "temperature": 1.0, "n": 2, "best_of": 2}
-            assert len(await engine.generate("best", prompts[0].token_ids, sampled)) == 2, "vLLM knows no best_of"
+            assert len(asked) == len(prompts)
+            sampled = plain.model_copy(update={"temperature": 1.0, "n": 2, "best_of": 2})
+            assert len(await engine.generate(Request("best", prompts[0].token_ids, sampled))) == 2, "vLLM knows no best_of"
             return [output for [output] in await asyncio.gather(*asked)]
         finally:
             await engine.stop()

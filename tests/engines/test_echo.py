@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from batchgen.engines import make_engine
+from batchgen.engines.base import Request
 from batchgen.engines.echo import EchoEngine
 from batchgen.errors import BadRow, EngineError, JobError
 from batchgen.job.job import Job
@@ -37,7 +38,7 @@ def engine(model: dict[str, Any] | None = None, **options: Any) -> EchoEngine:
 
 def generate(made: EchoEngine, text: str = TEXT, ids: list[int] | None = None, **sampling: Any) -> list[Answer]:
     fields = check_sampling({"max_tokens": 1000, **sampling})
-    return asyncio.run(made.generate("1", list(text.encode()) if ids is None else ids, fields))
+    return asyncio.run(made.generate(Request("1", list(text.encode()) if ids is None else ids, fields)))
 
 
 def text_of(made: EchoEngine, text: str = TEXT, **sampling: Any) -> str:
@@ -126,7 +127,7 @@ def test_no_more_than_max_num_seqs_prompts_take_their_time_at_once() -> None:
     async def scenario() -> float:
         began = asyncio.get_running_loop().time()
         sampling = check_sampling({"max_tokens": 5})
-        await asyncio.gather(*(made.generate(str(number), [65], sampling) for number in range(3)))
+        await asyncio.gather(*(made.generate(Request(str(number), [65], sampling)) for number in range(3)))
         return asyncio.get_running_loop().time() - began
 
     assert clock.run(scenario()) == pytest.approx(0.15)
@@ -155,7 +156,7 @@ def test_an_engine_with_a_process_dies_with_it_and_takes_it_along(tmp_path: Path
         await made.stop()
         assert first.returncode is not None
         await made.start()
-        asking = asyncio.create_task(made.generate("1", list(b"a"), check_sampling({"max_tokens": 9})))
+        asking = asyncio.create_task(made.generate(Request("1", list(b"a"), check_sampling({"max_tokens": 9}))))
         await asyncio.sleep(0)
         assert made._process is not None
         os.kill(made._process.pid, signal.SIGKILL)
@@ -193,8 +194,8 @@ def test_hang_on_never_answers_that_prompt() -> None:
 
     async def scenario() -> bool:
         sampling = check_sampling({"max_tokens": 5})
-        hanging = asyncio.create_task(made.generate("1", list(TEXT.encode()), sampling))
-        await made.generate("2", list(b"no such animal"), sampling)
+        hanging = asyncio.create_task(made.generate(Request("1", list(TEXT.encode()), sampling)))
+        await made.generate(Request("2", list(b"no such animal"), sampling))
         for _ in range(20):
             await asyncio.sleep(0)
         done = hanging.done()
@@ -224,10 +225,10 @@ def test_the_engine_dies_of_die_on_with_everything_in_it_and_for_good() -> None:
 
     async def scenario() -> list[str]:
         sampling = check_sampling({"max_tokens": 5})
-        other = asyncio.create_task(made.generate("1", list(b"no such animal"), sampling))
+        other = asyncio.create_task(made.generate(Request("1", list(b"no such animal"), sampling)))
         await asyncio.sleep(0)
-        found = await asyncio.gather(other, made.generate("2", list(TEXT.encode()), sampling), return_exceptions=True)
-        found += await asyncio.gather(made.generate("3", list(b"late"), sampling), made.probe(), return_exceptions=True)
+        found = await asyncio.gather(other, made.generate(Request("2", list(TEXT.encode()), sampling)), return_exceptions=True)
+        found += await asyncio.gather(made.generate(Request("3", list(b"late"), sampling)), made.probe(), return_exceptions=True)
         return [f"{type(one).__name__}: {one}" for one in found]
 
     assert asyncio.run(scenario()) == ["EngineError: echo died"] * 4
@@ -239,7 +240,10 @@ def test_nothing_is_answered_after_freeze_on_nor_is_a_probe() -> None:
     async def scenario() -> list[int]:
         sampling = check_sampling({"max_tokens": 5})
         await made.probe()
-        tasks = [asyncio.create_task(made.generate(str(n), list(text), sampling)) for n, text in enumerate([TEXT.encode(), b"x"])]
+        tasks = [
+            asyncio.create_task(made.generate(Request(str(n), list(text), sampling)))
+            for n, text in enumerate([TEXT.encode(), b"x"])
+        ]
         tasks.append(asyncio.create_task(made.probe()))
         done, pending = await asyncio.wait(tasks, timeout=0.3)
         for task in pending:
@@ -252,6 +256,7 @@ def test_nothing_is_answered_after_freeze_on_nor_is_a_probe() -> None:
 def test_kill_on_kills_the_process() -> None:
     script = f"""
 import asyncio
+from batchgen.engines.base import Request
 from batchgen.engines.echo import EchoEngine
 from batchgen.render.model_files import load_model
 from batchgen.job.sampling import check_sampling
@@ -259,9 +264,9 @@ from batchgen.job.job import Job
 options = {{"kind": "echo", "options": {{"kill_on": "fox"}}}}
 job = Job.parse({{"input": {{"path": "x", "prompt": "p"}}, "output": {{"path": "o"}}, "engine": options}})
 made = EchoEngine(job, load_model(None))
-asyncio.run(made.generate("1", list(b"no such animal"), check_sampling({{"max_tokens": 5}})))
+asyncio.run(made.generate(Request("1", list(b"no such animal"), check_sampling({{"max_tokens": 5}}))))
 print("alive", flush=True)
-asyncio.run(made.generate("2", list({TEXT.encode()!r}), check_sampling({{"max_tokens": 5}})))
+asyncio.run(made.generate(Request("2", list({TEXT.encode()!r}), check_sampling({{"max_tokens": 5}}))))
 print("still alive")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchgen.engines.base import Request
 from batchgen.engines.restarting import MOST_DEATHS, SPLIT, Guard
 from batchgen.errors import BadRow, EngineError
+from batchgen.job.sampling import Sampling
 from batchgen.records import Answer
 from tests.support import clock
 
@@ -42,25 +43,25 @@ class Mortal:
         if self.dead:
             raise EngineError("dead")
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
+    async def generate(self, request: Request) -> list[Answer]:
         assert not self.stopped
-        assert request not in self.inside
-        mine = self.inside[request] = asyncio.get_running_loop().create_future()
-        self.seen.append(token_ids)
+        assert request.name not in self.inside
+        mine = self.inside[request.name] = asyncio.get_running_loop().create_future()
+        self.seen.append(request.token_ids)
         try:
-            await asyncio.sleep(0.001 * (1 + token_ids[0] % 3) + 1e-6 * token_ids[0])
+            await asyncio.sleep(0.001 * (1 + request.token_ids[0] % 3) + 1e-6 * request.token_ids[0])
             if self.hung:
                 await asyncio.Event().wait()
-            if token_ids[0] in self.poison:
+            if request.token_ids[0] in self.poison:
                 self.dead = True
                 for other in self.inside.values():
                     if not other.done():
                         other.set_result(None)
             if self.dead or mine.done():
                 raise EngineError("killed")
-            return [Answer(str(token_ids[0]), 1, "stop")]
+            return [Answer(str(request.token_ids[0]), 1, "stop")]
         finally:
-            del self.inside[request]
+            del self.inside[request.name]
 
 
 def guarded(made: list[Mortal], make: Callable[[int], Mortal], watchdog: float = 600, row_seconds: float | None = None) -> Guard:
@@ -73,7 +74,7 @@ def guarded(made: list[Mortal], make: Callable[[int], Mortal], watchdog: float =
 
 async def ask(engine: Guard, token: int) -> str:
     try:
-        [output] = await engine.generate(str(token), [token], {"n": 1})
+        [output] = await engine.generate(Request(str(token), [token], Sampling()))
     except (BadRow, EngineError) as error:
         return error.code if isinstance(error, BadRow) else str(error)
     return output.text
@@ -170,9 +171,9 @@ def test_an_engine_without_a_sign_of_life_is_started_again() -> None:
 
 def test_an_engine_that_is_slow_but_alive_is_left_alone() -> None:
     class Slow(Mortal):
-        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
+        async def generate(self, request: Request) -> list[Answer]:
             await asyncio.sleep(1)
-            return await super().generate(request, token_ids, sampling)
+            return await super().generate(request)
 
     engine = guarded([], lambda _: Slow(), watchdog=0.2)
     assert answers(engine, range(3)) == ["0", "1", "2"]
@@ -181,10 +182,10 @@ def test_an_engine_that_is_slow_but_alive_is_left_alone() -> None:
 
 def test_a_row_over_its_time_is_cut_and_the_others_are_not() -> None:
     class Stuck(Mortal):
-        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
-            if token_ids == [2]:
+        async def generate(self, request: Request) -> list[Answer]:
+            if request.token_ids == [2]:
                 await asyncio.Event().wait()
-            return await super().generate(request, token_ids, sampling)
+            return await super().generate(request)
 
     made: list[Mortal] = []
     engine = guarded(made, lambda _: Stuck(), row_seconds=0.3)

@@ -10,6 +10,7 @@ from typing import Any
 
 from obstore.exceptions import AlreadyExistsError, GenericError, NotFoundError
 
+from batchgen.engines.base import Request
 from batchgen.errors import BadRow, EngineError
 from batchgen.records import Answer
 from tests.faults.world import World
@@ -90,8 +91,8 @@ class Engine:
         if self.dead:
             raise EngineError("dead")
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
-        text = bytes(token_ids).decode()
+    async def generate(self, request: Request) -> list[Answer]:
+        text = bytes(request.token_ids).decode()
         if "refused" in text:
             raise BadRow("engine_rejected", "refused")
         self.inside += 1
@@ -108,4 +109,4 @@ class Engine:
         if self.dead:
             raise EngineError("dead")
         self.generated()
-        return [Answer(f"{text} answered", self.world.dice.randint(1, 9), "stop") for _ in range(sampling["n"])]
+        return [Answer(f"{text} answered", self.world.dice.randint(1, 9), "stop") for _ in range(request.sampling.n)]

@@ -10,8 +10,8 @@ from typing import Any
 from batchgen.cluster import feed
 from batchgen.cluster.pool import STOP_SECONDS, Event
 from batchgen.errors import EngineError
-from batchgen.plan.sizes import share
 from batchgen.read import reader
+from batchgen.replica.admission import share
 from batchgen.replica.replica import Replica
 from tests.faults.concurrency import Loop
 from tests.faults.world import Process, World
@@ -93,7 +93,7 @@ class Pool:
             held.asked = True
             self._call(
                 replica,
-                lambda: held.worker.room(held.assigned, share(self.left, self.size)),
+                lambda: held.worker.capacity_left(held.assigned, share(self.left, self.size)),
                 lambda load: Event("room", replica, load=load),
             )
 

@@ -56,8 +56,8 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     for module in (progress, plan, verify, retry):
         patch.setattr(module, "ThreadPoolExecutor", concurrency.SerialExecutor)
     serial = itertools.count()
-    for kind in (restarting._Visit, replica._Open):  # members of sets, whose order would differ from run to run
-        patch.setattr(kind, "__hash__", lambda one: one.__dict__.setdefault("serial", next(serial)))
+    # Members of sets, whose order would differ from run to run.
+    patch.setattr(restarting._Visit, "__hash__", lambda one: one.__dict__.setdefault("serial", next(serial)))
     one_host = world.dice.random() < 0.5
     threading = SimpleNamespace(
         Event=lambda: concurrency.Event(world), Thread=lambda target, **_: concurrency.Thread(world, target)

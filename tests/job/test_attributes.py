@@ -5,7 +5,7 @@ import pytest
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.job.schemas import BUILT_IN
-from batchgen.render.steering import Chooser
+from batchgen.render.steering import Steering
 from tests.support.jobs import fields, refusal
 from tests.support.rendering import TWO, make_job
 
@@ -36,7 +36,7 @@ def test_a_senseless_sweep_is_refused(sweep, cause):
 
 def test_a_sweep_makes_variants_with_the_last_attribute_fastest():
     job = Job.parse(fields(attributes={"sweep": {"verbosity": [0, 4], "humor": [1, 2.0]}}))
-    assert [(v["verbosity"], v["humor"]) for v in Chooser(job.attributes)("s", 0)] == [(0, 1), (0, 2), (4, 1), (4, 2)]
+    assert [(v["verbosity"], v["humor"]) for v in Steering(job.attributes).variants("s", 0)] == [(0, 1), (0, 2), (4, 1), (4, 2)]
     assert (job.variants, job.attributes.varied) == (4, ["verbosity", "humor"])
 
 
@@ -47,12 +47,12 @@ def test_an_unknown_schema_is_refused_with_those_there_are():
 
 def test_a_default_outside_its_range_is_refused():
     made = fields(attributes={"schema": {"names": ["a"], "range": {"a": [1, 3]}, "defaults": {"a": 4}}, "values": {}})
-    assert refusal(made) == "job: attributes: a: 4 is not an integer 1..3"
+    assert refusal(made) == "job: attributes.schema: a: 4 is not an integer 1..3"
 
 
 def test_an_attribute_that_nobody_sets_has_the_low_end():
     made = fields(attributes={"schema": {"names": ["a", "b"], "range": {"a": [1, 3]}, "defaults": {"b": 2}}, "values": {}})
-    assert Job.parse(made).attributes.schema.defaults == {"a": 1, "b": 2}
+    assert Job.parse(made).attributes.schema.default_values == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize("layout", [{}, {"block": "{pairs}", "template": "x"}, {"block": "no pairs"}])

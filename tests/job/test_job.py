@@ -6,7 +6,7 @@ import jsonschema
 import pydantic
 import pytest
 
-from batchgen.job import attributes, job, sampling
+from batchgen.job import attributes, job, sampling, schemas
 from batchgen.job import fields as job_fields
 from batchgen.job.job import Job, fingerprint
 from batchgen.job.sampling import Sampling
@@ -129,8 +129,12 @@ def properties(schema):
 
 def test_the_json_schema_has_every_field():
     found = {(where, name) for where, name, _ in properties(Job.model_json_schema())}
-    rooms = [value for module in (job_fields, job, sampling, attributes) for value in vars(module).values()]
-    models = {value for value in rooms if isinstance(value, type) and issubclass(value, job_fields.Spec)} - {job_fields.Spec}
+    rooms = [value for module in (job_fields, job, sampling, attributes, schemas) for value in vars(module).values()]
+    models = {value for value in rooms if isinstance(value, type) and issubclass(value, job_fields.Spec)} - {
+        job_fields.Spec,
+        schemas.Labels,
+        schemas.BuiltIn,
+    }
     wanted = {
         ("Job.sampling" if model is Sampling else model.__name__, field.alias or name)
         for model in models

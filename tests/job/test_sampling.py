@@ -35,13 +35,13 @@ def test_fewer_tokens_at_most_than_at_least_is_refused():
 
 def test_a_best_of_under_n_is_refused():
     assert refusal(fields(sampling={"n": 4, "best_of": 3})) == "job: sampling: best_of 3 is less than n 4"
-    assert check_sampling({"n": 4, "best_of": 4})["best_of"] == 4
+    assert check_sampling({"n": 4, "best_of": 4}).best_of == 4
 
 
 @pytest.mark.parametrize(("given", "logprobs"), [({}, 0), ({"logprobs": None}, 0), ({"logprobs": 3}, 3)])
 def test_best_of_makes_null_logprobs_0(given, logprobs):
-    assert check_sampling({"best_of": 2, **given})["logprobs"] == logprobs
-    assert check_sampling({"best_of": None})["logprobs"] is None
+    assert check_sampling({"best_of": 2, **given}).logprobs == logprobs
+    assert check_sampling({"best_of": None}).logprobs is None
 
 
 def test_a_sampling_field_may_come_from_a_column():
@@ -62,8 +62,8 @@ def test_a_column_for_an_unknown_sampling_field_is_refused():
 
 def test_checked_sampling_has_every_field_and_a_lone_stop_string_is_a_list():
     checked = check_sampling({"stop": "END"})
-    assert checked.keys() == Sampling.model_fields.keys()
-    assert checked["stop"] == ["END"]
+    assert dict(checked).keys() == Sampling.model_fields.keys()
+    assert checked.stop == ["END"]
 
 
 def test_samples_are_the_constant_n():

@@ -15,7 +15,8 @@ from batchgen.errors import RowError
 from batchgen.job.sampling import check_sampling
 from batchgen.output import parts
 from batchgen.output.store import LocalStore
-from batchgen.records import AFTER_INPUT, BEFORE_INPUT, Completion, Counts, carried_name, output_schema, prompt_schema
+from batchgen.records import AFTER_INPUT, BEFORE_INPUT, Completion, Counts, carried_name, output_schema
+from batchgen.render.blocks import prompt_schema
 
 NAMES = ("verbosity", "humor")
 ASKED_FOR = ("parsed", "token_logprobs")
@@ -34,7 +35,7 @@ def prompts(attributes: tuple[str, ...] = NAMES) -> pa.Table:
             "attributes": {"verbosity": variant, "humor": 0} if attributes else None,
             "turns": [],
             "token_ids": [1, 2],
-            "sampling": check_sampling({"seed": 10 * row + variant}),
+            "sampling": dict(check_sampling({"seed": 10 * row + variant})),
         }
         for row in range(2)
         for variant in range(2)
@@ -101,7 +102,7 @@ def test_every_field_of_a_completion_and_its_prompt_is_in_its_row() -> None:
         "error_code": None,
         "error_detail": None,
     }
-    assert sampling == check_sampling({"seed": 11})
+    assert sampling == dict(check_sampling({"seed": 11}))
 
 
 def test_a_failed_row_is_a_row_with_its_code_and_detail() -> None:

@@ -21,7 +21,8 @@ from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
 from batchgen.output import parts, progress
 from batchgen.output.store import LocalStore
-from batchgen.records import Completion, Counts, Receipt, Span, output_schema, prompt_schema
+from batchgen.records import Completion, Counts, Receipt, Span, output_schema
+from batchgen.render.blocks import prompt_schema
 from tests.support.planning import freeze_output
 
 # The fields that users' tools read, and those that were added to them.
@@ -68,7 +69,7 @@ class Output:
         done = [answer(number, text) for number, text in enumerate(texts)]
         done += [failure(len(done) + number, f"no {number}") for number in range(failed)]
         rows = [
-            {"source": 0, "row": span.start + n, "variant": 0, "turns": [], "sampling": check_sampling({})}
+            {"source": 0, "row": span.start + n, "variant": 0, "turns": [], "sampling": dict(check_sampling({}))}
             for n in range(len(done))
         ]
         prompts = pa.Table.from_pylist(rows, prompt_schema(()))

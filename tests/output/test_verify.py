@@ -19,7 +19,8 @@ from batchgen.output import parts, plan_file
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import LocalStore
 from batchgen.output.verify import verify
-from batchgen.records import Completion, Span, output_schema, prompt_schema
+from batchgen.records import Completion, Span, output_schema
+from batchgen.render.blocks import prompt_schema
 from tests.support.planning import freeze_output
 
 SHARDS, SPANS, ROWS, VARIANTS, SAMPLES = 2, 2, 3, 2, 2
@@ -65,7 +66,7 @@ class Output:
         return parts.encode_part(prompts, kept, done, schema, shard, "echo", parts.footer_of(done))
 
     def sampling(self, row: int) -> dict[str, Any] | None:
-        return None if row == 1 else check_sampling({"n": SAMPLES})
+        return None if row == 1 else dict(check_sampling({"n": SAMPLES}))
 
     def name(self, number: int = 0) -> str:
         return parts.part_name(self.plan.spans[number].name)
@@ -237,7 +238,7 @@ def test_a_part_with_other_columns_is_named(output: Output) -> None:
 
 def test_a_rows_own_n_is_what_it_is_held_to(output: Output) -> None:
     def more(samplings: list[Any]) -> list[Any]:
-        return [check_sampling({"n": 3}) if n < SAMPLES else sampling for n, sampling in enumerate(samplings)]
+        return [dict(check_sampling({"n": 3})) if n < SAMPLES else sampling for n, sampling in enumerate(samplings)]
 
     output.rewrite(edited("sampling", more))
     assert output.problems() == [f"{output.name()}: row, variant, sample (0, 0, 2) is missing or was not planned"]

@@ -60,12 +60,6 @@ def test_spans_get_smaller_towards_the_end_of_the_plan_over_all_its_shards(tmp_p
     assert late == sorted(late, reverse=True)
 
 
-def test_a_replica_may_hold_all_that_is_left_where_it_is_alone_and_less_than_its_part_in_a_pool():
-    assert sizes_.share(1000, 1) == 1000
-    for pool in (2, 8, 1000):
-        assert 0.6 * 1000 / pool < sizes_.share(1000, pool) < 1000 / pool
-
-
 def test_a_pool_of_one_has_spans_of_one_size():
     alone, pool = (sizes_.span_sizes(make_job("unused", replicas={"max": most}), 6400) for most in (1, 2))
     assert {alone.rows(left) for left in (6400, 600, 1)} == {alone.most}

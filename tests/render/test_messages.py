@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.engines import vllm
+from batchgen.engines.base import Request
 from batchgen.engines.restarting import Guard
 from batchgen.plan.plan import make_plan
 from batchgen.read.reader import read_spans
-from batchgen.records import Answer
+from batchgen.records import Answer, Capabilities
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer, prompt_hash
 from tests.support.rendering import BLOCK, CHATML, bare, error_of, make_job, one, prompts, tiny
 from tests.support.replicas import Backwards, blocks, part_bytes, prepared, ran, replica
 
+HOSTED = Capabilities("messages", reads_model=False, counts_tokens=True)
 MESSAGES = {"path": "in.jsonl", "messages": "messages"}
 DOT = "data:image/png;base64,iVBORw0KGgo="
 # How public templates of vision models take parts: Qwen2-VL's and Llava's cards.
@@ -106,18 +107,16 @@ def test_another_part_is_an_error(part: Any) -> None:
 def test_an_endpoint_is_sent_the_parts_as_they_are() -> None:
     job = make_job(input=MESSAGES, engine={"kind": "openai"}, model={"source": "gpt"})
     parts = [text("What is it?"), image("https://example.org/cat.png")]
-    prompt = one(Renderer(job, load_model(job.model, hosted=True)), messages=said(*parts))
+    prompt = one(Renderer(job, load_model(job.model, hosted=True), HOSTED), messages=said(*parts))
     assert json.loads(bytes(prompt.token_ids)) == said(*parts)
 
 
 class Eyes(Backwards):
     """Answers with how many images it is shown."""
 
-    async def generate(
-        self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Answer]:
-        assert all(url == DOT for url in images)
-        return [Answer(f"{len(images)} images", 1, "stop")]
+    async def generate(self, request: Request) -> list[Answer]:
+        assert all(url == DOT for url in request.images)
+        return [Answer(f"{len(request.images)} images", 1, "stop")]
 
 
 def test_images_reach_the_engine_and_the_output(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_variant_that_is_too_long_keeps_its_values_and_sampling() -> None:
     prompt = one(renderer, prompt="long " * 3000, verbosity=1)
     assert prompt.attributes == BUILT_IN["karakuri"].defaults | {"verbosity": 1}
     assert prompt.sampling is not None
-    assert (prompt.sampling["n"], prompt.token_ids, prompt.text) == (3, [], "")
+    assert (prompt.sampling.n, prompt.token_ids, prompt.text) == (3, [], "")
 
 
 @pytest.mark.parametrize(("wanted", "left"), [(None, 20), (5, 5), (20, 20), (1000, 20)])
@@ -227,7 +227,7 @@ def test_max_tokens_is_clamped_to_what_the_context_leaves(wanted: int | None, le
     options = {"kind": "echo", "options": {"max_model_len": length + 20}}
     prompt = one(tiny(engine=options, sampling={"max_tokens": wanted}), prompt="Hello")
     assert prompt.sampling is not None
-    assert prompt.sampling["max_tokens"] == left
+    assert prompt.sampling.max_tokens == left
 
 
 def test_no_room_for_min_tokens_is_too_long() -> None:
@@ -239,4 +239,4 @@ def test_no_room_for_min_tokens_is_too_long() -> None:
 def test_without_any_context_an_answer_has_128_tokens_unless_the_row_says() -> None:
     renderer = Renderer(make_job(), load_model(None))
     limits = [one(renderer, prompt="a", sampling=own).sampling for own in (None, {"max_tokens": 7})]
-    assert [limit["max_tokens"] for limit in limits if limit] == [128, 7]
+    assert [limit.max_tokens for limit in limits if limit] == [128, 7]

@@ -19,20 +19,20 @@ from tests.support.rendering import bare, error_of, one, prompts, tiny
 def test_a_rows_struct_wins_over_its_column_wins_over_the_default(row: dict[str, Any], temperature: float) -> None:
     prompt = one(bare(sampling={"temperature": {"column": "t"}}), prompt="a", **row)
     assert prompt.sampling is not None
-    assert prompt.sampling["temperature"] == temperature
+    assert prompt.sampling.temperature == temperature
 
 
 def test_a_rows_struct_wins_over_the_jobs_constant_field_by_field() -> None:
     renderer = bare(sampling={"temperature": 0.7, "top_p": 0.5, "max_tokens": 9})
     sampling = one(renderer, prompt="a", sampling={"temperature": 0.1, "top_p": None}).sampling
     assert sampling is not None
-    assert (sampling["temperature"], sampling["top_p"], sampling["max_tokens"]) == (0.1, 0.5, 9)
+    assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (0.1, 0.5, 9)
 
 
 def test_a_null_in_the_rows_struct_falls_back_to_the_column() -> None:
     prompt = one(bare(sampling={"temperature": {"column": "t"}}), prompt="a", t=0.3, sampling={"temperature": None})
     assert prompt.sampling is not None
-    assert prompt.sampling["temperature"] == 0.3
+    assert prompt.sampling.temperature == 0.3
 
 
 @pytest.mark.parametrize("own", [None, {}, {"temperature": None, "seed": None}])
@@ -46,7 +46,7 @@ def test_a_row_is_not_taken_for_an_earlier_one_whose_values_are_equal_in_another
     [first, second, third] = [prompts(renderer, prompt="a", m=m)[0] for m in (1, True, 1)]
     assert first.sampling == third.sampling
     assert first.sampling is not None
-    assert first.sampling["max_tokens"] == 1
+    assert first.sampling.max_tokens == 1
     assert second.error is not None
     assert "max_tokens: Input should be a valid integer" in second.error.detail
 
@@ -91,11 +91,11 @@ def test_an_empty_stop_string_is_an_input_error() -> None:
 
 def test_derived_seeds_differ_per_row_and_variant_and_stay_the_same() -> None:
     renderer = tiny(attributes={"schema": "karakuri", "sweep": {"humor": [0, 1, 2]}}, sampling={"seed": 11})
-    seeds = [p.sampling["seed"] for n in range(4) for p in prompts(renderer, n, prompt="a") if p.sampling]
+    seeds = [p.sampling.seed for n in range(4) for p in prompts(renderer, n, prompt="a") if p.sampling]
     again = pickle.loads(pickle.dumps(renderer))
     assert len(set(seeds)) == 12
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert seeds == [p.sampling["seed"] for n in range(4) for p in prompts(again, n, prompt="a") if p.sampling]
+    assert seeds == [p.sampling.seed for n in range(4) for p in prompts(again, n, prompt="a") if p.sampling]
     assert seeds[4] == derive_seed(11, "in.jsonl", 1, 1)
 
 
@@ -106,25 +106,25 @@ def test_derived_seeds_differ_per_shard_and_job_seed() -> None:
 @pytest.mark.parametrize("row", [{"sampling": {"seed": 42}}, {"s": 42}])
 def test_a_rows_own_seed_is_used_as_it_is(row: dict[str, Any]) -> None:
     renderer = tiny(attributes={"schema": "karakuri", "sweep": {"humor": [0, 1]}}, sampling={"seed": {"column": "s"}})
-    assert [p.sampling["seed"] for p in prompts(renderer, prompt="a", **row) if p.sampling] == [42, 42]
+    assert [p.sampling.seed for p in prompts(renderer, prompt="a", **row) if p.sampling] == [42, 42]
 
 
 def test_a_rows_own_best_of_makes_its_logprobs_0() -> None:
     sampling = one(bare(), prompt="a", sampling={"best_of": 2, "logprobs": None}).sampling
     assert sampling is not None
-    assert (sampling["best_of"], sampling["logprobs"]) == (2, 0)
+    assert (sampling.best_of, sampling.logprobs) == (2, 0)
 
 
 def test_a_null_seed_stays_null() -> None:
     prompt = one(bare(sampling={"seed": None}), prompt="a", sampling={"temperature": 0.5})
     assert prompt.sampling is not None
-    assert prompt.sampling["seed"] is None
+    assert prompt.sampling.seed is None
 
 
 def test_a_row_may_name_an_adapter_that_the_job_has_and_no_path() -> None:
     renderer = bare(model={"source": "m", "adapters": {"odd": "adapters/odd"}})
     sampling = one(renderer, prompt="a", sampling={"adapter": "odd"}).sampling
     assert sampling is not None
-    assert sampling["adapter"] == "odd"
+    assert sampling.adapter == "odd"
     code, detail = error_of(one(renderer, prompt="a", sampling={"adapter": "adapters/odd"}))
     assert (code, detail) == ("input", "in.jsonl:1: sampling: adapter: no 'adapters/odd' in model.adapters (it has odd)")

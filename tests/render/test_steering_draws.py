@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.job.job import Job
-from batchgen.render.steering import Chooser
+from batchgen.render.steering import Steering
 from tests.support.jobs import fields, refusal
 from tests.support.rendering import bare, prompts
 from tests.support.replicas import answered
@@ -22,13 +22,13 @@ ROWS = [{"verbosity": 4, "humor": 0}] * 3 + [{"verbosity": 0, "humor": 1}] + [{"
 
 
 def drawn(sample: Any, shard: str = "s", rows: int = 1) -> list[list[dict[str, int]]]:
-    choose = Chooser(Job.parse(fields(attributes={"sample": sample})).attributes)
-    return [choose(shard, row) for row in range(rows)]
+    steering = Steering(Job.parse(fields(attributes={"sample": sample})).attributes)
+    return [steering.variants(shard, row) for row in range(rows)]
 
 
 def test_a_list_of_combinations_makes_one_variant_each() -> None:
     job = Job.parse(fields(attributes={"sweep": POINTS}))
-    assert Chooser(job.attributes)("s", 3) == [{"verbosity": 0}, {"verbosity": 4, "humor": 4}, {"humor": 2}]
+    assert Steering(job.attributes).variants("s", 3) == [{"verbosity": 0}, {"verbosity": 4, "humor": 4}, {"humor": 2}]
     assert job.variants == 3
     assert job.attributes is not None
     assert job.attributes.varied == ["verbosity", "humor"]
@@ -37,8 +37,8 @@ def test_a_list_of_combinations_makes_one_variant_each() -> None:
 def test_draws_depend_on_the_seed_and_the_rows_name_alone() -> None:
     sample = {"k": 3, "from": POINTS}
     first = drawn(sample, rows=200)
-    assert first == drawn(sample, rows=200)
-    assert first[100:] == [Chooser(Job.parse(fields(attributes={"sample": sample})).attributes)("s", n) for n in range(100, 200)]
+    steering = Steering(Job.parse(fields(attributes={"sample": sample})).attributes)
+    assert first[:99:-1] == [steering.variants("s", row) for row in range(199, 99, -1)], "in whatever order they are asked for"
     assert first != drawn({**sample, "seed": 1}, rows=200)
     assert first != drawn(sample, shard="other", rows=200)
     assert len({json.dumps(row) for row in first}) > 10
@@ -63,7 +63,9 @@ def test_a_file_of_rows_gives_the_combinations_that_are_in_it_and_how_often(tmp_
     assert job.attributes.sample.from_ == [{"verbosity": 4, "humor": 0, "weight": 3}, {"verbosity": 0, "humor": 1, "weight": 1}]
     path.unlink()
     again = Job.model_validate(job.model_dump(mode="json", by_alias=True))
-    assert Chooser(again.attributes)("s", 0) == Chooser(job.attributes)("s", 0), "the output remembers what was in the file"
+    assert Steering(again.attributes).variants("s", 0) == Steering(job.attributes).variants("s", 0), (
+        "the output remembers what was in the file"
+    )
 
 
 def test_other_combinations_are_another_job() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from batchgen.engines.base import Request
 from batchgen.errors import EngineError
 from batchgen.records import Answer, Receipt, output_schema
 from tests.support.replicas import Backwards, answered, blocks, part_bytes, prepared, ran, replica
@@ -166,12 +166,11 @@ class Recorder(Backwards):
         super().__init__(1)
         self.places: dict[str, int] = {}
 
-    async def generate(
-        self, request: str, token_ids: list[int], sampling: dict[str, Any], place: int = 0, images: Sequence[str] = ()
-    ) -> list[Answer]:
-        text = bytes(token_ids).decode()
-        self.places[text] = place
-        return [Answer(text, sampling["max_tokens"], "length", None, len(token_ids) // 2) for _ in range(sampling["n"])]
+    async def generate(self, request: Request) -> list[Answer]:
+        text = bytes(request.token_ids).decode()
+        self.places[text] = request.priority
+        cached = len(request.token_ids) // 2
+        return [Answer(text, request.sampling.max_tokens or 0, "length", None, cached) for _ in range(request.sampling.n)]
 
 
 def test_a_longer_row_gets_a_place_before_shorter_ones_that_came_first(tmp_path: Path) -> None:
@@ -234,6 +233,6 @@ def test_a_sample_that_grows_too_long_leaves_the_others(tmp_path: Path) -> None:
 
 
 class OneLongAnswer(Backwards):
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
-        answers = ["short", "long " * 50][: sampling["n"]]
+    async def generate(self, request: Request) -> list[Answer]:
+        answers = ["short", "long " * 50][: request.sampling.n]
         return [Answer(answer, len(answer.split()), "stop") for answer in answers]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from batchgen.engines.base import Request
 from batchgen.records import Answer
 from tests.support.replicas import Backwards, blocks, prepared, replica
 
@@ -20,7 +20,7 @@ class Gate(Backwards):
         self.entered = asyncio.Semaphore(0)
         self.open = asyncio.Semaphore(0)
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
+    async def generate(self, request: Request) -> list[Answer]:
         self.entered.release()
         await self.open.acquire()
         return [Answer("yes", 1, "stop")]
@@ -40,7 +40,7 @@ def test_a_full_replica_has_no_room_until_prompts_finish(tmp_path: Path) -> None
         span = asyncio.create_task(worker.run(blocks(made)[0]))
         for _ in range(4):
             await gate.entered.acquire()
-        room = asyncio.create_task(worker.room(1))
+        room = asyncio.create_task(worker.capacity_left(1))
         await settled()
         seen = [room.done()]
         gate.open.release()
@@ -67,7 +67,7 @@ def test_a_replica_that_can_tell_long_rows_from_short_ones_takes_more_than_are_i
         span = asyncio.create_task(worker.run(blocks(made)[0]))
         for _ in range(4):
             await gate.entered.acquire()
-        asked = [asyncio.create_task(worker.room(1, share)) for share in (1_000.0, 8.0)]
+        asked = [asyncio.create_task(worker.capacity_left(1, share)) for share in (1_000.0, 8.0)]
         await settled()
         seen, inside = [task.done() for task in asked], 4 + gate.entered._value
         for _ in range(10):
@@ -85,7 +85,7 @@ def test_there_is_no_room_while_an_assigned_span_is_still_on_its_way(tmp_path: P
 
     async def scenario() -> list[bool]:
         await worker.start()
-        first, second = asyncio.create_task(worker.room(0)), asyncio.create_task(worker.room(1))
+        first, second = asyncio.create_task(worker.capacity_left(0)), asyncio.create_task(worker.capacity_left(1))
         await settled()
         seen = [first.done(), second.done()]
         await worker.run(blocks(made)[0])

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from batchgen.engines.base import Request
 from batchgen.errors import OVER_LIMIT, BadRow, EngineError, TooManyErrors
 from batchgen.output import journal
 from batchgen.records import Answer, Receipt
@@ -68,8 +69,8 @@ class Gate(Backwards):
         self.opened = asyncio.Event()
         self.asked: list[str] = []
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
-        text = " ".join(bytes(token_ids).decode().split()[1:3])
+    async def generate(self, request: Request) -> list[Answer]:
+        text = " ".join(bytes(request.token_ids).decode().split()[1:3])
         self.asked.append(text)
         if "fast" not in text:
             await self.opened.wait()
@@ -100,7 +101,7 @@ def test_a_killed_replica_costs_unfinished_rows_only(tmp_path: Path, known: str)
     receipt = ran(replica(made, second, listed), blocks(made)[0], again=not listed)
     assert len(first.asked) == 200
     assert second.asked == [prompt for prompt in prompts if prompt.startswith("slow")]
-    assert receipt.taken == 190
+    assert receipt.from_journal == 190
     rows = part(made, receipt)
     assert [row["row"] for row in rows] == list(range(200))
     assert [row["response"] for row in rows] == [f"answer to {prompt}" for prompt in prompts]
@@ -109,11 +110,11 @@ def test_a_killed_replica_costs_unfinished_rows_only(tmp_path: Path, known: str)
 
 def test_a_replica_that_is_stopped_or_given_up_leaves_its_finished_rows_in_the_journal(tmp_path: Path) -> None:
     class Broken(Gate):
-        async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
-            if b"slow" in bytes(token_ids):
+        async def generate(self, request: Request) -> list[Answer]:
+            if b"slow" in bytes(request.token_ids):
                 await asyncio.sleep(0.2)
                 raise EngineError("gone")
-            return await super().generate(request, token_ids, sampling)
+            return await super().generate(request)
 
     made = job(tmp_path, ["fast 1", "slow 2", "fast 3"])
     with pytest.raises(EngineError, match="gone"):
@@ -164,14 +165,14 @@ class Moody(Backwards):
         self.times = times
         self.asked: dict[str, list[dict[str, Any]]] = {}
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
-        text = bytes(token_ids).decode().split()[1]
+    async def generate(self, request: Request) -> list[Answer]:
+        text = bytes(request.token_ids).decode().split()[1]
         before = self.asked.setdefault(text, [])
-        before.append(sampling)
+        before.append(request.sampling)
         if text in ("timeout", "engine_rejected") and len(before) <= self.times:
             raise BadRow(text, "moody")  # type: ignore[arg-type]
         cut = text == "truncated" and len(before) <= self.times
-        return [Answer(f"{text} {number}", 1, "length" if cut else "stop") for number in range(sampling["n"])]
+        return [Answer(f"{text} {number}", 1, "length" if cut else "stop") for number in range(request.sampling.n)]
 
 
 def moody(folder: Path, errors: dict[str, Any], times: int, **fields: Any) -> tuple[list[dict[str, Any]], Moody]:
@@ -194,8 +195,8 @@ def test_a_class_is_tried_again_as_often_as_its_policy_says_and_with_what_it_cha
     assert [row["attempt"] for row in rows] == [2, 2, 1, 1]
     assert [row["response"] for row in rows] == ["timeout 0", "truncated 0", None, "fine 0"]
     assert rows[0]["sampling"]["max_tokens"] == 7
-    assert rows[0]["sampling"]["seed"] == engine.asked["timeout"][0]["seed"], "the error's cause was not the seed"
-    assert rows[1]["sampling"]["seed"] == engine.asked["truncated"][1]["seed"] != engine.asked["truncated"][0]["seed"]
+    assert rows[0]["sampling"]["seed"] == engine.asked["timeout"][0].seed, "the error's cause was not the seed"
+    assert rows[1]["sampling"]["seed"] == engine.asked["truncated"][1].seed != engine.asked["truncated"][0].seed
 
 
 def test_a_failure_that_stays_is_kept_after_its_last_attempt(tmp_path: Path) -> None:
@@ -207,8 +208,8 @@ def test_a_failure_that_stays_is_kept_after_its_last_attempt(tmp_path: Path) -> 
 def test_each_sample_of_a_failed_prompt_is_tried_again_with_its_own_seed(tmp_path: Path) -> None:
     rows, engine = moody(tmp_path, {"timeout": {"retry": 1}}, 1, sampling={"n": 3})
     tried = engine.asked["timeout"]
-    assert [asked["n"] for asked in tried] == [3, 1, 1, 1]
-    assert sorted(asked["seed"] - tried[0]["seed"] for asked in tried[1:]) == [0, 1, 2]
+    assert [asked.n for asked in tried] == [3, 1, 1, 1]
+    assert sorted(asked.seed - tried[0].seed for asked in tried[1:]) == [0, 1, 2]
     assert [(row["status"], row["attempt"], row["sample"]) for row in rows[:3]] == [("ok", 2, n) for n in range(3)]
 
 

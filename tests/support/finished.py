@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from batchgen.cluster.feed import encode_block, encode_span
 from batchgen.job.job import Job
 from batchgen.output import job_file, parts, plan_file, progress, retry
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store, open_store
 from batchgen.plan import plan
 from batchgen.read import reader
+from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica.replica import Replica
 from batchgen.run import Prepared, prepare
 

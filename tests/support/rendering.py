@@ -41,13 +41,14 @@ def make_job(**fields: Any) -> Job:
 def tiny(**fields: Any) -> Renderer:
     """A renderer with the tiny model's own template, its schema and its tokenizer."""
     job = make_job(**{"attributes": {"schema": "karakuri"}, "model": {"source": str(TINY)}} | fields)
-    return Renderer(job, load_model(job.model))
+    return Renderer(job, load_model(job.model), context=job.engine.options.get("max_model_len"))
 
 
 def bare(template: str | None = None, **fields: Any) -> Renderer:
     """A renderer with the tiny model's tokenizer and `template`, or none."""
     files = ModelFiles("bare", None, None, TOKENIZER, template, {"bos_token": "<s>", "eos_token": "</s>"}, 2048, {})
-    return Renderer(make_job(**fields), files)
+    job = make_job(**fields)
+    return Renderer(job, files, context=job.engine.options.get("max_model_len"))
 
 
 def prompts(renderer: Renderer, ordinal: int = 0, **data: Any) -> list[Prompt]:

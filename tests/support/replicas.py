@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen.cluster.feed import encode_block, encode_span
+from batchgen.engines.base import Request
 from batchgen.job.job import Job
 from batchgen.output.parts import part_name
 from batchgen.plan import plan
 from batchgen.read import reader
 from batchgen.records import Answer, Receipt
+from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica.replica import Replica
 from batchgen.run import Prepared, prepare
 
@@ -81,7 +82,7 @@ class Backwards:
 
     async def stop(self) -> None: ...
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
+    async def generate(self, request: Request) -> list[Answer]:
         mine = asyncio.Event()
         self.waiting.append(mine)
         if len(self.waiting) == self.capacity:
@@ -89,4 +90,4 @@ class Backwards:
         await mine.wait()
         if (place := self.waiting.index(mine)) > 0:
             self.waiting[place - 1].set()
-        return [Answer(bytes(token_ids).decode(), 1, "stop")]
+        return [Answer(bytes(request.token_ids).decode(), 1, "stop")]

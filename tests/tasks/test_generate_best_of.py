@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from batchgen.engines.base import Request
 from batchgen.errors import BadRow
 from batchgen.output.verify import verify
 from batchgen.records import Answer
@@ -33,9 +34,9 @@ class Scripted(Backwards):
         self.asked: list[dict[str, Any]] = []
         self.texts: list[str] = []
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
-        self.asked.append(sampling)
-        self.texts.append(bytes(token_ids).decode())
+    async def generate(self, request: Request) -> list[Answer]:
+        self.asked.append(request.sampling)
+        self.texts.append(bytes(request.token_ids).decode())
         answers = self.script.pop(0)
         if isinstance(answers, BadRow):
             raise answers
@@ -62,7 +63,7 @@ def test_the_likeliest_are_kept_best_first(tmp_path: Path) -> None:
     rows = best(tmp_path, engine, sampling={"n": 2, "best_of": 4})
     assert scores(rows) == [("the first", -1.0), ("second", -2.0)]
     assert [row["completion_tokens"] for row in rows] == [2, 1]
-    assert [(asked["n"], asked["best_of"], asked["logprobs"]) for asked in engine.asked] == [(4, None, 0)]
+    assert [(asked.n, asked.best_of, asked.logprobs) for asked in engine.asked] == [(4, None, 0)]
     assert {(row["sampling"]["n"], row["sampling"]["best_of"], row["sampling"]["logprobs"]) for row in rows} == {(2, 4, 0)}
 
 
@@ -87,8 +88,8 @@ def test_of_several_turns_the_whole_conversation_is_chosen(tmp_path: Path) -> No
     [row] = best(tmp_path, engine, {"t": ["one", "two"]}, input=source, sampling={"best_of": 2, "seed": 7})
     assert [message["content"] for message in row["messages"]] == ["one", "begins badly", "two", "ends well"]
     assert (row["cumulative_logprob"], row["completion_tokens"]) == (-2.5, 4)
-    assert [asked["n"] for asked in engine.asked] == [2, 1, 1]
-    assert [asked["seed"] - engine.asked[0]["seed"] for asked in engine.asked] == [0, 0, 1], "each candidate has its seed"
+    assert [asked.n for asked in engine.asked] == [2, 1, 1]
+    assert [asked.seed - engine.asked[0].seed for asked in engine.asked] == [0, 0, 1], "each candidate has its seed"
 
 
 def test_candidates_whose_conversation_failed_come_last(tmp_path: Path) -> None:
@@ -120,8 +121,8 @@ def test_a_sample_that_is_tried_again_is_the_one_at_its_rank_among_new_candidate
     rows = best(tmp_path, engine, parse=PARSE, errors={"parse": {"retry": 1}}, sampling={"n": 2, "best_of": 3})
     assert scores(rows) == [("score 1", -1.0), ("score 4", -4.0)]
     assert [row["attempt"] for row in rows] == [1, 2]
-    assert [asked["n"] for asked in engine.asked] == [3, 3]
-    assert rows[1]["sampling"]["seed"] == engine.asked[1]["seed"] != engine.asked[0]["seed"]
+    assert [asked.n for asked in engine.asked] == [3, 3]
+    assert rows[1]["sampling"]["seed"] == engine.asked[1].seed != engine.asked[0].seed
     assert {(row["sampling"]["n"], row["sampling"]["best_of"]) for row in rows} == {(2, 3)}
 
 
@@ -130,7 +131,7 @@ def test_a_kept_answer_that_was_cut_is_tried_again_and_one_that_is_not_kept_is_n
     errors = {"truncated": {"retry": 1, "sampling": {"max_tokens": 99}}}
     rows = best(tmp_path, engine, errors=errors, sampling={"n": 2, "best_of": 3})
     assert scores(rows) == [("whole", -1.0), ("b", -5.0)]
-    assert [asked["max_tokens"] for asked in engine.asked][1] == rows[1]["sampling"]["max_tokens"] == 99
+    assert [asked.max_tokens for asked in engine.asked][1] == rows[1]["sampling"]["max_tokens"] == 99
 
 
 def test_after_a_timeout_the_candidates_are_drawn_with_the_rows_seed(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_after_a_timeout_the_candidates_are_drawn_with_the_rows_seed(tmp_path: P
     engine = Scripted(BadRow("timeout", "slow"), drawn, drawn)
     rows = best(tmp_path, engine, errors={"timeout": {"retry": 1}}, sampling={"n": 2, "best_of": 2})
     assert scores(rows) == [("a", -1.0), ("b", -2.0)]
-    assert len({asked["seed"] for asked in engine.asked}) == 1
+    assert len({asked.seed for asked in engine.asked}) == 1
 
 
 def test_echo_keeps_its_shortest_answers(tmp_path: Path) -> None:

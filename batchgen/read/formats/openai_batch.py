@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from batchgen.errors import BadRow
-from batchgen.records import SAMPLING_TYPE
+from batchgen.job.sampling import Sampling
 
 URL = "/v1/chat/completions"
-_SAMPLING = {field.name for field in SAMPLING_TYPE} - {"logprobs"}
+_SAMPLING = set(Sampling.model_fields) - {"logprobs"}
 _IGNORED = {"model", "messages", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream"}
 _OWN = {"max_completion_tokens", "logprobs", "top_logprobs", "response_format"}
 _LEAST = -9999.0

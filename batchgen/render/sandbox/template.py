@@ -24,7 +24,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batchgen.errors import BadRow, ModelError
-from batchgen.render.sandbox.time_limit import time_cap
+from batchgen.render.sandbox.time_limit import time_limit
 
 TEXT_CAP = 2**26
 SECONDS_CAP = 10.0
@@ -66,7 +66,7 @@ class RowTemplate:
 def _render(template: jinja2.Template, variables: dict[str, Any], what: str) -> str:
     pieces, size = [], 0
     try:
-        with time_cap(SECONDS_CAP):
+        with time_limit(SECONDS_CAP):
             for piece in template.generate(**variables):
                 pieces.append(piece)
                 size += len(piece)

@@ -1,4 +1,4 @@
-"""A cap on the time of Python code that is not ours: chat templates.
+"""A limit on the time of Python code that is not ours: chat templates.
 
 A thread of this process looks at the running calls now and then and raises TimeUp inside one that is over its time. That
 ends loops of Python; one long operation in C ends first.
@@ -11,70 +11,76 @@ import ctypes
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 LOOK_SECONDS = 0.25
 
 
 class TimeUp(BaseException):
-    """Not an Exception, so that the capped code does not catch it."""
+    """Not an Exception, so that the limited code does not catch it."""
 
 
-class _Watch:
+@dataclass(eq=False)
+class _Call:
+    thread: int
+    deadline: float
+    fired: bool = False
+
+
+class _Watcher:
+    """Its thread starts with the first call, and waits while there are none."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: dict[int, float] = {}
-        self._fired: set[int] = set()
+        self._calls: list[_Call] = []
         self._thread: threading.Thread | None = None
-        self._something = threading.Event()
+        self._not_empty = threading.Event()
 
-    def enter(self, seconds: float) -> None:
+    def add(self, call: _Call) -> None:
         with self._lock:
-            self._fired.discard(threading.get_ident())
-            self._running[threading.get_ident()] = time.monotonic() + seconds
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._look, name="timecap", daemon=True)
+            self._calls.append(call)
+            if self._thread is None or not self._thread.is_alive():  # a forked process has no thread of its parent
+                self._thread = threading.Thread(target=self._watch, name="time-limit", daemon=True)
                 self._thread.start()
-        self._something.set()
+        self._not_empty.set()
 
-    def leave(self) -> bool:
-        """Whether TimeUp was raised in this thread, or is about to be."""
-        with self._lock:
-            self._running.pop(threading.get_ident(), None)
-            fired = threading.get_ident() in self._fired
-            self._fired.discard(threading.get_ident())
-        return fired
+    def remove(self, call: _Call) -> None:
+        """After this the call is not fired any more."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._calls.remove(call)
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         while True:
-            self._something.wait()
+            self._not_empty.wait()
             time.sleep(LOOK_SECONDS)
             with self._lock:
                 now = time.monotonic()
-                late = [thread for thread, deadline in self._running.items() if now > deadline]
-                for thread in late:
-                    del self._running[thread]
-                    self._fired.add(thread)
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TimeUp))
-                if not self._running:
-                    self._something.clear()
+                for call in [call for call in self._calls if now > call.deadline]:
+                    self._calls.remove(call)
+                    call.fired = True
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(call.thread), ctypes.py_object(TimeUp))
+                if not self._calls:
+                    self._not_empty.clear()
 
 
-_WATCH = _Watch()
+_WATCHER = _Watcher()
 
 
 @contextlib.contextmanager
-def time_cap(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError when the body, which must not nest another cap, takes longer than this (by LOOK_SECONDS)."""
-    _WATCH.enter(seconds)
-    arrived = False
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError when the body, which must not nest another limit, takes longer than this (by LOOK_SECONDS)."""
+    call = _Call(threading.get_ident(), time.monotonic() + seconds)
+    raised = False
+    _WATCHER.add(call)
     try:
         try:
             yield
         except TimeUp:
-            arrived = True
+            raised = True
             raise
         finally:
-            while _WATCH.leave() and not arrived:  # it comes at one of the next instructions
-                time.sleep(10 * LOOK_SECONDS)
+            _WATCHER.remove(call)
+            while call.fired and not raised:  # TimeUp is under way: it comes at one of the next instructions
+                time.sleep(LOOK_SECONDS)
     except TimeUp:
         raise TimeoutError from None

@@ -51,7 +51,7 @@ def test_a_template_that_hides_the_last_message_cannot_continue_it() -> None:
     prompt = one(bare("{{ messages[0]['content'] }}", input=CONTINUED), messages=begun("so"))
     assert error_of(prompt) == (
         "render",
-        "in.jsonl:1: the last message, which is to be continued, is not in what the chat template makes",
+        "in.jsonl:1: the last message, which is to be continued, is not in the chat template's text",
     )
 
 

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from batchgen.errors import BadRow
-from batchgen.render.sandbox import template, time_limit
+from batchgen.render.sandbox import template
+from batchgen.render.sandbox import time_limit as timing
 from batchgen.render.sandbox.template import ChatTemplate
-from batchgen.render.sandbox.time_limit import LOOK_SECONDS, time_cap
+from batchgen.render.sandbox.time_limit import LOOK_SECONDS, time_limit
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 DOUBLING = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = {} %}{% endfor %}{{ ns.x }}"
@@ -86,13 +87,13 @@ def test_the_cap_ends_a_loop_in_any_thread_and_no_other_thread() -> None:
 
     def capped() -> None:
         try:
-            with time_cap(0.1):
+            with time_limit(0.1):
                 spin()
         except TimeoutError:
             found["capped"] = "ended"
 
     def free() -> None:
-        with time_cap(60):
+        with time_limit(60):
             while "capped" not in found:
                 time.sleep(0.01)
         found["free"] = "done"
@@ -111,10 +112,10 @@ def test_an_error_of_the_body_is_the_bodys_and_time_left_over_is_not_carried_on(
         looks += 1
         time.sleep(0.001)
 
-    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: now, sleep=look))
-    with pytest.raises(KeyError), time_cap(0.2):
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: now, sleep=look))
+    with pytest.raises(KeyError), time_limit(0.2):
         raise KeyError
-    with time_cap(60):
+    with time_limit(60):
         now, before = 50.0, looks
         while looks < before + 5:
             time.sleep(0.001)
@@ -124,7 +125,7 @@ def test_a_cap_that_fires_as_the_body_ends_raises_at_the_cap_and_not_later() -> 
     ended = 0
     while ended < 3:
         try:
-            with time_cap(0.0):
+            with time_limit(0.0):
                 time.sleep(LOOK_SECONDS)
         except TimeoutError:
             ended += 1

@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from batchgen.engines.base import Request
 from batchgen.errors import BadRow
 from batchgen.job.fields import explain
-from batchgen.job.parse import Parse, Parser
+from batchgen.job.parse import Parse
 from batchgen.records import Answer
+from batchgen.tasks.parse import Parser
 from tests.support.replicas import answered, blocks, part_bytes, prepared, ran, replica
 
 COLUMNS: Any = {"score": "integer", "weight": "number", "fine": "boolean", "why": "string", "more": "json"}
@@ -172,11 +174,11 @@ class Judge:
 
     async def probe(self) -> None: ...
 
-    async def generate(self, request: str, token_ids: list[int], sampling: dict[str, Any], *_: Any) -> list[Answer]:
-        self.seeds.append(sampling["seed"])
-        answers = bytes(token_ids).decode().split("\n")[0].split("|")[1:]
+    async def generate(self, request: Request) -> list[Answer]:
+        self.seeds.append(request.sampling.seed)
+        answers = bytes(request.token_ids).decode().split("\n")[0].split("|")[1:]
         turn = min(len(set(self.seeds)), len(answers)) - 1
-        return [Answer(answers[turn], 1, "stop") for _ in range(sampling["n"])]
+        return [Answer(answers[turn], 1, "stop") for _ in range(request.sampling.n)]
 
 
 def judged(folder: Path, prompt: str, **fields: Any) -> tuple[dict[str, Any], Judge]:

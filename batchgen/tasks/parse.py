@@ -1,0 +1,91 @@
+"""Answer -> typed columns, as the job's `parse` declares them.
+
+An answer is a JSON object (alone, or in a Markdown code block), or text in which a regular expression finds named groups.
+A null, or a group that took no part in the match, stays null.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import orjson
+
+from batchgen.errors import BadRow
+from batchgen.job.parse import Kind, Parse
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
+_BLOCK = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
+
+
+class Parser:
+    def __init__(self, spec: Parse) -> None:
+        self._kinds = spec.kinds
+        self._regex = None if spec.regex is None else re.compile(spec.regex)
+
+    def parse(self, answer: str) -> dict[str, object]:
+        """The columns of an answer. Raises BadRow (parse)."""
+        found = _object(answer) if self._regex is None else _groups(self._regex, answer)
+        columns = {}
+        for name, kind in self._kinds.items():
+            if name not in found:
+                raise BadRow("parse", f"the answer's JSON has no {name}")
+            value = found[name]
+            try:
+                read = _from_text(value, kind) if self._regex is not None and isinstance(value, str) else value
+                columns[name] = None if read is None else _typed(read, kind)
+            except ValueError:
+                raise BadRow("parse", f"{name}: {_shown(value)} is no {kind}") from None
+        return columns
+
+
+def _object(answer: str) -> dict[str, object]:
+    block = _BLOCK.fullmatch(answer)
+    try:
+        value = orjson.loads(block[1] if block else answer)
+    except ValueError as error:
+        raise BadRow("parse", f"the answer is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadRow("parse", f"the answer is no JSON object but {_shown(value)}")
+    return value
+
+
+def _groups(regex: re.Pattern[str], answer: str) -> dict[str, object]:
+    match = regex.search(answer)
+    if match is None:
+        raise BadRow("parse", "the regex matches nowhere in the answer")
+    return {**match.groupdict()}
+
+
+def _typed(value: object, kind: Kind) -> object:
+    """The value as Arrow takes it. Raises ValueError for a value of another type."""
+    if kind == "json":
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    if kind == "string" and isinstance(value, str):
+        return value
+    if kind == "boolean" and isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if kind == "number":
+            return float(value)
+        if kind == "integer" and value == int(value) and -(2**63) <= value < 2**63:
+            return int(value)
+    raise ValueError
+
+
+def _from_text(text: str, kind: Kind) -> object:
+    """What a group's text says: `3`, `3.0` and `True` as models write them. Raises ValueError."""
+    if kind == "string":
+        return text
+    if kind == "boolean":
+        return orjson.loads(text.lower())
+    if kind == "json":
+        return orjson.loads(text)
+    if not _NUMBER.fullmatch(text):
+        raise ValueError
+    return int(text) if text.lstrip("+-").isdigit() else float(text)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
