@@ -211,8 +211,8 @@ def test_hang_on_may_be_for_a_while(tmp_path: Path) -> None:
 
     async def scenario() -> list[Answer]:
         sampling = check_sampling({"max_tokens": 5})
-        held = asyncio.create_task(made.generate("1", list(TEXT.encode()), sampling))
-        await made.generate("2", list(b"no such animal"), sampling)
+        held = asyncio.create_task(made.generate(Request("1", list(TEXT.encode()), sampling)))
+        await made.generate(Request("2", list(b"no such animal"), sampling))
         assert not held.done()
         (tmp_path / "held").unlink()
         return await held
