@@ -112,23 +112,6 @@ def test_twenty_thousand_rows_survive_a_killed_driver_and_no_committed_span_is_r
     assert all(i == f"{Path(s).stem}-{r}" for i, s, r in zip(table["id"], table["shard"], table["row"], strict=True))
 
 
-def test_sigterm_drains_and_the_next_run_resumes(questions: Path, tmp_path: Path) -> None:
-    job = held_job(questions / "0.jsonl", tmp_path, "7 of shard")
-    driver = start(job)
-    wait_for_journals(driver, tmp_path)
-    driver.terminate()
-    hear(driver, "finishing what is running")
-    release(tmp_path)
-    _, words = driver.communicate()
-    assert driver.returncode == 75, words
-    assert "run again to resume" in words
-    stopped = status(tmp_path)
-    assert stopped["state"] == "interrupted"
-    assert 0 < stopped["spans_done"] < stopped["spans_planned"]
-    assert batchgen("run", job).returncode == 0
-    assert status(tmp_path)["spans_generated"] == status(tmp_path)["spans_planned"], "a drained span is not done twice"
-
-
 @pytest.mark.cluster(own=True)
 def test_a_second_ctrl_c_stops_at_once_and_leaves_no_process(questions: Path, tmp_path: Path) -> None:
     endless = {"kind": "echo", "options": {"latency": 3600, "process": True}}
@@ -145,6 +128,23 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_no_process(questions: Path, tm
     assert last.splitlines()[-1] == "error: stopped at once; run again to resume"
     assert status(tmp_path)["state"] == "interrupted"
     wait_for_end(replicas)
+
+
+def test_sigterm_drains_and_the_next_run_resumes(questions: Path, tmp_path: Path) -> None:
+    job = held_job(questions / "0.jsonl", tmp_path, "7 of shard")
+    driver = start(job)
+    wait_for_journals(driver, tmp_path)
+    driver.terminate()
+    hear(driver, "finishing what is running")
+    release(tmp_path)
+    _, words = driver.communicate()
+    assert driver.returncode == 75, words
+    assert "run again to resume" in words
+    stopped = status(tmp_path)
+    assert stopped["state"] == "interrupted"
+    assert 0 < stopped["spans_done"] < stopped["spans_planned"]
+    assert batchgen("run", job).returncode == 0
+    assert status(tmp_path)["spans_generated"] == status(tmp_path)["spans_planned"], "a drained span is not done twice"
 
 
 def test_a_token_limit_stops_resumably(questions: Path, tmp_path: Path) -> None:

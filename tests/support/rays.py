@@ -3,8 +3,10 @@ marker none, and a run that wants one fails."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +26,8 @@ def prepare(item: pytest.Item) -> None:
 
     if not ray.is_initialized():
         os.environ.pop("RAY_ADDRESS", None)
-        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+        with contextlib.chdir(Path(__file__).parents[2]):  # where relative paths start in its workers
+            ray.init(address="local", include_dashboard=False, log_to_driver=False)
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
