@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from batchgen import run
 from batchgen.errors import BatchgenError
 from batchgen.output import parts
 from batchgen.output.store import open_store
+from batchgen.run import run
 from tests.faults.invariants import Reader, check
 from tests.faults.stage import inhabit
 from tests.faults.world import World
@@ -116,7 +116,7 @@ def driver(folder: Path, traps: Traps | None = None) -> tuple[int, int]:
 
     def drive() -> None:
         try:
-            run.run(job, out=io.StringIO(), quiet=True)
+            run(job, out=io.StringIO(), quiet=True)
         except BatchgenError as error:
             code[0] = error.exit_code
             if traps is None:

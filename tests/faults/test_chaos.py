@@ -98,10 +98,18 @@ class Chaos:
                 self.signal("replica", signal.SIGSTOP)
             time.sleep(0.05)
 
+    def until_later(self, seconds: float) -> None:
+        moment = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > moment)
+
+    def until_parts(self, more: int) -> None:
+        wanted = len(self.reader.seen) + more
+        self.until(lambda: len(self.reader.seen) >= wanted or self.enough)
+
     @property
     def enough(self) -> bool:
         """Whether what may be done before the next kill is done."""
-        return len(self.reader.seen) * self.job["spans"]["rows"] >= self.allowed
+        return len(self.reader.seen) * int(self.job["spans"]["rows"]) >= self.allowed
 
     def signal(self, target: str, number: int) -> None:
         for pid in self.processes(target):
@@ -117,7 +125,8 @@ class Chaos:
             self.cluster.remove_node(self.second, allow_graceful=False)
             self.second = self.cluster.add_node(num_cpus=2)
         else:
-            self.until(lambda: bool(found.extend(self.processes(target)) or found))
+            while not (found := self.processes(target)):
+                self.until(lambda: bool(self.processes(target)))
         if found:
             os.kill(self.dice.choice(found), signal.SIGKILL)
         self.kills[target] += 1
@@ -198,11 +207,9 @@ def test_killed_again_and_again_a_job_ends_with_every_row_once(chaos: Chaos, kil
         for target in plan_of_kills:
             chaos.allow(ROWS_A_KILL[kind])
             if chaos.dice.random() < 0.25:
-                moment = time.monotonic() + chaos.dice.uniform(0, 4)
-                chaos.until(lambda moment=moment: time.monotonic() > moment)
+                chaos.until_later(chaos.dice.uniform(0, 4))
             else:
-                wanted = len(chaos.reader.seen) + chaos.dice.randint(1, 3)
-                chaos.until(lambda wanted=wanted: len(chaos.reader.seen) >= wanted or chaos.enough)
+                chaos.until_parts(chaos.dice.randint(1, 3))
             assert not (chaos.folder / "out/_SUCCESS").exists(), "the job was done before all kills"
             chaos.kill(target)
         chaos.allow(math.inf)
@@ -223,7 +230,7 @@ def in_flight(kills: Counter[str]) -> int:
     """Rows that may have been lost to the kills: of each replica concerned the unfinished ones, those that came with the last
     span that it took, and finished ones of spans that are being committed or waited for the journal."""
     job, replicas = ECHO, {"driver": 3, "node": 3, "replica": 1, "engine": 1}
-    rows, capacity = job["spans"]["rows"], job["engine"]["options"]["max_num_seqs"]
+    rows, capacity = int(job["spans"]["rows"]), int(job["engine"]["options"]["max_num_seqs"])
     return sum(replicas[target] * number for target, number in kills.items()) * (2 * capacity + rows + 5 * rows)
 
 

@@ -24,7 +24,7 @@ MOST_ALONE = 7
 """Spans that one replica takes of a job whose every span has five rows that are held: it wants 2 x SEQUENCES prompts."""
 
 
-def held_job(shard: Path, folder: Path, hold: str, rows: int = 50, **options: Any) -> str:
+def held_job(shard: Path, folder: Path, hold: str, *, rows: int = 50, **options: Any) -> str:
     """A job whose rows with this text are not answered before `release`. "Question 2" leaves spans that finish, and more to
     do than two replicas take; "7 of shard" is in every span."""
     (folder / "hold").touch()
@@ -174,7 +174,7 @@ def test_a_killed_replica_is_replaced_and_every_row_is_there_once(questions: Pat
 
 
 def test_a_replica_that_cannot_be_replaced_is_done_without(questions: Path, tmp_path: Path) -> None:
-    fire = {"start_error": "the card is on fire", "start_error_while": str(tmp_path / "fire")}
+    fire: dict[str, Any] = {"start_error": "the card is on fire", "start_error_while": str(tmp_path / "fire")}
     job = held_job(questions / "1.jsonl", tmp_path, "7 of shard", **fire)
     driver = start(job)
     [victim, _] = two_replicas(driver, tmp_path)

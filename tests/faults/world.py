@@ -13,7 +13,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-Killed = type("Killed", (BaseException,), {"__doc__": "Raised at the points of a process that is no more."})
+
+class Killed(BaseException):
+    """Raised at the points of a process that is no more."""
+
+
 NEVER, DOOMSDAY = 1e9, 1e6
 
 
