@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from batchgen.engines.registry import engine_kind
 from batchgen.plan import plan
 from batchgen.read import reader
 from batchgen.records import Prompt, Shard, Span
@@ -45,7 +46,7 @@ def walk(prepared: Prepared) -> tuple[list[Shard], list[Span], Iterator[list[Pro
         for shard in shards:
             mine = [span for span in spans if span.shard == shard.index]
             if mine:
-                for _, rows, _ in reader.read_spans(job.input, shard, mine, prepared.columns.kept, prepared.renderer.needed):
+                for _, rows, _ in reader.read_spans(job, shard, mine, prepared.columns.kept, prepared.renderer.needed):
                     yield from (prepared.renderer.prompts(row, shard.name) for row in rows)
 
     return shards, spans, prompts()
@@ -68,7 +69,7 @@ def check(prepared: Prepared) -> Findings:
             found.errors[errors[0].code] = found.errors.get(errors[0].code, 0) + 1
             if len(found.first_errors) < SHOWN_ERRORS:
                 found.first_errors.append(f"{errors[0].code}: {errors[0].detail}")
-    if lengths and prepared.job.engine.kind != "openai":  # which counts its tokens itself
+    if lengths and not engine_kind(prepared.job.engine.kind).capabilities.counts_tokens:
         marks = np.percentile(lengths, [0, 50, 90, 99, 100]).astype(int)
         found.tokens = dict(zip(("min", "p50", "p90", "p99", "max"), map(int, marks), strict=True))
         found.tokens["total"] = sum(lengths)

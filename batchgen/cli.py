@@ -88,9 +88,6 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a job to its end; run it again to resume. Exit codes: 0 done, 1 run error, 2 bad job, 3 too many failed rows, 75 interrupted."""
-    from batchgen.engines.spawned import calm_collector
-
-    calm_collector()
     from batchgen.job.job import Job
     from batchgen.run import run as run_job
 

@@ -108,11 +108,14 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One row as read. `data` is None when `error` says why."""
+    """One row as read and laid out: the conversation so far, and the user turns that follow the model's answers. `data` is None
+    where it cannot be read, `messages` where it has no conversation; `error` says why."""
 
     ordinal: int
     data: dict[str, Any] | None
     error: RowError | None = None
+    messages: list[Message] | None = None
+    turns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

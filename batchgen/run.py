@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from batchgen.engines import make_engine
+from batchgen.engines.registry import engine_kind
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
 from batchgen.job.job import Job
 from batchgen.output import job_file, journal, lease, parts, plan_file, progress
 from batchgen.output.store import SCRATCH, Store, delete_all, open_store, probe
 from batchgen.plan import plan
-from batchgen.read.formats.parts import fingerprints, refuse_own
-from batchgen.records import Capabilities
+from batchgen.read.combinations import with_combinations
+from batchgen.read.discover import discover, refuse_own_output, upstream_fingerprints
+from batchgen.read.formats.base import Found
+from batchgen.read.input_columns import InputColumns, look
+from batchgen.read.layouts import layout_of
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 
@@ -29,25 +32,28 @@ class Prepared:
 
     job: Job
     renderer: Renderer
-    found: list[plan.Found]
-    columns: plan.Columns
+    found: list[Found]
+    columns: InputColumns
     upstream: tuple[str, ...] = ()
     """Fingerprints of the jobs whose outputs are the input."""
 
 
 def prepare(job: Job, store: Store | None = None) -> Prepared:
     """Find the shards, read the model's files, probe the template. Imports no Ray. Raises UsageError."""
+    job = with_combinations(job)
+    layout_of(job)  # refuses a layout that the job cannot have
+    refuse_own_output(job)
     before = job_file.load_frozen(store) if store else None
-    model = load_model(job.model, before.model if before else None, job.engine.kind == "openai")
-    refuse_own(job)
-    upstream = fingerprints(job.input)
+    engine = engine_kind(job.engine.kind)
+    engine.check(job)
+    model = load_model(job.model, before.model if before else None, hosted=not engine.capabilities.reads_model)
+    found = discover(job.input)
+    upstream = upstream_fingerprints(found)
     if before is not None and store is not None:
         job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
-    found = plan.discover(job.input)
-    columns = plan.look(job, found)
-    make_engine(job, model)  # refuses options that the engine does not have
-    hosted = Capabilities("messages", reads_model=False, counts_tokens=True) if job.engine.kind == "openai" else Capabilities()
-    return Prepared(job, Renderer(job, model, hosted, job.engine.options.get("max_model_len")), found, columns, tuple(upstream))
+    columns = look(job, found)
+    renderer = Renderer(job, model, engine.capabilities, engine.context(job))
+    return Prepared(job, renderer, found, columns, upstream)
 
 
 def run(
@@ -68,6 +74,7 @@ def run(
     out = out or sys.stderr
     store = open_store(job.output.path)
     prepared = prepare(job, store)
+    job = prepared.job
     probe(store)
     with lease.hold(store, lambda text: print(text, file=out), force) as held:
         return _run(job, store, prepared, out, quiet, stopping, held)

@@ -77,7 +77,9 @@ def test_check_of_a_good_job_says_what_a_run_will_do(folder: Path) -> None:
         ("input.promt=prompt", "input.promt: unknown field 'promt', did you mean 'prompt'?"),
         ("samplng={n: 2}", "samplng: unknown field 'samplng', did you mean 'sampling'?"),
         ("sampling={temprature: 1}", "sampling: unknown field 'temprature', did you mean 'temperature'?"),
-        ("engine.kind=vlm", "engine.kind: Input should be 'vllm', 'openai' or 'echo'"),
+        ("engine.kind=vlm", "engine.kind vlm: no such engine, did you mean vllm?; there are echo, openai, vllm"),
+        ("engine.kind=vllm", "engine.kind vllm needs a model"),
+        ("engine.options={latncy: 1}", "engine.options.latncy: unknown field 'latncy', did you mean 'latency'?"),
         ("input.messages=prompt", "input: name exactly one of prompt, messages, turns, template (got prompt, messages)"),
         ("sampling={temperature: -1}", "temperature: "),
         ("attributes={schema: karakuri, values: {verbosity: 9}}", "verbosity: 9 is not an integer 0..4"),
@@ -120,8 +122,12 @@ def test_a_job_file_that_is_no_mapping_is_one_line(folder: Path, text: str) -> N
 
 
 @pytest.mark.parametrize("verb", ["run", "check"])
-def test_run_makes_nothing_of_a_bad_job(folder: Path, verb: str) -> None:
-    assert "did you mean" in mistake(batchgen(folder, verb, "job.yaml", "--set", "ouput.path=x"))
+@pytest.mark.parametrize(
+    "overrides", [["ouput.path=x"], [f"model={{source: {TINY}}}", "engine={kind: vllm, options: {max_num_seqss: 4}}"]]
+)
+def test_run_makes_nothing_of_a_bad_job(folder: Path, verb: str, overrides: list[str]) -> None:
+    sets = [word for override in overrides for word in ("--set", override)]
+    assert "did you mean" in mistake(batchgen(folder, verb, "job.yaml", *sets))
     assert not (folder / "out").exists()
 
 
@@ -213,7 +219,7 @@ def test_every_job_of_the_repository_is_valid_by_the_schema(schema: Any, job: Pa
 
 @pytest.mark.parametrize(
     "change",
-    [{"inptu": {}}, {"sampling": {"temprature": 1}}, {"sampling": {"n": 0}}, {"engine": {"kind": "vlm"}}, {"input": {}}],
+    [{"inptu": {}}, {"sampling": {"temprature": 1}}, {"sampling": {"n": 0}}, {"engine": {"kind": None}}, {"input": {}}],
 )
 def test_the_schema_refuses_what_the_program_refuses(schema: Any, change: dict[str, Any]) -> None:
     job = {"input": {"path": "x", "prompt": "p"}, "output": {"path": "o"}}
@@ -254,6 +260,7 @@ def imported(folder: Path, *arguments: str) -> set[str]:
         ["schema"],
         ["check", "job.yaml"],
         ["check", "job.yaml", "--prompts", "1", "--set", KARAKURI, "--set", f"model={{source: {TINY}}}"],
+        ["check", "job.yaml", "--set", "engine={options: {max_num_seqs: 4}}", "--set", f"model={{source: {TINY}}}"],
     ],
 )
 def test_nothing_heavy_is_imported_before_a_run(folder: Path, arguments: list[str]) -> None:

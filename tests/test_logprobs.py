@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen import logprobs
-from batchgen.engines import vllm
 from batchgen.export import export
 from batchgen.job.job import Job
 from batchgen.output.verify import verify
@@ -49,25 +47,6 @@ def test_a_column_has_a_list_for_each_answer_and_null_where_there_is_none() -> N
 def test_the_type_is_a_list_of_tokens_with_their_alternatives() -> None:
     token = [("token_id", pa.int32()), ("token", pa.string()), ("logprob", pa.float32())]
     assert pa.list_(pa.struct([*token, ("top", pa.list_(pa.struct(token)))])) == logprobs.TYPE
-
-
-def test_of_vllms_positions_the_chosen_token_is_taken_and_the_likeliest_by_rank() -> None:
-    def entry(logprob: float, rank: int, text: str) -> SimpleNamespace:
-        return SimpleNamespace(logprob=logprob, rank=rank, decoded_token=text)
-
-    outside = {5: entry(-4.0, 9, "e"), 1: entry(-0.5, 1, "a"), 2: entry(-1.0, 2, "b")}
-    inside = {2: entry(-1.5, 2, "b"), 3: entry(-0.25, 1, "c")}
-    output = SimpleNamespace(token_ids=[5, 2], logprobs=[outside, inside])
-    found = vllm._tokens(output, 2)
-    assert found is not None
-    assert [(token["token_id"], token["token"], token["logprob"]) for token in found.to_pylist()] == [
-        (5, "e", -4.0),
-        (2, "b", -1.5),
-    ]
-    assert [[other["token_id"] for other in token["top"]] for token in found.to_pylist()] == [[1, 2], [3, 2]]
-    alone = SimpleNamespace(token_ids=[1], logprobs=[{1: entry(-0.5, 1, "a")}])
-    assert vllm._tokens(alone, 0) == logprobs.of_answer([(1, "a", -0.5, [])])
-    assert vllm._tokens(SimpleNamespace(token_ids=[1], logprobs=None), None) is None
 
 
 @pytest.mark.parametrize("sampling", [{}, {"logprobs": None}])

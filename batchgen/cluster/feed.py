@@ -25,7 +25,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from batchgen.errors import BatchgenError
 from batchgen.read import reader
-from batchgen.read.formats import parts
+from batchgen.read.formats import FORMATS
 from batchgen.records import Shard, Span
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.render.renderer import Renderer
@@ -48,7 +48,7 @@ class Assets:
 def _read_task(assets_ref: Any, shard: Shard, spans: list[Span]) -> Iterator[pa.Table]:
     assets: Assets = _fetch(assets_ref)
     renderer = assets.renderer
-    for span, rows, kept in reader.read_spans(renderer.job.input, shard, spans, assets.kept, renderer.needed):
+    for span, rows, kept in reader.read_spans(renderer.job, shard, spans, assets.kept, renderer.needed):
         yield encode_block(span, encode_span(renderer, shard.name, rows, span.again), kept)
 
 
@@ -87,8 +87,8 @@ def group_spans(shards: dict[int, Shard], spans: Iterable[Span]) -> Iterator[tup
     for span in spans:
         if group:
             shard = shards[group[0].shard]
-            streamed = shard.format in ("parquet", parts.FORMAT) or shard.name.endswith((".gz", ".zst"))
-            full = len(group) >= (TASK_SPANS_STREAMED if streamed else TASK_SPANS)
+            sequential = FORMATS.named(shard.format).is_sequential(shard)
+            full = len(group) >= (TASK_SPANS_STREAMED if sequential else TASK_SPANS)
             if full or span.shard != shard.index or span.start != group[-1].end:
                 yield shard, group
                 group = []

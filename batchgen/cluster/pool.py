@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
-import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,11 +20,9 @@ import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 
-from batchgen.engines import spawned
-from batchgen.engines.vllm_cpu import runs_on_cpu
+from batchgen.engines.registry import engine_kind
 from batchgen.errors import BatchgenError, EngineError, words
 from batchgen.job.job import Job
-from batchgen.read import tables
 from batchgen.records import Receipt, Shard
 from batchgen.render.renderer import Renderer
 from batchgen.replica.admission import share
@@ -210,17 +205,10 @@ class _Actor(Replica):
 
     def __init__(self, arguments: tuple[Renderer, str, list[str], set[str]]) -> None:
         super().__init__(*arguments)
-        with contextlib.suppress(PermissionError):
-            # Ray starts its workers at nice 15; a scheduler that waits for the feed's CPU idles its GPU.
-            os.setpriority(os.PRIO_PROCESS, 0, 0)
-        spawned.calm_collector()
-        sys.modules["__main__"].__file__ = spawned.__file__
 
     async def start_here(self) -> tuple[dict[str, int], str]:
         """As start, with the id of the node."""
         engine = await super().start()
-        tables.warm_up()
-        gc.freeze()  # a full collection would visit all that vLLM's modules hold
         return engine, ray.get_runtime_context().get_node_id()
 
 
@@ -242,7 +230,7 @@ def resources(job: Job) -> dict[str, float]:
     """What Ray reserves for a replica: a GPU per tensor x pipeline rank; nothing for an engine on CPUs, which
     would otherwise take from the feed the CPUs that it needs."""
     ranks = job.engine.tensor_parallel_size * job.engine.pipeline_parallel_size
-    on_gpu = job.engine.kind == "vllm" and not runs_on_cpu()
+    on_gpu = engine_kind(job.engine.kind).capabilities.device == "gpu"
     return {"num_gpus": ranks, "num_cpus": 1} if on_gpu else {"num_gpus": 0, "num_cpus": 0}
 
 

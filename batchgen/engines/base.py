@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer
+from batchgen.records import Answer, Capabilities
+from batchgen.render.model_files import ModelFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +49,28 @@ class Engine(Protocol):
         ...
 
     async def stop(self) -> None: ...
+
+
+class EngineKind(Protocol):
+    """What `engine.kind` names. A job is checked with it before a cluster starts; a replica makes its engine with it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Asked on the driver and on workers, of what is installed there."""
+        ...
+
+    def check(self, job: Job) -> None:
+        """Raises JobError for a job that this kind cannot run: a model that it needs, options that it does not have. Imports
+        neither torch nor an engine."""
+        ...
+
+    def context(self, job: Job) -> int | None:
+        """The context that the options set, in tokens; None for the model's own."""
+        ...
+
+    def make(self, job: Job, model: ModelFiles) -> Engine:
+        """An engine that is not started, for a job that `check` let pass."""
+        ...

@@ -1,9 +1,8 @@
 """echo: deterministic text made from the prompt's own words, without a model.
 
-For first steps, rehearsals and tests: the whole path runs, only the answers are idle talk. The answer of
-a sample depends on the prompt's token ids, the seed (unless temperature is 0) and the sample's number, on
-nothing else. One word is one token, as likely as any other. Of the constraints (`structured_outputs`) it keeps
-`choice` and no other. `engine.options` are the fields of EchoOptions.
+For first steps, rehearsals and tests: a job runs on its whole path, with meaningless answers. The answer of a sample depends only
+on the prompt's token ids, the seed (unless temperature is 0) and the sample's number. One word is one token, and all words are
+equally likely. Of the constraints (`structured_outputs`) it honours `choice` only. Its options are the fields of EchoOptions.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ import xxhash
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from batchgen import logprobs
-from batchgen.engines.base import Request
+from batchgen.engines.base import EngineKind, Request
 from batchgen.engines.options import parse_options
 from batchgen.errors import BadRow, EngineError
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer
+from batchgen.logprobs import Token, of_answer
+from batchgen.records import Answer, Capabilities
 from batchgen.render.model_files import ModelFiles
 
 _DEAD = "echo died"
@@ -39,42 +38,64 @@ UNBOUNDED = 128
 
 
 class Length(Spec):
-    distribution: Literal["constant", "uniform", "lognormal"] = Field("lognormal", description="uniform is over 1..2 x mean.")
-    mean: float = Field(16.0, gt=0, description="Words.")
-    sigma: float = Field(0.6, ge=0, description="Spread of the logarithm (lognormal).")
+    """How long answers are; `min_tokens`, `max_tokens`, `ignore_eos` and `stop` of a row come first."""
+
+    distribution: Literal["constant", "uniform", "lognormal"] = Field("lognormal", description="uniform: from 1 to 2 x mean.")
+    mean: float = Field(16.0, gt=0, description="Mean in words.")
+    sigma: float = Field(0.6, ge=0, description="Standard deviation of the logarithm (lognormal).")
 
 
 class EchoOptions(Spec):
     max_model_len: int | None = Field(None, ge=2, description="Context in tokens.")
     max_num_seqs: int = Field(256, ge=1, description="Sequences that run at once.")
-    start_seconds: float = Field(0.0, ge=0, description="How long a replica takes to load.")
+    start_seconds: float = Field(0.0, ge=0, description="Seconds a replica takes to start.")
     latency: float = Field(0.0, ge=0, description="Seconds before the first token.")
     seconds_per_token: float = Field(0.0, ge=0, description="Seconds per token of an answer.")
-    length: Length = Length()
-    start_error: str | None = Field(None, description="Fault: the engine does not start, with this message.")
-    start_error_while: str | None = Field(None, description="Fault: start_error is only while this local file exists.")
-    reject_on: str | None = Field(None, description="Fault: refuse prompts that contain this text.")
-    die_on: str | None = Field(None, description="Fault: the engine dies of a prompt that contains this text.")
+    length: Length = Field(Length(), description="Lengths of the answers.")
+    meter: str | None = Field(None, description="Local file that grows by one byte for every answer, kept or lost.")
+    process: bool = Field(False, description="The engine has a process of its own (`cat`) and dies with it.")
+    start_error: str | None = Field(None, description="Fault: the engine does not start; this is its message.")
+    start_error_while: str | None = Field(None, description="Fault: start_error applies only while this local file exists.")
+    reject_on: str | None = Field(None, description="Fault: a prompt that contains this text is refused.")
+    die_on: str | None = Field(None, description="Fault: a prompt that contains this text kills the engine.")
     kill_on: str | None = Field(None, description="Fault: a prompt that contains this text kills the replica's process.")
     hang_on: str | None = Field(None, description="Fault: a prompt that contains this text is never answered.")
-    hang_while: str | None = Field(None, description="Fault: hang_on is only while this local file exists.")
-    process: bool = Field(False, description="Fault: the engine has a process of its own (`cat`) and dies with it.")
-    meter: str | None = Field(None, description="A local file that grows by a byte for every answer, kept or lost.")
-    freeze_on: str | None = Field(None, description="Fault: after a prompt that contains this text nothing is answered.")
+    hang_while: str | None = Field(None, description="Fault: hang_on applies only while this local file exists.")
+    freeze_on: str | None = Field(None, description="Fault: after a prompt that contains this text no prompt is answered.")
+
+
+class EchoKind:
+    name = "echo"
+    capabilities = Capabilities(needs_model=False)
+
+    def check(self, job: Job) -> None:
+        parse_options(job, EchoOptions)
+
+    def context(self, job: Job) -> int | None:
+        return parse_options(job, EchoOptions).max_model_len
+
+    def make(self, job: Job, model: ModelFiles) -> EchoEngine:
+        return EchoEngine(parse_options(job, EchoOptions), model.tokenizer, job.output.token_logprobs)
+
+
+KIND: EngineKind = EchoKind()
 
 
 class EchoEngine:
-    def __init__(self, job: Job, model: ModelFiles) -> None:
-        self.options = parse_options(job, EchoOptions)
-        self.capacity = self.options.max_num_seqs
-        self.workers = 1
-        self._token_logprobs = job.output.token_logprobs
-        self._tokenizer = None if model.tokenizer is None else Tokenizer.from_str(model.tokenizer)
+    """`tokenizer` is the text of a tokenizer.json; without one a token is a byte."""
+
+    workers = 1
+
+    def __init__(self, options: EchoOptions, tokenizer: str | None = None, token_logprobs: bool = False) -> None:
+        self.options = options
+        self.capacity = options.max_num_seqs
+        self._token_logprobs = token_logprobs
+        self._tokenizer = None if tokenizer is None else Tokenizer.from_str(tokenizer)
         self._slots = asyncio.Semaphore(self.capacity)
         self._sleeping: set[asyncio.Future[None]] = set()
         self._dead = self._frozen = False
         self._process: subprocess.Popen[bytes] | None = None
-        self._mourning: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await asyncio.sleep(self.options.start_seconds)
@@ -84,19 +105,33 @@ class EchoEngine:
         if self.options.process:
             # It ends with this process, too: nobody else holds the other end of its input.
             self._process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-            self._mourning = asyncio.create_task(self._die_with(self._process))
+            self._watching = asyncio.create_task(self._die_with(self._process))
 
     async def stop(self) -> None:
-        if self._process is not None and self._mourning is not None:
+        if self._process is not None and self._watching is not None:
             self._process.kill()
-            await self._mourning
+            await self._watching
 
     async def probe(self) -> None:
         await self._sleep(0)
 
     async def generate(self, request: Request) -> list[Answer]:
-        token_ids, sampling = request.token_ids, request.sampling
-        text = bytes(token_ids).decode() if self._tokenizer is None else self._tokenizer.decode(token_ids)
+        ids = request.token_ids
+        text = bytes(ids).decode() if self._tokenizer is None else self._tokenizer.decode(ids)
+        await self._fault(text)
+        words = re.findall(r"\w+", text) or ["nothing"]
+        answers = [self._answer(words, ids, request.sampling, number) for number in range(request.sampling.n)]
+        seconds = self.options.latency + self.options.seconds_per_token * max(answer.tokens for answer in answers)
+        if seconds or self._dead or self._frozen:
+            async with self._slots:
+                await self._sleep(seconds)
+        if self.options.meter:
+            with open(self.options.meter, "ab", buffering=0) as meter:
+                meter.write(b"." * len(answers))
+        return answers
+
+    async def _fault(self, text: str) -> None:
+        """The faults that the options wish of a prompt with this text."""
         options = self.options
         if options.kill_on and options.kill_on in text:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -108,16 +143,6 @@ class EchoEngine:
             raise BadRow("engine_rejected", f"echo refuses {options.reject_on!r}")
         while options.hang_on and options.hang_on in text and (not options.hang_while or os.path.exists(options.hang_while)):
             await asyncio.sleep(0.05)
-        words = re.findall(r"\w+", text) or ["nothing"]
-        outputs = [self._output(words, token_ids, sampling, number) for number in range(sampling.n)]
-        seconds = options.latency + options.seconds_per_token * max(output.tokens for output in outputs)
-        if seconds or self._dead or self._frozen:
-            async with self._slots:
-                await self._sleep(seconds)
-        if options.meter:
-            with open(options.meter, "ab", buffering=0) as meter:
-                meter.write(b"." * len(outputs))
-        return outputs
 
     async def _sleep(self, seconds: float) -> None:
         """Until the seconds are over; forever in a frozen engine. Raises EngineError in a dead one, asleep or not."""
@@ -148,16 +173,16 @@ class EchoEngine:
             if not waking.done():
                 waking.set_exception(EngineError(_DEAD))
 
-    def _output(self, words: list[str], ids: list[int], sampling: Sampling, number: int) -> Answer:
+    def _answer(self, words: list[str], ids: list[int], sampling: Sampling, number: int) -> Answer:
         seed = sampling.seed if sampling.temperature else 0
-        named = (ids, None, number) if seed is None else (ids, seed + number, 0)  # a sample's seed, as vLLM has it
-        dice = random.Random(xxhash.xxh3_64_intdigest(repr(named).encode()))
+        drawn_from = (ids, None, number) if seed is None else (ids, seed + number, 0)  # as vLLM seeds its samples
+        dice = random.Random(xxhash.xxh3_64_intdigest(repr(drawn_from).encode()))
         limit = sampling.max_tokens or UNBOUNDED
         constraint = orjson.loads(sampling.structured_outputs or "{}")
         if "choice" in constraint:
             chosen = dice.choice(constraint["choice"]).split()
             words = " ".join(constraint["choice"]).split()
-            return self._scored(" ".join(chosen[:limit]), "stop" if len(chosen) <= limit else "length", words, sampling)
+            return self._scored(" ".join(chosen[:limit]), "stop" if len(chosen) <= limit else "length", words, sampling.logprobs)
         wanted = limit if sampling.ignore_eos else max(self._length(dice), sampling.min_tokens)
         answer = " ".join(dice.choices(words, k=min(wanted, limit)))
         reason = "length" if wanted >= limit else "stop"
@@ -165,16 +190,16 @@ class EchoEngine:
             before, found, _ = answer.partition(stop)
             if found:
                 answer, reason = before + (found if sampling.include_stop_str_in_output else ""), "stop"
-        return self._scored(answer, reason, words, sampling)
+        return self._scored(answer, reason, words, sampling.logprobs)
 
-    def _scored(self, answer: str, reason: str, words: list[str], sampling: Sampling) -> Answer:
-        """The output of an answer that was drawn from `words`."""
-        tokens = len(answer.split())
-        if sampling.logprobs is None:
-            return Answer(answer, tokens, reason)
-        each, most = -math.log(len(words) or 1), sampling.logprobs
-        scored = _scored_words(answer, each, words, most) if self._token_logprobs else None
-        return Answer(answer, tokens, reason, each * tokens, token_logprobs=scored)
+    def _scored(self, text: str, reason: str, words: list[str], logprobs: int | None) -> Answer:
+        """The answer of a text that was drawn from `words`."""
+        tokens = len(text.split())
+        if logprobs is None:
+            return Answer(text, tokens, reason)
+        each = -math.log(len(words) or 1)
+        scored = _scored_words(text, each, words, logprobs) if self._token_logprobs else None
+        return Answer(text, tokens, reason, each * tokens, token_logprobs=scored)
 
     def _length(self, dice: random.Random) -> int:
         length = self.options.length
@@ -187,10 +212,10 @@ class EchoEngine:
 
 
 def _scored_words(answer: str, each: float, words: list[str], most: int) -> pa.StructArray:
-    """The words of an answer with the white space around them, all as likely; beside each `most` words, itself first."""
-    tokens: list[tuple[None, str, float, list[logprobs.Token]]] = []
+    """The words of an answer with the white space around them, equally likely; beside each `most` words, itself first."""
+    tokens: list[tuple[None, str, float, list[Token]]] = []
     for word in re.findall(r"\s*\S+(?:\s+$)?", answer):
         space = " " if tokens else ""
         likeliest = list(dict.fromkeys([word, *(space + other for other in words)]))[:most]
         tokens.append((None, word, each, [(None, other, each) for other in likeliest]))
-    return logprobs.of_answer(tokens)
+    return of_answer(tokens)

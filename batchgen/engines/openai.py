@@ -1,31 +1,35 @@
-"""openai: any endpoint that speaks OpenAI's chat completions: hosted models, a judge, a vLLM server.
+"""openai: an endpoint that speaks OpenAI's chat completions: hosted models, a judge, a vLLM server.
 
-Nothing is rendered here: the endpoint applies its own template. The conversation travels through the pipeline as its JSON
-(model.HOSTED_TEMPLATE, a token a byte), and token counts are the endpoint's. Retries, backoff and Retry-After are the openai
-client's. A row's adapter is a model of that name at the endpoint. The key comes from the environment variable that
-`engine.options.api_key_env` names, and from nowhere else.
+The endpoint applies its own chat template, so a prompt is the conversation's JSON (render's HOSTED_TEMPLATE; a token is a byte),
+and the endpoint counts the tokens. The openai client retries, backs off and honours Retry-After. A row's adapter names a model of
+the endpoint. The key comes from the environment variable that `engine.options.api_key_env` names, and from nowhere else.
 
-A request that the endpoint refuses is an error row; an endpoint that is not there or refuses the key is a dead engine.
+A request that the endpoint refuses is an error row. An endpoint that cannot be reached, or refuses the key, is a dead engine.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
 from pydantic import Field
 
 from batchgen import logprobs
-from batchgen.engines.base import Request
-from batchgen.engines.options import parse_options
-from batchgen.errors import BadRow, EngineError, words
+from batchgen.engines.base import EngineKind, Request
+from batchgen.engines.options import parse_options, require_model
+from batchgen.errors import BadRow, EngineError, JobError, words
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer
+from batchgen.records import Answer, Capabilities
 from batchgen.render.model_files import ModelFiles
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.chat.chat_completion import Choice
+    from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
 
 _OPENAI = ("temperature", "top_p", "n", "seed", "stop", "presence_penalty", "frequency_penalty")
 _VLLM = (
@@ -36,23 +40,51 @@ _DEFAULTS = Sampling()
 
 
 class OpenAIOptions(Spec):
-    base_url: str = Field("https://api.openai.com/v1", description="The endpoint; http://HOST:8000/v1 for a vLLM server.")
-    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable with the key.")
-    concurrency: int = Field(64, ge=1, description="Requests at once, of each replica.")
-    timeout: float = Field(600.0, gt=0, description="Seconds for one request.")
-    max_retries: int = Field(8, ge=0, description="Of a request that met 408, 409, 429, 5xx or no answer.")
-    max_tokens_field: str = Field("max_tokens", description="max_completion_tokens for models that want that.")
+    base_url: str = Field("https://api.openai.com/v1", description="URL of the endpoint; http://HOST:8000/v1 for a vLLM server.")
+    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
+    concurrency: int = Field(64, ge=1, description="Concurrent requests of each replica.")
+    timeout: float = Field(600.0, gt=0, description="Seconds before a request without a response fails.")
+    max_retries: int = Field(8, ge=0, description="Retries of a request that met 408, 409, 429, 5xx or no response.")
+    max_tokens_field: str = Field("max_tokens", description="Name of the length limit; some models want max_completion_tokens.")
+
+
+class OpenAIKind:
+    name = "openai"
+    capabilities = Capabilities(prompts="messages", reads_model=False, counts_tokens=True)
+
+    def check(self, job: Job) -> None:
+        require_model(job)
+        assert job.model is not None
+        ours = {
+            "attributes.predict": job.attributes.predict if job.attributes else None,
+            "model.chat_template": job.model.chat_template,
+            "model.chat_template_kwargs": job.model.chat_template_kwargs,
+            "input.continue_final_message": job.input.continue_final_message,
+        }
+        for field, value in ours.items():
+            if value:
+                raise JobError(f"{field}: an endpoint applies a template of its own; leave it out")
+        parse_options(job, OpenAIOptions)
+
+    def context(self, job: Job) -> int | None:
+        return None
+
+    def make(self, job: Job, model: ModelFiles) -> OpenAIEngine:
+        return OpenAIEngine(parse_options(job, OpenAIOptions), model.label, job.output.token_logprobs)
+
+
+KIND: EngineKind = OpenAIKind()
 
 
 class OpenAIEngine:
     workers = 1
 
-    def __init__(self, job: Job, model: ModelFiles) -> None:
-        self.options = parse_options(job, OpenAIOptions)
-        self.capacity = self.options.concurrency
-        self._model = model.source
-        self._token_logprobs = job.output.token_logprobs
-        self._client: Any = None
+    def __init__(self, options: OpenAIOptions, model: str, token_logprobs: bool = False) -> None:
+        self.options = options
+        self.capacity = options.concurrency
+        self._model = model
+        self._token_logprobs = token_logprobs
+        self._client: AsyncOpenAI | None = None
 
     async def start(self) -> None:
         try:
@@ -62,10 +94,9 @@ class OpenAIEngine:
                 f"the openai client cannot be imported: {error}", "install batchgen[openai] on every node"
             ) from error
         options = self.options
-        self._openai = openai
         self._client = openai.AsyncOpenAI(
             base_url=options.base_url,
-            api_key=os.environ.get(options.api_key_env) or "none",  # a server of one's own wants none
+            api_key=os.environ.get(options.api_key_env) or "none",  # a private server may want none
             timeout=options.timeout,
             max_retries=options.max_retries,
         )
@@ -77,7 +108,7 @@ class OpenAIEngine:
                 f"{options.base_url}: {words(error)}", f"check engine.options.base_url and the key in {options.api_key_env}"
             ) from None
         except openai.APIStatusError:
-            pass  # it answers; not every endpoint lists its models
+            pass  # it responds; not every endpoint lists its models
 
     async def stop(self) -> None:
         if self._client is not None:
@@ -87,19 +118,21 @@ class OpenAIEngine:
         return None  # requests have time limits of their own
 
     async def generate(self, request: Request) -> list[Answer]:
-        sampling = request.sampling
+        import openai
+
+        assert self._client is not None
         messages = orjson.loads(bytes(request.token_ids))
+        model = request.sampling.adapter or self._model
         try:
             done = await self._client.chat.completions.create(
-                model=sampling.adapter or self._model, messages=messages, **self._parameters(sampling)
+                model=model, messages=messages, **self._parameters(request.sampling)
             )
-        except (self._openai.APITimeoutError, self._openai.APIStatusError) as error:
-            if isinstance(error, self._openai.AuthenticationError | self._openai.PermissionDeniedError):
-                raise EngineError(f"{self.options.base_url}: {words(error)}") from None
-            slow = isinstance(error, self._openai.APITimeoutError)
-            raise BadRow("timeout" if slow else "engine_rejected", words(error)) from None
-        except self._openai.APIConnectionError as error:
+        except openai.APITimeoutError as error:
+            raise BadRow("timeout", words(error)) from None
+        except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise EngineError(f"{self.options.base_url}: {words(error)}") from None
+        except openai.APIStatusError as error:
+            raise BadRow("engine_rejected", words(error)) from None
         cached = getattr(getattr(done.usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
         choices = sorted(done.choices, key=lambda choice: choice.index)
         tokens = _counts(choices, done.usage.completion_tokens if done.usage else 0)
@@ -117,7 +150,7 @@ class OpenAIEngine:
         ]
 
     def _parameters(self, sampling: Sampling) -> dict[str, Any]:
-        """What differs from the defaults, under OpenAI's names; the rest as vLLM's server takes it."""
+        """What differs from the defaults, under OpenAI's names; fields that OpenAI lacks, as vLLM's server takes them."""
         given = {name: value for name, value in sampling if value != getattr(_DEFAULTS, name) and value is not None}
         made: dict[str, Any] = {name: given[name] for name in _OPENAI if name in given}
         if "max_tokens" in given:
@@ -137,26 +170,26 @@ class OpenAIEngine:
         return made | ({"extra_body": more} if more else {})
 
 
-def _content(choice: Any) -> list[Any] | None:
-    """The tokens of an answer where the endpoint tells them."""
-    return getattr(choice.logprobs, "content", None) if choice.logprobs else None
+def _content(choice: Choice) -> list[ChatCompletionTokenLogprob] | None:
+    """The tokens of an answer; None where the endpoint does not list them."""
+    return choice.logprobs.content if choice.logprobs else None
 
 
-def _counts(choices: list[Any], total: int) -> list[int]:
-    """The tokens of each choice. The endpoint counts those of all together; where it tells them one by one, each has its own."""
-    told = [len(_content(choice) or ()) for choice in choices]
-    if sum(told) == total:
-        return told
+def _counts(choices: list[Choice], total: int) -> list[int]:
+    """The number of tokens of each choice. The endpoint gives their sum; it is split evenly unless the tokens are listed."""
+    listed = [len(_content(choice) or ()) for choice in choices]
+    if sum(listed) == total:
+        return listed
     return [total // len(choices) + (number < total % len(choices)) for number in range(len(choices))]
 
 
-def _logprob(choice: Any) -> float | None:
+def _logprob(choice: Choice) -> float | None:
     content = _content(choice)
     return None if content is None else sum(token.logprob for token in content)
 
 
-def _tokens(choice: Any) -> pa.StructArray | None:
-    """The tokens of an answer; a vLLM server puts the chosen one before likelier ones."""
+def _tokens(choice: Choice) -> pa.StructArray | None:
+    """The tokens of an answer. A vLLM server puts the chosen alternative before likelier ones, so they are sorted."""
     content = _content(choice)
     if content is None:
         return None

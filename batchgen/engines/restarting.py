@@ -1,19 +1,19 @@
 """An engine that outlives its deaths.
 
-When the engine dies, or gives no sign of life for `watchdog` seconds, it is started again. The prompts that were in it
-are suspects: they run before any other prompt and apart from it, in groups of a SPLIT-th of those that were in the
-engine together. A group that kills the engine is split again and goes last; a prompt that kills it alone ends as
-`engine_crash`. One poisonous prompt among n costs about 1 + log(n) / log(SPLIT) restarts, and no other row.
+An engine that dies, or gives no sign of life for `watchdog` seconds, is replaced by a new one. The prompts in it become suspects:
+they run before all other prompts and apart from them, in groups of a SPLIT-th of those that were in the engine together.
+A group that kills the engine is split again and goes last; a prompt that kills it alone ends as `engine_crash`. One poisonous
+prompt among n costs about 1 + log(n) / log(SPLIT) restarts, and no other row.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field, replace
 
 from batchgen.engines.base import Engine, Request
 from batchgen.errors import BadRow, EngineError
@@ -27,163 +27,146 @@ GUILTY = "the engine died of this prompt, and again when the prompt was alone in
 
 @dataclass(eq=False)
 class _Visit:
-    """A prompt in the engine or on its way there."""
+    """A prompt in the engine, or on its way there."""
 
-    task: asyncio.Task[Any]
-    began: float = 0.0
-    turn: asyncio.Event | None = None
-    """Of a suspect: set when its group may enter."""
-    taken_out: BadRow | EngineError | None = None
-    """Why it had to leave the engine without an answer."""
+    time: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    """The time it may spend there."""
+    evicted: bool = False
+    """Taken out of a dead engine: its time ended early."""
     guilty: bool = False
-    gone: bool = False
+
+    def evict(self) -> None:
+        if not self.time.expired():
+            self.evicted = True
+            self.time.reschedule(asyncio.get_running_loop().time())
 
 
-class Guard:
+class RestartingEngine:
     """The Engine protocol over the engines that `make` makes, one after the other.
 
-    `watchdog` and `row_seconds` are seconds; the latter bounds a prompt's time in the engine, its wait there included.
+    `watchdog` and `row_seconds` are seconds. `row_seconds` bounds the time of a prompt in the engine, queueing there included.
     """
 
     def __init__(self, make: Callable[[], Engine], watchdog: float, row_seconds: float | None) -> None:
         self._make, self._watchdog, self._row_seconds = make, watchdog, row_seconds
         self._engine = make()
         self.capacity = self.workers = self.restarts = 0
-        self._inside: set[_Visit] = set()
-        self._groups: deque[list[_Visit]] = deque()
-        self._group: set[_Visit] = set()
-        self._open = asyncio.Event()
-        """Set while prompts that are no suspects may enter."""
         self._up = False
         self._given_up: EngineError | None = None
         self._deaths = 0
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._inside: dict[_Visit, None] = {}
+        """In the order in which they entered."""
+        self._suspects: deque[list[_Visit]] = deque()
+        """Groups of suspects: the first may enter the engine, the others wait. Other prompts wait until there are none."""
+        self._change = asyncio.Event()
+        """Set, and replaced by another, when prompts that wait may enter, or never will."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         await self._engine.start()
         self.capacity, self.workers = self._engine.capacity, self._engine.workers
         self._up = True
-        self._open.set()
-        self._spawn(self._watch_rows())
-        self._spawn(self._watch_engine())
+        self._spawn(self._watch())
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await self._engine.stop()
 
-    async def generate(self, request: Request) -> list[Answer]:
-        """As Engine.generate; raises BadRow for `engine_crash` and `timeout` too, EngineError when the engine is given up."""
-        task = asyncio.current_task()
-        assert task is not None
-        visit = _Visit(task)
-        try:
-            while True:
-                await self._admission(visit)
-                visit.began, visit.taken_out = asyncio.get_running_loop().time(), None
-                self._inside.add(visit)
-                try:
-                    outputs = await self._engine.generate(request)
-                    self._deaths = 0
-                    return outputs
-                except (EngineError, asyncio.CancelledError) as error:
-                    if visit.taken_out is None and isinstance(error, EngineError):
-                        self._died(error)
-                    elif visit.taken_out is None or (task.cancelling() and task.uncancel()):
-                        raise  # somebody else cancelled it
-                if isinstance(visit.taken_out, BadRow):
-                    raise visit.taken_out
-                request = replace(request, name=request.name + "'")  # the dead engine may still hold the name
-        finally:
-            self._leave(visit)
-
     async def probe(self) -> None:
         await self._engine.probe()
 
-    async def _admission(self, visit: _Visit) -> None:
-        """Wait for the turn of a suspect's group; for the end of all suspects otherwise."""
-        turn = None
-        while visit.turn is not turn:
-            turn = visit.turn
-            assert turn is not None
-            await turn.wait()
+    async def generate(self, request: Request) -> list[Answer]:
+        """As Engine.generate; raises BadRow for `engine_crash` and `timeout` too, EngineError when the engine is given up."""
+        visit = _Visit()
+        try:
+            while True:
+                while not self._may_enter(visit):
+                    await self._change.wait()
+                answers = await self._attempt(visit, request)
+                if answers is not None:
+                    self._deaths = 0
+                    return answers
+                request = replace(request, name=f"{request.name}'")  # as no request of the dead engine was called
+        finally:
+            self._leave(visit)
+
+    def _may_enter(self, visit: _Visit) -> bool:
+        """Raises the error of a prompt that never will."""
         if visit.guilty:
             raise BadRow("engine_crash", GUILTY)
-        while visit.turn is None and not self._open.is_set():
-            await self._open.wait()
         if self._given_up is not None:
             raise self._given_up
+        return self._up and (not self._suspects or visit in self._suspects[0])
+
+    async def _attempt(self, visit: _Visit, request: Request) -> list[Answer] | None:
+        """The answers; None when the engine died first. Raises BadRow when the engine refuses the prompt or its time is over."""
+        engine = self._engine
+        visit.evicted = False
+        try:
+            async with asyncio.timeout(self._row_seconds) as visit.time:
+                self._inside[visit] = None
+                try:
+                    return await engine.generate(request)
+                except EngineError as error:
+                    self._died(engine, error)
+        except TimeoutError:
+            if not visit.time.expired():
+                raise  # the engine's own
+            if not visit.evicted:
+                raise BadRow("timeout", f"no answer within limits.row_seconds ({self._row_seconds:g})") from None
+        finally:
+            self._inside.pop(visit, None)
+        return None
 
     def _leave(self, visit: _Visit) -> None:
-        visit.gone = True
-        self._inside.discard(visit)
-        if visit.turn is not None:
-            self._group.discard(visit)
-            self._next_group()
+        for group in self._suspects:
+            if visit in group:
+                group.remove(visit)
+        if self._suspects and not self._suspects[0]:
+            self._admit()
 
-    def _next_group(self) -> None:
-        while self._up and not self._group:
-            if not self._groups:
-                self._open.set()
-                return
-            self._group = {visit for visit in self._groups.popleft() if not visit.gone}
-            for visit in self._group:
-                _let_in(visit)
+    def _admit(self) -> None:
+        """Let the next group of suspects enter, or all other prompts when there is none."""
+        while self._suspects and not self._suspects[0]:
+            self._suspects.popleft()
+        self._change.set()
+        self._change = asyncio.Event()
 
-    def _died(self, error: EngineError) -> None:
-        """Take everything out of the dead engine and begin to start another."""
-        if not self._up:
+    def _died(self, engine: Engine, error: EngineError) -> None:
+        """Make suspects of the prompts in a dead engine, and begin to start another."""
+        if engine is not self._engine or not self._up:
             return
         self._up = False
-        self._open.clear()
-        suspects = sorted(self._inside | self._group, key=lambda visit: visit.began)
-        alone = len(suspects) == 1 and suspects[0].turn is not None
-        for visit in self._inside:
-            if visit.taken_out is None:
-                visit.taken_out = error
-                if visit.task is not asyncio.current_task():
-                    visit.task.cancel()
-        self._inside.clear()
-        self._group.clear()
         self._deaths += 1
-        for visit in suspects:
-            visit.turn = asyncio.Event()
-        if alone:
-            self._deaths, suspects[0].guilty = 0, True
-            _let_in(suspects[0])
+        inside, self._inside = list(self._inside), {}
+        group = self._suspects.popleft() if self._suspects else []
+        for visit in inside:
+            visit.evict()
+        if len(group) == 1 and inside == group:
+            group[0].guilty = True
+            self._deaths = 0
         else:
-            size = max(1, -(-len(suspects) // SPLIT))
-            self._groups.extend(suspects[low : low + size] for low in range(0, len(suspects), size))
+            self._suspects.extend(_split(inside + [visit for visit in group if visit not in inside]))
         self._spawn(self._restart(error))
 
     async def _restart(self, error: EngineError) -> None:
-        with contextlib.suppress(Exception):  # what is dead may not know how to stop
+        with contextlib.suppress(Exception):  # a dead engine may fail to stop
             await self._engine.stop()
         try:
             if self._deaths >= MOST_DEATHS:
                 raise EngineError(f"the engine died {self._deaths} times without an answer: {error}")
             self._engine = self._make()
             await self._engine.start()
-        except Exception as final:  # whatever it is, the prompts that wait must hear of it
-            self._given_up = final if isinstance(final, EngineError) else EngineError(f"{type(final).__name__}: {final}")
-            self._open.set()
-            for visit in [visit for group in self._groups for visit in group]:
-                _let_in(visit)
-            return
-        self.restarts += 1
-        self._up = True
-        self._next_group()
+        except Exception as failure:  # whatever it is, the prompts that wait must hear of it
+            self._given_up = _engine_error(failure)
+        else:
+            self.restarts += 1
+            self._up = True
+        self._admit()
 
-    async def _watch_rows(self) -> None:
-        while self._row_seconds is not None:
-            await asyncio.sleep(min(1.0, self._row_seconds / 4))
-            latest = asyncio.get_running_loop().time() - self._row_seconds
-            for visit in self._inside:
-                if visit.began < latest and visit.taken_out is None:
-                    visit.taken_out = BadRow("timeout", f"no answer within limits.row_seconds ({self._row_seconds:g})")
-                    visit.task.cancel()
-
-    async def _watch_engine(self) -> None:
+    async def _watch(self) -> None:
+        """Ask an engine with prompts in it for a sign of life, now and then."""
         while True:
             await asyncio.sleep(min(10.0, self._watchdog / 4))
             engine = self._engine
@@ -192,20 +175,21 @@ class Guard:
             try:
                 await asyncio.wait_for(engine.probe(), self._watchdog)
             except TimeoutError:
-                error = EngineError(f"the engine gave no sign of life for {self._watchdog:g} s")
-            except Exception as dead:  # an engine that cannot say that it works does not
-                error = dead if isinstance(dead, EngineError) else EngineError(f"{type(dead).__name__}: {dead}")
-            else:
-                continue
-            if engine is self._engine:
-                self._died(error)
+                self._died(engine, EngineError(f"the engine gave no sign of life for {self._watchdog:g} s"))
+            except Exception as failure:  # an engine that cannot say that it works does not
+                self._died(engine, _engine_error(failure))
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
-        self._tasks[task] = None  # asyncio itself holds no reference
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        self._tasks.add(task)  # asyncio itself holds no reference
+        task.add_done_callback(self._tasks.discard)
 
 
-def _let_in(visit: _Visit) -> None:
-    assert visit.turn is not None
-    visit.turn.set()
+def _split(visits: list[_Visit]) -> Iterator[list[_Visit]]:
+    """Groups of a SPLIT-th each."""
+    size = math.ceil(len(visits) / SPLIT) or 1
+    return (visits[low : low + size] for low in range(0, len(visits), size))
+
+
+def _engine_error(error: Exception) -> EngineError:
+    return error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}")

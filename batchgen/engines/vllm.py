@@ -1,135 +1,165 @@
 """vllm: one AsyncLLM, tensor x pipeline parallel, prompts as token ids, final outputs only.
 
-`engine.options` are vLLM's own engine arguments. Defaults differ from vLLM's where a batch job needs it: weights
-only from safetensors, no statistics log, a queue that honours places (lengths.py), workers as processes of this replica (`mp`).
+`engine.options` are vLLM's own engine arguments. Defaults differ from vLLM's where a batch job needs it: weights only from
+safetensors, no statistics log, a queue that honours priorities, workers as processes of this replica (`mp`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import io
 import os
-import threading
-from collections.abc import Set
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
 
 from batchgen import logprobs
 from batchgen.engines import vllm_cpu
-from batchgen.engines.base import Request
-from batchgen.errors import BadRow, EngineError, JobError, words
+from batchgen.engines.base import EngineKind, Request
+from batchgen.engines.options import require_model
+from batchgen.engines.vllm_options import check_options
+from batchgen.errors import BadRow, EngineError, words
 from batchgen.job.job import Job
-from batchgen.read import tables
-from batchgen.records import Answer
-from batchgen.render.model_files import ModelFiles
+from batchgen.records import Answer, Capabilities
+from batchgen.render.model_files import Adapter, ModelFiles
 
-_RESERVED = ("model", "revision", "tensor_parallel_size", "pipeline_parallel_size", "trust_remote_code")
-_PICKLES = ("pt", "npcache")
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NAMES = {
+    "AsyncEngineArgs": "vllm.engine.arg_utils",
+    "AsyncLLM": "vllm.v1.engine.async_llm",
+    "EngineDeadError": "vllm.v1.engine.exceptions",
+    "LoRARequest": "vllm.lora.request",
+    "RequestOutputKind": "vllm.sampling_params",
+    "SamplingParams": "vllm.sampling_params",
+    "StructuredOutputsParams": "vllm.sampling_params",
+    "tokens_input": "vllm.inputs",
+}
+"""All names of vLLM that are imported, with their modules, which vLLM does not promise to keep. vllm_options.py reads the source
+of the first module. tests/engines/test_vllm_names.py notices the loss of one, or of an attribute below."""
+ATTRIBUTES = {
+    "AsyncLLM": ("from_engine_args", "generate", "is_paused", "shutdown", "renderer", "vllm_config"),
+    "RequestOutputKind": ("FINAL_ONLY",),
+    "SamplingParams": ("output_kind", "skip_clone"),
+    "vllm.config:VllmConfig": ("scheduler_config", "parallel_config"),
+    "vllm.config:SchedulerConfig": ("max_num_seqs",),
+    "vllm.config:ParallelConfig": ("world_size",),
+    "vllm.renderers:BaseRenderer": ("render_cmpl_async",),
+    "vllm.outputs:RequestOutput": ("outputs", "num_cached_tokens"),
+    "vllm.outputs:CompletionOutput": ("index", "text", "token_ids", "finish_reason", "cumulative_logprob", "logprobs"),
+    "vllm.logprobs:Logprob": ("logprob", "rank", "decoded_token"),
+}
+"""Attributes in use: of these names, and of the classes of what they hold and return."""
+
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""Of all that PIL reads, what needs no other program: a row is untrusted."""
+"""The formats of images that are read: of all that PIL knows, those that need no other program. A row is untrusted."""
 MOST_PIXELS = 2**26
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM allocates
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""That vLLM allocates."""
+
+
+class VllmKind:
+    name = "vllm"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(device="cpu" if vllm_cpu.runs_on_cpu() else "gpu")
+
+    def check(self, job: Job) -> None:
+        require_model(job)
+        check_options(job.engine.options)
+
+    def context(self, job: Job) -> int | None:
+        return job.engine.options.get("max_model_len")
+
+    def make(self, job: Job, model: ModelFiles) -> VllmEngine:
+        return VllmEngine(engine_arguments(job, model), model.adapters, job.output.token_logprobs)
+
+
+KIND: EngineKind = VllmKind()
+
+
+def engine_arguments(job: Job, model: ModelFiles) -> dict[str, object]:
+    """AsyncEngineArgs of a job: batchgen's defaults, the job's options, and what other fields of the job set."""
+    spec = job.engine
+    ranks = spec.tensor_parallel_size * spec.pipeline_parallel_size
+    options: dict[str, object] = {
+        "load_format": "safetensors",
+        "disable_log_stats": True,
+        "scheduling_policy": "priority",
+        "distributed_executor_backend": "mp" if ranks > 1 else None,
+    }
+    if model.adapters:
+        needed = max(adapter.rank for adapter in model.adapters.values())
+        options["enable_lora"], options["max_loras"] = True, min(len(model.adapters), 8)
+        options["max_lora_rank"] = next((rank for rank in _LORA_RANKS if rank >= needed), needed)
+    return {
+        **vllm_cpu.arguments(options | spec.options, len(model.adapters)),
+        "model": model.source,
+        "revision": model.revision,
+        "tensor_parallel_size": spec.tensor_parallel_size,
+        "pipeline_parallel_size": spec.pipeline_parallel_size,
+        "trust_remote_code": bool(job.model and job.model.trust_remote_code),
+    }
 
 
 class VllmEngine:
-    def __init__(self, job: Job, model: ModelFiles) -> None:
-        spec, options = job.engine, dict(job.engine.options)
-        for name in _RESERVED:
-            if name in options:
-                raise JobError(f"engine.options.{name} is set elsewhere in the job")
-        if options.get("load_format") in _PICKLES:
-            raise JobError(f"engine.options.load_format {options['load_format']} executes pickles", "use safetensors")
-        if vllm_cpu.runs_on_cpu():
-            # A seeded row whose prefill is cut in two kills the CPU worker: "CPU Generator does not use offset".
-            options.setdefault("enable_chunked_prefill", False)
-        self._token_logprobs = job.output.token_logprobs
-        self._adapters = model.adapters
-        if model.adapters:
-            needed = max(adapter.rank for adapter in model.adapters.values())
-            rank = next((rank for rank in _LORA_RANKS if rank >= needed), needed)
-            options = {"enable_lora": True, "max_lora_rank": rank, "max_loras": min(len(model.adapters), 8), **options}
-            if vllm_cpu.runs_on_cpu():
-                # A row without an adapter has index -1, which the CPU's kernels take for the last slot: it must stay empty.
-                options["max_loras"] = max(options["max_loras"], len(model.adapters) + 1)
-        self._arguments: dict[str, Any] = {
-            "load_format": "safetensors",
-            "disable_log_stats": True,
-            "scheduling_policy": "priority",
-            "distributed_executor_backend": "mp" if spec.tensor_parallel_size * spec.pipeline_parallel_size > 1 else None,
-            **options,
-            "model": model.source,
-            "revision": model.revision,
-            "tensor_parallel_size": spec.tensor_parallel_size,
-            "pipeline_parallel_size": spec.pipeline_parallel_size,
-            "trust_remote_code": bool(job.model and job.model.trust_remote_code),
-        }
+    """`arguments` are vLLM's AsyncEngineArgs."""
+
+    def __init__(self, arguments: dict[str, object], adapters: Mapping[str, Adapter], token_logprobs: bool = False) -> None:
+        self._arguments, self._adapters, self._token_logprobs = arguments, adapters, token_logprobs
         self.capacity = self.workers = 0
+        self._vllm = SimpleNamespace()
         self._engine: Any = None
-        self._cores: Set[int] = frozenset()
-        self._dead: type[BaseException] = RuntimeError
+        self._give_back: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
-            from vllm.engine.arg_utils import AsyncEngineArgs
-            from vllm.inputs import tokens_input
-            from vllm.lora.request import LoRARequest
-            from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
-            from vllm.v1.engine.async_llm import AsyncLLM
-            from vllm.v1.engine.exceptions import EngineDeadError
-        except ImportError as error:
+            self._vllm = SimpleNamespace(**{name: getattr(importlib.import_module(at), name) for name, at in NAMES.items()})
+        except (ImportError, AttributeError) as error:
             raise EngineError(f"vLLM cannot be imported: {error}", "install batchgen[vllm] on every node") from error
-        self._prompt, self._params, self._kind = tokens_input, SamplingParams, RequestOutputKind
-        self._constraint, self._lora = StructuredOutputsParams, LoRARequest
-        self._dead = EngineDeadError
-        # While the engine's processes import vLLM, this one waits for them.
-        threading.Thread(target=tables.warm_up, name="warm-up", daemon=True).start()
-        if vllm_cpu.runs_on_cpu():
-            vllm_cpu.keep_freed_memory()
         try:
-            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
+            arguments = self._vllm.AsyncEngineArgs(**self._arguments)
+            self._engine, self._give_back = vllm_cpu.start(lambda: self._vllm.AsyncLLM.from_engine_args(arguments))
         except Exception as error:  # vLLM raises whatever its configuration or workers raise
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
         self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.workers = self._engine.vllm_config.parallel_config.world_size
-        if vllm_cpu.runs_on_cpu():
-            self._cores = vllm_cpu.keep_off_workers()
 
     async def probe(self) -> None:
         try:
             await self._engine.is_paused()  # the engine's own process answers it, between two steps
-        except self._dead as error:
+        except self._vllm.EngineDeadError as error:
             raise EngineError(f"vLLM died: {error}") from error
 
     async def stop(self) -> None:
-        if self._cores:  # the next engine of this process inherits them
-            vllm_cpu.run_on(os.getpid(), self._cores)
-        if self._engine is not None:
-            self._engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
+        self._give_back()  # the next engine of this process inherits its cores
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
 
     async def generate(self, request: Request) -> list[Answer]:
         final: Any = None
         try:
-            # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
-            sampling = dict(request.sampling)
-            del sampling["best_of"]  # vLLM has none: the task chooses
-            adapter, constraint = sampling.pop("adapter"), sampling["structured_outputs"]
-            if constraint is not None:
-                sampling["structured_outputs"] = self._constraint(**orjson.loads(constraint))
-            lora = None if adapter is None else self._lora(adapter, self._adapters[adapter].number, self._adapters[adapter].path)
-            params = self._params(**sampling, output_kind=self._kind.FINAL_ONLY, skip_clone=True)
-            prompt = self._prompt(request.token_ids)
-            if request.images:
-                pictures = await asyncio.to_thread(lambda: [_picture(url) for url in request.images])
-                whole = {"prompt_token_ids": request.token_ids, "multi_modal_data": {"image": pictures}}
-                [prompt] = await self._engine.renderer.render_cmpl_async([whole])
-            async for output in self._engine.generate(prompt, params, request.name, lora_request=lora, priority=request.priority):
+            prompt = await self._prompt(request)
+            outputs = self._engine.generate(
+                prompt,
+                self._parameters(request),
+                request.name,
+                lora_request=self._lora(request.sampling.adapter),
+                priority=request.priority,
+            )
+            async for output in outputs:
                 final = output
-        except self._dead as error:
+        except self._vllm.EngineDeadError as error:
             raise EngineError(f"vLLM died: {error}") from error
         except Exception as error:  # of this request alone: vLLM's own classes of it differ from version to version
             cause = error if str(error) else error.__cause__ or error  # vLLM wraps what it did not expect in an empty one
@@ -138,19 +168,40 @@ class VllmEngine:
             raise EngineError("vLLM ended a request without an output")
         return [
             Answer(
-                o.text,
-                len(o.token_ids),
-                o.finish_reason or "stop",
-                o.cumulative_logprob,
+                output.text,
+                len(output.token_ids),
+                output.finish_reason or "stop",
+                output.cumulative_logprob,
                 final.num_cached_tokens or 0,
-                token_logprobs=_tokens(o, request.sampling.logprobs) if self._token_logprobs else None,
+                token_logprobs=token_logprobs(output, request.sampling.logprobs) if self._token_logprobs else None,
             )
-            for o in sorted(final.outputs, key=lambda o: o.index)
+            for output in sorted(final.outputs, key=lambda output: output.index)
         ]
 
+    async def _prompt(self, request: Request) -> Any:
+        if not request.images:
+            return self._vllm.tokens_input(request.token_ids)
+        pictures = await asyncio.to_thread(lambda: [read_picture(url) for url in request.images])
+        whole = {"prompt_token_ids": request.token_ids, "multi_modal_data": {"image": pictures}}
+        [prompt] = await self._engine.renderer.render_cmpl_async([whole])
+        return prompt
 
-def _tokens(output: Any, most: int | None) -> pa.StructArray | None:
-    """The tokens of a vLLM CompletionOutput. A position has the chosen token and the `most` likeliest, which it may be one of."""
+    def _parameters(self, request: Request) -> Any:
+        """vLLM's SamplingParams; it has no best_of, which the task serves."""
+        fields = {name: value for name, value in request.sampling if name not in ("best_of", "adapter")}
+        if request.sampling.structured_outputs is not None:
+            constraint = orjson.loads(request.sampling.structured_outputs)
+            fields["structured_outputs"] = self._vllm.StructuredOutputsParams(**constraint)
+        # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
+        return self._vllm.SamplingParams(**fields, output_kind=self._vllm.RequestOutputKind.FINAL_ONLY, skip_clone=True)
+
+    def _lora(self, name: str | None) -> Any:
+        return None if name is None else self._vllm.LoRARequest(name, self._adapters[name].number, self._adapters[name].path)
+
+
+def token_logprobs(output: Any, most: int | None) -> pa.StructArray | None:
+    """The tokens of a CompletionOutput. vLLM's entry of a position has the chosen token and the `most` likeliest, which may be or
+    not be one of them."""
     if output.logprobs is None or most is None:
         return None
     tokens = []
@@ -161,8 +212,8 @@ def _tokens(output: Any, most: int | None) -> pa.StructArray | None:
     return logprobs.of_answer(tokens)
 
 
-def _picture(url: str) -> Any:
-    """The image in a data URL."""
+def read_picture(url: str) -> Image:
+    """The image in a data URL, as RGB. Raises ValueError or PIL's errors for anything else."""
     import PIL.Image
 
     data = base64.b64decode(url.partition(",")[2], validate=True)

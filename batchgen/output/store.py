@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import obstore
 from obstore.exceptions import (
@@ -33,6 +33,10 @@ from obstore.exceptions import (
 )
 
 from batchgen.errors import InputError, StoreError, words
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, MemoryStore
+    from obstore.store import ObjectStore as Client
 
 SCRATCH = "_batchgen/tmp"
 T = TypeVar("T")
@@ -159,7 +163,7 @@ class ObjectStore:
 
     attempts = 6
 
-    def __init__(self, url: str, client: Any) -> None:
+    def __init__(self, url: str, client: Client) -> None:
         self.url = url
         self._client = client
 
@@ -214,15 +218,15 @@ class ObjectStore:
         raise AssertionError("unreachable")
 
 
-_MEMORY: dict[str, Any] = {}
+_MEMORY: dict[str, MemoryStore] = {}
 
 
-def open_client(url: str) -> Any:
+def open_client(url: str) -> Client:
     """An obstore client for an object store URL. Raises InputError for a scheme nobody knows."""
     scheme = url.partition("://")[0]
     if scheme == "memory":
         return _MEMORY.setdefault(url, obstore.store.MemoryStore())
-    options: dict[str, Any] = {"timeout": "120s"}
+    options: ClientConfig = {"timeout": "120s"}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
     if scheme == "s3" and endpoint and endpoint.startswith("http://"):
         options["allow_http"] = True

@@ -1,28 +1,88 @@
-"""Carried columns: Arrow types for JSONL, and rows put into them without losing a value.
+"""Carried columns: how input columns stand in the output, and rows put into them without losing a value.
 
-JSONL has no schema, parts must all have the same one. The types are inferred from the first rows when the output is
-made (`infer_columns`) and frozen in it; a later value that does not fit, or a column not seen then, is carried as
-JSON text in `input_extra`.
+JSONL has no schema, while all parts of an output must have one. Types come from the first rows when the output is made
+(`infer_types`) and are frozen in it; a later value that does not fit, or a column not seen then, is carried as JSON text
+in `input_extra`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+
+from batchgen.errors import InputError
 
 EXTRA = "input_extra"
 
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
-def infer_columns(rows: Iterable[dict[str, Any]]) -> pa.Schema:
-    """Arrow types for the columns of JSONL rows, in order of appearance.
+@dataclass(frozen=True)
+class Carried:
+    """An input column in the output, where it is called `name`. With `is_json` it is carried as the JSON text of its values."""
 
-    Scalars and lists of scalars keep their type (int and float together are float64); a column of objects
-    or of several kinds is carried as JSON text, marked by the field metadata `json`.
+    name: str
+    column: str
+    type: pa.DataType
+    is_json: bool = False
+
+    def array(self, rows: list[dict[str, Any]], misfits: list[dict[str, Any]]) -> pa.Array:
+        """The column of JSONL rows; what does not fit its type goes into the row's dict of `misfits` under the input's name."""
+        values = [row.get(self.column) for row in rows]
+        if self.is_json:
+            return pa.array([None if value is None else _dumps(value) for value in values], self.type)
+        for index, value in enumerate(values):
+            if value is not None and not _fits(value, self.type):
+                misfits[index][self.column], values[index] = value, None
+        return pa.array(values, self.type)
+
+
+@dataclass(frozen=True)
+class CarriedColumns:
+    """The carried columns, and with `extra` the column `input_extra` of JSONL: an object of misfits, and with `unseen` of columns
+    not seen when the output was made. `consumed` is a column that the output has under another heading.
+
+    Outputs keep them as an Arrow schema with notes in the fields' metadata: `column`, `json` ("1" where it is JSON text), and of
+    input_extra `open` ("1" or "0", `unseen`) and `consumed` (or "").
+    """
+
+    columns: tuple[Carried, ...]
+    extra: bool = False
+    unseen: bool = False
+    consumed: str | None = None
+
+    @classmethod
+    def of(cls, schema: pa.Schema) -> CarriedColumns:
+        notes = {f.name: {k.decode(): v.decode(errors="replace") for k, v in (f.metadata or {}).items()} for f in schema}
+        more = notes[EXTRA] if "open" in notes.get(EXTRA, {}) else None
+        columns = tuple(
+            Carried(field.name, notes[field.name].get("column", field.name), field.type, "json" in notes[field.name])
+            for field in schema
+            if field.name != EXTRA or more is None
+        )
+        return cls(columns) if more is None else cls(columns, True, more["open"] == "1", more["consumed"] or None)
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = [
+            pa.field(one.name, one.type, metadata={"column": one.column} | ({"json": "1"} if one.is_json else {}))
+            for one in self.columns
+        ]
+        if self.extra:
+            notes = {"open": str(int(self.unseen)), "consumed": self.consumed or ""}
+            fields.append(pa.field(EXTRA, pa.string(), metadata=notes))
+        return pa.schema(fields)
+
+
+def infer_types(rows: Iterable[dict[str, Any]]) -> dict[str, pa.DataType | None]:
+    """Arrow types for the columns of JSONL rows, in order of appearance; None for a column that is carried as JSON text.
+
+    Scalars and lists of scalars keep their type (int and float together are float64). Objects and values of several kinds
+    are JSON text.
     """
     kinds: dict[str, set[type]] = {}
     inner: dict[str, set[type]] = {}
@@ -34,14 +94,11 @@ def infer_columns(rows: Iterable[dict[str, Any]]) -> pa.Schema:
             kinds[name].add(type(value))
             if isinstance(value, list):
                 inner.setdefault(name, set()).update(map(type, value))
-    fields = []
+    types: dict[str, pa.DataType | None] = {}
     for name, kind in kinds.items():
-        one = _one_type(kind)
-        if kind == {list}:
-            item = _one_type(inner[name] - {type(None)})
-            one = pa.list_(item) if item is not None else None
-        fields.append(pa.field(name, one) if one is not None else pa.field(name, pa.string(), metadata={"json": "1"}))
-    return pa.schema(fields)
+        item = _one_type(inner[name] - {type(None)}) if kind == {list} else None
+        types[name] = pa.list_(item) if item is not None else _one_type(kind)
+    return types
 
 
 def _one_type(kinds: set[type]) -> pa.DataType | None:
@@ -50,38 +107,34 @@ def _one_type(kinds: set[type]) -> pa.DataType | None:
     return _SCALARS.get(next(iter(kinds))) if len(kinds) == 1 else None
 
 
-def extra_field(keep_all: bool, consumed: str | None) -> pa.Field:
-    """The input_extra column: misfits of the carried columns and, if all columns are kept, columns not seen at first.
-
-    `consumed` is a column that the output has under another heading.
-    """
-    return pa.field(EXTRA, pa.string(), metadata={"open": str(int(keep_all)), "consumed": consumed or ""})
-
-
 def conform(rows: list[dict[str, Any]], kept: pa.Schema) -> pa.Table:
-    """The carried columns of JSONL rows as a table of schema `kept`; what does not fit goes to input_extra."""
-    by_column = {f.metadata[b"column"].decode(): f for f in kept if b"column" in (f.metadata or {})}
+    """The carried columns of JSONL rows as a table of schema `kept`."""
+    carried = CarriedColumns.of(kept)
     extra: list[dict[str, Any]] = [{} for _ in rows]
-    columns: dict[str, Any] = {}
-    for name, field in by_column.items():
-        values = [row.get(name) for row in rows]
-        if b"json" in field.metadata:
-            values = [None if v is None else _dumps(v) for v in values]
-        else:
-            for index, value in enumerate(values):
-                if value is not None and not _fits(value, field.type):
-                    extra[index][name], values[index] = value, None
-        columns[field.name] = pa.array(values, field.type)
-    if EXTRA in kept.names:
-        about = kept.field(EXTRA).metadata
-        if about[b"open"] == b"1":
-            consumed = about[b"consumed"].decode()
-            known = by_column.keys() | ({consumed} if consumed else set())
-            for row, more in zip(rows, extra, strict=True):
-                if not row.keys() <= known:
-                    more.update({name: value for name, value in row.items() if name not in known})
-        columns[EXTRA] = pa.array([_dumps(more) if more else None for more in extra], pa.string())
-    return pa.table([columns[field.name] for field in kept], schema=kept)
+    arrays = {one.name: one.array(rows, extra) for one in carried.columns}
+    if carried.extra:
+        known = {one.column for one in carried.columns} | {carried.consumed}
+        for row, more in zip(rows, extra, strict=True):
+            if carried.unseen and not row.keys() <= known:
+                more.update({name: value for name, value in row.items() if name not in known})
+        arrays[EXTRA] = pa.array([_dumps(more) if more else None for more in extra], pa.string())
+    return pa.table([arrays[name] for name in kept.names], schema=kept)
+
+
+def pick(shard: str, table: pa.Table, kept: pa.Schema) -> pa.Table:
+    """The carried columns of a table of input; null where it lacks one. Raises InputError for a type that cannot be cast."""
+    columns = {one.name: one.column for one in CarriedColumns.of(kept).columns}
+    arrays = []
+    for field in kept:
+        column = columns.get(field.name)
+        if column not in table.column_names:
+            arrays.append(pa.nulls(table.num_rows, field.type))
+            continue
+        try:
+            arrays.append(table.column(column).cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(f"shard {shard}: column {column}: {error}") from None
+    return pa.table(arrays, schema=kept)
 
 
 def _fits(value: object, kind: pa.DataType) -> bool:

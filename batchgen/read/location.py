@@ -13,8 +13,9 @@ import io
 import os
 import re
 import stat as modes
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
@@ -22,31 +23,25 @@ from obstore.exceptions import BaseError, NotFoundError
 from batchgen.errors import InputError, words
 from batchgen.output.store import open_client
 
-SUFFIXES = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".ndjson.gz": "jsonl",
-    ".jsonl.zst": "jsonl",
-    ".ndjson.zst": "jsonl",
-    ".parquet": "parquet",
-}
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from huggingface_hub import HfFileSystem
+    from obstore.store import ObjectStore
+
 BUFFER = 8 * 2**20
+"""Bytes asked of an object store at a time."""
+T = TypeVar("T")
 
 
-def format_of(name: str) -> str | None:
-    """jsonl or parquet by the name's ending; None for another."""
-    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
-
-
-def expand(path: str) -> list[str]:
-    """The shard names of one path: a file, a directory (recursively), or a glob; sorted."""
+def expand(path: str, endings: tuple[str, ...]) -> list[str]:
+    """The shard names of one path, sorted: a file, the files of a glob, or those of a directory (recursively) with one of
+    `endings`."""
     if path.startswith("hf://"):
-        names = _expand_hub(path)
+        names = _expand_hub(path, endings)
     elif "://" in path:
-        names = _expand_objects(path)
+        names = _expand_objects(path, endings)
     elif os.path.isdir(path):
-        names = _visible(glob.glob(os.path.join(glob.escape(path), "**", "*"), recursive=True), path)
+        names = _visible(glob.glob(os.path.join(glob.escape(path), "**", "*"), recursive=True), path, endings)
     elif glob.has_magic(path) and not os.path.exists(path):
         names = [name for name in glob.glob(path, recursive=True) if not os.path.isdir(name)]
     elif os.path.exists(path):
@@ -54,14 +49,13 @@ def expand(path: str) -> list[str]:
     else:
         raise InputError(f"input.path {path}: no such file or directory", f"relative paths start at {os.getcwd()}")
     if not names:
-        kinds = " ".join(SUFFIXES)
-        what = "nothing matches" if glob.has_magic(path) else f"no shards in it (known endings: {kinds})"
+        what = "nothing matches" if glob.has_magic(path) else f"no shards in it (known endings: {' '.join(endings)})"
         raise InputError(f"input.path {path}: {what}", f"relative paths start at {os.getcwd()}")
     return sorted(names)
 
 
 def stat(name: str) -> tuple[int, str]:
-    """Size in bytes, and a mark that changes when the shard is written again."""
+    """Size in bytes, and a stamp that changes when the shard is written again."""
     if name.startswith("hf://"):
         info = _hub().info(name)
         return int(info["size"]), str(info.get("blob_id") or info.get("sha256") or "")
@@ -82,11 +76,10 @@ def open_shard(name: str) -> BinaryIO:
     """A seekable binary stream over the stored bytes."""
     size, _ = stat(name)
     if name.startswith("hf://"):
-        stream: BinaryIO = _hub().open(name, "rb")
-        return stream
+        return cast(BinaryIO, _hub().open(name, "rb"))
     if "://" in name:
         client, key = _locate(name)
-        return io.BufferedReader(_ObjectStream(name, client, key, size), BUFFER)
+        return cast(BinaryIO, io.BufferedReader(_ObjectStream(name, client, key, size), BUFFER))
     try:
         return open(name, "rb")
     except OSError as error:
@@ -94,7 +87,7 @@ def open_shard(name: str) -> BinaryIO:
 
 
 class _ObjectStream(io.RawIOBase):
-    def __init__(self, name: str, client: Any, key: str, size: int) -> None:
+    def __init__(self, name: str, client: ObjectStore, key: str, size: int) -> None:
         self._name, self._client, self._key, self._size, self._at = name, client, key, size, 0
 
     def readable(self) -> bool:
@@ -110,41 +103,46 @@ class _ObjectStream(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._at)
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        length = min(len(view), self._size - self._at)
         if length <= 0:
             return 0
         data = _ask(self._name, lambda: obstore.get_range(self._client, self._key, start=self._at, length=length))
-        buffer[: len(data)] = memoryview(data)
+        view[: len(data)] = memoryview(data)
         self._at += len(data)
         return len(data)
 
 
-def _visible(paths: list[str], root: str) -> list[str]:
-    """Files with a known ending, none of them under a name that starts with _ or a dot."""
+def _visible(paths: list[str], root: str, endings: tuple[str, ...]) -> list[str]:
+    """Files with one of `endings`, none of them under a name that starts with _ or a dot."""
     names = []
     for path in paths:
         inner = Path(os.path.relpath(path, root)).parts if "://" not in path else path[len(root) :].split("/")
         hidden = any(part.startswith(("_", ".")) for part in inner if part)
-        if not hidden and format_of(path) and not ("://" not in path and os.path.isdir(path)):
+        if not hidden and path.endswith(endings) and not ("://" not in path and os.path.isdir(path)):
             names.append(path)
     return names
 
 
-def _expand_objects(path: str) -> list[str]:
+def _expand_objects(path: str, endings: tuple[str, ...]) -> list[str]:
     client, key = _locate(path)
     base = path[: len(path) - len(key)] if key else path.rstrip("/") + "/"
     if not glob.has_magic(key):
         folder = key.rstrip("/") + "/" if key else ""
-        found = [base + item["path"] for page in _ask(path, lambda: list(obstore.list(client, folder or None))) for item in page]
+        found = [base + key for key in _list(path, client, folder)]
         if not found:
             stat(path)
             return [path]
-        return _visible(found, base + folder)
+        return _visible(found, base + folder, endings)
     literal = re.split(r"[*?\[]", key)[0].rpartition("/")[0]
     pattern = re.compile(_glob_regex(key))
-    pages = _ask(path, lambda: list(obstore.list(client, literal or None)))
-    return [base + item["path"] for page in pages for item in page if pattern.fullmatch(item["path"])]
+    return [base + key for key in _list(path, client, literal) if pattern.fullmatch(key)]
+
+
+def _list(path: str, client: ObjectStore, folder: str) -> list[str]:
+    pages = _ask(path, lambda: list(obstore.list(client, folder or None)))
+    return [item["path"] for page in pages for item in page]
 
 
 def _glob_regex(pattern: str) -> str:
@@ -158,34 +156,34 @@ def _glob_regex(pattern: str) -> str:
     return "".join(piece(text) for text in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern))
 
 
-def _expand_hub(path: str) -> list[str]:
+def _expand_hub(path: str, endings: tuple[str, ...]) -> list[str]:
     files = _hub()
     if glob.has_magic(path):
         return [f"hf://{name}" for name in files.glob(path)]
-    if files.isdir(path):
-        return _visible([f"hf://{name}" for name in files.find(path)], path)
+    if files.isdir(path):  # type: ignore[no-untyped-call]
+        return _visible([f"hf://{name}" for name in files.find(path)], path, endings)
     return [path]
 
 
 @functools.cache
-def _hub() -> Any:
+def _hub() -> HfFileSystem:
     from huggingface_hub import HfFileSystem
 
     return HfFileSystem()
 
 
 @functools.cache
-def _bucket(url: str) -> Any:
+def _bucket(url: str) -> ObjectStore:
     return open_client(url)
 
 
-def _locate(name: str) -> tuple[Any, str]:
+def _locate(name: str) -> tuple[ObjectStore, str]:
     scheme, _, rest = name.partition("://")
     bucket, _, key = rest.partition("/")
     return _bucket(f"{scheme}://{bucket}"), key
 
 
-def _ask(name: str, call: Any) -> Any:
+def _ask(name: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except (NotFoundError, FileNotFoundError):

@@ -17,7 +17,6 @@ import xxhash
 from batchgen.errors import BadRow, ModelError, RowError, place
 from batchgen.job.job import Job, unknown_adapter
 from batchgen.job.sampling import Sampling, check_sampling
-from batchgen.read.layouts.conversation import Conversations, kind
 from batchgen.records import Capabilities, Message, Prompt, Row
 from batchgen.render.layout import LayoutKind, PromptText
 from batchgen.render.messages import images
@@ -47,7 +46,6 @@ class Renderer:
         self._capabilities, self._context = capabilities, context
         self.context = context or model.context
         self._steering = Steering(job.attributes)
-        self._conversations = Conversations(job.input, self._steering.names)
         self._constant_sampling = check_sampling(job.constant_sampling)
         self._sampling_columns = job.sampling_columns
         self._known_sampling = functools.lru_cache(KNOWN_SAMPLINGS, typed=True)(self._check_sampling)
@@ -68,9 +66,9 @@ class Renderer:
 
     @property
     def needed(self) -> set[str]:
-        """The input columns that rendering reads."""
+        """The input columns that rendering reads, beside those of the row's layout."""
         named = {self.job.input.id, "sampling", *self.job.sampling_columns.values(), *self._steering.columns.values()}
-        return {name for name in named if name} | self._conversations.columns
+        return {name for name in named if name}
 
     def prompts(self, row: Row, shard: str, source: int = 0) -> list[Prompt]:
         """The prompts of a row, one per variant; a bad row becomes error prompts. `source` is the row's index in its span.
@@ -85,8 +83,7 @@ class Renderer:
         return [Prompt(source, shard, row.ordinal, number, name, error=error) for number in range(self.job.variants)]
 
     def _prompts(self, row: Row, shard: str, source: int) -> list[Prompt]:
-        data = row.data or {}
-        messages, turns = self._conversations.read(data)
+        data, messages = row.data or {}, row.messages or []
         if pictures := images(messages):
             self._text.check_images(pictures)
         own = self._steering.own(data)
@@ -112,7 +109,7 @@ class Renderer:
                 id=self._id(row),
                 attributes=self._steering.of(steered[-1]) if steers else None,
                 messages=steered,
-                turns=turns,
+                turns=list(row.turns),
                 text=text,
                 token_ids=ids,
                 sampling=sampling.model_copy(update=changed),
@@ -158,7 +155,7 @@ class Renderer:
         """The row's sampling, and whether the seed is the row's own."""
         own = data.get("sampling")
         if own is not None and not isinstance(own, dict):
-            raise BadRow("input", f"sampling must be a struct, not {kind(own)}")
+            raise BadRow("input", f"sampling must be a struct, not {type(own).__name__}")
         given = [*((key, data.get(column)) for key, column in self._sampling_columns.items()), *(own or {}).items()]
         fields = {key: value for key, value in given if value is not None}
         if not fields:

@@ -19,9 +19,9 @@ from typing import ParamSpec, TypeVar
 
 import pyarrow as pa
 
-from batchgen.engines import make_engine
 from batchgen.engines.base import Engine
-from batchgen.engines.restarting import Guard
+from batchgen.engines.registry import engine_kind
+from batchgen.engines.restarting import RestartingEngine
 from batchgen.errors import EngineError, StoreError
 from batchgen.output import journal, parts
 from batchgen.output.store import delete_all, open_store
@@ -63,8 +63,9 @@ class Replica:
         self.job = job = renderer.job
         self.store = open_store(output)
         os.environ.update(job.engine.env)
-        self.engine = engine or Guard(
-            lambda: make_engine(job, renderer.model), job.engine.watchdog_seconds, job.limits.row_seconds
+        kind = engine_kind(job.engine.kind)
+        self.engine = engine or RestartingEngine(
+            lambda: kind.make(job, renderer.model), job.engine.watchdog_seconds, job.limits.row_seconds
         )
         self._task = Generation(renderer, self.engine)
         self._journaled = frozenset(journaled)

@@ -23,7 +23,6 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from workloads import TINY, Workload, make, write
 
-from batchgen.engines.spawned import calm_collector
 from batchgen.job.job import Job
 from batchgen.output import journal, parts
 from batchgen.output.store import delete_all, open_store
@@ -59,13 +58,13 @@ def stages(job: Job) -> Iterator[tuple[str, Callable[[], Any]]]:
     schema = output_schema(made.columns.kept, job.schema_names, job.parsed_type, job.output.token_logprobs)
     encoder = TokenEncoder(renderer.model)
 
-    found = list(reader.read_spans(job.input, shard, spans, made.columns.kept, renderer.needed))
+    found = list(reader.read_spans(job, shard, spans, made.columns.kept, renderer.needed))
     rows = [row for _, of_span, _ in found for row in of_span]
     prompts = [prompt for row in rows for prompt in renderer.prompts(row, shard.name)]
     blocks = [encode_block(span, encode_span(renderer, shard.name, of_span), kept) for span, of_span, kept in found]
 
     yield "plan (digest, line ends)", lambda: plan.make_plan(job, made.found, made.columns)
-    yield "read", lambda: list(reader.read_spans(job.input, shard, spans, made.columns.kept, renderer.needed))
+    yield "read", lambda: list(reader.read_spans(job, shard, spans, made.columns.kept, renderer.needed))
     yield "render and tokenize", lambda: [renderer.prompts(row, shard.name) for row in rows]
     yield "of it tokenize", lambda: [encoder.encode(prompt.text, Hidden(), False) for prompt in prompts]
     yield (
@@ -161,7 +160,6 @@ def main() -> None:
     options = parser.parse_args()
     workload = make(options.workload, options.rows, options.length)
     ray.init("local", include_dashboard=False, log_to_driver=False)
-    calm_collector()
     costs: dict[str, list[float]] = {}
     for chat in (False, True):
         with tempfile.TemporaryDirectory() as name:

@@ -23,6 +23,8 @@ from batchgen.job.job import Job
 from batchgen.output import parts, plan_file
 from batchgen.output.store import open_store
 from batchgen.plan import plan
+from batchgen.read.discover import discover
+from batchgen.read.input_columns import look
 
 
 def labels(path: Path, rows: int) -> None:
@@ -57,8 +59,8 @@ def plan_spans(spans: int) -> dict[str, float]:
         labels(folder / "rows.jsonl", spans * 4)
         job = Job.parse(make_job(folder, spans={"rows": 4}))
         store = open_store(job.output.path)
-        found = plan.discover(job.input)
-        columns = plan.look(job, found)
+        found = discover(job.input)
+        columns = look(job, found)
         seconds = {}
         began = time.monotonic()
         planned = plan.freeze_plan(job, store, found, columns)

@@ -31,7 +31,7 @@ def test_batchgen_renders_what_the_others_read(workloads, tmp_path, name):
     )
     made = prepare(job)
     [shard], spans = plan.make_plan(job, made.found, made.columns)
-    found = reader.read_spans(job.input, shard, spans, made.columns.kept, made.renderer.needed)
+    found = reader.read_spans(job, shard, spans, made.columns.kept, made.renderer.needed)
     prompts = [prompt for _, rows, _ in found for row in rows for prompt in made.renderer.prompts(row, shard.name)]
     assert [prompt.error for prompt in prompts] == [None] * len(prompts)
     assert [prompt.text for prompt in prompts] == [row["prompt"] for row in workload.rows]

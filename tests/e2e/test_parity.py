@@ -11,9 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from batchgen.engines import make_engine
 from batchgen.engines.base import Request
-from batchgen.engines.vllm import VllmEngine
+from batchgen.engines.vllm import KIND, VllmEngine
 from batchgen.errors import BadRow
 from batchgen.job.schemas import BUILT_IN
 from batchgen.records import Answer, Prompt, Row
@@ -41,7 +40,7 @@ def rows() -> list[dict[str, Any]]:
 
 def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Answer]:
     """The engine's answers; those of every third prompt are asked for with 0, 1 and 2 likeliest tokens."""
-    engine = make_engine(job, model)
+    engine = KIND.make(job, model)
     assert isinstance(engine, VllmEngine)
     from vllm.usage.usage_lib import is_usage_stats_enabled
 
@@ -72,7 +71,6 @@ def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Answer]:
         finally:
             await engine.stop()
             assert os.sched_getaffinity(0) == had
-            engine._engine = None  # at the end of the process it would complain of modules that are gone
 
     return asyncio.run(scenario())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import signal
 import statistics
 import subprocess
@@ -12,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from tokenizers import Tokenizer
 
-from batchgen.engines import make_engine
 from batchgen.engines.base import Request
-from batchgen.engines.echo import EchoEngine
+from batchgen.engines.echo import EchoEngine, EchoOptions
+from batchgen.engines.registry import engine_kind
 from batchgen.errors import BadRow, EngineError, JobError
 from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
@@ -28,10 +29,14 @@ TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"
 TEXT = "the quick brown fox jumps over the lazy dog"
 
 
-def engine(model: dict[str, Any] | None = None, **options: Any) -> EchoEngine:
+def job(model: dict[str, Any] | None = None, **options: Any) -> Job:
     fields = {"input": {"path": "x", "prompt": "p"}, "output": {"path": "o"}, "engine": {"kind": "echo", "options": options}}
-    job = Job.parse(fields | {"model": model})
-    made = make_engine(job, load_model(job.model))
+    return Job.parse(fields | {"model": model})
+
+
+def engine(model: dict[str, Any] | None = None, **options: Any) -> EchoEngine:
+    asked = job(model, **options)
+    made = engine_kind("echo").make(asked, load_model(asked.model))
     assert isinstance(made, EchoEngine)
     return made
 
@@ -70,10 +75,8 @@ def test_n_samples_differ() -> None:
 
 
 def test_the_models_tokenizer_reads_the_prompt() -> None:
-    made = engine(model={"source": str(TINY)})
-    tokenizer = made._tokenizer
-    assert tokenizer is not None
-    [output] = generate(made, ids=tokenizer.encode("<s>alpha beta</s>").ids)
+    ids = Tokenizer.from_file(str(TINY / "tokenizer.json")).encode("<s>alpha beta</s>").ids
+    [output] = generate(engine(model={"source": str(TINY)}), ids=ids)
     assert set(output.text.split()) <= {"alpha", "beta"}
 
 
@@ -133,10 +136,28 @@ def test_no_more_than_max_num_seqs_prompts_take_their_time_at_once() -> None:
     assert clock.run(scenario()) == pytest.approx(0.15)
 
 
-@pytest.mark.parametrize("options", [{"latncy": 1}, {"latency": -1}, {"length": {"mean": 0}}, {"max_num_seqs": 0}])
-def test_an_option_that_echo_does_not_have_is_a_job_error(options: dict[str, Any]) -> None:
-    with pytest.raises(JobError, match=rf"engine\.options\.{next(iter(options))}.*; echo has max_model_len, "):
-        engine(**options)
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"latncy": 1}, "latncy: unknown field 'latncy', did you mean 'latency'?"),
+        ({"length": {"meen": 1}}, "length.meen: unknown field 'meen', did you mean 'mean'?"),
+        ({"latency": -1}, "latency: Input should be greater than or equal to 0"),
+        ({"length": {"mean": 0}}, "length.mean: Input should be greater than 0"),
+        ({"max_num_seqs": 0}, "max_num_seqs: Input should be greater than or equal to 1"),
+    ],
+)
+def test_an_option_that_echo_does_not_have_is_a_job_error(options: dict[str, Any], cause: str) -> None:
+    with pytest.raises(JobError) as caught:
+        engine_kind("echo").check(job(**options))
+    assert str(caught.value).startswith(f"engine.options.{cause}; echo has max_model_len, ")
+
+
+def test_the_context_is_max_model_len() -> None:
+    assert [engine_kind("echo").context(job(**options)) for options in ({}, {"max_model_len": 9})] == [None, 9]
+
+
+def test_every_option_has_a_description() -> None:
+    assert [name for name, field in EchoOptions.model_fields.items() if not field.description] == []
 
 
 def test_start_error_may_be_for_a_while(tmp_path: Path) -> None:
@@ -147,19 +168,22 @@ def test_start_error_may_be_for_a_while(tmp_path: Path) -> None:
         asyncio.run(broken.start())
 
 
-def test_an_engine_with_a_process_dies_with_it_and_takes_it_along(tmp_path: Path) -> None:
+def process_of_an_engine() -> psutil.Process:
+    [process] = [child for child in psutil.Process().children() if child.name() == "cat"]
+    return process
+
+
+def test_an_engine_with_a_process_dies_with_it_and_takes_it_along() -> None:
     async def scenario() -> None:
         made = engine(process=True, latency=3600)
         await made.start()
-        first = made._process
-        assert first is not None
+        first = process_of_an_engine()
         await made.stop()
-        assert first.returncode is not None
+        assert not first.is_running()
         await made.start()
         asking = asyncio.create_task(made.generate(Request("1", list(b"a"), check_sampling({"max_tokens": 9}))))
         await asyncio.sleep(0)
-        assert made._process is not None
-        os.kill(made._process.pid, signal.SIGKILL)
+        process_of_an_engine().kill()
         with pytest.raises(EngineError, match="echo died"):
             await asking
         with pytest.raises(EngineError, match="echo died"):
@@ -257,13 +281,9 @@ def test_kill_on_kills_the_process() -> None:
     script = f"""
 import asyncio
 from batchgen.engines.base import Request
-from batchgen.engines.echo import EchoEngine
-from batchgen.render.model_files import load_model
+from batchgen.engines.echo import EchoEngine, EchoOptions
 from batchgen.job.sampling import check_sampling
-from batchgen.job.job import Job
-options = {{"kind": "echo", "options": {{"kill_on": "fox"}}}}
-job = Job.parse({{"input": {{"path": "x", "prompt": "p"}}, "output": {{"path": "o"}}, "engine": options}})
-made = EchoEngine(job, load_model(None))
+made = EchoEngine(EchoOptions(kill_on="fox"))
 asyncio.run(made.generate(Request("1", list(b"no such animal"), check_sampling({{"max_tokens": 5}}))))
 print("alive", flush=True)
 asyncio.run(made.generate(Request("2", list({TEXT.encode()!r}), check_sampling({{"max_tokens": 5}}))))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.engines.openai import OpenAIEngine
+from batchgen.engines.registry import engine_kind
 from batchgen.errors import EngineError, JobError, ModelError
 from batchgen.job.job import Job
 from batchgen.records import Receipt
@@ -232,7 +233,8 @@ def test_another_key_is_found_under_its_name(endpoint: Endpoint, tmp_path: Path,
 
 def test_an_option_that_there_is_not_is_a_mistake_in_the_job(endpoint: Endpoint, tmp_path: Path) -> None:
     with pytest.raises(
-        JobError, match=r"engine\.options\.api_key: Extra inputs are not permitted; openai has base_url, api_key_env"
+        JobError,
+        match=r"engine\.options\.api_key: unknown field 'api_key', did you mean 'api_key_env'\?; openai has base_url, api_key",
     ):
         answered(tmp_path, endpoint, options={"api_key": KEY})
     assert OpenAIEngine.workers == 1
@@ -266,4 +268,4 @@ def test_what_only_a_template_of_ours_could_honour_is_refused(section: str, fiel
     }
     fields[section][field] = value
     with pytest.raises(JobError, match=rf"{section}\.{field}: an endpoint applies a template of its own; leave it out"):
-        Job.parse(fields)
+        engine_kind("openai").check(Job.parse(fields))

@@ -1,4 +1,4 @@
-"""guard.py: an engine that dies, hangs or cannot start again, and the prompts that were in it."""
+"""restarting.py: an engine that dies, hangs or cannot start again, and the prompts that were in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.engines.base import Request
-from batchgen.engines.restarting import MOST_DEATHS, SPLIT, Guard
+from batchgen.engines.restarting import MOST_DEATHS, SPLIT, RestartingEngine
 from batchgen.errors import BadRow, EngineError
 from batchgen.job.sampling import Sampling
 from batchgen.records import Answer
@@ -46,33 +46,36 @@ class Mortal:
     async def generate(self, request: Request) -> list[Answer]:
         assert not self.stopped
         assert request.name not in self.inside
+        token_ids = request.token_ids
         mine = self.inside[request.name] = asyncio.get_running_loop().create_future()
-        self.seen.append(request.token_ids)
+        self.seen.append(token_ids)
         try:
-            await asyncio.sleep(0.001 * (1 + request.token_ids[0] % 3) + 1e-6 * request.token_ids[0])
+            await asyncio.sleep(0.001 * (1 + token_ids[0] % 3) + 1e-6 * token_ids[0])
             if self.hung:
                 await asyncio.Event().wait()
-            if request.token_ids[0] in self.poison:
+            if token_ids[0] in self.poison:
                 self.dead = True
                 for other in self.inside.values():
                     if not other.done():
                         other.set_result(None)
             if self.dead or mine.done():
                 raise EngineError("killed")
-            return [Answer(str(request.token_ids[0]), 1, "stop")]
+            return [Answer(str(token_ids[0]), 1, "stop")]
         finally:
             del self.inside[request.name]
 
 
-def guarded(made: list[Mortal], make: Callable[[int], Mortal], watchdog: float = 600, row_seconds: float | None = None) -> Guard:
+def guarded(
+    made: list[Mortal], make: Callable[[int], Mortal], watchdog: float = 600, row_seconds: float | None = None
+) -> RestartingEngine:
     def another() -> Mortal:
         made.append(make(len(made)))
         return made[-1]
 
-    return Guard(another, watchdog, row_seconds)
+    return RestartingEngine(another, watchdog, row_seconds)
 
 
-async def ask(engine: Guard, token: int) -> str:
+async def ask(engine: RestartingEngine, token: int) -> str:
     try:
         [output] = await engine.generate(Request(str(token), [token], Sampling()))
     except (BadRow, EngineError) as error:
@@ -80,7 +83,7 @@ async def ask(engine: Guard, token: int) -> str:
     return output.text
 
 
-def answers(engine: Guard, tokens: range) -> list[str]:
+def answers(engine: RestartingEngine, tokens: range) -> list[str]:
     async def scenario() -> list[str]:
         await engine.start()
         try:
@@ -194,23 +197,63 @@ def test_a_row_over_its_time_is_cut_and_the_others_are_not() -> None:
 
 
 def test_who_is_cancelled_from_outside_is_cancelled_even_as_a_suspect() -> None:
-    made: list[Mortal] = []
-    engine = guarded(made, lambda number: Mortal({0} if number == 0 else set()))
+    """Every other prompt, and one group of suspects altogether, while the engine is being started again."""
+    starting, cancelled = asyncio.Event(), asyncio.Event()
+
+    class Slow(Mortal):
+        async def start(self) -> None:
+            starting.set()
+            await cancelled.wait()
+
+    engine = guarded([], lambda number: Slow() if number else Mortal({0}))
 
     async def scenario() -> list[str]:
         await engine.start()
-        tasks = [asyncio.create_task(ask(engine, token)) for token in range(30)]
-        while not made[0].dead:
-            await asyncio.sleep(0.0001)
-        for task in tasks[::2]:
+        tasks = [asyncio.create_task(ask(engine, token)) for token in range(32)]
+        gone = [*tasks[:8], *tasks[8::2]]
+        await starting.wait()
+        for task in gone:
             task.cancel()
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-        late = await ask(engine, 99)
+        late = asyncio.create_task(ask(engine, 99))
+        await asyncio.sleep(0)
+        cancelled.set()
+        found = dict(zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True))
+        assert all(isinstance(found[task], asyncio.CancelledError) for task in gone)
+        answers = [str(found[task]) for task in tasks if task not in gone] + [await late]
         await engine.stop()
-        assert all(isinstance(one, asyncio.CancelledError) for one in found[::2])
-        return [*map(str, found[1::2]), late]
+        return answers
 
-    assert clock.run(asyncio.wait_for(scenario(), PATIENCE)) == [*map(str, range(1, 30, 2)), "99"]
+    assert clock.run(asyncio.wait_for(scenario(), PATIENCE)) == [*map(str, range(9, 32, 2)), "99"]
+
+
+def test_an_engines_own_timeout_is_not_taken_for_the_rows() -> None:
+    class Impatient(Mortal):
+        async def generate(self, request: Request) -> list[Answer]:
+            raise TimeoutError("the engine's own")
+
+    async def scenario() -> None:
+        engine = guarded([], lambda _: Impatient(), row_seconds=60)
+        await engine.start()
+        try:
+            await engine.generate(Request("1", [1], Sampling()))
+        finally:
+            await engine.stop()
+
+    with pytest.raises(TimeoutError, match="the engine's own"):
+        clock.run(scenario())
+
+
+def test_each_attempt_has_a_name_of_its_own() -> None:
+    names: list[str] = []
+
+    class Noting(Mortal):
+        async def generate(self, request: Request) -> list[Answer]:
+            names.append(request.name)
+            return await super().generate(request)
+
+    engine = guarded([], lambda number: Noting({5} if number == 0 else set()))
+    assert answers(engine, range(5, 6)) == ["5"]
+    assert len(set(names)) == len(names) == 2
 
 
 def test_whatever_a_restart_raises_reaches_the_prompts_that_wait() -> None:

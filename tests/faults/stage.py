@@ -1,12 +1,11 @@
 """What stands in, in a World, for what the modules of batchgen use: Ray, the engine, the object store, clocks and threads.
 
-The page of run.py, its lease, plan, drive and dispatch, the replicas with guard, journal and commit, and ObjectStore run as they
-are, over `Bucket`, whose every operation is a point at which anything may happen.
+The page of run.py, its lease, plan, drive and dispatch, the replicas with their restarts, journal and commit, and ObjectStore run
+as they are, over `Bucket`, whose every operation is a point at which anything may happen.
 """
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 
 from batchgen.cluster import driver, feed
-from batchgen.engines import restarting
 from batchgen.output import journal, lease, progress, retry, store, verify
 from batchgen.plan import plan
 from batchgen.replica import replica
@@ -55,9 +53,6 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
         patch.setattr(module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=world.dice.getrandbits(128), version=4)))
     for module in (progress, plan, verify, retry):
         patch.setattr(module, "ThreadPoolExecutor", concurrency.SerialExecutor)
-    serial = itertools.count()
-    # Members of sets, whose order would differ from run to run.
-    patch.setattr(restarting._Visit, "__hash__", lambda one: one.__dict__.setdefault("serial", next(serial)))
     one_host = world.dice.random() < 0.5
     threading = SimpleNamespace(
         Event=lambda: concurrency.Event(world), Thread=lambda target, **_: concurrency.Thread(world, target)
@@ -69,7 +64,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(store, "random", world.dice)
     patch.setattr(store, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
-    patch.setattr(replica, "make_engine", lambda job, model: Engine(world, count))
+    patch.setattr(replica, "engine_kind", lambda name: SimpleNamespace(make=lambda job, model: Engine(world, count)))
     patch.setattr(driver, "on_ray", lambda call: call(False))
     patch.setattr(driver, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
     patch.setattr(feed, "Feed", Feed)

@@ -33,10 +33,6 @@ def test_one_prompt_column_is_enough(named):
     assert getattr(job.input, named) == "column"
 
 
-def test_a_model_is_required_unless_the_engine_is_echo():
-    assert refusal(fields(engine={"kind": "vllm"})) == "job: engine.kind vllm needs a model"
-
-
 def test_remote_code_needs_a_full_commit():
     made = fields(model={"source": "a/b", "revision": "main", "trust_remote_code": True})
     assert "pin revision to a full commit hash" in refusal(made)

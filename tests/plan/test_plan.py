@@ -1,14 +1,12 @@
 """plan.py: the shards of an input are found and looked at, and become spans, frozen once."""
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.errors import BAD_JOB, InputError, JobError
+from batchgen.errors import InputError
 from batchgen.output import plan_file
-from batchgen.plan import plan
 from batchgen.records import Shard, Span
-from tests.support.planning import freeze, lines, make, make_job, write_parquet
+from tests.support.planning import freeze, make, make_job, write_parquet
 
 
 def test_the_name_of_a_span_is_its_shard_and_its_rows():
@@ -63,71 +61,6 @@ def test_parquet_spans_go_by_position(tmp_path):
     [shard], spans = make(make_job(path, spans={"rows": 4}))
     assert spans == [Span(0, 0, 4, 4), Span(0, 4, 8, 4), Span(0, 8, 10, 2)]
     assert (shard.format, shard.rows, shard.lines) == ("parquet", 10, 10)
-
-
-@pytest.mark.parametrize(
-    ("sections", "field"),
-    [
-        ({"input": {"prompt": "wrong"}}, "input.prompt"),
-        ({"input": {"id": "wrong"}}, "input.id"),
-        ({"input": {"system": {"column": "wrong"}}}, "input.system"),
-        ({"input": {"keep": ["prompt", "wrong"]}}, "input.keep[1]"),
-        ({"sampling": {"temperature": {"column": "wrong"}}}, "sampling.temperature"),
-        ({"attributes": {"schema": "karakuri", "columns": {"humor": "wrong"}}}, "attributes.columns.humor"),
-    ],
-)
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path, sections, field, ending):
-    path = tmp_path / f"in.{ending}"
-    if ending == "jsonl":
-        path.write_text('{"prompt": "a", "extra": 1}\n')
-    else:
-        pq.write_table(pa.table({"prompt": ["a"], "extra": [1]}), path)
-    with pytest.raises(JobError) as caught:
-        make(make_job(path, **sections))
-    assert str(caught.value) == f"{field}: no column 'wrong' in the input; its columns are extra, prompt"
-    assert caught.value.exit_code == BAD_JOB
-
-
-def test_a_column_of_a_later_row_is_there(tmp_path):
-    (tmp_path / "in.jsonl").write_text('nonsense\n{"prompt": "a"}\n{"id": "b"}\n')
-    job = make_job(tmp_path / "in.jsonl", input={"id": "id"})
-    assert plan.look(job, plan.discover(job.input)).names == ("prompt", "id")
-
-
-def test_kept_columns_of_an_input_without_a_good_row_are_no_crash(tmp_path):
-    (tmp_path / "in.jsonl").write_text("nonsense\n")
-    shards, spans = make(make_job(tmp_path / "in.jsonl", input={"keep": ["prompt"]}))
-    assert (shards[0].rows, spans[0].rows) == (1, 1)
-
-
-def test_two_columns_that_would_be_carried_under_one_name_are_refused(tmp_path):
-    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "row": 1, "input_row": 2}\n')
-    with pytest.raises(
-        InputError, match=r"^two input columns would both be carried as input_row; leave one out with input\.keep$"
-    ):
-        make(make_job(tmp_path / "in.jsonl"))
-
-
-def test_two_formats_in_one_input_are_refused(two_shards):
-    write_parquet(two_shards / "c.parquet", 1)
-    with pytest.raises(InputError, match=r"^input\.path leads to both jsonl and parquet shards; give each its own job$"):
-        plan.discover(make_job(two_shards).input)
-
-
-def test_a_shard_of_an_unknown_format_is_refused_unless_the_job_names_it(tmp_path):
-    (tmp_path / "in.txt").write_text(lines(1))
-    with pytest.raises(InputError, match=r"in\.txt: unknown format; set input\.format, or use an ending of \.jsonl "):
-        plan.discover(make_job(tmp_path / "in.txt").input)
-    [found] = plan.discover(make_job(tmp_path / "in.txt", input={"format": "jsonl"}).input)
-    assert (found.name, found.format, found.size) == (f"{tmp_path}/in.txt", "jsonl", len(lines(1)))
-
-
-def test_a_shard_that_two_paths_lead_to_is_found_once(two_shards):
-    found = plan.discover(
-        make_job("x", input={"path": [f"{two_shards}/b.jsonl", str(two_shards), f"{two_shards}/*.jsonl"]}).input
-    )
-    assert [shard.name for shard in found] == [f"{two_shards}/b.jsonl", f"{two_shards}/a.jsonl"]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "\r\n\n"])

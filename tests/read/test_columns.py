@@ -1,4 +1,4 @@
-"""carry.py: input columns get a type, and no value of a row is lost."""
+"""Carried columns: input columns get a type, and no value of a row is lost."""
 
 import json
 import math
@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.plan import plan
-from batchgen.read import columns
+from batchgen.read import columns, input_columns
 from batchgen.records import carried_name
 from tests.support.reading import read_all
 
 
 def inferred(*rows):
-    return {field.name: "json" if field.metadata else str(field.type) for field in columns.infer_columns(rows)}
+    return {name: "json" if kind is None else str(kind) for name, kind in columns.infer_types(rows).items()}
 
 
 @pytest.mark.parametrize(
@@ -44,17 +43,13 @@ def test_a_column_has_the_type_of_its_values_or_is_json_text(values, kind):
     assert inferred(*({"a": value} for value in values)) == {"a": kind}
 
 
-def test_json_text_columns_are_strings():
-    assert columns.infer_columns([{"a": {}}]).field("a").type == pa.string()
-
-
 def test_columns_are_in_order_of_appearance():
     assert list(inferred({"b": 1}, {"a": 1, "b": 2}, {"c": 1})) == ["b", "a", "c"]
 
 
 def carried(tmp_path, monkeypatch, head, *later, **sections):
     """The carried columns of rows, of which only the first was there to tell the types."""
-    monkeypatch.setattr(plan, "HEAD_ROWS", 1)
+    monkeypatch.setattr(input_columns, "HEAD_ROWS", 1)
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (head, *later)))
     return read_all(tmp_path / "in.jsonl", **sections)[1].to_pylist()
 
@@ -111,6 +106,21 @@ def test_a_bad_row_carries_nothing(tmp_path):
     assert table.to_pylist()[1] == {"prompt": None, "n": None, "input_extra": None}
 
 
+def test_the_records_of_the_columns_are_in_the_schema_that_an_output_keeps():
+    carried = columns.CarriedColumns(
+        (columns.Carried("input_row", "row", pa.int64()), columns.Carried("é", "é", pa.string(), is_json=True)),
+        extra=True,
+        unseen=True,
+        consumed="id",
+    )
+    assert {field.name: field.metadata for field in carried.schema} == {
+        "input_row": {b"column": b"row"},
+        "é": {b"column": "é".encode(), b"json": b"1"},
+        "input_extra": {b"open": b"1", b"consumed": b"id"},
+    }
+    assert columns.CarriedColumns.of(carried.schema) == carried
+
+
 numbers = st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.integers(-3, 3)
 scalars = st.none() | numbers | st.text(max_size=5)
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
@@ -144,7 +154,7 @@ def test_every_value_of_a_row_is_recovered_from_the_carried_columns(tmp_path_fac
     rows = [{"prompt": "p", **row} for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "HEAD_ROWS", seen)
+        patch.setattr(input_columns, "HEAD_ROWS", seen)
         found, table = read_all(path)
     assert all(same(row.data, given) for row, given in zip(found, rows, strict=True))
     for given_row, row in zip(rows, table.to_pylist(), strict=True):

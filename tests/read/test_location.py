@@ -1,4 +1,4 @@
-"""source.py: the job's paths become shard names, and shards become streams."""
+"""The job's paths become shard names, and shards become streams."""
 
 import io
 import os
@@ -8,6 +8,11 @@ import pytest
 
 from batchgen.errors import BAD_JOB, InputError
 from batchgen.read import location
+from batchgen.read.formats import known_endings
+
+
+def expand(path):
+    return location.expand(path, known_endings())
 
 
 @pytest.fixture
@@ -28,48 +33,32 @@ SHARDS = ["in/a.jsonl.gz", "in/b.jsonl", "in/e.ndjson", "in/sub/d.parquet", "in/
 
 def refusal(path):
     with pytest.raises(InputError) as caught:
-        location.expand(path)
+        expand(path)
     assert caught.value.exit_code == BAD_JOB
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("a.jsonl", "jsonl"),
-        ("a.ndjson.gz", "jsonl"),
-        ("s3://b/a.jsonl.zst", "jsonl"),
-        ("a.parquet", "parquet"),
-        ("a.json", None),
-        ("a.parquet.gz", None),
-        ("jsonl", None),
-    ],
-)
-def test_the_format_goes_by_the_ending(name, kind):
-    assert location.format_of(name) == kind
-
-
 def test_a_file_is_itself_whatever_its_ending(here):
-    assert location.expand("in/notes.txt") == ["in/notes.txt"]
+    assert expand("in/notes.txt") == ["in/notes.txt"]
 
 
 def test_a_directory_is_its_visible_shards_at_any_depth_sorted(here):
-    assert location.expand("in") == SHARDS
+    assert expand("in") == SHARDS
 
 
 def test_the_names_are_spelled_as_the_job_spells_the_path(here):
-    assert location.expand("./in/sub") == ["./in/sub/d.parquet", "./in/sub/deep/c.jsonl.zst"]
-    assert location.expand(f"{here}/in") == [f"{here}/{name}" for name in SHARDS]
+    assert expand("./in/sub") == ["./in/sub/d.parquet", "./in/sub/deep/c.jsonl.zst"]
+    assert expand(f"{here}/in") == [f"{here}/{name}" for name in SHARDS]
 
 
 def test_an_input_below_a_hidden_directory_is_not_hidden(here):
-    assert location.expand("in/_batchgen") == ["in/_batchgen/i.jsonl"]
+    assert expand("in/_batchgen") == ["in/_batchgen/i.jsonl"]
 
 
 def test_a_directory_with_brackets_in_its_name_is_a_directory(here):
     (here / "in[1]").mkdir()
     (here / "in[1]" / "a.jsonl").write_text("")
-    assert location.expand("in[1]") == ["in[1]/a.jsonl"]
+    assert expand("in[1]") == ["in[1]/a.jsonl"]
 
 
 def test_a_directory_without_shards_is_refused_with_the_endings_there_are(here):
@@ -80,17 +69,17 @@ def test_a_directory_without_shards_is_refused_with_the_endings_there_are(here):
 
 
 def test_a_glob_names_files_and_no_folders(here):
-    assert location.expand("in/[a-z]*.jsonl") == ["in/b.jsonl"]
-    assert location.expand("in/[ab].*") == ["in/a.jsonl.gz", "in/b.jsonl"]
+    assert expand("in/[a-z]*.jsonl") == ["in/b.jsonl"]
+    assert expand("in/[ab].*") == ["in/a.jsonl.gz", "in/b.jsonl"]
 
 
 def test_two_stars_reach_any_depth(here):
-    assert location.expand("in/**/*.zst") == ["in/sub/deep/c.jsonl.zst"]
+    assert expand("in/**/*.zst") == ["in/sub/deep/c.jsonl.zst"]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(here):
     (here / "a[b].jsonl").write_text("")
-    assert location.expand("a[b].jsonl") == ["a[b].jsonl"]
+    assert expand("a[b].jsonl") == ["a[b].jsonl"]
 
 
 def test_a_glob_that_matches_nothing_is_refused_by_its_pattern(here):
@@ -105,7 +94,7 @@ def test_a_missing_file_is_refused_by_its_name(here):
 def test_a_fifo_is_refused(here, ask):
     os.mkfifo("pipe.jsonl")
     with pytest.raises(InputError, match=r"^shard pipe\.jsonl: not a regular file$"):
-        ask(*location.expand("pipe.jsonl"))
+        ask(*expand("pipe.jsonl"))
 
 
 @pytest.mark.parametrize("ask", [location.stat, location.open_shard])
@@ -165,29 +154,29 @@ def bucket(s3):
 def test_a_prefix_is_its_visible_shards_sorted(bucket):
     url, _ = bucket
     expected = [f"{url}/in/{name}" for name in ("a.jsonl.gz", "b.jsonl", "sub/c.parquet")]
-    assert location.expand(f"{url}/in") == expected
-    assert location.expand(f"{url}/in/") == expected
+    assert expand(f"{url}/in") == expected
+    assert expand(f"{url}/in/") == expected
 
 
 def test_an_object_is_itself(bucket):
     url, _ = bucket
-    assert location.expand(f"{url}/in/b.jsonl") == [f"{url}/in/b.jsonl"]
+    assert expand(f"{url}/in/b.jsonl") == [f"{url}/in/b.jsonl"]
 
 
 def test_a_glob_over_objects_stays_in_its_folder(bucket):
     url, _ = bucket
-    assert location.expand(f"{url}/in/b*") == [f"{url}/in/b.jsonl"]
-    assert location.expand(f"{url}/in/?.jsonl") == [f"{url}/in/b.jsonl"]
+    assert expand(f"{url}/in/b*") == [f"{url}/in/b.jsonl"]
+    assert expand(f"{url}/in/?.jsonl") == [f"{url}/in/b.jsonl"]
 
 
 def test_two_stars_over_objects_reach_any_depth(bucket):
     url, _ = bucket
-    assert location.expand(f"{url}/**/*.parquet") == [f"{url}/in/sub/c.parquet"]
+    assert expand(f"{url}/**/*.parquet") == [f"{url}/in/sub/c.parquet"]
 
 
 def test_brackets_in_a_glob_over_objects_mean_what_they_mean_locally(bucket):
     url, _ = bucket
-    assert location.expand(f"{url}/in/[ab].jsonl*") == [f"{url}/in/a.jsonl.gz", f"{url}/in/b.jsonl"]
+    assert expand(f"{url}/in/[ab].jsonl*") == [f"{url}/in/a.jsonl.gz", f"{url}/in/b.jsonl"]
 
 
 def test_a_glob_over_objects_that_matches_nothing_is_refused_by_its_pattern(bucket):
@@ -210,7 +199,7 @@ def test_a_missing_bucket_is_refused_by_its_name(s3):
 def test_an_object_with_an_odd_name_is_found_and_read(bucket, name):
     url, put = bucket
     put(f"odd/{name}", b"odd")
-    assert location.expand(f"{url}/odd") == [f"{url}/odd/{name}"]
+    assert expand(f"{url}/odd") == [f"{url}/odd/{name}"]
     assert location.open_shard(f"{url}/odd/{name}").read() == b"odd"
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.engines import vllm
 from batchgen.engines.base import Request
-from batchgen.engines.restarting import Guard
+from batchgen.engines.restarting import RestartingEngine
 from batchgen.plan.plan import make_plan
 from batchgen.read.reader import read_spans
 from batchgen.records import Answer, Capabilities
@@ -122,7 +119,7 @@ class Eyes(Backwards):
 def test_images_reach_the_engine_and_the_output(tmp_path: Path) -> None:
     rows = [{"messages": said(text("Look."), image(), image())}, {"messages": [{"role": "user", "content": "Hello"}]}]
     made = prepared(tmp_path, rows, input=MESSAGES | {"path": str(tmp_path / "in.jsonl")})
-    receipt = ran(replica(made, Guard(lambda: Eyes(1), 60, None)), blocks(made)[0])
+    receipt = ran(replica(made, RestartingEngine(lambda: Eyes(1), 60, None)), blocks(made)[0])
     seen, blind = pq.read_table(io.BytesIO(part_bytes(made, receipt))).to_pylist()
     assert (seen["response"], blind["response"]) == ("2 images", "0 images")
     assert json.loads(seen["messages"][0]["content"]) == [text("Look."), image(), image()]
@@ -139,29 +136,7 @@ def test_parts_of_a_parquet_row_have_no_nulls(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"messages": said(text("Look."), image())}]), path)
     made = prepared(tmp_path, [], input=MESSAGES | {"path": str(path)})
     shards, spans = make_plan(made.job, made.found, made.columns)
-    [(_, [row], _)] = read_spans(made.job.input, shards[0], spans, made.columns.kept, made.renderer.needed)
+    [(_, [row], _)] = read_spans(made.job, shards[0], spans, made.columns.kept, made.renderer.needed)
     [prompt] = made.renderer.prompts(row, shards[0].name)
     assert prompt.error is None
     assert prompt.messages == said(text("Look."), image())
-
-
-def data_url(picture: PIL.Image.Image, form: str = "PNG") -> str:
-    made = io.BytesIO()
-    picture.save(made, form)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(made.getvalue()).decode()}"
-
-
-def test_a_picture_is_read_as_rgb() -> None:
-    read = vllm._picture(data_url(PIL.Image.new("LA", (3, 2), (10, 255))))
-    assert (read.mode, read.size, read.getpixel((0, 0))) == ("RGB", (3, 2), (10, 10, 10))
-
-
-def test_a_picture_that_needs_another_program_is_not_read() -> None:
-    with pytest.raises(PIL.UnidentifiedImageError):
-        vllm._picture(data_url(PIL.Image.new("RGB", (3, 2)), "EPS"))
-
-
-def test_a_small_text_that_makes_a_large_picture_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm, "MOST_PIXELS", 5)
-    with pytest.raises(ValueError, match="an image of 3 x 2 pixels, over 5"):
-        vllm._picture(data_url(PIL.Image.new("RGB", (3, 2))))

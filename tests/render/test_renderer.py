@@ -184,7 +184,7 @@ def test_needed_names_every_column_that_rendering_reads() -> None:
     fields = {"path": "x", "prompt": "p", "id": "i", "system": {"column": "s"}}
     attributes = {"schema": TWO, "columns": {"humor": "fun"}}
     renderer = bare(ARGUMENTS, input=fields, attributes=attributes, sampling={"n": {"column": "count"}})
-    assert renderer.needed == {"p", "i", "s", "verbosity", "fun", "count", "sampling"}
+    assert renderer.needed == {"i", "verbosity", "fun", "count", "sampling"}
 
 
 def test_a_renderer_pickles_and_renders_the_same() -> None:

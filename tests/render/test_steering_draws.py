@@ -7,8 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from batchgen.job.job import Job
@@ -18,7 +16,6 @@ from tests.support.rendering import bare, prompts
 from tests.support.replicas import answered
 
 POINTS = [{"verbosity": 0}, {"verbosity": 4, "humor": 4}, {"humor": 2.0}]
-ROWS = [{"verbosity": 4, "humor": 0}] * 3 + [{"verbosity": 0, "humor": 1}] + [{"text": "no attribute"}, {"verbosity": None}]
 
 
 def drawn(sample: Any, shard: str = "s", rows: int = 1) -> list[list[dict[str, int]]]:
@@ -50,24 +47,6 @@ def test_a_combination_comes_as_often_as_its_weight_says() -> None:
     assert 2.6 < counted[1] / counted[2] < 3.4
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_a_file_of_rows_gives_the_combinations_that_are_in_it_and_how_often(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"rows.{ending}"
-    if ending == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    else:
-        pq.write_table(pa.Table.from_pylist(ROWS), path)
-    job = Job.parse(fields(attributes={"sample": {"k": 2, "from": str(path)}}))
-    assert job.attributes is not None
-    assert job.attributes.sample is not None
-    assert job.attributes.sample.from_ == [{"verbosity": 4, "humor": 0, "weight": 3}, {"verbosity": 0, "humor": 1, "weight": 1}]
-    path.unlink()
-    again = Job.model_validate(job.model_dump(mode="json", by_alias=True))
-    assert Steering(again.attributes).variants("s", 0) == Steering(job.attributes).variants("s", 0), (
-        "the output remembers what was in the file"
-    )
-
-
 def test_other_combinations_are_another_job() -> None:
     def meaning(points: Any) -> dict[str, Any]:
         return Job.parse(fields(attributes={"sample": {"k": 1, "from": points}})).meaning()
@@ -87,17 +66,10 @@ def test_other_combinations_are_another_job() -> None:
             "sample.from: combination 1: weight 0 is not a number",
         ),
         ({"sample": {"k": 1, "from": POINTS}, "sweep": {"humor": [1]}}, "sample and sweep both make variants"),
-        ({"sample": {"k": 1, "from": "nowhere.jsonl"}}, "sample.from nowhere.jsonl: "),
     ],
 )
 def test_senseless_draws_are_refused(attributes: Any, cause: str) -> None:
     assert refusal(fields(attributes=attributes)).startswith(f"job: attributes: {cause}")
-
-
-def test_a_file_without_the_attributes_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
-    cause = refusal(fields(attributes={"sample": {"k": 1, "from": str(tmp_path / "rows.jsonl")}}))
-    assert cause.endswith("rows.jsonl: no row in it has one of verbosity, humor")
 
 
 def test_drawn_values_are_in_the_prompt_and_in_the_output(tmp_path: Path) -> None:

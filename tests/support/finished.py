@@ -64,7 +64,7 @@ class Finished:
             generated = 0
             for span in planned.missing(parts.committed(self.store)):
                 shard = planned.shards[span.shard]
-                [(_, rows, kept)] = reader.read_spans(job.input, shard, [span], columns.kept, made.renderer.needed)
+                [(_, rows, kept)] = reader.read_spans(job, shard, [span], columns.kept, made.renderer.needed)
                 prompts = encode_span(made.renderer, shard.name, rows, span.again)
                 receipt = await worker.run(encode_block(span, prompts, kept))
                 generated += receipt.counts.rows

@@ -15,6 +15,8 @@ from batchgen.output import job_file
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store
 from batchgen.plan import plan
+from batchgen.read.discover import discover
+from batchgen.read.input_columns import look
 from batchgen.records import Shard, Span
 from batchgen.render.model_files import load_model
 
@@ -25,19 +27,19 @@ def make_job(path: str | Path, **sections: Any) -> Job:
 
 
 def make(job: Job, known: Iterable[Shard] = ()) -> tuple[list[Shard], list[Span]]:
-    found = plan.discover(job.input)
-    return plan.make_plan(job, found, plan.look(job, found), tuple(known))
+    found = discover(job.input)
+    return plan.make_plan(job, found, look(job, found), tuple(known))
 
 
 def freeze(job: Job, store: Store) -> Plan:
-    found = plan.discover(job.input)
-    return plan.freeze_plan(job, store, found, plan.look(job, found))
+    found = discover(job.input)
+    return plan.freeze_plan(job, store, found, look(job, found))
 
 
 def freeze_output(job: Job, store: Store) -> tuple[pa.Schema, Plan]:
     """The carried columns and the plan of an output that has neither model nor parts."""
-    found = plan.discover(job.input)
-    columns = plan.look(job, found)
+    found = discover(job.input)
+    columns = look(job, found)
     job_file.freeze(store, job, load_model(None), columns.kept)
     return columns.kept, plan.freeze_plan(job, store, found, columns)
 

@@ -7,31 +7,40 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchgen.job.input import Input
 from batchgen.job.job import Job
 from batchgen.plan import plan
-from batchgen.plan.plan import Columns
 from batchgen.read import reader
+from batchgen.read.discover import discover
+from batchgen.read.input_columns import InputColumns, look
 from batchgen.records import Row, Shard, Span
 from tests.support.planning import make_job
 
 NONE = pa.schema([])
 
 
-def spec(**fields: Any) -> Input:
-    return Input(path="unused", prompt="prompt", **fields)
+def job_of(**fields: Any) -> Job:
+    """A job over an input that is not looked at."""
+    return make_job("unused", input={"prompt": "prompt"} | fields)
 
 
-def planned(path: Path, **sections: Any) -> tuple[Job, Columns, list[Shard], list[Span]]:
+def planned(path: Path, **sections: Any) -> tuple[Job, InputColumns, list[Shard], list[Span]]:
     """Job, columns, shards and spans of an input."""
     job = make_job(path, **sections)
-    found = plan.discover(job.input)
-    columns = plan.look(job, found)
+    found = discover(job.input)
+    columns = look(job, found)
     return job, columns, *plan.make_plan(job, found, columns)
 
 
 def read_all(path: Path, **sections: Any) -> tuple[list[Row], pa.Table]:
     """Rows and carried columns of an input of one shard, as `run` would read them."""
     job, columns, [shard], spans = planned(path, **sections)
-    parts = list(reader.read_spans(job.input, shard, spans, columns.kept, {"prompt"}))
+    parts = list(reader.read_spans(job, shard, spans, columns.kept, {"prompt"}))
     return [row for _, rows, _ in parts for row in rows], pa.concat_tables([table for _, _, table in parts])
+
+
+def hostile_column(extension: Any, shape: str) -> pa.Array:
+    """A column of an extension type, plain or inside a struct or a list."""
+    inner = pa.ExtensionArray.from_storage(extension(), pa.array(["a", "b"]))
+    if shape == "struct":
+        return pa.StructArray.from_arrays([inner], names=["x"])
+    return pa.ListArray.from_arrays([0, 1, 2], inner) if shape == "list" else inner

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.job.job import Job
+from batchgen.read.layouts import layout_of
 from batchgen.records import Prompt, Row
 from batchgen.render.model_files import ModelFiles, load_model
 from batchgen.render.renderer import Renderer
@@ -52,7 +53,8 @@ def bare(template: str | None = None, **fields: Any) -> Renderer:
 
 
 def prompts(renderer: Renderer, ordinal: int = 0, **data: Any) -> list[Prompt]:
-    return renderer.prompts(Row(ordinal, data), "in.jsonl")
+    row = layout_of(renderer.job).lay_out(Row(ordinal, data), "in.jsonl")
+    return renderer.prompts(row, "in.jsonl")
 
 
 def one(renderer: Renderer, ordinal: int = 0, **data: Any) -> Prompt:

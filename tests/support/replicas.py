@@ -38,7 +38,7 @@ def prepared(folder: Path, rows: Iterable[dict[str, Any]], **fields: Any) -> Pre
 def blocks(made: Prepared) -> list[pa.Table]:
     """The block of each span, as the feed makes it."""
     shards, spans = plan.make_plan(made.job, made.found, made.columns)
-    found = reader.read_spans(made.job.input, shards[0], spans, made.columns.kept, made.renderer.needed)
+    found = reader.read_spans(made.job, shards[0], spans, made.columns.kept, made.renderer.needed)
     return [encode_block(span, encode_span(made.renderer, shards[0].name, rows), kept) for span, rows, kept in found]
 
 

@@ -11,14 +11,14 @@ import pytest
 
 from batchgen.errors import InputError
 from batchgen.job.input import Input
-from batchgen.plan import plan
+from batchgen.read.discover import discover
 from tests.support.replicas import answered
 
 TITLE = "\x1b]0;owned\x07\x9b31m"
 
 
 def found(folder: Path) -> list[str]:
-    return [os.path.relpath(shard.name, folder) for shard in plan.discover(Input(path=str(folder), prompt="prompt"))]
+    return [os.path.relpath(shard.name, folder) for shard in discover(Input(path=str(folder), prompt="prompt"))]
 
 
 @pytest.fixture

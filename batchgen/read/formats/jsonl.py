@@ -1,122 +1,97 @@
-"""JSONL text -> spans: line ends by numpy, chunk by chunk; nothing is parsed and no more than a chunk is held."""
+"""JSONL, plain, .gz or .zst: a JSON object per line, read line by line; blank lines are no rows.
+
+A line that is no JSON object is an error row and leaves its neighbours as they are. A line of more than `input.max_row_bytes` is
+an error row, too, and is skipped without being held.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+import json
+from collections.abc import Iterator
 
-import numpy as np
-import xxhash
+import orjson
+import pyarrow as pa
 
-from batchgen.errors import InputError
-from batchgen.read import reader
-from batchgen.records import Shard, Span
+from batchgen.errors import InputError, RowError, place
+from batchgen.job.input import Input
+from batchgen.read.columns import conform
+from batchgen.read.formats.base import Cut, Format, Found, Head, Measured, Planned, SpanRows
+from batchgen.read.formats.jsonl_scan import grow, scan
+from batchgen.read.text import is_compressed, lines, open_text
+from batchgen.records import Row, Shard, Span
 
-SCAN_CHUNK = 8 * 2**20
-
-
-def text_digest(name: str, length: int) -> Any:
-    """Running xxh3-128 over the first `length` bytes of text; None where there are fewer."""
-    digest = xxhash.xxh3_128()
-    with reader.open_text(name) as stream:
-        while length:
-            chunk = reader.read_chunk(stream, name, min(SCAN_CHUNK, length))
-            if not chunk:
-                return None
-            digest.update(chunk)
-            length -= len(chunk)
-    return digest
+COMPRESSION = 4.0
+"""Assumed bytes of text per byte of a compressed shard; good enough for the sizes of spans."""
 
 
-Rows = Callable[[int], int]
-"""How many rows the span has that begins at this byte of the text."""
+class Jsonl(Format):
+    name = "jsonl"
+    endings = tuple(kind + codec for codec in ("", ".gz", ".zst") for kind in (".jsonl", ".ndjson"))
+
+    def row(self, spec: Input, shard: str, ordinal: int, line: bytes | None) -> Row:
+        """The row in a line that is not blank; None is a line over the cap."""
+        return parse_line(shard, ordinal, line, spec.max_row_bytes)
+
+    def head(self, spec: Input, name: str, rows: int) -> Head:
+        with open_text(name) as stream:
+            first = zip(range(rows), lines(stream, name, spec.max_row_bytes), strict=False)
+            made = [self.row(spec, name, 0, line) for _, (_, line) in first]
+        return Head([row.data for row in made if row.data is not None])
+
+    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
+        text_bytes = found.size * (COMPRESSION if is_compressed(found.name) else 1.0)
+
+        def left(offset: int) -> float:
+            return (text_bytes - offset) / bytes_per_row
+
+        def plan(cut: Cut) -> Planned | None:
+            scan_or_grow = grow if shard.digest else scan
+            return scan_or_grow(shard, found, lambda offset: cut.rows(left(offset)), cut.bytes)
+
+        return Measured(max(0, int(left(shard.text_bytes))), plan)
+
+    def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
+        first, last = spans[0], spans[-1]
+        with open_text(shard.name, first.offset) as stream:
+            found = lines(stream, shard.name, spec.max_row_bytes, last.offset + last.bytes - first.offset)
+            for span in spans:
+                rows = []
+                for ordinal in range(span.start, span.end):
+                    _, line = next(found, (0, b""))
+                    if line is None or line not in (b"", b"\r"):
+                        rows.append(self.row(spec, shard.name, ordinal, line))
+                if len(rows) != span.rows:
+                    what = f"{len(rows)} rows instead of {span.rows} from line {span.start + 1}"
+                    raise InputError(f"shard {shard.name}: {what}: it changed")
+                yield span, rows, conform([row.data or {} for row in rows], kept)
+
+    def is_sequential(self, shard: Shard) -> bool:
+        return is_compressed(shard.name)
 
 
-def scan(old: Shard, now: tuple[int, str], rows: Rows, cap: int, digest: Any = None) -> tuple[Shard, list[Span]]:
-    """Cut the text after what `old` has planned into spans of `rows(offset)` rows or `cap` bytes.
+def parse_line(shard: str, ordinal: int, line: bytes | None, cap: int) -> Row:
+    """A line as a row: its JSON object, or the error that names shard, line and cause. None is a line over the `cap`."""
 
-    `now` are the size and stamp of the stored shard; `digest` runs over what is planned already. Raises InputError.
-    """
-    digest = digest or xxhash.xxh3_128()
-    spans: list[Span] = []
-    with reader.open_text(old.name, old.text_bytes) as stream:
-        at, line = old.text_bytes, old.lines
-        chunk = reader.read_chunk(stream, old.name, SCAN_CHUNK)
-        if chunk and not old.terminated:
-            ending = b"\r\n" if chunk.startswith(b"\r\n") else b"\n"
-            if not chunk.startswith(ending):
-                raise InputError(f"shard {old.name}: its last line was continued")
-            digest.update(ending)
-            at, chunk = at + len(ending), chunk[len(ending) :] or reader.read_chunk(stream, old.name, SCAN_CHUNK)
-        cut = _Cutter(old.index, line, at, rows, cap)
-        last = b"\n"
-        while chunk:
-            digest.update(chunk)
-            spans += cut.feed(chunk)
-            last = chunk[-1:]
-            chunk = reader.read_chunk(stream, old.name, SCAN_CHUNK)
-        spans += cut.end(terminated=last == b"\n")
-    shard = replace(
-        old,
-        size=now[0],
-        stamp=now[1],
-        digest=digest.hexdigest(),
-        lines=cut.line,
-        rows=old.rows + sum(span.rows for span in spans),
-        text_bytes=cut.at,
-        terminated=last == b"\n",
-    )
-    return shard, spans
+    def bad(cause: str) -> Row:
+        return Row(ordinal, None, RowError("input", f"{place(shard, ordinal)}: {cause}"))
 
-
-class _Cutter:
-    """Finds line ends chunk by chunk and cuts spans; a span holds at least one row."""
-
-    def __init__(self, shard: int, line: int, at: int, rows: Rows, cap: int) -> None:
-        self.shard, self.rows, self.cap = shard, rows, cap
-        self.line = self._start = line  # ordinal of the line that `at` is in
-        self.at = self._offset = self._line_at = at
-        self._have = 0  # rows of the open span
-        self._return = False  # whether the byte before `at` is a carriage return
-
-    def feed(self, chunk: bytes) -> list[Span]:
-        data = np.frombuffer(chunk, np.uint8)
-        ends = np.flatnonzero(data == 10)
-        starts = np.concatenate(([self._line_at - self.at], ends[:-1] + 1)) if len(ends) else ends
-        lengths = ends - starts
-        returned = data[ends - 1] == 13 if len(ends) else np.empty(0, bool)
-        if len(ends) and ends[0] == 0:
-            returned[0] = self._return
-        filled = (lengths > 1) | ((lengths == 1) & ~returned)
-        count = np.cumsum(filled)
-        after = ends + 1 + self.at
-        spans, done, low = [], 0, 0
-        while low < len(ends):
-            by_rows = int(np.searchsorted(count, done + self.rows(self._offset) - self._have, "left"))
-            by_bytes = int(np.searchsorted(after, self._offset + self.cap, "left"))
-            high = max(low, min(by_rows, by_bytes))
-            if high >= len(ends):
-                break
-            self._have += int(count[high]) - done
-            done, low = int(count[high]), high + 1
-            if self._have:
-                spans.append(self._cut(self.line + low, int(after[high])))
-        if len(ends):
-            self._have += int(count[-1]) - done
-            self.line += len(ends)
-            self._line_at = int(after[-1])
-        self._return = chunk[-1] == 13
-        self.at += len(chunk)
-        return spans
-
-    def end(self, terminated: bool) -> list[Span]:
-        if not terminated:
-            self.line += 1
-            self._have += 0 if self._return and self.at - self._line_at == 1 else 1
-        return [self._cut(self.line, self.at)] if self._have else []
-
-    def _cut(self, line: int, at: int) -> Span:
-        span = Span(self.shard, self._start, line, self._have, self._offset, at - self._offset)
-        self._start, self._offset, self._have = line, at, 0
-        return span
+    if line is None:
+        return bad(f"the line is over input.max_row_bytes ({cap})")
+    if ordinal == 0:
+        line = line.removeprefix(b"\xef\xbb\xbf")
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as strict:
+        # Python's json writes NaN and Infinity, which are not JSON but are common in JSONL.
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return bad(f"invalid UTF-8 at byte {error.start + 1}")
+        try:
+            value = json.loads(text)
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
+        except (ValueError, RecursionError):
+            return bad(f"invalid JSON: {strict}")
+    if not isinstance(value, dict):
+        return bad(f"expected a JSON object, got {type(value).__name__}")
+    return Row(ordinal, value)

@@ -1,8 +1,8 @@
-"""OpenAI's batch files: a request per line in, a response per line out.
+"""Requests of OpenAI's batch files: JSONL with a request per line.
 
-Formats: https://platform.openai.com/docs/api-reference/batch (request input, request output objects) and the chat
-completions that they hold. A request's parameters become the row's own `sampling`; vLLM's additions to them (top_k, min_p, ...)
-are understood too. What would change an answer and is not understood makes the row an error.
+Format: https://platform.openai.com/docs/api-reference/batch (request input) and the chat completions that it holds. A request's
+parameters become the row's own `sampling`; vLLM's additions to them (top_k, min_p, ...) are understood too. A parameter
+that would change an answer and is not understood makes the row an error.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from batchgen.errors import BadRow
+from batchgen.errors import BadRow, RowError, place
+from batchgen.job.input import Input
 from batchgen.job.sampling import Sampling
+from batchgen.read.formats.jsonl import Jsonl
+from batchgen.records import Row
 
 URL = "/v1/chat/completions"
-_SAMPLING = set(Sampling.model_fields) - {"logprobs"}
+_SAMPLING = Sampling.model_fields.keys() - {"logprobs"}
 _IGNORED = {"model", "messages", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream"}
 _OWN = {"max_completion_tokens", "logprobs", "top_logprobs", "response_format"}
 _LEAST = -9999.0
@@ -22,8 +25,22 @@ _LEAST = -9999.0
 _STATUS = {"input": 400, "render": 400, "too_long": 400, "engine_rejected": 400, "timeout": 408}
 
 
+class OpenAIBatch(Jsonl):
+    name = "openai-batch"
+    endings = ()
+
+    def row(self, spec: Input, shard: str, ordinal: int, line: bytes | None) -> Row:
+        row = super().row(spec, shard, ordinal, line)
+        if row.data is None:
+            return row
+        try:
+            return Row(ordinal, request(row.data))
+        except BadRow as bad:
+            return Row(ordinal, None, RowError(bad.code, f"{place(shard, ordinal)}: {bad}"))
+
+
 def request(line: dict[str, Any]) -> dict[str, Any]:
-    """A line's request as a row: custom_id, messages, sampling. Raises BadRow (input)."""
+    """A line's request as the data of a row: custom_id, messages, sampling. Raises BadRow (input)."""
     body = line.get("body")
     if not isinstance(line.get("custom_id"), str) or not isinstance(body, dict):
         raise BadRow("input", "an OpenAI batch line has custom_id (a string) and body (an object)")
@@ -42,13 +59,13 @@ def request(line: dict[str, Any]) -> dict[str, Any]:
     return {"custom_id": line["custom_id"], "messages": body.get("messages"), "sampling": sampling}
 
 
-def _constraint(form: Any) -> dict[str, Any] | None:
+def _constraint(form: object) -> dict[str, Any] | None:
     kind = form.get("type") if isinstance(form, dict) else None
     if form is None or kind == "text":
         return None
     if kind == "json_object":
         return {"json": {"type": "object"}}
-    schema = form.get("json_schema") if kind == "json_schema" else None
+    schema = form.get("json_schema") if isinstance(form, dict) and kind == "json_schema" else None
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         return {"json": schema["schema"]}
     raise BadRow("input", "body.response_format: expected text, json_object or json_schema with its schema")

@@ -1,80 +1,62 @@
-"""An output as the input of another job: its `ok` rows, each once.
+"""An output as the input of another job: the `ok` rows of its parts, each once.
 
-A row that failed is left out. A retry of the other job that mends it adds a part, which grows the input of this one. The other
-job's fingerprint is part of what this one's rows mean.
+Failed rows are left out. A retry of the other job adds a part with the rows that it answers, which grows the input of
+this one. The other job's fingerprint is part of what this one's rows mean.
 """
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
-from batchgen.errors import InputError, JobError
+from batchgen.errors import InputError
 from batchgen.job.input import Input
-from batchgen.job.job import Job
-from batchgen.output.job_file import FrozenJob, load_frozen
+from batchgen.output.job_file import load_frozen
 from batchgen.output.parts import DATA
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import open_store
-from batchgen.read import tables
-from batchgen.read.location import format_of
-
-FORMAT = "output"
-"""Of a shard that is a part of another job's output."""
-SETTINGS = {"sampling"}
-"""Columns of an output that say how its rows were made, and would be taken for how the next ones are to be."""
-ORDINAL = "\0ordinal"
+from batchgen.read.formats.base import Found, files
+from batchgen.read.formats.parquet import Parquet, open_parquet
+from batchgen.read.formats.table import Contents
 
 
-def job_of(path: str) -> FrozenJob | None:
-    """The job whose output the path is, None where it is no output. Raises OutputConflict for a damaged one."""
-    if glob.has_magic(path) or path.startswith("hf://") or format_of(path) or ("://" not in path and not os.path.isdir(path)):
-        return None
-    return load_frozen(open_store(path))
+class Parts(Parquet):
+    name = "output"
+    endings = ()
+    settings = frozenset({"sampling"})
+    """How the other job's rows were made is not how this one's are to be made."""
 
+    def claim(self, path: str, endings: tuple[str, ...]) -> list[Found] | None:
+        """Raises OutputConflict for an output whose job file is damaged, InputError where its job is not done."""
+        is_store = "://" in path and not path.startswith("hf://")
+        if glob.has_magic(path) or not (is_store or os.path.isdir(path)):
+            return None
+        store = open_store(path)
+        frozen = load_frozen(store)
+        if frozen is None:
+            return None
+        if store.get(SUCCESS) is None:
+            raise InputError(f"input.path {path}: the job of this output is not done", "run it to its end first")
+        upstream = (path, frozen.fingerprint)
+        return [Found(name, self.name, upstream=upstream) for name in files(f"{path.rstrip('/')}/{DATA}", endings)]
 
-def parts_path(path: str) -> str:
-    """Where the parts of a finished output are. Raises InputError where its job is not done."""
-    store = open_store(path)
-    if store.get(SUCCESS) is None:
-        raise InputError(f"input.path {path}: the job of this output is not done", "run it to its end first")
-    return f"{path.rstrip('/')}/{DATA}"
+    def find(self, path: str, endings: tuple[str, ...]) -> list[Found]:
+        claimed = self.claim(path, endings)
+        if claimed is None:
+            raise InputError(f"input.path {path}: no output of a job", "leave input.format out")
+        return claimed
 
+    def contents(self, spec: Input, name: str) -> Contents:
+        file, footer = open_parquet(name)
+        try:
+            ok = pc.equal(file.read(columns=["status"]).column("status"), "ok")
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise InputError(f"shard {name}: damaged part of an output: {error}") from None
+        return Contents(xxhash.xxh3_128_hexdigest(footer), pc.sum(ok).as_py() or 0, ok)
 
-def refuse_own(job: Job) -> None:
-    """Raises JobError for a job that reads what it writes."""
-    own = open_store(job.output.path).url.rstrip("/")
-    for path in job.input.paths:
-        place = path if "://" in path else os.path.abspath(path)
-        if place.rstrip("/") in (own, os.path.abspath(own)):
-            raise JobError(f"input.path {path}: it is the job's own output", "give output.path another place")
-
-
-def fingerprints(spec: Input) -> list[str]:
-    """Of the jobs whose outputs the input is."""
-    jobs = [job_of(path) for path in spec.paths] if spec.format == "auto" else []
-    return [job.fingerprint for job in jobs if job is not None]
-
-
-def ok_positions(name: str) -> npt.NDArray[np.int64]:
-    """Where the `ok` rows of a part stand in it. Raises InputError."""
-    file, _ = tables.open_parquet(name)
-    try:
-        ok = pc.equal(file.read(columns=["status"]).column("status"), "ok")
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise InputError(f"shard {name}: damaged part of an output: {error}") from None
-    return np.flatnonzero(ok.to_numpy())
-
-
-def ok_rows(batches: Iterator[pa.Table], start: int) -> Iterator[pa.Table]:
-    """The `ok` rows of adjoining tables, the first of which begins at position `start`, and their positions as column ORDINAL."""
-    for batch in batches:
-        ordinals = pa.array(np.arange(start, start + batch.num_rows))
-        start += batch.num_rows
-        yield batch.append_column(ORDINAL, ordinals).filter(pc.equal(batch.column("status"), "ok"))
+    def wanted(self, table: pa.Table) -> pa.Table:
+        return table.filter(pc.equal(table.column("status"), "ok"))

@@ -1,101 +1,131 @@
-"""scan.py: JSONL text becomes spans, and every line that is not blank is in one."""
+"""JSONL becomes rows, and a bad line is one error row."""
 
-import itertools
+import gzip
+import math
+import os
 
-import pyarrow as pa
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+import zstandard
 
-from batchgen.read import reader
-from batchgen.read.formats import jsonl as scan_
-from tests.support.planning import lines, make, make_job, touch
+from batchgen.errors import BAD_JOB, InputError
+from batchgen.read import reader, text
+from batchgen.records import Shard, Span
+from tests.support.reading import NONE, job_of, planned, read_all
 
-
-def ordinals(text):
-    """The rows of a JSONL text: the numbers of its lines that are not blank."""
-    return [number for number, line in enumerate(text.split(b"\n")) if line not in (b"", b"\r")]
+PACK = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
 
 
-def line_count(text):
-    return text.count(b"\n") + (text != b"" and not text.endswith(b"\n"))
+def read_text(path, content, kept=NONE, rows=None, **fields):
+    """All rows of `content` as the JSONL file `path`, read as one span; `rows` of its lines are not blank."""
+    path.write_bytes(content)
+    count = len(content.splitlines()) if rows is None else rows
+    span = Span(0, 0, content.count(b"\n") + (not content.endswith(b"\n")), count, 0, len(content))
+    shard = Shard(0, str(path), "jsonl", len(content), "", "", span.end, count)
+    [(_, found, table)] = reader.read_spans(job_of(**fields), shard, [span], kept, set())
+    return found if kept is NONE else (found, table)
 
 
-def read_ordinals(job, shards, spans):
-    parts = list(reader.read_spans(job.input, shards[0], spans, pa.schema([]), set())) if spans else []
-    assert [(span, len(rows)) for span, rows, _ in parts] == [(span, span.rows) for span in spans]
-    return [row.ordinal for _, rows, _ in parts for row in rows]
-
-
-line = st.sampled_from([b"", b"\r", b'{"prompt": "a"}', b'{"prompt": "bbb"}\r', b"1", b" ", b"\r\r"]) | st.binary(
-    max_size=30
-).map(lambda data: data.replace(b"\n", b""))
-texts = st.tuples(st.lists(line, max_size=25), st.booleans()).map(lambda t: b"\n".join(t[0]) + b"\n" * t[1])
-chunks = st.sampled_from([2, 3, 7, 50, 1 << 20])
-
-
-@settings(deadline=None, max_examples=200)
-@given(text=texts, rows=st.integers(1, 7), cap=st.sampled_from([1, 30, 100, 1 << 20]), scan=chunks, chunk=chunks)
-def test_spans_cover_exactly_the_lines_that_are_not_blank(tmp_path_factory, text, rows, cap, scan, chunk):
-    assume(ordinals(text))
-    path = tmp_path_factory.mktemp("plan") / "in.jsonl"
-    path.write_bytes(text)
-    job = make_job(path, spans={"rows": rows, "bytes": cap})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan_, "SCAN_CHUNK", scan)
-        patch.setattr(reader, "CHUNK", chunk)
-        shards, spans = make(job)
-        assert read_ordinals(job, shards, spans) == ordinals(text)
-    assert all(1 <= span.rows <= rows for span in spans)
-    assert all(one.end <= two.start and one.offset + one.bytes <= two.offset for one, two in itertools.pairwise(spans))
-    assert all(span.rows == sum(span.start <= n < span.end for n in ordinals(text)) for span in spans)
-    assert (shards[0].rows, shards[0].lines, shards[0].text_bytes) == (len(ordinals(text)), line_count(text), len(text))
-
-
-@settings(deadline=None, max_examples=200)
-@given(text=texts, more=texts, newline=st.sampled_from([b"", b"\n", b"\r\n"]), rows=st.integers(1, 5), scan=chunks)
-def test_appended_lines_add_spans_for_themselves_only(tmp_path_factory, text, more, newline, rows, scan):
-    assume(ordinals(text))
-    path = tmp_path_factory.mktemp("grow") / "in.jsonl"
-    path.write_bytes(text)
-    job = make_job(path, spans={"rows": rows})
-    whole = text + newline + more
-    assume(text == b"" or text.endswith(b"\n") or whole[len(text) :].startswith((b"\n", b"\r\n")) or whole == text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan_, "SCAN_CHUNK", scan)
-        before, first = make(job)
-        path.write_bytes(whole)
-        touch(path)
-        after, added = make(job, before)
-        assert read_ordinals(job, after or before, added) == [n for n in ordinals(whole) if n >= before[0].lines]
-    assert all(span.start >= before[0].lines and span.rows <= rows for span in added)
-    assert not {span.name for span in first} & {span.name for span in added}
-
-
-def test_a_blank_line_is_not_a_row(tmp_path):
-    (tmp_path / "in.jsonl").write_text('\n{"prompt": 1}\n\n\r\n{"prompt": 2}\n\n')
-    [shard], [span] = make(make_job(tmp_path / "in.jsonl"))
-    assert (shard.rows, shard.lines, span.start, span.end, span.rows) == (2, 6, 0, 6, 2)
-
-
-def test_spans_are_cut_by_rows(two_shards):
-    shards, spans = make(make_job(two_shards, spans={"rows": 2}))
-    assert [(span.shard, span.start, span.end, span.rows) for span in spans] == [(0, 0, 2, 2), (0, 2, 3, 1), (1, 0, 2, 2)]
-    assert [(shard.index, shard.name, shard.rows) for shard in shards] == [
-        (0, f"{two_shards}/a.jsonl", 3),
-        (1, f"{two_shards}/b.jsonl", 2),
+@pytest.mark.parametrize("ending", PACK)
+def test_rows_are_read_from_plain_and_compressed_text(tmp_path, ending):
+    path = tmp_path / f"in.jsonl{ending}"
+    path.write_bytes(PACK[ending](b'{"prompt": "a"}\n\n{"prompt": "b"}\r\n{"prompt": "c"}'))
+    rows, _ = read_all(path)
+    assert [(row.ordinal, row.data, row.error) for row in rows] == [
+        (0, {"prompt": "a"}, None),
+        (2, {"prompt": "b"}, None),
+        (3, {"prompt": "c"}, None),
     ]
 
 
-def test_spans_are_cut_by_bytes_and_hold_at_least_a_row(two_shards):
-    _, spans = make(make_job(two_shards, spans={"bytes": 1}))
-    size = len(lines(1))
-    assert [(span.rows, span.offset, span.bytes) for span in spans[:3]] == [(1, 0, size), (1, size, size), (1, 2 * size, size)]
+@pytest.mark.parametrize("ending", PACK)
+@pytest.mark.parametrize("chunk", [1, 5, 1 << 20])
+def test_a_span_in_the_middle_of_a_file_is_read_alone(tmp_path, monkeypatch, ending, chunk):
+    path = tmp_path / f"in.jsonl{ending}"
+    path.write_bytes(PACK[ending](b"".join(b'{"prompt": %d}\n' % number for number in range(20))))
+    monkeypatch.setattr(text, "CHUNK", chunk)
+    job, columns, [shard], spans = planned(path, spans={"rows": 3})
+    [(span, rows, _)] = reader.read_spans(job, shard, spans[2:3], columns.kept, set())
+    assert (span, [row.ordinal for row in rows]) == (spans[2], [6, 7, 8])
+    assert [row.data for row in rows] == [{"prompt": 6}, {"prompt": 7}, {"prompt": 8}]
 
 
-@pytest.mark.parametrize("cap", [10, 15, 16, 40, 1000])
-def test_a_span_is_over_its_bytes_by_less_than_a_line(tmp_path, cap):
-    (tmp_path / "in.jsonl").write_text(lines(*range(100)))
-    _, spans = make(make_job(tmp_path / "in.jsonl", spans={"rows": 1000, "bytes": cap}))
-    assert all(cap <= span.bytes < cap + len(lines(10)) for span in spans[:-1])
-    assert sum(span.rows for span in spans) == 100
+def test_compressed_frames_one_after_another_are_one_text(tmp_path):
+    for ending in (".gz", ".zst"):
+        path = tmp_path / f"in.jsonl{ending}"
+        path.write_bytes(PACK[ending](b'{"prompt": 1}\n') + PACK[ending](b'{"prompt": 2}\n'))
+        assert [row.data["prompt"] for row in read_all(path)[0]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        (b'{"prompt": "x"', "invalid JSON: "),
+        (b"nonsense", "invalid JSON: "),
+        (b"  ", "invalid JSON: "),
+        (b'{"prompt": "\\ud800"}', "invalid JSON: "),
+        (b"[" * 50_000, "invalid JSON: "),
+        (b'{"a": ' * 3000 + b"1" + b"}" * 3000, "invalid JSON: "),
+        (b'{"prompt": "\xff"}', "invalid UTF-8 at byte 13"),
+        (b'["prompt"]', "expected a JSON object, got list"),
+        (b'"prompt"', "expected a JSON object, got str"),
+        (b"null", "expected a JSON object, got NoneType"),
+        (b"NaN", "expected a JSON object, got float"),
+        (b'{"prompt": "' + b"x" * 100_000 + b'"}', "the line is over input.max_row_bytes (60000)"),
+    ],
+)
+def test_a_bad_line_is_one_error_row_between_intact_neighbours(tmp_path, line, cause):
+    path = tmp_path / "in.jsonl"
+    before, bad, after = read_text(path, b'{"prompt": 1}\n' + line + b'\n{"prompt": 3}\n', max_row_bytes=60_000)
+    assert (before.data, after.data, after.ordinal) == ({"prompt": 1}, {"prompt": 3}, 2)
+    assert (bad.ordinal, bad.data, bad.error.code) == (1, None, "input")
+    assert bad.error.detail.startswith(f"{path}:2: {cause}")
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_the_cap_is_on_the_line_without_its_newline(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(text, "CHUNK", chunk)
+    fits, over = b'{"prompt": "0123"}', b'{"prompt": "01234"}'
+    rows = read_text(tmp_path / "in.jsonl", b"\n".join([fits, over, fits, over]), max_row_bytes=len(fits))
+    assert [row.data for row in rows] == [{"prompt": "0123"}, None, {"prompt": "0123"}, None]
+
+
+def test_a_byte_order_mark_starts_a_file_and_no_other_line(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    first, second = read_text(tmp_path / "in.jsonl", mark + b'{"prompt": 1}\n' + mark + b'{"prompt": 2}\n')
+    assert (first.data, second.data) == ({"prompt": 1}, None)
+    assert second.error.detail.startswith(f"{tmp_path}/in.jsonl:2: invalid JSON: ")
+
+
+def test_nan_and_infinity_are_numbers(tmp_path):
+    [row] = read_text(tmp_path / "in.jsonl", b'{"a": NaN, "b": Infinity, "c": -Infinity}\n')
+    assert math.isnan(row.data["a"])
+    assert (row.data["b"], row.data["c"]) == (math.inf, -math.inf)
+
+
+def test_a_carriage_return_is_not_part_of_a_row(tmp_path):
+    rows = read_text(tmp_path / "in.jsonl", b'{"prompt": "a"}\r\n\r\n{"prompt": "b"}\r\n', rows=2)
+    assert [(row.ordinal, row.data) for row in rows] == [(0, {"prompt": "a"}), (2, {"prompt": "b"})]
+
+
+def test_fewer_rows_than_planned_are_an_input_error(tmp_path):
+    path = tmp_path / "in.jsonl"
+    with pytest.raises(InputError, match=r"in\.jsonl: 1 rows instead of 2 from line 1: it changed$") as caught:
+        read_text(path, b'{"prompt": 1}\n\n', rows=2)
+    assert caught.value.exit_code == BAD_JOB
+
+
+@pytest.mark.parametrize(("ending", "cut"), [(".gz", 0.5), (".zst", 0.5), (".gz", 0.9), (".zst", 0.9)])
+def test_a_truncated_compressed_shard_is_an_input_error_that_names_it(tmp_path, ending, cut):
+    path = tmp_path / f"in.jsonl{ending}"
+    whole = PACK[ending](b"".join(b'{"prompt": "%s"}\n' % os.urandom(30).hex().encode() for _ in range(9000)))
+    path.write_bytes(whole[: int(len(whole) * cut)])
+    with pytest.raises(InputError, match=rf"^shard .*in\.jsonl\{ending}: damaged or unreadable: .*; write it again$"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_a_shard_that_is_not_compressed_as_its_name_says_is_an_input_error(tmp_path, ending):
+    path = tmp_path / f"in.jsonl{ending}"
+    path.write_bytes(b'{"prompt": 1}\n')
+    with pytest.raises(InputError, match=rf"^shard .*in\.jsonl\{ending}: damaged or unreadable: .*; write it again$"):
+        read_all(path)

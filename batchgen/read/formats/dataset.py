@@ -1,0 +1,84 @@
+"""Datasets of the `datasets` library: a directory made by save_to_disk, or a dataset of the Hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from batchgen.errors import InputError
+from batchgen.job.input import Input
+from batchgen.read import tables
+from batchgen.read.formats.base import Found
+from batchgen.read.formats.table import BATCH_ROWS, Contents, TableFormat
+from batchgen.records import Shard
+
+SCHEMA_CAP = 2**28
+
+
+class DatasetFormat(TableFormat):
+    """A shard is a whole dataset; its digest is the fingerprint that `datasets` gives it."""
+
+    name = "dataset"
+
+    def find(self, path: str, endings: tuple[str, ...]) -> list[Found]:
+        return [Found(path, self.name)]
+
+    def version(self, spec: Input, name: str) -> tuple[int, str]:
+        return 0, self.contents(spec, name).digest
+
+    def schema(self, spec: Input, name: str) -> pa.Schema:
+        return load_dataset(spec, name).features.arrow_schema
+
+    def contents(self, spec: Input, name: str) -> Contents:
+        found = load_dataset(spec, name)
+        return Contents(str(found._fingerprint), len(found))  # no public name has it
+
+    def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
+        view = load_dataset(spec, shard.name).with_format("arrow")
+        for low in range(start, end, BATCH_ROWS):
+            yield view[low : min(low + BATCH_ROWS, end)]
+
+    def is_sequential(self, shard: Shard) -> bool:
+        return False
+
+
+def load_dataset(spec: Input, name: str) -> Any:
+    """The split `input.split` of a saved directory or a Hub dataset, as datasets.Dataset. Raises InputError."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        if os.path.isdir(name):
+            _refuse_extensions(Path(name))
+            found = datasets.load_from_disk(name)
+            found = found[spec.split] if isinstance(found, datasets.DatasetDict) else found
+        else:
+            found = datasets.load_dataset(name, spec.subset, split=spec.split)
+    except InputError:
+        raise
+    except Exception as error:  # datasets, the Hub client and fsspec each raise their own
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(f"dataset {name}: {cause}", "name a Hub dataset or a directory made by save_to_disk") from None
+    tables.check_types(name, found.features.arrow_schema)
+    return found
+
+
+def _refuse_extensions(folder: Path) -> None:
+    """Look into the schema message of every Arrow stream that the directory's state files name."""
+    for state in folder.rglob("state.json"):
+        files = orjson.loads(state.read_bytes()).get("_data_files") or []
+        for path in (state.parent / entry["filename"] for entry in files):
+            if path.resolve().parent != state.parent.resolve():
+                raise InputError(f"{state}: it names a file outside its directory: {path.name}")
+            with open(path, "rb") as file:
+                # The stream format begins with a continuation mark and the length of the schema message.
+                mark, length = file.read(4), int.from_bytes(file.read(4), "little")
+                if mark != b"\xff\xff\xff\xff" or length > SCHEMA_CAP:
+                    raise InputError(f"{path}: not an Arrow stream", "save the dataset with save_to_disk")
+                if tables.EXTENSION in file.read(length):
+                    raise InputError(f"{path}: it has an Arrow extension type", "save the column with a plain type")

@@ -1,0 +1,87 @@
+"""Parquet files, read by row range once their footer has been looked at (tables.py)."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from batchgen.errors import InputError, words
+from batchgen.job.input import Input
+from batchgen.read import location, tables
+from batchgen.read.formats.table import BATCH_ROWS, Contents, TableFormat
+from batchgen.records import Shard
+
+FOOTER_CAP = 2**28
+
+
+class Parquet(TableFormat):
+    """A shard's digest is of its footer."""
+
+    name = "parquet"
+    endings: tuple[str, ...] = (".parquet",)
+
+    def schema(self, spec: Input, name: str) -> pa.Schema:
+        return open_parquet(name)[0].schema_arrow
+
+    def contents(self, spec: Input, name: str) -> Contents:
+        file, footer = open_parquet(name)
+        return Contents(xxhash.xxh3_128_hexdigest(footer), file.metadata.num_rows)
+
+    def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
+        file, _ = open_parquet(shard.name)
+        groups: list[int] = []
+        at = skip = 0
+        for index in range(file.num_row_groups):
+            rows = file.metadata.row_group(index).num_rows
+            if at + rows > start and at < end:
+                if not groups:
+                    skip = start - at
+                groups.append(index)
+            at += rows
+        try:
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, use_threads=False):
+                table = pa.Table.from_batches([batch])
+                if skip < table.num_rows:
+                    yield table.slice(skip)
+                skip = max(0, skip - table.num_rows)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"shard {shard.name}: damaged Parquet: {words(error)}") from None
+
+
+def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
+    """The file and its footer's bytes. Raises InputError for a damaged file, an extension type or a type that is not allowed."""
+    stream = location.open_shard(name)
+    size = stream.seek(0, 2)
+    stream.seek(max(0, size - 8))
+    tail = stream.read(8)
+    if len(tail) < 8 or tail[4:] != b"PAR1":
+        raise InputError(f"shard {name}: not a Parquet file")
+    length = int.from_bytes(tail[:4], "little")
+    if length > min(size - 8, FOOTER_CAP):
+        raise InputError(f"shard {name}: damaged Parquet footer")
+    stream.seek(size - 8 - length)
+    footer = stream.read(length)
+    if _names_extension(footer):
+        raise InputError(f"shard {name}: it has an Arrow extension type", "write the column with a plain type")
+    stream.seek(0)
+    try:
+        file = pq.ParquetFile(stream, arrow_extensions_enabled=False)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"shard {name}: damaged Parquet: {words(error)}") from None
+    tables.check_types(name, file.schema_arrow)
+    return file, footer
+
+
+def _names_extension(footer: bytes) -> bool:
+    """Whether a base64 run of the footer (the value of ARROW:schema, at any alignment) names an extension type."""
+    for run in re.findall(rb"[A-Za-z0-9+/]{32,}", footer):
+        for shift in range(4):
+            piece = run[shift : shift + (len(run) - shift) // 4 * 4]
+            if tables.EXTENSION in base64.b64decode(piece):
+                return True
+    return False

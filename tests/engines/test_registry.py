@@ -1,0 +1,140 @@
+"""registry.py: engine kinds by name, and one that another package adds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from batchgen.engines.registry import BUILT_IN, engine_kind
+from batchgen.errors import JobError
+from batchgen.job.job import Job
+from tests.support.replicas import answered
+
+TOY = '''
+"""An engine from another package: it shouts the prompt."""
+
+from batchgen.engines.base import Engine, Request
+from batchgen.errors import JobError
+from batchgen.job.job import Job
+from batchgen.records import Answer, Capabilities
+from batchgen.render.model_files import ModelFiles
+
+
+class ToyKind:
+    name = "toy"
+    capabilities = Capabilities(needs_model=False)
+
+    def check(self, job: Job) -> None:
+        if job.engine.options.keys() - {"volume"}:
+            raise JobError("toy has one option: volume")
+
+    def context(self, job: Job) -> int | None:
+        return None
+
+    def make(self, job: Job, model: ModelFiles) -> Engine:
+        return Toy(job.engine.options.get("volume", 1))
+
+
+class Toy:
+    capacity, workers = 4, 1
+
+    def __init__(self, volume: int) -> None:
+        self.volume = volume
+
+    async def start(self) -> None: ...
+
+    async def probe(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def generate(self, request: Request) -> list[Answer]:
+        text = bytes(request.token_ids).decode().upper() + "!" * self.volume
+        return [Answer(text, 1, "stop")] * request.sampling.n
+
+
+KIND = ToyKind()
+'''
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on sys.path with the installed package `toys`, which adds the kind `toy`, and two that do not load."""
+    folder = tmp_path / "site"
+    metadata = folder / "toys-1.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1\n")
+    entries = "toy = toys:KIND\nechoo = toys_that_are_not_there:KIND\necho = toys:KIND"
+    (metadata / "entry_points.txt").write_text(f"[batchgen.engines]\n{entries}\n")
+    (folder / "toys.py").write_text(dedent(TOY))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "toys", raising=False)
+    return folder
+
+
+def job(**engine: Any) -> Job:
+    fields = {"input": {"path": "x", "prompt": "p"}, "output": {"path": "o"}, "model": {"source": "m"}}
+    return Job.parse({**fields, "engine": engine})
+
+
+def test_an_engine_of_another_package_answers_a_job(package: Path, tmp_path: Path) -> None:
+    toy = {"kind": "toy", "options": {"volume": 3}}
+    rows, receipt = answered(tmp_path, [{"prompt": "hello"}], engine=toy, sampling={"n": 2})
+    assert [row["response"] for row in rows] == ["USER: HELLO\n!!!"] * 2
+    assert receipt.counts.ok == 2
+
+
+def test_its_options_are_checked_before_anything_starts(package: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="toy has one option: volume"):
+        answered(tmp_path, [{"prompt": "hello"}], engine={"kind": "toy", "options": {"colour": "red"}})
+
+
+def test_a_name_that_is_built_in_stays_ours(package: Path) -> None:
+    assert type(engine_kind("echo")).__module__ == "batchgen.engines.echo"
+
+
+def test_a_package_that_does_not_load_is_named(package: Path) -> None:
+    with pytest.raises(JobError) as caught:
+        engine_kind("echoo")
+    assert str(caught.value) == (
+        "engine.kind echoo: toys_that_are_not_there:KIND cannot be imported: "
+        "ModuleNotFoundError: No module named 'toys_that_are_not_there'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("vlm", ", did you mean vllm?"), ("OpenAI", ", did you mean openai?"), ("toi", ", did you mean toy?")],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_and_the_list(package: Path, name: str, near: str) -> None:
+    with pytest.raises(JobError) as caught:
+        engine_kind(name)
+    assert str(caught.value) == f"engine.kind {name}: no such engine{near}; there are echo, echoo, openai, toy, vllm"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_kind_bears_its_name_and_is_in_the_json_schema(name: str) -> None:
+    assert engine_kind(name).name == name
+    assert f"{name}: " in json.dumps(Job.model_json_schema()["$defs"]["Engine"]["properties"]["kind"])
+
+
+@pytest.mark.parametrize(("name", "needed"), [("vllm", True), ("openai", True), ("echo", False)])
+def test_a_model_is_required_unless_the_engine_is_echo(name: str, needed: bool) -> None:
+    kind, without = engine_kind(name), job(kind=name).model_copy(update={"model": None})
+    assert kind.capabilities.needs_model == needed
+    kind.check(job(kind=name))
+    if needed:
+        with pytest.raises(JobError, match=f"engine.kind {name} needs a model"):
+            kind.check(without)
+    else:
+        kind.check(without)
+
+
+def test_an_endpoint_takes_messages_and_counts_tokens_and_nobody_reads_its_model() -> None:
+    hosted = engine_kind("openai").capabilities
+    assert (hosted.prompts, hosted.reads_model, hosted.counts_tokens, hosted.device) == ("messages", False, True, "cpu")
+    assert engine_kind("echo").capabilities.prompts == engine_kind("vllm").capabilities.prompts == "tokens"

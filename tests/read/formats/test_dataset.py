@@ -1,0 +1,62 @@
+"""Saved datasets are read by row range; extension types are refused."""
+
+import datasets
+import pyarrow as pa
+import pytest
+
+from batchgen.errors import InputError
+from batchgen.read import reader
+from batchgen.read.formats.dataset import load_dataset
+from batchgen.records import Shard, Span
+from tests.support.reading import hostile_column, job_of, read_all
+
+
+def saved(folder, count=50):
+    dataset = datasets.Dataset.from_list([{"prompt": f"p{number}", "n": number} for number in range(count)])
+    dataset.save_to_disk(folder)
+    return folder
+
+
+def test_a_saved_dataset_is_read_by_row_range(tmp_path):
+    shard = Shard(0, str(saved(tmp_path / "set")), "dataset", 0, "", "", 50, 50)
+    wanted = [Span(0, 3, 10, 7), Span(0, 10, 11, 1)]
+    parts = list(reader.read_spans(job_of(format="dataset"), shard, wanted, pa.schema([("n", pa.int64())]), {"prompt"}))
+    assert [[row.ordinal for row in rows] for _, rows, _ in parts] == [[3, 4, 5, 6, 7, 8, 9], [10]]
+    assert [row.data for row in parts[1][1]] == [{"prompt": "p10"}]
+    assert parts[0][2].to_pydict() == {"n": [3, 4, 5, 6, 7, 8, 9]}
+
+
+def test_a_saved_dataset_is_read_whole(tmp_path):
+    rows, table = read_all(saved(tmp_path / "set", 2500), input={"format": "dataset"}, spans={"rows": 700})
+    assert [(row.ordinal, row.data) for row in rows] == [(n, {"prompt": f"p{n}"}) for n in range(2500)]
+    assert table.column("n").to_pylist() == list(range(2500))
+
+
+def test_the_split_of_a_saved_dictionary_is_chosen(tmp_path):
+    splits = {name: datasets.Dataset.from_list([{"prompt": name}]) for name in ("train", "test")}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "set")
+    rows, _ = read_all(tmp_path / "set", input={"format": "dataset", "split": "test"})
+    assert [row.data for row in rows] == [{"prompt": "test"}]
+
+
+def test_a_directory_that_is_no_dataset_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=rf"^dataset {tmp_path}: .*; name a Hub dataset or a directory made by save_to_disk$"):
+        load_dataset(job_of(format="dataset").input, str(tmp_path))
+
+
+@pytest.mark.parametrize("way", ["as saved", "behind much metadata", "in a file of another name"])
+def test_an_extension_type_in_a_saved_dataset_is_refused_before_it_is_interpreted(tmp_path, extension, way):
+    folder = saved(tmp_path / "set", 2)
+    [file] = folder.glob("*.arrow")
+    schema = pa.schema([("prompt", extension())], metadata={"x": "y" * (3 << 20)} if way == "behind much metadata" else None)
+    file.unlink()
+    if way == "in a file of another name":
+        state = folder / "state.json"
+        state.write_text(state.read_text().replace(file.name, "data.bin"))
+        file = folder / "data.bin"
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(pa.table([hostile_column(extension, "plain")], schema=schema))
+    extension.opened = 0
+    with pytest.raises(InputError):
+        load_dataset(job_of(format="dataset").input, str(folder))
+    assert extension.opened == 0

@@ -1,0 +1,114 @@
+"""The registry of formats: by ending, by name, and formats that come from outside the package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from batchgen.errors import JobError, OutputConflict
+from batchgen.job.input import Input
+from batchgen.output.verify import verify
+from batchgen.read import formats
+from batchgen.read.discover import discover
+from batchgen.read.formats.base import Found
+from batchgen.read.formats.jsonl import Jsonl
+from batchgen.read.formats.table import Contents, TableFormat
+from batchgen.read.registry import Registry
+from batchgen.records import Row, Shard
+from tests.support.finished import Finished
+from tests.support.reading import read_all
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.jsonl", "jsonl"),
+        ("a.ndjson.gz", "jsonl"),
+        ("s3://b/a.jsonl.zst", "jsonl"),
+        ("a.parquet", "parquet"),
+        ("a.json", ""),
+        ("a.parquet.gz", ""),
+        ("jsonl", ""),
+    ],
+)
+def test_the_format_goes_by_the_ending(name: str, kind: str) -> None:
+    assert formats.format_by_ending(name) == kind
+
+
+def test_an_unknown_format_is_refused_with_the_nearest() -> None:
+    with pytest.raises(JobError) as caught:
+        discover(Input(path="in.jsonl", prompt="prompt", format="jsnol"))
+    names = "jsonl, parquet, dataset, openai-batch, output"
+    assert str(caught.value) == f"input.format jsnol: no such format, did you mean jsonl?; there are {names}"
+
+
+class Text(Jsonl):
+    """Every line is a prompt."""
+
+    name = "text"
+    endings = (".txt",)
+
+    def row(self, spec: Input, shard: str, ordinal: int, line: bytes | None) -> Row:
+        return Row(ordinal, {"prompt": (line or b"").decode()})
+
+
+class Squares(TableFormat):
+    """`squares:N` is a table of N numbers; no file has it."""
+
+    name = "squares"
+
+    def claim(self, path: str, endings: tuple[str, ...]) -> list[Found] | None:
+        return [Found(path, self.name)] if path.startswith("squares:") else None
+
+    def version(self, spec: Input, name: str) -> tuple[int, str]:
+        return 0, name
+
+    def schema(self, spec: Input, name: str) -> pa.Schema:
+        return pa.schema([("prompt", pa.string()), ("square", pa.int64())])
+
+    def contents(self, spec: Input, name: str) -> Contents:
+        return Contents(name, int(name.removeprefix("squares:")))
+
+    def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
+        for number in range(start, end):
+            yield pa.table([[str(number)], [number**2]], schema=self.schema(spec, shard.name))
+
+
+@pytest.fixture
+def toys() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formats, "FORMATS", Registry("format", dict(formats.FORMATS.all())))
+        for toy in (Text(), Squares()):
+            formats.FORMATS.register(toy.name, toy)
+        yield
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_text_format_from_outside_is_found_planned_read_and_grows(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("one\n\ntwo\n")
+    rows, carried = read_all(tmp_path / "in")
+    assert [(row.ordinal, row.messages) for row in rows] == [
+        (0, [{"role": "user", "content": "one"}]),
+        (2, [{"role": "user", "content": "two"}]),
+    ]
+    assert carried.to_pylist() == [{"prompt": "one", "input_extra": None}, {"prompt": "two", "input_extra": None}]
+    done = Finished(tmp_path, input={"path": str(tmp_path / "in"), "prompt": "prompt"}, sampling={"n": 1})
+    with open(tmp_path / "in/a.txt", "a") as text:
+        text.write("three\n")
+    assert done.run() == 1
+    assert [row["messages"][0]["content"] for row in done.rows()] == ["one", "two", "three"]
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_table_format_from_outside_is_found_planned_and_read(tmp_path: Path) -> None:
+    done = Finished(tmp_path, input={"path": "squares:25", "prompt": "prompt"}, sampling={"n": 1})
+    assert [(row["row"], row["prompt"], row["square"]) for row in done.rows()] == [(n, str(n), n**2) for n in range(25)]
+    assert [span.rows for span in done.plan.spans] == [10, 10, 5]
+    assert verify(done.store).problems == []
+    done.fields["input"]["path"] = "squares:26"
+    with pytest.raises(OutputConflict, match="planned shard squares:25 is not in the input any more"):
+        done.run()

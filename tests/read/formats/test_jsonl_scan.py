@@ -1,0 +1,102 @@
+"""JSONL text becomes spans, and every line that is not blank is in one."""
+
+import itertools
+
+import pyarrow as pa
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from batchgen.read import reader
+from batchgen.read import text as text_
+from batchgen.read.formats import jsonl_scan
+from tests.support.planning import lines, make, make_job, touch
+
+
+def ordinals(text):
+    """The rows of a JSONL text: the numbers of its lines that are not blank."""
+    return [number for number, line in enumerate(text.split(b"\n")) if line not in (b"", b"\r")]
+
+
+def line_count(text):
+    return text.count(b"\n") + (text != b"" and not text.endswith(b"\n"))
+
+
+def read_ordinals(job, shards, spans):
+    parts = list(reader.read_spans(job, shards[0], spans, pa.schema([]), set())) if spans else []
+    assert [(span, len(rows)) for span, rows, _ in parts] == [(span, span.rows) for span in spans]
+    return [row.ordinal for _, rows, _ in parts for row in rows]
+
+
+line = st.sampled_from([b"", b"\r", b'{"prompt": "a"}', b'{"prompt": "bbb"}\r', b"1", b" ", b"\r\r"]) | st.binary(
+    max_size=30
+).map(lambda data: data.replace(b"\n", b""))
+texts = st.tuples(st.lists(line, max_size=25), st.booleans()).map(lambda t: b"\n".join(t[0]) + b"\n" * t[1])
+chunks = st.sampled_from([2, 3, 7, 50, 1 << 20])
+
+
+@settings(deadline=None, max_examples=200)
+@given(text=texts, rows=st.integers(1, 7), cap=st.sampled_from([1, 30, 100, 1 << 20]), scan=chunks, chunk=chunks)
+def test_spans_cover_exactly_the_lines_that_are_not_blank(tmp_path_factory, text, rows, cap, scan, chunk):
+    assume(ordinals(text))
+    path = tmp_path_factory.mktemp("plan") / "in.jsonl"
+    path.write_bytes(text)
+    job = make_job(path, spans={"rows": rows, "bytes": cap})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonl_scan, "SCAN_CHUNK", scan)
+        patch.setattr(text_, "CHUNK", chunk)
+        shards, spans = make(job)
+        assert read_ordinals(job, shards, spans) == ordinals(text)
+    assert all(1 <= span.rows <= rows for span in spans)
+    assert all(one.end <= two.start and one.offset + one.bytes <= two.offset for one, two in itertools.pairwise(spans))
+    assert all(span.rows == sum(span.start <= n < span.end for n in ordinals(text)) for span in spans)
+    assert (shards[0].rows, shards[0].lines, shards[0].text_bytes) == (len(ordinals(text)), line_count(text), len(text))
+
+
+@settings(deadline=None, max_examples=200)
+@given(text=texts, more=texts, newline=st.sampled_from([b"", b"\n", b"\r\n"]), rows=st.integers(1, 5), scan=chunks)
+def test_appended_lines_add_spans_for_themselves_only(tmp_path_factory, text, more, newline, rows, scan):
+    assume(ordinals(text))
+    path = tmp_path_factory.mktemp("grow") / "in.jsonl"
+    path.write_bytes(text)
+    job = make_job(path, spans={"rows": rows})
+    whole = text + newline + more
+    assume(text == b"" or text.endswith(b"\n") or whole[len(text) :].startswith((b"\n", b"\r\n")) or whole == text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonl_scan, "SCAN_CHUNK", scan)
+        before, first = make(job)
+        path.write_bytes(whole)
+        touch(path)
+        after, added = make(job, before)
+        assert read_ordinals(job, after or before, added) == [n for n in ordinals(whole) if n >= before[0].lines]
+    assert all(span.start >= before[0].lines and span.rows <= rows for span in added)
+    assert not {span.name for span in first} & {span.name for span in added}
+
+
+def test_a_blank_line_is_not_a_row(tmp_path):
+    (tmp_path / "in.jsonl").write_text('\n{"prompt": 1}\n\n\r\n{"prompt": 2}\n\n')
+    [shard], [span] = make(make_job(tmp_path / "in.jsonl"))
+    assert (shard.rows, shard.lines, span.start, span.end, span.rows) == (2, 6, 0, 6, 2)
+
+
+def test_spans_are_cut_by_rows(two_shards):
+    shards, spans = make(make_job(two_shards, spans={"rows": 2}))
+    assert [(span.shard, span.start, span.end, span.rows) for span in spans] == [(0, 0, 2, 2), (0, 2, 3, 1), (1, 0, 2, 2)]
+    assert [(shard.index, shard.name, shard.rows) for shard in shards] == [
+        (0, f"{two_shards}/a.jsonl", 3),
+        (1, f"{two_shards}/b.jsonl", 2),
+    ]
+
+
+def test_spans_are_cut_by_bytes_and_hold_at_least_a_row(two_shards):
+    _, spans = make(make_job(two_shards, spans={"bytes": 1}))
+    size = len(lines(1))
+    assert [(span.rows, span.offset, span.bytes) for span in spans[:3]] == [(1, 0, size), (1, size, size), (1, 2 * size, size)]
+
+
+@pytest.mark.parametrize("cap", [10, 15, 16, 40, 1000])
+def test_a_span_is_over_its_bytes_by_less_than_a_line(tmp_path, cap):
+    (tmp_path / "in.jsonl").write_text(lines(*range(100)))
+    _, spans = make(make_job(tmp_path / "in.jsonl", spans={"rows": 1000, "bytes": cap}))
+    assert all(cap <= span.bytes < cap + len(lines(10)) for span in spans[:-1])
+    assert sum(span.rows for span in spans) == 100
