@@ -92,8 +92,8 @@ def test_what_ray_keeps_to_itself_is_named_in_one_file() -> None:
 def test_files_folders_and_the_package_stay_short() -> None:
     lines = {module: path.read_text().count("\n") for module, path in FILES.items()}
     refuse({f"{module}: over 300 lines" for module, count in lines.items() if count > 300})
-    folders = {room(module) for module in lines if "." in module}
-    sums = {folder: sum(count for module, count in lines.items() if room(module) == folder) for folder in folders}
+    folders = {module.rpartition(".")[0] for module in lines} - {""}
+    sums = {each: sum(count for module, count in lines.items() if module.rpartition(".")[0] == each) for each in folders}
     refuse({f"{folder}/: over 1,300 lines" for folder, count in sums.items() if count > 1_300})
     refuse({"over 8,728 lines"} if sum(lines.values()) > 8_728 else set())
 

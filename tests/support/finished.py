@@ -23,12 +23,14 @@ ROWS = 30
 
 
 class Finished:
-    """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does."""
+    """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does, with the
+    job's engine or on the loop of one that is shared."""
 
-    def __init__(self, folder: Path, lines: list[str] | None = None, **fields: Any) -> None:
+    def __init__(self, folder: Path, lines: list[str] | None = None, shared: Any = None, **fields: Any) -> None:
         plain = [json.dumps({"prompt": f"row {n}" + (" forbidden" if n % 5 == 0 else "")}) for n in range(ROWS)]
         lines = lines or [*plain, "no json"]
         (folder / "in.jsonl").write_text("\n".join(lines))
+        self.shared = shared
         self.fields: dict[str, Any] = {
             "input": {"path": str(folder / "in.jsonl"), "prompt": "prompt"},
             "engine": {"kind": "echo", "options": {"reject_on": "forbidden"}},
@@ -57,7 +59,7 @@ class Finished:
         job, columns = made.job, made.columns
         job_file.freeze(self.store, job, made.renderer.model, columns.kept, made.upstream)
         planned = plan.freeze_plan(job, self.store, made.found, columns)
-        worker = Replica(made.renderer, job.output.path, [shard.name for shard in planned.shards])
+        worker = Replica(made.renderer, job.output.path, [shard.name for shard in planned.shards], engine=self.shared)
 
         async def work() -> int:
             await worker.start()
@@ -71,7 +73,7 @@ class Finished:
             await worker.stop()
             return generated
 
-        generated = asyncio.run(work())
+        generated: int = (self.shared.run if self.shared else asyncio.run)(work())
         self.store.put(plan_file.SUCCESS, b"")
         return generated
 
