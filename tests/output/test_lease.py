@@ -156,6 +156,7 @@ def test_a_damaged_lease_is_taken_when_it_stands_still(store: Store, monkeypatch
     store.put(NAME, b"{")
     with lease.hold(store, quiet) as held:
         held.check()
+        assert holder(store)["driver"]
 
 
 def test_a_lease_given_back_while_it_is_watched_is_free(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,3 +164,4 @@ def test_a_lease_given_back_while_it_is_watched_is_free(store: Store, monkeypatc
     watching(monkeypatch, lambda: store.delete(NAME))
     with lease.hold(store, quiet) as held:
         held.check()
+        assert holder(store)["token"] != "theirs"

@@ -142,16 +142,17 @@ def test_a_draining_replica_keeps_a_close_journal(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("batchgen.replica.replica.DRAIN_JOURNAL_SECONDS", 0.05)
     made = job(tmp_path, ["fast", "slow"], spans={"rows": 10, "journal_seconds": 3600})
 
-    async def scenario() -> None:
+    async def scenario() -> list[int]:
         worker = replica(made, Gate())
         await worker.start()
         running = asyncio.create_task(worker.run(blocks(made)[0]))
         await worker.drain()
-        while not journal.spans(worker.store):
+        while not (spans := journal.spans(worker.store)):
             await asyncio.sleep(0.01)
         running.cancel()
+        return sorted(journal.load(worker.store, *spans)[0])
 
-    clock.run(asyncio.wait_for(scenario(), PATIENCE))
+    assert clock.run(asyncio.wait_for(scenario(), PATIENCE)) == [0]
 
 
 # What the job does about a failure

@@ -26,6 +26,8 @@ class Finished:
     """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does, with the
     job's engine or on the loop of one that is shared."""
 
+    shared: Any = None
+
     def __init__(self, folder: Path, lines: list[str] | None = None, shared: Any = None, **fields: Any) -> None:
         plain = [json.dumps({"prompt": f"row {n}" + (" forbidden" if n % 5 == 0 else "")}) for n in range(ROWS)]
         lines = lines or [*plain, "no json"]

@@ -129,3 +129,4 @@ def test_a_cap_that_fires_as_the_body_ends_raises_at_the_cap_and_not_later() -> 
                 time.sleep(LOOK_SECONDS)
         except TimeoutError:
             ended += 1
+    assert ended == 3, "and nothing else was raised"
