@@ -87,26 +87,6 @@ def test_long_rows_at_the_end_of_the_plan_are_not_left_for_the_end(tmp_path: Pat
     assert last[0] < 26, "with two engines full at a time it would be among the last three"
 
 
-def test_input_and_output_in_an_object_store(s3: Any, tmp_path: Path) -> None:
-    for shard in range(3):
-        body = "".join(f'{{"prompt": "row {i} of {shard}"}}\n' for i in range(50)).encode()
-        s3.client.put_object(Bucket=s3.bucket, Key=f"e2e/in/{shard}.jsonl", Body=body)
-    job = write_job(
-        tmp_path, input={"path": f"{s3.url}/e2e/in/*.jsonl", "prompt": "prompt"}, output={"path": f"{s3.url}/e2e/out"}
-    )
-    done = batchgen("run", job)
-    assert done.returncode == 0, done.stderr
-    proof = batchgen("verify", f"{s3.url}/e2e/out")
-    assert proof.returncode == 0, proof.stdout
-    assert "150 rows (150 ok" in proof.stdout
-    assert batchgen("run", job).returncode == 0, "a finished job is finished"
-    [gone] = [o["Key"] for o in s3.client.list_objects_v2(Bucket=s3.bucket, Prefix="e2e/out/data/")["Contents"]][:1]
-    s3.client.delete_object(Bucket=s3.bucket, Key=gone)
-    damaged = batchgen("verify", f"{s3.url}/e2e/out")
-    assert damaged.returncode == 1
-    assert gone.removeprefix("e2e/out/") in damaged.stdout
-
-
 def test_a_wrong_job_stops_early_when_most_rows_fail(questions: Path, tmp_path: Path) -> None:
     picky = {"kind": "echo", "options": {"reject_on": "why"}}
     job = write_job(tmp_path, input={"path": str(questions), "prompt": "prompt"}, engine=picky)
@@ -128,6 +108,30 @@ def test_a_saved_dataset_is_planned_like_shards(tmp_path: Path) -> None:
     assert batchgen("verify", "out", cwd=tmp_path).returncode == 0
     table = ds.dataset(tmp_path / "out/data").to_table().sort_by("row").to_pylist()
     assert [{key: row[key] for key in rows[0]} for row in table] == rows
+
+
+# On a Ray of their own.
+
+
+@pytest.mark.cluster(own=True)
+def test_input_and_output_in_an_object_store(s3: Any, tmp_path: Path) -> None:
+    for shard in range(3):
+        body = "".join(f'{{"prompt": "row {i} of {shard}"}}\n' for i in range(50)).encode()
+        s3.client.put_object(Bucket=s3.bucket, Key=f"e2e/in/{shard}.jsonl", Body=body)
+    job = write_job(
+        tmp_path, input={"path": f"{s3.url}/e2e/in/*.jsonl", "prompt": "prompt"}, output={"path": f"{s3.url}/e2e/out"}
+    )
+    done = batchgen("run", job)
+    assert done.returncode == 0, done.stderr
+    proof = batchgen("verify", f"{s3.url}/e2e/out")
+    assert proof.returncode == 0, proof.stdout
+    assert "150 rows (150 ok" in proof.stdout
+    assert batchgen("run", job).returncode == 0, "a finished job is finished"
+    [gone] = [o["Key"] for o in s3.client.list_objects_v2(Bucket=s3.bucket, Prefix="e2e/out/data/")["Contents"]][:1]
+    s3.client.delete_object(Bucket=s3.bucket, Key=gone)
+    damaged = batchgen("verify", f"{s3.url}/e2e/out")
+    assert damaged.returncode == 1
+    assert gone.removeprefix("e2e/out/") in damaged.stdout
 
 
 @pytest.mark.cluster(own=True)
