@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ app = typer.Typer(
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 Where = Annotated[str, typer.Argument(metavar="OUT", help="Output directory or URL.", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field of the job; repeatable.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print log records, with their time, on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only: no progress, no summary.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -80,14 +83,17 @@ def run(
     set_: Set = [],  # noqa: B006
     force: Annotated[bool, typer.Option("--force", help="Take over an output that another driver works on.")] = False,
     as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a job to its end; run it again to resume. Exit codes: 0 done, 1 run error, 2 bad job, 3 too many failed rows, 75 interrupted."""
     from batchgen.job.job import Job
     from batchgen.run import run as run_job
 
     parsed = Job.load(job, set_)
+    _print_log(verbose)
     with _stop_signals() as stopping:
-        status = run_job(parsed, stopping=stopping, force=force)
+        status = run_job(parsed, stopping=stopping, force=force, quiet=quiet)
     if as_json:
         _print_json(status)
 
@@ -137,6 +143,8 @@ def retry(
     ] = None,
     set_: Set = [],  # noqa: B006
     as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run the failed rows of a finished job again, and no others. Exit codes: as of run."""
     from batchgen.job.fields import override
@@ -154,9 +162,12 @@ def retry(
     fields = output.job.job.model_dump(mode="json", by_alias=True)
     for text in [*set_, f"output.path={json.dumps(out)}"]:
         override(fields, text)
-    print(f"{output.retry(codes):,} failed rows to run again", file=sys.stderr)
+    planned = output.retry(codes)
+    if not quiet:
+        print(f"{planned:,} failed rows to run again", file=sys.stderr)
+    _print_log(verbose)
     with _stop_signals() as stopping:
-        status = run_job(Job.parse(fields, out), stopping=stopping)
+        status = run_job(Job.parse(fields, out), stopping=stopping, quiet=quiet)
     if as_json:
         _print_json(status)
 
@@ -235,6 +246,12 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _print_log(verbose: bool) -> None:
+    from batchgen import logs
+
+    logs.configure(logging.DEBUG if verbose else logging.ERROR)
 
 
 def _print_json(value: Any) -> None:

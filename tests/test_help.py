@@ -64,7 +64,7 @@ def verbs() -> str:
         arguments = " ".join(p.metavar for p in command.params if p.param_type_name == "argument")
         lines.append(f"`batchgen {name} {arguments}".rstrip() + f"`: {command.help}\n")
         options = [p for p in command.params if p.param_type_name == "option"]
-        lines += [f"- `{p.opts[0]}{' ' + p.metavar if p.metavar else ''}`: {p.help}" for p in options]
+        lines += [f"- `{', '.join(p.opts)}{' ' + p.metavar if p.metavar else ''}`: {p.help}" for p in options]
         lines += [""] if options else []
     return "\n".join(lines).rstrip() + "\n"
 
