@@ -215,7 +215,7 @@ def test_every_command_that_a_document_names_exists(path: Path) -> None:
         assert set(re.findall(r"--[a-z-]+", f"{verb} {arguments}")) <= known, f"batchgen {verb} {arguments}"
         assert verb in COMMANDS or verb in HEAD, f"batchgen {verb}"
         assert verb != "help" or arguments.strip("[]") in {"", "TOPIC", *help.topics()}, arguments
-    for target in re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE):
+    for target in re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text()
 
 
