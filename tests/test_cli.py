@@ -198,7 +198,8 @@ def test_the_schema_is_one(schema: Any) -> None:
 
 @pytest.mark.parametrize("job", sorted((REPOSITORY / "jobs").rglob("*.yaml")), ids=lambda path: path.name)
 def test_every_job_of_the_repository_is_valid_by_the_schema(schema: Any, job: Path) -> None:
-    assert list(jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(job.read_text(encoding="utf-8")))) == []
+    mistakes = jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(job.read_text(encoding="utf-8")))
+    assert [mistake.message for mistake in mistakes] == []
 
 
 @pytest.mark.parametrize(

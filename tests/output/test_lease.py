@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -32,6 +33,11 @@ def store() -> Store:
 def quiet(_: str) -> None: ...
 
 
+def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> None:
+    """Between two looks of who watches a lease this happens, however long it takes."""
+    monkeypatch.setattr(lease, "time", SimpleNamespace(sleep=lambda _: look()))
+
+
 def holder(store: Store) -> dict[str, Any]:
     data = store.get(NAME)
     assert data is not None
@@ -47,8 +53,7 @@ def foreign(store: Store, host: str = "elsewhere", pid: int = 1, started: str = 
 def test_the_lease_is_there_while_it_is_held_and_beats(store: Store) -> None:
     with lease.hold(store, quiet) as held:
         first = holder(store)["beat"]
-        while holder(store)["beat"] == first:
-            time.sleep(0.01)
+        until(lambda: holder(store)["beat"] != first)
         held.check()
     assert store.get(NAME) is None
 
@@ -65,7 +70,12 @@ def test_a_lease_that_was_taken_is_noticed_between_two_beats_by_who_asks_the_sto
             held.confirm()
 
 
-def test_a_second_driver_is_refused_by_name_while_the_first_one_beats(store: Store) -> None:
+def test_a_second_driver_is_refused_by_name_while_the_first_one_beats(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def a_beat() -> None:
+        before = holder(store)
+        until(lambda: holder(store) != before)
+
+    watching(monkeypatch, a_beat)
     with lease.hold(store, quiet), pytest.raises(LeaseError, match=f"process {os.getpid()} on .* is at work") as refused:
         lease.hold(store, quiet).__enter__()
     assert refused.value.exit_code == RUN_ERROR
@@ -73,13 +83,16 @@ def test_a_second_driver_is_refused_by_name_while_the_first_one_beats(store: Sto
     assert store.get(NAME) is None
 
 
-def test_a_lease_that_stands_still_is_taken_after_a_while_and_says_so(store: Store) -> None:
+def test_a_lease_that_stands_still_is_taken_after_a_while_and_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[None] = []
+    watching(monkeypatch, lambda: looks.append(None))
     foreign(store)
     told: list[str] = []
     with lease.hold(store, told.append) as held:
         held.check()
         assert holder(store)["token"] != "theirs"
     assert ["process 1 on elsewhere" in text for text in told] == [True]
+    assert len(looks) > lease.PATIENCE
 
 
 @pytest.fixture
@@ -132,16 +145,17 @@ def test_the_end_of_one_who_lost_the_lease_leaves_it_to_the_other(store: Store) 
     assert holder(store) == theirs
 
 
-def test_a_damaged_lease_is_taken_when_it_stands_still(store: Store) -> None:
+def test_a_damaged_lease_is_taken_when_it_stands_still(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    watching(monkeypatch, lambda: None)
     store.put(NAME, b"{")
     with lease.hold(store, quiet) as held:
         held.check()
         assert "token" in holder(store)
 
 
-def test_a_lease_given_back_while_it_is_watched_is_free(store: Store) -> None:
+def test_a_lease_given_back_while_it_is_watched_is_free(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign(store)
-    threading.Timer(0.08, lambda: store.delete(NAME)).start()
+    watching(monkeypatch, lambda: store.delete(NAME))
     with lease.hold(store, quiet) as held:
         held.check()
         assert holder(store)["token"] != "theirs"
