@@ -34,7 +34,7 @@ from tests.support.commands import batchgen
 
 ROOT = Path(__file__).parents[1]
 TOPICS = sorted((ROOT / "batchgen/help").glob("*.md"))
-DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "jobs/README.md", ROOT / "tests/bench/README.md", *TOPICS]
+DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "jobs/README.md", *sorted((ROOT / "tests").glob("*/README.md")), *TOPICS]
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 HEAD = {"--version", "--install-completion", "--show-completion", "--help", "-h"}
 SHORT = ("id", "row", "variant", "prompt", "attributes", "response", "completion_tokens", "model", "prompt_hash", "status")
@@ -192,7 +192,8 @@ def named(path: Path) -> set[str]:
     """Files and folders of the repository that a document names, in code or as the target of a link."""
     text = path.read_text(encoding="utf-8")
     code = re.findall(r"`(?:python )?((?:jobs|tests|batchgen)/[\w./-]+[\w/])", text)
-    links = [str((path.parent / target).resolve().relative_to(ROOT)) for target in re.findall(r"\]\(([\w./-]+)\)", text)]
+    near = re.findall(r"\]\(([\w./-]+)\)|`(\.\./[\w./-]+\.\w+|test_\w+\.py)", text)
+    links = [str((path.parent / "".join(target)).resolve().relative_to(ROOT)) for target in near]
     return {*code, *links}
 
 
