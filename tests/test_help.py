@@ -34,7 +34,7 @@ from tests.support.commands import batchgen
 
 ROOT = Path(__file__).parents[1]
 TOPICS = sorted((ROOT / "batchgen/help").glob("*.md"))
-DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "jobs/README.md", ROOT / "tests/bench/README.md", *TOPICS]
+DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "jobs/README.md", *sorted((ROOT / "tests").glob("*/README.md")), *TOPICS]
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 HEAD = {"--version", "--install-completion", "--show-completion", "--help", "-h"}
 SHORT = ("id", "row", "variant", "prompt", "attributes", "response", "completion_tokens", "model", "prompt_hash", "status")
@@ -64,7 +64,7 @@ def verbs() -> str:
         arguments = " ".join(p.metavar for p in command.params if p.param_type_name == "argument")
         lines.append(f"`batchgen {name} {arguments}".rstrip() + f"`: {command.help}\n")
         options = [p for p in command.params if p.param_type_name == "option"]
-        lines += [f"- `{p.opts[0]}{' ' + p.metavar if p.metavar else ''}`: {p.help}" for p in options]
+        lines += [f"- `{', '.join(p.opts)}{' ' + p.metavar if p.metavar else ''}`: {p.help}" for p in options]
         lines += [""] if options else []
     return "\n".join(lines).rstrip() + "\n"
 
@@ -192,7 +192,8 @@ def named(path: Path) -> set[str]:
     """Files and folders of the repository that a document names, in code or as the target of a link."""
     text = path.read_text(encoding="utf-8")
     code = re.findall(r"`(?:python )?((?:jobs|tests|batchgen)/[\w./-]+[\w/])", text)
-    links = [str((path.parent / target).resolve().relative_to(ROOT)) for target in re.findall(r"\]\(([\w./-]+)\)", text)]
+    near = re.findall(r"\]\(([\w./-]+)\)|`(\.\./[\w./-]+\.\w+|test_\w+\.py)", text)
+    links = [str((path.parent / "".join(target)).resolve().relative_to(ROOT)) for target in near]
     return {*code, *links}
 
 
@@ -215,7 +216,7 @@ def test_every_command_that_a_document_names_exists(path: Path) -> None:
         assert set(re.findall(r"--[a-z-]+", f"{verb} {arguments}")) <= known, f"batchgen {verb} {arguments}"
         assert verb in COMMANDS or verb in HEAD, f"batchgen {verb}"
         assert verb != "help" or arguments.strip("[]") in {"", "TOPIC", *help.topics()}, arguments
-    for target in re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE):
+    for target in re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text()
 
 
