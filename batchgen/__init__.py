@@ -3,30 +3,36 @@
 import batchgen
 
 status = batchgen.run(batchgen.Job.load("job.yaml"))
-for row in batchgen.rows(status["output"]):
+for row in batchgen.Output.open(status["output"]).rows():
     ...
 """
 
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from batchgen.export.export import rows
-    from batchgen.job.job import Job
-    from batchgen.run import run
+from batchgen import errors
+from batchgen.errors import *  # noqa: F403 - the tree, by its __all__
 
-__all__ = ["Job", "rows", "run"]
-__version__ = "0.1.0"
+# Not lazily: whoever imports the module `batchgen.run` first would leave the module under this name.
+from batchgen.run import run
+
+if TYPE_CHECKING:
+    from batchgen.job.job import Job
+    from batchgen.output.output import Output
+
+__all__ = ["Job", "Output", "__version__", "run", *errors.__all__]
+try:
+    __version__ = version("batchgen")
+except PackageNotFoundError:  # a source tree that is not installed, such as the working_dir of a Ray job
+    __version__ = "unknown"
+_LAZY = {"Job": "batchgen.job.job", "Output": "batchgen.output.output"}
+"""Public names whose modules are imported at their first use, so that `batchgen --help` does not import the path."""
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that `batchgen --help` does not import the path.
-    if name == "Job":
-        return importlib.import_module("batchgen.job.job").Job
-    if name == "run":
-        return importlib.import_module("batchgen.run")
-    if name == "rows":
-        return importlib.import_module("batchgen.export.export").rows
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'batchgen' has no attribute {name!r}")

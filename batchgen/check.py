@@ -13,9 +13,9 @@ import numpy as np
 
 from batchgen.engines.registry import engine_kind
 from batchgen.plan import plan
+from batchgen.prepare import Prepared
 from batchgen.read import reader
 from batchgen.records import Prompt, Shard, Span
-from batchgen.run import Prepared
 
 SHOWN_ERRORS = 20
 

@@ -6,6 +6,7 @@
     │   ├── InputError               the input: nothing there, not readable, unsafe, no such column
     │   ├── ModelError               the model: no tokenizer, ignored attributes, unsafe files
     │   └── OutputConflict           the output belongs to another job, or its input changed
+    │       └── NewerFormat          the output was written by a later release
     ├── StoreError                   the output store: full, no permission, down, not put-if-absent
     ├── EngineError                  the engine cannot start, or every replica died
     ├── LeaseError                   another driver works on the output
@@ -23,6 +24,22 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+__all__ = [
+    "BatchgenError",
+    "EngineError",
+    "InputError",
+    "Interrupted",
+    "JobError",
+    "LeaseError",
+    "ModelError",
+    "NewerFormat",
+    "OutputConflict",
+    "StoreError",
+    "TooManyErrors",
+    "UsageError",
+    "VerifyError",
+]
+"""The tree."""
 OK, RUN_ERROR, BAD_JOB, OVER_LIMIT, INTERRUPTED = 0, 1, 2, 3, 75
 
 
@@ -53,6 +70,10 @@ class ModelError(UsageError):
 
 class OutputConflict(UsageError):
     """The output holds rows that mean something else than this job's."""
+
+
+class NewerFormat(OutputConflict):
+    """The output was written by a release whose format this one does not know."""
 
 
 class StoreError(BatchgenError):

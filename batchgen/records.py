@@ -16,28 +16,6 @@ from batchgen.job.sampling import SAMPLING_TYPE, Sampling
 
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
-BEFORE_INPUT = ("id", "shard", "row", "variant", "sample")
-AFTER_INPUT = (
-    "attributes",
-    "messages",
-    "response",
-    "parsed",
-    "finish_reason",
-    "prompt_tokens",
-    "completion_tokens",
-    "cumulative_logprob",
-    "token_logprobs",
-    "sampling",
-    "model",
-    "prompt_hash",
-    "seconds",
-    "attempt",
-    "status",
-    "error_code",
-    "error_detail",
-)
-OUTPUT_NAMES = frozenset(BEFORE_INPUT + AFTER_INPUT)
-
 
 @dataclass(frozen=True)
 class Shard:
@@ -252,46 +230,70 @@ def attributes_type(names: tuple[str, ...]) -> pa.DataType:
     return pa.struct([(name, pa.int32()) for name in names])
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of the output. `type` is None where the job decides it. `source` is where its values come from: the table of
+    prompts, a field of the completion, the error of the completion, the span, or both prompt and completion. `later` columns
+    are not in the first outputs, whose job files do not list their columns."""
+
+    name: str
+    type: pa.DataType | None
+    source: Literal["prompt", "completion", "error", "span", "both"]
+    later: bool = False
+
+
+BEFORE_INPUT = (
+    Column("id", pa.string(), "prompt"),
+    Column("shard", pa.string(), "span"),
+    Column("row", pa.int64(), "prompt"),
+    Column("variant", pa.int32(), "prompt"),
+    Column("sample", pa.int32(), "completion"),
+)
+AFTER_INPUT = (
+    Column("attributes", None, "prompt"),
+    Column("messages", MESSAGES_TYPE, "completion"),
+    Column("response", pa.string(), "completion"),
+    Column("parsed", None, "completion"),
+    Column("finish_reason", pa.string(), "completion"),
+    Column("prompt_tokens", pa.int32(), "completion"),
+    Column("completion_tokens", pa.int32(), "completion"),
+    Column("cumulative_logprob", pa.float64(), "completion"),
+    Column("token_logprobs", logprobs.TYPE, "completion"),
+    Column("sampling", SAMPLING_TYPE, "both"),
+    Column("model", pa.string(), "span"),
+    Column("prompt_hash", pa.string(), "completion"),
+    Column("seconds", pa.float64(), "completion"),
+    Column("attempt", pa.int32(), "completion"),
+    Column("status", pa.string(), "error"),
+    Column("error_code", pa.string(), "error"),
+    Column("error_detail", pa.string(), "error"),
+)
+COLUMNS = (*BEFORE_INPUT, *AFTER_INPUT)
+"""The columns of the output, in order; the kept input columns stand between `sample` and `attributes`."""
+OUTPUT_NAMES = frozenset(column.name for column in COLUMNS)
+
+
 def carried_name(column: str) -> str:
     """The name under which the output carries an input column."""
     return f"input_{column}" if column in OUTPUT_NAMES else column
 
 
 def output_schema(
-    kept: pa.Schema, attributes: tuple[str, ...], parsed: pa.DataType | None = None, token_logprobs: bool = False
+    input_columns: pa.Schema,
+    attributes: tuple[str, ...],
+    parsed: pa.DataType | None = None,
+    token_logprobs: bool = False,
+    first_format: bool = False,
 ) -> pa.Schema:
-    """The columns of a part, in order. The `attributes` column is there only when a schema is declared, `parsed` only when
-    a parse is, `token_logprobs` only when they are asked for."""
-    kinds: dict[str, pa.DataType] = {
-        "id": pa.string(),
-        "shard": pa.string(),
-        "row": pa.int64(),
-        "variant": pa.int32(),
-        "sample": pa.int32(),
-        "attributes": attributes_type(attributes),
-        "messages": MESSAGES_TYPE,
-        "response": pa.string(),
-        "parsed": parsed,
-        "finish_reason": pa.string(),
-        "prompt_tokens": pa.int32(),
-        "completion_tokens": pa.int32(),
-        "cumulative_logprob": pa.float64(),
-        "token_logprobs": logprobs.TYPE,
-        "sampling": SAMPLING_TYPE,
-        "model": pa.string(),
-        "prompt_hash": pa.string(),
-        "seconds": pa.float64(),
-        "attempt": pa.int32(),
-        "status": pa.string(),
-        "error_code": pa.string(),
-        "error_detail": pa.string(),
-    }
-    if not attributes:
-        del kinds["attributes"]
-    if parsed is None:
-        del kinds["parsed"]
+    """The columns of a part, in order. `attributes` is there only when a schema is declared, `parsed` only when a parse is,
+    `token_logprobs` only when they are asked for. `first_format` leaves out the columns that were added since."""
+    kinds = {column.name: column.type for column in COLUMNS if not (first_format and column.later)}
+    kinds["attributes"] = attributes_type(attributes) if attributes else None
+    kinds["parsed"] = parsed
     if not token_logprobs:
         del kinds["token_logprobs"]
-    before = [pa.field(name, kinds[name]) for name in BEFORE_INPUT]
-    after = [pa.field(name, kinds[name]) for name in AFTER_INPUT if name in kinds]
-    return pa.schema(before + list(kept) + after)
+    before, after = (
+        [pa.field(column.name, kinds[column.name]) for column in columns if kinds.get(column.name) is not None]
+        for columns in (BEFORE_INPUT, AFTER_INPUT)
+    )
+    return pa.schema([*before, *input_columns, *after])

@@ -11,7 +11,7 @@ import pytest
 from batchgen import check
 from batchgen.check import Findings
 from batchgen.job.job import Job
-from batchgen.run import prepare
+from batchgen.prepare import prepare
 
 TINY = Path(__file__).parents[1] / "jobs/models/tiny-karakuri"
 

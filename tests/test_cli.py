@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
-from batchgen import rows
-from batchgen.cli import main
+from batchgen import Output
+from tests.support.commands import in_process as batchgen
 from tests.support.finished import Finished
 
 REPOSITORY = Path(__file__).parents[1]
@@ -31,20 +29,6 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     (tmp_path / "in.jsonl").write_text("".join(f'{{"prompt": "row {n}", "lang": "en"}}\n' for n in range(3)))
     return tmp_path
-
-
-def batchgen(folder: Path, *arguments: str) -> Done[str]:
-    """What the console script does in `folder`, without the cost of a process."""
-    out, words, before = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["batchgen", *arguments]
-    try:
-        with chdir(folder), redirect_stdout(out), redirect_stderr(words):
-            main()
-    except SystemExit as end:
-        return Done(sys.argv, int(end.code or 0), out.getvalue(), words.getvalue())
-    finally:
-        sys.argv = before
-    raise AssertionError("the console script ends with an exit code")
 
 
 def check(folder: Path, *overrides: str, job: str = "job.yaml") -> Done[str]:
@@ -307,7 +291,7 @@ def test_export_says_what_it_wrote_and_refuses_what_it_does_not_know(tmp_path: P
 
 def test_the_rows_of_an_output_are_read_from_its_path(tmp_path: Path) -> None:
     Finished(tmp_path)
-    found = list(rows(str(tmp_path / "out")))
+    found = list(Output.open(str(tmp_path / "out")).rows())
     assert len(found) == 62
     assert [row["row"] for row in found] == sorted(row["row"] for row in found)
 

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen import logprobs
-from batchgen.export import export
+from batchgen.export.files import export
+from batchgen.export.registry import export_named
 from batchgen.job.job import Job
-from batchgen.output.verify import verify
+from batchgen.output.output import Output
 from tests.support.finished import Finished
 from tests.support.jobs import fields, refusal
 from tests.support.replicas import answered, blocks, part_bytes, prepared, ran, replica
@@ -133,7 +134,7 @@ def test_a_retried_row_has_its_tokens_and_the_output_is_proven(output: Finished)
     rows = output.rows(status="ok")
     assert len(rows) == 20
     assert [joined(row) for row in rows] == [row["response"] for row in rows]
-    assert verify(output.store).problems == []
+    assert Output.open(output.store).verify().problems == []
 
 
 def test_a_part_without_the_column_is_not_this_jobs(output: Finished) -> None:
@@ -142,18 +143,18 @@ def test_a_part_without_the_column_is_not_this_jobs(output: Finished) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     output.store.put(name, sink.getvalue().to_pybytes())
-    assert verify(output.store).problems == [f"{name}: its columns are not this job's"]
+    assert [problem.partition(": ")[0] for problem in Output.open(output.store).verify().problems] == [name]
 
 
 def test_the_column_is_exported_as_it_is_and_in_openais_format(output: Finished, tmp_path: Path) -> None:
-    export.export(output.store, "jsonl", tmp_path / "to")
+    export(Output.open(output.store), export_named("jsonl"), tmp_path / "to")
     rows = [json.loads(line) for line in (tmp_path / "to/rows.jsonl").read_text().splitlines()]
     answers = {(row["row"], row["sample"]): row for row in rows if row["status"] == "ok"}
     stored = output.rows(status="ok")
     for row in stored:
         exported = answers[row["row"], row["sample"]]["token_logprobs"]
         assert [token["token"] for token in exported] == [token["token"] for token in row["token_logprobs"]]
-    export.export(output.store, "openai", tmp_path / "to")
+    export(Output.open(output.store), export_named("openai"), tmp_path / "to")
     lines = [json.loads(line) for line in (tmp_path / "to/output.jsonl").read_text().splitlines()]
     assert len(lines) == 8
     for line in lines:

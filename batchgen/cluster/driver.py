@@ -28,10 +28,10 @@ from batchgen.cluster.pool import STOP_SECONDS, Pool, resources, size
 from batchgen.errors import EngineError, Interrupted, TooManyErrors, words
 from batchgen.job.job import Job
 from batchgen.output import journal
-from batchgen.output.lease import Lease
 from batchgen.output.plan_file import Plan
 from batchgen.output.progress import Monitor, Tally, over_limit
 from batchgen.output.store import Store
+from batchgen.output.store.lease import Lease
 from batchgen.records import Span
 from batchgen.render.renderer import Renderer
 

@@ -18,9 +18,7 @@ import pyarrow.compute as pc
 
 from batchgen.errors import InputError
 from batchgen.output import parts
-from batchgen.output.job_file import FrozenJob, load_frozen
-from batchgen.output.store import Store
-from batchgen.records import output_schema
+from batchgen.output.output import Output
 
 
 @dataclass
@@ -39,19 +37,16 @@ class Fidelity:
     correlation_with_labels: float | None = None
 
 
-def fidelity(store: Store) -> dict[str, Fidelity]:
+def fidelity(output: Output) -> dict[str, Fidelity]:
     """By attribute, from the `ok` rows of an output. Raises InputError where no row says what was asked for, VerifyError for a
     damaged part."""
-    frozen = load_frozen(store)
-    if frozen is None:
-        raise InputError(f"{store.url}: no batchgen output there")
-    asked, labelled = _columns(store.url, frozen)
+    asked, labelled = _columns(output)
     tokens = asked.replace("attributes", "completion_tokens")
     columns = ["status", asked, tokens, *(["parsed"] if labelled else [])]
     lengths: dict[str, Counter[tuple[int, int]]] = {}
     labels: dict[str, Counter[tuple[int, int]]] = {}
-    for span in sorted(parts.committed(store)):
-        table = parts.read_part(store, span, columns)
+    for span in sorted(output.parts()):
+        table = parts.read_part(output.store, span, columns)
         rows = table.filter(pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table[asked]))).to_pylist()
         for row in rows:
             for name, value in row[asked].items():
@@ -61,10 +56,10 @@ def fidelity(store: Store) -> dict[str, Fidelity]:
     return {name: _of(pairs, labels.get(name, Counter())) for name, pairs in lengths.items()}
 
 
-def _columns(output: str, frozen: FrozenJob) -> tuple[str, set[str]]:
+def _columns(output: Output) -> tuple[str, set[str]]:
     """The column that has what was asked for, and the attributes that are labelled."""
-    schema = output_schema(frozen.kept, frozen.job.schema_names, frozen.job.parsed_type)
-    kinds = frozen.job.parse_.kinds if frozen.job.parse_ else {}
+    schema, parse = output.job.schema, output.job.job.parse_
+    kinds = parse.kinds if parse else {}
     parsed = {name for name, kind in kinds.items() if kind in ("integer", "number")}
     for column in ("input_attributes", "attributes"):
         if column in schema.names and pa.types.is_struct(schema.field(column).type):
@@ -73,7 +68,7 @@ def _columns(output: str, frozen: FrozenJob) -> tuple[str, set[str]]:
             if lengths in schema.names and (column == "attributes" or names & parsed):
                 return column, names & parsed
     raise InputError(
-        f"{output}: its rows do not say what was asked for", "steer the job, or label the output of one that is steered"
+        f"{output.url}: its rows do not say what was asked for", "steer the job, or label the output of one that is steered"
     )
 
 

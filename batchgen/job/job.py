@@ -7,13 +7,12 @@ fingerprint; the others (replicas, parallelism, engine options, span size, limit
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import AwareDatetime, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from batchgen.errors import ErrorCode, JobError
@@ -21,6 +20,7 @@ from batchgen.job.attributes import Attributes
 from batchgen.job.fields import Fraction, Spec, explain, override, read_yaml, unknown_key
 from batchgen.job.input import Input
 from batchgen.job.labels import with_prediction
+from batchgen.job.meaning import RETIRED, defaults_of, fingerprint, flatten
 from batchgen.job.parse import Parse
 from batchgen.job.sampling import Sampling, check_sampling, sampling_json_schema
 
@@ -261,20 +261,11 @@ def unknown_adapter(name: str, adapters: Mapping[str, str]) -> str:
     return f"no {name!r} in model.adapters (it has {', '.join(adapters) or 'none'})"
 
 
+@functools.cache
+def defaults() -> dict[str, object]:
+    """What a field of a meaning stands for where it is missing, by dotted key."""
+    return defaults_of(Job) | defaults_of(Sampling, "sampling.") | RETIRED
+
+
 def _is_column(entry: object) -> bool:
     return isinstance(entry, dict) and list(entry) == ["column"] and isinstance(entry["column"], str)
-
-
-def fingerprint(meaning: Mapping[str, Any]) -> str:
-    """sha256 of the meaning's canonical JSON, in hex."""
-    return hashlib.sha256(orjson.dumps(meaning, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping of dotted keys."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        flat.update(flatten(entry, f"{prefix}.{key}" if prefix else str(key)))
-    return flat

@@ -1,69 +1,101 @@
 """`_batchgen/job.json`: what the output remembers of its job, written once.
 
-It holds the resolved job, its meaning field by field, the fingerprint, the model's identity and the carried
-columns. A later run under the same output must mean the same: otherwise it is refused with the fields that
+It holds the resolved job, its meaning field by field, the fingerprint, the model's identity, the carried input columns and the
+columns of every part. A later run under the same output must mean the same: otherwise it is refused with the fields that
 differ. How a job is run (replicas, parallelism, engine options, spans, limits) may change freely.
+
+The file is the program's own: unlike a user's job file it is read with the fields that this release does not have left out, and
+those that it lacks at their defaults, so that an output of any earlier release can be read (format.py).
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
-from batchgen.errors import OutputConflict
-from batchgen.job.job import Job, fingerprint
+from batchgen.errors import InputError, OutputConflict
+from batchgen.job.job import Job, defaults
+from batchgen.job.meaning import differences, fingerprint
+from batchgen.job.sampling import Sampling
+from batchgen.output.format import mark, refuse_newer
 from batchgen.output.store import Put, Store
+from batchgen.records import output_schema
 from batchgen.render.model_files import ModelFiles
 
 NAME = "_batchgen/job.json"
 
 
 @dataclass(frozen=True)
-class FrozenJob:
+class JobFile:
+    """`input_columns` are the carried columns under their output names, `schema` the columns of a part. `fingerprint` stands
+    for the meaning in the jobs that read this output. `doubt` says why the file cannot be what was written, None where it can."""
+
     job: Job
     meaning: dict[str, Any]
     model: dict[str, Any]
-    kept: pa.Schema
+    input_columns: pa.Schema
+    schema: pa.Schema
+    fingerprint: str
+    doubt: str | None = None
 
     @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.meaning)
+    def factor(self) -> int:
+        """Output rows of an input row that does not bring its own `n`."""
+        return self.job.variants * self.job.samples
 
 
-def load_frozen(store: Store) -> FrozenJob | None:
-    """What the output remembers, None for a new output. Raises OutputConflict when it cannot be read."""
+def load(store: Store) -> JobFile | None:
+    """The job file of an output, None for a new output. Raises OutputConflict when it cannot be read or is of a later release."""
     data = store.get(NAME)
     if data is None:
         return None
     try:
         fields = orjson.loads(data)
-        kept = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(fields["carried_schema"])))
-        return FrozenJob(Job.model_validate(fields["job"]), fields["meaning"], fields["model"], kept)
-    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        refuse_newer(fields, f"{store.url}/{NAME}")
+        columns = _decode_schema(fields["carried_schema"])
+        job = Job.model_validate(_known(fields["job"]), extra="ignore")
+        stored = fields.get("schema")
+        schema = _decode_schema(stored) if stored is not None else job_schema(job, columns, first_format=True)
+        doubt = _doubt(fields, job)
+        return JobFile(job, fields["meaning"], fields["model"], columns, schema, fields["fingerprint"], doubt)
+    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise OutputConflict(f"output {store.url}: {NAME} is not a batchgen job: {error}", "choose another output.path") from None
 
 
-def freeze(store: Store, job: Job, model: ModelFiles, kept: pa.Schema, upstream: Sequence[str] = ()) -> FrozenJob:
+def require(store: Store) -> JobFile:
+    """As load. Raises InputError where there is no output."""
+    found = load(store)
+    if found is None:
+        raise InputError(f"{store.url}: no batchgen output there")
+    return found
+
+
+def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstream: Sequence[str] = ()) -> JobFile:
     """Write job.json, or check that the one that is there means the same. Raises OutputConflict."""
-    frozen = FrozenJob(job, meaning(job, model, upstream), model.identity, kept)
-    fields = {
+    means = meaning(job, model, upstream)
+    schema = job_schema(job, columns)
+    frozen = JobFile(job, means, model.identity, columns, schema, fingerprint(means, defaults()))
+    fields: dict[str, Any] = {
+        **mark(),
         "job": job.model_dump(mode="json", by_alias=True),
         "fingerprint": frozen.fingerprint,
         "meaning": frozen.meaning,
         "model": model.identity,
-        "carried": {field.name: str(field.type) for field in kept},
-        "carried_schema": base64.b64encode(kept.serialize().to_pybytes()).decode(),
+        "carried": {field.name: str(field.type) for field in columns},
+        "carried_schema": _encode_schema(columns),
+        "schema": _encode_schema(schema),
     }
+    fields["digest"] = _digest(fields)
     if store.put_new(NAME, orjson.dumps(fields, option=orjson.OPT_INDENT_2)) is Put.CREATED:
         return frozen
-    before = load_frozen(store)
-    assert before is not None
-    refuse_change(store.url, before, frozen.meaning)
+    before = require(store)
+    refuse_change(store.url, before, means)
     return before
 
 
@@ -73,13 +105,55 @@ def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = ()) -> dict[s
     return job.meaning() | chained | {f"model.{name}": value for name, value in model.identity.items()}
 
 
-def refuse_change(output: str, before: FrozenJob, now: dict[str, Any]) -> None:
+def refuse_change(output: str, before: JobFile, now: Mapping[str, Any]) -> None:
     """Raises OutputConflict with a line per field that differs."""
-    if fingerprint(now) == before.fingerprint:
+    found = differences(before.meaning, now, defaults())
+    if not found:
         return
-    names = [name for name in dict.fromkeys([*before.meaning, *now]) if before.meaning.get(name) != now.get(name)]
-    lines = [f"  {name}: {before.meaning.get(name)!r} there, {now.get(name)!r} in this job" for name in names]
+    lines = [f"  {name}: {was!r} there, {is_!r} in this job" for name, (was, is_) in found.items()]
     raise OutputConflict(
         f"output {output} belongs to another job; these fields differ:\n" + "\n".join(lines) + "\nbring them back",
         "or choose another output.path",
     )
+
+
+def job_schema(job: Job, columns: pa.Schema, first_format: bool = False) -> pa.Schema:
+    """The columns of the parts of a job, `columns` being its carried input columns; see records.output_schema."""
+    return output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs, first_format)
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    """The stored job without the sampling parameters that this release does not have."""
+
+    def without(holder: Any) -> Any:
+        if not isinstance(holder, dict) or "sampling" not in holder:
+            return holder
+        return {**holder, "sampling": {k: v for k, v in holder["sampling"].items() if k in Sampling.model_fields}}
+
+    known: dict[str, Any] = without(fields)
+    return known | {"errors": {code: without(policy) for code, policy in fields.get("errors", {}).items()}}
+
+
+def _doubt(fields: Mapping[str, Any], job: Job) -> str | None:
+    """Why a job file is not as it was written. The first ones have no digest, and their fingerprint is of the whole meaning."""
+    if "digest" in fields:
+        return None if fields["digest"] == _digest(fields) else f"{NAME} is not as it was written"
+    if fields["fingerprint"] != fingerprint(fields["meaning"]):
+        return f"the fingerprint in {NAME} is of another meaning"
+    of_run = {"input.fingerprints", *(f"model.{name}" for name in fields["model"])}
+    meant = {name: value for name, value in fields["meaning"].items() if name not in of_run}
+    found = differences(meant, job.meaning(), defaults())
+    return f"the job and the meaning in {NAME} differ in {', '.join(found)}" if found else None
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    whole = {name: value for name, value in fields.items() if name != "digest"}
+    return hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _encode_schema(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def _decode_schema(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

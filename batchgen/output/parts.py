@@ -8,7 +8,8 @@ away. The footer carries the part's counts, so that they can be read again witho
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from operator import attrgetter
 from typing import Any
 
@@ -18,14 +19,12 @@ import pyarrow.parquet as pq
 
 from batchgen import logprobs
 from batchgen.errors import ErrorCode, RowError, VerifyError, words
+from batchgen.output.format import KEY, known, mark, marked
+from batchgen.output.parquet import from_parquet, in_arrow_memory, to_parquet
 from batchgen.output.store import Put, Store
-from batchgen.read.tables import in_arrow_memory, to_parquet
-from batchgen.records import OUTPUT_NAMES, Completion, Counts
+from batchgen.records import COLUMNS, Completion, Counts
 
 DATA = "data"
-FOOTER_KEY = b"batchgen"
-_ANSWERED = OUTPUT_NAMES & {field.name for field in fields(Completion)} - {"sampling", "token_logprobs"}
-"""The columns that are fields of a completion as they are."""
 _ERROR = pa.struct([("code", pa.string()), ("detail", pa.string())])
 Footer = tuple[Counts, dict[ErrorCode, int]]
 """What a part says of itself: its rows and tokens, its errors by code."""
@@ -55,29 +54,39 @@ def encode_part(
     model: str,
     footer: Footer,
 ) -> bytes:
-    """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of records.prompt_schema,
+    """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of blocks.prompt_schema,
     `kept` the carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""
-    taken = _at(prompts, [c.prompt for c in completions])
-    carried = _at(kept, taken["source"].to_numpy().tolist())
-    answered = pa.struct([field for field in schema if field.name in _ANSWERED])
-    values = pa.array(list(map(attrgetter(*(field.name for field in answered)), completions)), answered)
-    codes, details = pa.array([c.error and (c.error.code, c.error.detail) for c in completions], _ERROR).flatten()
+    of_prompts = _at(prompts, [c.prompt for c in completions])
+    carried = _at(kept, of_prompts["source"].to_numpy().tolist())
     columns: dict[str, Any] = {
-        **{name: taken[name] for name in ("id", "row", "variant", "attributes")},
+        **{column.name: of_prompts[column.name] for column in COLUMNS if column.source == "prompt"},
         **dict(zip(kept.column_names, carried.columns, strict=True)),
-        **{field.name: column for field, column in zip(answered, values.flatten(), strict=True)},
-        "sampling": _sampling(taken["sampling"], completions),
+        **_of_completions(completions, schema),
+        **_of_errors(completions),
+        "sampling": _sampling(of_prompts["sampling"], completions),
         "shard": pa.repeat(shard, len(completions)),
         "model": pa.repeat(model, len(completions)),
-        "status": pa.array(["error" if c.error else "ok" for c in completions], pa.string()),
-        "error_code": codes,
-        "error_detail": details,
     }
-    if "token_logprobs" in schema.names:
-        columns["token_logprobs"] = logprobs.column([c.token_logprobs for c in completions])
-    arrays = [columns[name] for name in schema.names]
-    said = {"counts": asdict(footer[0]), "errors": footer[1]}
-    return to_parquet(pa.table(arrays, schema=schema.with_metadata({FOOTER_KEY: orjson.dumps(said)})))
+    about = mark() | {"counts": asdict(footer[0]), "errors": footer[1]}
+    metadata = {KEY: orjson.dumps(about)}
+    return to_parquet(pa.table([columns[name] for name in schema.names], schema=schema.with_metadata(metadata)))
+
+
+def _of_completions(completions: list[Completion], schema: pa.Schema) -> dict[str, Any]:
+    """The columns that are fields of a completion. All but the tokens' log-probabilities are converted in one go."""
+    names = [column.name for column in COLUMNS if column.source == "completion" and column.name in schema.names]
+    plain = pa.struct([schema.field(name) for name in names if name != "token_logprobs"])
+    values = pa.array(list(map(attrgetter(*(field.name for field in plain)), completions)), plain)
+    found = {field.name: column for field, column in zip(plain, values.flatten(), strict=True)}
+    if "token_logprobs" in names:
+        found["token_logprobs"] = logprobs.column([c.token_logprobs for c in completions])
+    return found
+
+
+def _of_errors(completions: list[Completion]) -> dict[str, pa.Array]:
+    codes, details = pa.array([c.error and (c.error.code, c.error.detail) for c in completions], _ERROR).flatten()
+    statuses = pa.array(["error" if c.error else "ok" for c in completions], pa.string())
+    return {"status": statuses, "error_code": codes, "error_detail": details}
 
 
 def _at(table: pa.Table, rows: list[int]) -> pa.Table:
@@ -116,27 +125,29 @@ def commit(store: Store, span: str, part: bytes) -> bool:
 
 
 def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.Table:
-    """A committed part, its pages checked. Raises VerifyError for a damaged one."""
-    data = in_arrow_memory(store.get(part_name(span)) or b"")
+    """A committed part, its pages checked. Raises VerifyError for a damaged one, NewerFormat."""
+    name = part_name(span)
     try:
-        return pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
+        table = from_parquet(store.get(name), columns)
     except (pa.ArrowException, OSError) as error:
-        raise VerifyError(f"{part_name(span)}: damaged: {words(error, 200)}") from None
+        raise VerifyError(f"{name}: damaged: {words(error, 200)}") from None
+    marked(table.schema.metadata, f"{store.url}/{name}")
+    return table
 
 
 def read_footer(store: Store, span: str) -> Footer:
-    """The footer of a committed part. Raises VerifyError for a damaged one."""
-    data = store.get(part_name(span))
+    """The footer of a committed part. Raises VerifyError for a damaged one, NewerFormat."""
+    name = part_name(span)
     try:
-        return footer_in(pq.read_metadata(in_arrow_memory(data or b"")).metadata)
+        return footer_in(pq.read_metadata(in_arrow_memory(store.get(name) or b"")).metadata, f"{store.url}/{name}")
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise VerifyError(f"{part_name(span)}: damaged: {words(error)}") from None
+        raise VerifyError(f"{name}: damaged: {words(error)}") from None
 
 
-def footer_in(metadata: dict[bytes, bytes] | None) -> Footer:
-    """The footer in a part's file metadata. Raises ValueError where there is none."""
-    try:
-        said = orjson.loads((metadata or {})[FOOTER_KEY])
-        return Counts(**said["counts"]), said["errors"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"no counts in it ({error!r})") from None
+def footer_in(metadata: Mapping[bytes, bytes] | None, name: str) -> Footer:
+    """The footer in the file metadata of part `name`. Raises ValueError where there is none, NewerFormat."""
+    about = marked(metadata, name)
+    counts, errors = about.get("counts"), about.get("errors")
+    if not (isinstance(counts, dict) and isinstance(errors, dict) and {"ok", "error"} <= counts.keys()):
+        raise ValueError("no counts in it")
+    return known(Counts, counts), errors

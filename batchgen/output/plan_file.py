@@ -2,8 +2,8 @@
 
 000000.parquet holds the spans of the first run; every later file adds some: those of a grown input, or those of a retry, which
 run failed rows of earlier spans again. Columns: shard, start, end, rows, offset, bytes, and for a retry `again`, the rows
-to run (Failed). The file metadata holds `shards`, the JSON list of the shards as they were then. All are written with
-put_new, so that of two drivers one plans and the other follows.
+to run (Failed). The file metadata holds `shards`, the JSON list of the shards as they were then, and `batchgen`, the mark of
+format.py with the fingerprint of the job. All are written with put_new, so that of two drivers one plans and the other follows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen.errors import VerifyError, words
+from batchgen.output import job_file
+from batchgen.output.format import KEY, known, mark, marked
+from batchgen.output.parquet import from_parquet, to_parquet
 from batchgen.output.store import Put, Store
-from batchgen.read import tables
 from batchgen.records import Failed, Shard, Span
 
 FOLDER = "_batchgen/plan"
@@ -34,11 +35,12 @@ _AGAIN = pa.list_(
 @dataclass(frozen=True)
 class Plan:
     """All spans of an output, in the order in which they were planned. `factor` is variants x samples, the output rows of
-    one input row (of a row that does not bring its own `n`)."""
+    one input row (of a row that does not bring its own `n`), `jobs` the fingerprints of the jobs that its files name."""
 
     shards: tuple[Shard, ...]
     spans: list[Span]
     factor: int
+    jobs: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> int:
@@ -48,6 +50,14 @@ class Plan:
     def by_name(self) -> dict[str, Span]:
         return {span.name: span for span in self.spans}
 
+    def places(self, committed: set[str]) -> dict[str, list[Span]]:
+        """The spans with a part by Span.place: a span, and after it its retries."""
+        found: dict[str, list[Span]] = {}
+        for span in self.spans:
+            if span.name in committed:
+                found.setdefault(span.place, []).append(span)
+        return found
+
     def missing(self, committed: set[str]) -> list[Span]:
         """The spans without a part, in plan order."""
         return [span for span in self.spans if span.name not in committed]
@@ -56,33 +66,49 @@ class Plan:
 def add(store: Store, number: int, shards: Iterable[Shard], spans: list[Span]) -> Put:
     """Write plan file `number` (from 0). Exists: somebody else has planned meanwhile, and this plan is void."""
     store.delete(SUCCESS)
-    return store.put_new(f"{FOLDER}/{number:06d}.parquet", encode_plan(shards, spans))
+    job = job_file.load(store)
+    return store.put_new(name_of(number), encode_plan(shards, spans, job.fingerprint if job else None))
+
+
+def name_of(number: int) -> str:
+    return f"{FOLDER}/{number:06d}.parquet"
 
 
 def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
-    """The plan frozen in the output, and how many files it has. Raises VerifyError for a damaged one."""
+    """The plan frozen in the output, and how many files it has. Raises VerifyError for a damaged one, NewerFormat."""
     shards: dict[int, Shard] = {}
     spans: list[Span] = []
+    jobs = set()
     names = sorted(name for name in store.list(FOLDER) if name.endswith(".parquet"))
     for number, file in enumerate(names):
+        if file != name_of(number):
+            raise VerifyError(f"{name_of(number)}: missing although {file} is there")
         try:
-            table = pq.read_table(tables.in_arrow_memory(store.get(file) or b""))
-        except (pa.ArrowException, OSError) as error:
+            table = from_parquet(store.get(file))
+            about = marked(table.schema.metadata, f"{store.url}/{file}")
+            of_file, more = _decode(table, number)
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise VerifyError(f"{file}: damaged: {words(error)}") from None
-        for fields in orjson.loads(table.schema.metadata[b"shards"]):
-            shards[fields["index"]] = Shard(**fields)
-        columns = [table.column(field).to_pylist() for field in _FIELDS]
-        if "again" in table.column_names:
-            again = [tuple(Failed(**one) for one in rows) for rows in table.column("again").to_pylist()]
-            columns += [[number] * len(again), again]
-        spans += [Span(*values) for values in zip(*columns, strict=True)]
-    return Plan(tuple(shards[index] for index in sorted(shards)), spans, factor), len(names)
+        shards |= {shard.index: shard for shard in of_file}
+        spans += more
+        jobs.add(about.get("job"))
+    named = frozenset(str(job) for job in jobs if job is not None)
+    return Plan(tuple(shards[index] for index in sorted(shards)), spans, factor, named), len(names)
 
 
-def encode_plan(shards: Iterable[Shard], spans: list[Span]) -> bytes:
-    """A plan file (see the module's docstring)."""
+def _decode(table: pa.Table, number: int) -> tuple[list[Shard], list[Span]]:
+    shards = [known(Shard, fields) for fields in orjson.loads(table.schema.metadata[b"shards"])]
+    columns = [table.column(field).to_pylist() for field in _FIELDS]
+    if "again" in table.column_names:
+        again = [tuple(known(Failed, one) for one in rows) for rows in table.column("again").to_pylist()]
+        columns += [[number] * len(again), again]
+    return shards, [Span(*values) for values in zip(*columns, strict=True)]
+
+
+def encode_plan(shards: Iterable[Shard], spans: list[Span], job: str | None = None) -> bytes:
+    """A plan file (see the module's docstring) of the job with this fingerprint."""
     columns = {field: pa.array([getattr(span, field) for span in spans], pa.int64()) for field in _FIELDS}
     if any(span.again for span in spans):
         columns["again"] = pa.array([[asdict(one) for one in span.again] for span in spans], _AGAIN)
-    table = pa.table(columns).replace_schema_metadata({"shards": orjson.dumps([asdict(shard) for shard in shards])})
-    return tables.to_parquet(table)
+    metadata = {"shards": orjson.dumps([asdict(shard) for shard in shards]), KEY: orjson.dumps(mark() | {"job": job})}
+    return to_parquet(pa.table(columns).replace_schema_metadata(metadata))

@@ -2,39 +2,38 @@
 
 progress.json is rewritten as the job goes. It names, as a bitmap over the plan's spans, which parts its counts
 include: a run that resumes reads the footers of the few parts committed after the last write and of no others, so that
-reported counts are exact after any kill.
+reported counts are exact after any kill. What it lacks, or says in another format, is made again from the parts.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import dataclasses
 import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 import orjson
-import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
-from batchgen.errors import VerifyError, printable
+from batchgen.errors import NewerFormat
 from batchgen.output import parts
-from batchgen.output.job_file import load_frozen
-from batchgen.output.plan_file import Plan, load_plan
+from batchgen.output.format import mark, refuse_newer
+from batchgen.output.job_file import JobFile
+from batchgen.output.plan_file import SUCCESS, Plan
 from batchgen.output.store import Store
-from batchgen.read.tables import in_arrow_memory
 from batchgen.records import Counts, Receipt
 
 PROGRESS, REPORT = "_batchgen/progress.json", "_batchgen/report.json"
-WRITE_EVERY, LINE_EVERY = 2.0, 10.0
+WRITE_SECONDS = 2.0
+"""How often progress.json is written."""
+SAMPLES = 5
+"""How many errors are kept in words."""
 
 
 @dataclass
@@ -104,6 +103,23 @@ class Tally:
             "errors": {code: number for code, number in sorted(self.errors.items()) if number},
         }
 
+    def restore(self, fields: Mapping[str, Any], committed: set[str]) -> None:
+        """Take over what a progress.json says; of its counts nothing where a part that they include is gone."""
+        for name in ("seconds_total", "seconds_generating", "seconds_committing"):
+            setattr(self, name, float(fields.get(name, 0.0)))
+        self.generated = int(fields.get("spans_generated", 0))
+        self.taken, self.restarts = int(fields.get("rows_from_journal", 0)), int(fields.get("engine_restarts", 0))
+        self.engine = dict(fields.get("engine", {}))
+        self.state = _state(fields) or self.state
+        bits = base64.b64decode(fields["counted"])
+        counted = {s.name for i, s in enumerate(self.plan.spans) if i < len(bits) * 8 and bits[i // 8] >> i % 8 & 1}
+        counts = Counts(**{one.name: fields["counts"][one.name] for one in dataclasses.fields(Counts)})
+        errors = Counter(dict(fields["errors"]))
+        if counted <= committed:
+            self.counted, self.counts, self.errors = counted, counts, errors
+            self.samples = list(fields.get("error_samples", []))
+            self._open_rows -= sum(self._rows[span] for span in counted)
+
     def encode(self) -> bytes:
         bits = bytearray((len(self.plan.spans) + 7) // 8)
         for index, span in enumerate(self.plan.spans):
@@ -115,30 +131,23 @@ class Tally:
             "error_samples": self.samples,
             "engine": self.engine,
             "driver": {"host": socket.gethostname(), "pid": os.getpid()},
+            **mark(),
         }
         return orjson.dumps(fields, option=orjson.OPT_INDENT_2)
 
 
 def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
-    """The tally of an output as its parts say: progress.json, and the footers of the parts it does not count."""
+    """The tally of an output as its parts say: progress.json, and the footers of the parts that it does not count.
+
+    Raises VerifyError for a damaged part, NewerFormat.
+    """
     tally = Tally(plan)
-    data = store.get(PROGRESS)
-    if data is not None:
-        try:
-            fields = orjson.loads(data)
-        except ValueError as error:
-            raise VerifyError(f"{PROGRESS}: damaged: {error}", "delete it: it is made again from the parts") from None
-        bits = base64.b64decode(fields["counted"])
-        counted = {s.name for i, s in enumerate(plan.spans) if i < len(bits) * 8 and bits[i // 8] >> i % 8 & 1}
-        if counted <= committed:
-            tally.counted, tally.counts, tally.errors = counted, Counts(**fields["counts"]), Counter(fields["errors"])
-            tally.samples = fields["error_samples"]
-            tally._open_rows -= sum(tally._rows[span] for span in counted)
-        tally.seconds_total, tally.seconds_generating = fields["seconds_total"], fields["seconds_generating"]
-        tally.seconds_committing = fields["seconds_committing"]
-        tally.generated, tally.engine = fields["spans_generated"], fields["engine"]
-        tally.taken, tally.restarts = fields["rows_from_journal"], fields["engine_restarts"]
-        tally.state = _state(fields)
+    if committed:
+        tally.state = "interrupted" if store.get(SUCCESS) is None else "done"
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, NewerFormat):  # the parts say it all
+        fields = orjson.loads(store.get(PROGRESS) or b"{}")
+        refuse_newer(fields, PROGRESS)
+        tally.restore(fields, committed)
     late = [span.name for span in plan.spans if span.name in committed and span.name not in tally.counted]
     with ThreadPoolExecutor(8) as pool:
         for span, (counts, errors) in zip(late, pool.map(lambda name: parts.read_footer(store, name), late), strict=True):
@@ -146,22 +155,19 @@ def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
     return tally
 
 
-def _state(fields: dict[str, Any]) -> str:
-    """A state of `running` is believed unless its driver was here and is gone."""
-    state, driver = str(fields["state"]), fields["driver"]
-    if state == "running" and driver["host"] == socket.gethostname() and not os.path.exists(f"/proc/{driver['pid']}"):
+def _state(fields: Mapping[str, Any]) -> str | None:
+    """The state that a progress.json names. `running` is believed unless its driver was here and is gone."""
+    driver = fields.get("driver", {})
+    here = driver.get("host") == socket.gethostname()
+    if fields.get("state") == "running" and here and not os.path.exists(f"/proc/{driver.get('pid')}"):
         return "interrupted"
-    return state
+    return fields.get("state")
 
 
-def read_status(store: Store) -> dict[str, Any] | None:
-    """What `batchgen status` prints, from the output alone; None where there is no output."""
-    frozen = load_frozen(store)
-    if frozen is None:
-        return None
-    plan, _ = load_plan(store, frozen.job.variants * frozen.job.samples)
+def status(store: Store, job: JobFile, plan: Plan) -> dict[str, Any]:
+    """The fields of `status --json`, from the output alone."""
     tally = load_tally(store, plan, parts.committed(store))
-    return {"name": frozen.job.name, "output": store.url, **tally.status()}
+    return {"name": job.job.name, "output": store.url, **tally.status()}
 
 
 def over_limit(tally: Tally, allowed: float) -> str:
@@ -170,25 +176,51 @@ def over_limit(tally: Tally, allowed: float) -> str:
     return f"{tally.counts.error:,} of {tally.counts.rows:,} rows failed ({codes}), over limits.errors {allowed:g}"
 
 
-class Monitor:
-    """Shows progress while a job runs and keeps progress.json: a bar on a terminal, else a line every 10 s."""
+@dataclass(frozen=True)
+class Progress:
+    """What a screen shows of a running job: output rows, and the speed of this run."""
 
-    def __init__(self, tally: Tally, store: Store, name: str, out: TextIO, quiet: bool = False) -> None:
-        self.tally, self._store, self._name, self._quiet = tally, store, name, quiet
-        self._console = Console(file=out)
+    name: str
+    rows: int
+    rows_planned: int
+    ok: int
+    error: int
+    tokens_per_second: float
+    replicas: int
+    seconds_left: float | None
+    """None as long as no row is done in this run."""
+
+
+class Screen(Protocol):
+    """Where a running job is shown (terminal.py)."""
+
+    def live(self) -> contextlib.AbstractContextManager[object]:
+        """Holds the screen while a job runs."""
+        ...
+
+    def show(self, progress: Progress, force: bool) -> None:
+        """Called at every tick of the driver; `force` at the last one."""
+        ...
+
+    def message(self, text: str) -> None: ...
+
+
+class Monitor:
+    """Counts a run's receipts, keeps progress.json and shows the progress on a screen."""
+
+    def __init__(self, tally: Tally, store: Store, name: str, screen: Screen) -> None:
+        self.tally, self._store, self._name, self._screen = tally, store, name, screen
         self._began = time.monotonic()
         self._before = (tally.seconds_total, tally.seconds_generating, tally.counts)
         self._first: float | None = None
         self._last = 0.0
-        self._written = self._shown = 0.0
-        self._bar: Progress | None = None
-        if self._console.is_terminal and not quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[more]}"))
-            self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
-            self._task = self._bar.add_task(name, total=tally.rows_planned, more="")
+        self._written = 0.0
 
-    def live(self) -> AbstractContextManager[Any]:
-        return self._bar or nullcontext()
+    def live(self) -> contextlib.AbstractContextManager[object]:
+        return self._screen.live()
+
+    def message(self, text: str) -> None:
+        self._screen.message(text)
 
     def receipt(self, receipt: Receipt) -> None:
         """Count a span's part."""
@@ -199,90 +231,30 @@ class Monitor:
         self.tally.seconds_committing += receipt.committing
         self._first = min(self._first or receipt.first, receipt.first)
         self._last = max(self._last, receipt.last)
-        for error in receipt.samples[: 5 - len(self.tally.samples)]:
+        for error in receipt.samples[: SAMPLES - len(self.tally.samples)]:
             self.tally.samples.append(f"{error.code}: {error.detail}")
 
     def tick(self, replicas: int, force: bool = False) -> None:
-        """Show and write where the job stands, if it is time."""
+        """Write and show where the job stands, if it is time."""
         now = time.monotonic()
         total, generating, _ = self._before
         self.tally.seconds_total = total + now - self._began
-        self.tally.seconds_generating = generating + (self._last - self._first if self._first is not None else 0.0)
-        if force or now - self._written >= WRITE_EVERY:
+        self.tally.seconds_generating = generating + self._seconds
+        if force or now - self._written >= WRITE_SECONDS:
             self._written = now
             self._store.put(PROGRESS, self.tally.encode())
-        if self._bar is not None:
-            self._bar.update(
-                self._task, completed=self.tally.counts.rows, total=self.tally.rows_planned, more=self._words(replicas)
-            )
-        elif not self._quiet and (force or now - self._shown >= LINE_EVERY):
-            self._shown = now
-            rows = f"{self.tally.counts.rows:,}/{self.tally.rows_planned:,} rows"
-            self._console.print(f"{self._name}: {rows}, {self._words(replicas)}", highlight=False, soft_wrap=True)
+        self._screen.show(self._progress(replicas), force)
 
-    def message(self, text: str) -> None:
-        self._console.print(printable(text), highlight=False, soft_wrap=True, markup=False)
+    @property
+    def _seconds(self) -> float:
+        """Of this run, from the first row that entered an engine to the last that left it."""
+        return self._last - self._first if self._first is not None else 0.0
 
-    def _words(self, replicas: int) -> str:
-        counts, before = self.tally.counts, self._before[2]
-        spent = self._last - self._first if self._first is not None else 0.0
-        speed = (counts.completion_tokens - before.completion_tokens) / spent if spent > 0 else 0.0
-        rows_left = self.tally.rows_planned - counts.rows
-        rate = (counts.rows - before.rows) / spent if spent > 0 else 0.0
-        eta = f"{_duration(rows_left / rate)} left" if rate and rows_left else "done" if not rows_left else "starting"
-        return f"{counts.ok:,} ok, {counts.error:,} error, {speed:,.0f} tokens/s, {replicas} replicas, {eta}"
-
-
-def _cache_words(counts: Counts, shared: bool) -> str:
-    """What the engine's prefix cache knew; of prompts that have nothing in common only where it is something."""
-    if not counts.cached_tokens and not (shared and counts.prompt_tokens):
-        return ""
-    return f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached"
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s" if rest >= 60 else f"{rest}s"
-
-
-def first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[dict[str, Any]]]:
-    """The ok answers of the first few input rows, the variants of one row together."""
-    wanted = ["row", "variant", "sample", "attributes", "messages", "response", "status"]
-    for span in [span for span in plan.spans if not span.retry][:8]:
-        data = store.get(parts.part_name(span.name))
-        if data is None or rows <= 0:
-            continue
-        part = pq.ParquetFile(in_arrow_memory(data))
-        table = part.read(columns=[name for name in wanted if name in part.schema_arrow.names]).slice(0, 2_000)
-        by_row: dict[int, list[dict[str, Any]]] = {}
-        for answer in table.to_pylist():
-            if answer["status"] == "ok":
-                by_row.setdefault(answer["row"], []).append(answer)
-        for answers in list(by_row.values())[:rows]:
-            rows -= 1
-            yield answers
-
-
-def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out: TextIO) -> None:
-    """The human end of a run: counts, the first answers side by side, where the data is, what to do next."""
-    console = Console(file=out)
-    counts, status = tally.counts, tally.status()
-    console.print(
-        f"\n{counts.rows:,} rows: {counts.ok:,} ok, {counts.error:,} error; {counts.completion_tokens:,} tokens in "
-        f"{status['seconds_generating']:.1f} s of generating ({status['tokens_per_second']:,.0f} tokens/s)"
-        f"{_cache_words(counts, bool(varied))}",
-        highlight=False,
-    )
-    for sample in tally.samples:
-        console.print(f"  {printable(sample)}", highlight=False, markup=False, soft_wrap=True)
-    for answers in first_answers(store, plan):
-        table = Table(title=None, show_lines=False, expand=False)
-        table.add_column("variant" if varied else "sample")
-        table.add_column(Text(printable(f"answer to: {answers[0]['messages'][-2]['content'][:100]}")), overflow="fold")
-        ends = answers if len(answers) <= 3 else [answers[0], answers[-1]]
-        for answer in ends:
-            label = ", ".join(f"{name} {answer['attributes'][name]}" for name in varied) or str(answer["sample"])
-            table.add_row(label, Text(printable((answer["response"] or "").strip()[:400])))
-        console.print(table)
-    console.print(f"Parquet: {store.url}/{parts.DATA}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Next:    batchgen verify {store.url}", highlight=False, markup=False, soft_wrap=True)
+    def _progress(self, replicas: int) -> Progress:
+        counts, before, seconds = self.tally.counts, self._before[2], self._seconds
+        speed = (counts.completion_tokens - before.completion_tokens) / seconds if seconds > 0 else 0.0
+        rate = (counts.rows - before.rows) / seconds if seconds > 0 else 0.0
+        left = self.tally.rows_planned - counts.rows
+        seconds_left = left / rate if rate else None if left else 0.0
+        planned = self.tally.rows_planned
+        return Progress(self._name, counts.rows, planned, counts.ok, counts.error, speed, replicas, seconds_left)

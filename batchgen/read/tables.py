@@ -7,10 +7,7 @@ must be on an allow-list.
 
 from __future__ import annotations
 
-import io
-
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen.errors import InputError
 
@@ -40,19 +37,3 @@ def _check_type(shard: str, column: str, kind: pa.DataType) -> None:
     if isinstance(kind, pa.BaseExtensionType) or not plain:
         raise InputError(f"shard {shard}: column {column}: type {kind} is not allowed", "write it with a plain type")
     return None
-
-
-def in_arrow_memory(data: bytes) -> pa.BufferReader:
-    """A copy of `data` for a Parquet reader. A thread of Arrow may let go of it when the interpreter has ended; a Python
-    buffer would then abort the process."""
-    sink = pa.BufferOutputStream()
-    sink.write(data)
-    return pa.BufferReader(sink.getvalue())
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """The bytes of a Parquet file with page checksums. Without dictionaries: in files of many columns and few rows they cost
-    more time than they save, and zstd finds what repeats."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
-    return sink.getvalue()

@@ -148,7 +148,7 @@ def write(path: Path, lines: Iterable[dict[str, Any]]) -> Path:
 def run(name: str, source: Path, output: Path, overrides: list[str]) -> list[dict[str, Any]]:
     job = batchgen.Job.load(HERE / f"{name}.yaml", [f"input.path={source}", f"output.path={output}", *overrides])
     batchgen.run(job)
-    return list(batchgen.rows(str(output)))
+    return list(batchgen.Output.open(str(output)).rows())
 
 
 def main() -> None:

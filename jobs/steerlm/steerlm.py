@@ -102,7 +102,7 @@ def write(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 def run(name: str, overrides: list[str]) -> list[dict[str, Any]]:
     job = batchgen.Job.load(HERE / f"{name}.yaml", overrides)
     batchgen.run(job)
-    return list(batchgen.rows(job.output.path))
+    return list(batchgen.Output.open(job.output.path).rows())
 
 
 def label(to: Path, fields: list[str]) -> dict[str, dict[str, int]]:

@@ -27,12 +27,12 @@ from batchgen.job.job import Job
 from batchgen.output import journal, parts
 from batchgen.output.store import delete_all, open_store
 from batchgen.plan import plan
+from batchgen.prepare import prepare
 from batchgen.read import reader
 from batchgen.records import Completion, Receipt, output_schema
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.render.tokens import Hidden, TokenEncoder
 from batchgen.replica.replica import Replica
-from batchgen.run import prepare
 
 
 def job_of(workload: Workload, folder: Path, chat: bool) -> Job:

@@ -6,8 +6,8 @@ import pytest
 
 from batchgen.job.job import Job
 from batchgen.plan import plan
+from batchgen.prepare import prepare
 from batchgen.read import reader
-from batchgen.run import prepare
 
 
 @pytest.fixture(scope="module")

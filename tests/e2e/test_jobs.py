@@ -47,7 +47,7 @@ def test_steerlm_ends_with_labelled_answers_and_a_second_run_generates_nothing(t
     kept = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     wanted = {name.strip(): int(value) for name, value in re.findall(r"(\w+): (\d)", f"{first} {second}")}
     assert all(row["attributes"] == wanted and row["response"] for row in kept)
-    generated = list(batchgen.rows(str(tmp_path / "generated")))
+    generated = list(batchgen.Output.open(str(tmp_path / "generated")).rows())
     assert {json.dumps(row["attributes"]) for row in generated} == {json.dumps(wanted)}, "the one combination that there is"
     parts = {path: path.stat().st_ino for path in tmp_path.rglob("data/*.parquet")}
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -15,8 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import batchgen
-from batchgen.output.store import open_store
-from batchgen.output.verify import verify
+from batchgen import Output
 
 pytestmark = [pytest.mark.engine, pytest.mark.cluster, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
@@ -73,7 +72,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     status = batchgen.run(job, quiet=True)
     assert status["rows_ok"] + status["rows_error"] == status["rows_planned"]
     assert status["completion_tokens"] > 0
-    assert verify(open_store(str(folder / "out"))).problems == []
+    assert Output.open(str(folder / "out")).verify().problems == []
     report = json.loads((folder / "out/_batchgen/report.json").read_text())
     assert report["engine"]["workers"] == 2, "tensor parallel for real"
     assert report["cached_tokens"] >= 4 * 128, "four of the long prompt's five variants find its first block (128 tokens)"

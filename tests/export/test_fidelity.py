@@ -40,7 +40,7 @@ def labelled(steered: Finished, tmp_path: Path, labels: str, **fields: Any) -> F
 
 
 def test_the_lengths_of_answers_by_value(steered: Finished) -> None:
-    found = fidelity(steered.store)
+    found = fidelity(steered.output)
     rows = steered.rows()
     verbosity = found["verbosity"]
     assert (verbosity.rows, verbosity.asked) == (60, {0: 20, 2: 20, 4: 20})
@@ -54,9 +54,11 @@ def test_the_lengths_of_answers_by_value(steered: Finished) -> None:
 
 
 def test_labels_of_a_chained_job_against_what_was_asked_for(steered: Finished, tmp_path: Path) -> None:
-    found = fidelity(labelled(steered, tmp_path, HELPFUL.format(4, 2)).store)
+    found = fidelity(labelled(steered, tmp_path, HELPFUL.format(4, 2)).output)
     assert found["verbosity"].asked == {0: 20, 2: 20, 4: 20}
-    assert found["verbosity"].mean_tokens == fidelity(steered.store)["verbosity"].mean_tokens, "of the answers, not of the labels"
+    assert found["verbosity"].mean_tokens == fidelity(steered.output)["verbosity"].mean_tokens, (
+        "of the answers, not of the labels"
+    )
     assert found["verbosity"].labels == {0: {2: 20}, 2: {2: 20}, 4: {2: 20}}
     assert (found["verbosity"].exact, found["verbosity"].mean_error) == (pytest.approx(1 / 3), 0)
     assert found["verbosity"].correlation_with_labels is None, "the labels do not vary"
@@ -73,17 +75,17 @@ def test_correlations_are_pearsons(steered: Finished, tmp_path: Path) -> None:
     pairs = [(row["input_attributes"]["verbosity"], row["parsed"]["verbosity"]) for row in rows]
     assert len({label for _, label in pairs}) == 5
     wanted = np.corrcoef(np.array(pairs).T)[0, 1]
-    assert fidelity(output.store)["verbosity"].correlation_with_labels == pytest.approx(wanted)
+    assert fidelity(output.output)["verbosity"].correlation_with_labels == pytest.approx(wanted)
 
 
 def test_failed_rows_are_not_counted(tmp_path: Path) -> None:
     output = Finished(tmp_path, attributes=KARAKURI)
-    assert fidelity(output.store)["verbosity"].rows == len(output.rows(status="ok"))
+    assert fidelity(output.output)["verbosity"].rows == len(output.rows(status="ok"))
 
 
 def test_an_output_that_is_not_steered_has_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="its rows do not say what was asked for; steer the job, or label the output"):
-        fidelity(Finished(tmp_path).store)
+        fidelity(Finished(tmp_path).output)
 
 
 def test_the_command_prints_a_line_for_every_value(steered: Finished, tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ import pyarrow.parquet as pq
 import xxhash
 
 from batchgen.output import job_file, parts
-from batchgen.output.plan_file import SUCCESS, Plan, load_plan
-from batchgen.output.progress import read_status
+from batchgen.output.output import Output
+from batchgen.output.parquet import in_arrow_memory
+from batchgen.output.plan_file import SUCCESS, Plan
 from batchgen.output.store import Store
-from batchgen.output.verify import verify
-from batchgen.read.tables import in_arrow_memory
 
 
 @dataclass
@@ -54,9 +53,9 @@ class Reader:
 
     def _poll_status(self) -> None:
         before = sum(1 for _ in self.store.list(parts.DATA))
-        status = read_status(self.store)
-        if status is None:
+        if self.store.get(job_file.NAME) is None:
             return
+        status = Output.open(self.store).status()
         after = sum(1 for _ in self.store.list(parts.DATA))
         assert before <= status["spans_done"] <= after, f"{status} said between {before} and {after} parts"
         rows = status["rows_ok"] + status["rows_error"]
@@ -69,9 +68,7 @@ class Reader:
             assert not missing or self.store.get(SUCCESS) is None, f"_SUCCESS while {len(missing)} spans have no part"
 
     def plan(self) -> Plan:
-        found = job_file.load_frozen(self.store)
-        assert found is not None
-        return load_plan(self.store, found.job.variants * found.job.samples)[0]
+        return Output.open(self.store).plan
 
 
 @dataclass(frozen=True)
@@ -102,10 +99,9 @@ def check(reader: Reader, expected: Mapping[tuple[int, int], str | None], fired:
         latest |= {key: _status(row) for key, row in zip(keys, rows, strict=True)}
     differing = [key for key in latest.keys() | expected.keys() if latest.get(key, "none") != expected.get(key, "none")]
     assert not differing, [(key, latest.get(key, "none"), expected.get(key, "none")) for key in differing]
-    verdict = verify(store)
-    assert verdict.problems == []
-    status = read_status(store)
-    assert status is not None
+    output = Output.open(store)
+    assert output.verify().problems == []
+    status = output.status()
     failed = [code for code in expected.values() if code]
     assert status["state"] == "done"
     assert (status["rows_ok"], status["rows_error"]) == (len(expected) - len(failed), len(failed))

@@ -17,10 +17,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 import batchgen
+from batchgen import Output
 from batchgen.cluster import pool
 from batchgen.output import journal
 from batchgen.output.store import open_store
-from batchgen.output.verify import verify
 
 pytestmark = [pytest.mark.cluster(own=True), pytest.mark.timeout(300)]
 ROWS = 400
@@ -80,7 +80,7 @@ def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice:
     thread.join()
     assert ("is about to go" in said.getvalue()) == notice
     assert (status["rows_ok"], status["rows_error"], status["state"]) == (ROWS, 0, "done")
-    assert verify(open_store(str(tmp_path / "out"))).problems == []
+    assert Output.open(str(tmp_path / "out")).verify().problems == []
 
 
 def announce(address: str, node: str) -> None:
@@ -116,4 +116,4 @@ def test_a_replica_that_rays_memory_monitor_kills_costs_no_row(
     status = batchgen.run(job, out=said)
     thread.join()
     assert (status["rows_ok"], status["rows_error"], status["state"]) == (ROWS, 0, "done")
-    assert verify(open_store(str(tmp_path / "out"))).problems == []
+    assert Output.open(str(tmp_path / "out")).verify().problems == []

@@ -17,8 +17,9 @@ from typing import TypeVar
 
 import pytest
 
+from batchgen import Output
 from batchgen.errors import EngineError, InputError, LeaseError, OutputConflict, StoreError
-from batchgen.output import job_file, retry
+from batchgen.output import job_file
 from batchgen.output.store import open_store
 from batchgen.run import run
 from tests.faults.cluster import Pool
@@ -108,9 +109,9 @@ class Scenario:
     def drive(self, ended: list[bool], force: bool, again: bool) -> None:
         with suppress(*FORGIVEN):
             store = open_store(OUTPUT)
-            if again and (found := job_file.load_frozen(store)):
+            if again and store.get(job_file.NAME):
                 with suppress(InputError, OutputConflict):  # unfinished; another retry at the same time
-                    retry.plan_retry(store, found)
+                    Output.open(store).retry()
             # How a job is run may change from run to run.
             spans = {"rows": self.dice.randint(2, 8), "journal_seconds": self.dice.choice((1.0, 10.0, 100.0))}
             run({**self.job, "spans": spans}, out=io.StringIO(), quiet=True, force=force)

@@ -9,8 +9,7 @@ import pyarrow.dataset as ds
 import pytest
 
 import batchgen
-from batchgen.output.store import open_store
-from batchgen.output.verify import verify
+from batchgen import Output
 
 pytestmark = [pytest.mark.engine, pytest.mark.cluster, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
@@ -43,7 +42,7 @@ def test_rows_that_kill_and_hang_the_engine_are_the_only_ones_that_fail(tmp_path
     assert (status["rows_ok"], status["rows_error"], status["errors"]) == (6, 2, {"engine_crash": 2})
     # One death with all rows in it, and one for each of the two when it is alone.
     assert status["engine_restarts"] == 3
-    assert verify(open_store(str(tmp_path / "out"))).problems == []
+    assert Output.open(str(tmp_path / "out")).verify().problems == []
     table = ds.dataset(tmp_path / "out/data").to_table().sort_by("row").to_pylist()
     assert [row["row"] for row in table if row["status"] == "error"] == [limits.index(DEADLY), limits.index(FROZEN)]
     assert [row["error_detail"] for row in table if row["status"] == "error"] == [

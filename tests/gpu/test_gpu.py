@@ -6,9 +6,7 @@ import json
 
 import pytest
 
-from batchgen import run
-from batchgen.output.store import open_store
-from batchgen.output.verify import verify
+from batchgen import Output, run
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
@@ -33,4 +31,4 @@ def test_a_job_runs_tensor_parallel_and_every_row_is_there(tmp_path, script, siz
     assert status["completion_tokens"] == 1200 * 16
     progress = json.loads((tmp_path / "out/_batchgen/progress.json").read_text())
     assert progress["engine"]["workers"] == size
-    assert verify(open_store(str(tmp_path / "out"))).problems == []
+    assert Output.open(str(tmp_path / "out")).verify().problems == []

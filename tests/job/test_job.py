@@ -8,7 +8,8 @@ import pytest
 
 from batchgen.job import attributes, job, sampling, schemas
 from batchgen.job import fields as job_fields
-from batchgen.job.job import Job, fingerprint
+from batchgen.job.job import Job
+from batchgen.job.meaning import fingerprint
 from batchgen.job.sampling import Sampling
 from tests.support.jobs import fields, refusal
 

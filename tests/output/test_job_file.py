@@ -12,7 +12,7 @@ import pytest
 
 from batchgen.errors import OutputConflict
 from batchgen.job.job import Job
-from batchgen.output.job_file import NAME, freeze, load_frozen, meaning
+from batchgen.output.job_file import NAME, freeze, load, meaning
 from batchgen.output.store import LocalStore
 from batchgen.render.model_files import ModelFiles, load_model
 
@@ -49,22 +49,22 @@ def conflict(store: LocalStore, job: Job, model: ModelFiles = MODEL) -> list[str
 
 
 def test_a_new_output_remembers_nothing(tmp_path: Path) -> None:
-    assert load_frozen(LocalStore(tmp_path)) is None
+    assert load(LocalStore(tmp_path)) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_frozen_is_read_back(store: LocalStore) -> None:
-    frozen = load_frozen(store)
+    frozen = load(store)
     assert frozen is not None
     assert (frozen.job, frozen.model, frozen.meaning) == (make_job(), MODEL.identity, meaning(make_job(), MODEL))
-    assert frozen.kept.equals(KEPT, check_metadata=True)
+    assert frozen.input_columns.equals(KEPT, check_metadata=True)
     assert re.fullmatch(r"[0-9a-f]{64}", frozen.fingerprint)
 
 
 def test_the_same_job_is_accepted_and_job_json_is_not_written_again(store: LocalStore) -> None:
     before = store.get(NAME)
     again = freeze(store, make_job(), MODEL, pa.schema([("other", pa.int8())]))
-    assert again.kept.equals(KEPT)
+    assert again.input_columns.equals(KEPT)
     assert store.get(NAME) == before
 
 
@@ -123,7 +123,7 @@ def test_a_job_json_that_is_none_is_a_conflict_not_a_new_output(tmp_path: Path, 
     store = LocalStore(tmp_path)
     store.put(NAME, data)
     with pytest.raises(OutputConflict, match=r"is not a batchgen job: .*; choose another output\.path"):
-        load_frozen(store)
+        load(store)
 
 
 @pytest.mark.parametrize("data", [b"[]", b"null", b'{"carried_schema": 5}'])
@@ -131,7 +131,7 @@ def test_a_job_json_of_another_shape_is_a_conflict(tmp_path: Path, data: bytes) 
     store = LocalStore(tmp_path)
     store.put(NAME, data)
     with pytest.raises(OutputConflict, match="is not a batchgen job"):
-        load_frozen(store)
+        load(store)
 
 
 @pytest.mark.parametrize("values", [{"verbosity": 2.0}, {"verbosity": 2, "humor": None}])

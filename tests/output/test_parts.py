@@ -19,6 +19,7 @@ from batchgen.records import AFTER_INPUT, BEFORE_INPUT, Completion, Counts, carr
 from batchgen.render.blocks import prompt_schema
 
 NAMES = ("verbosity", "humor")
+BEFORE, AFTER = ([column.name for column in columns] for columns in (BEFORE_INPUT, AFTER_INPUT))
 ASKED_FOR = ("parsed", "token_logprobs")
 KEPT = pa.table({"lang": ["en", "ja"], "input_status": ["draft", "final"]})
 SPAN = "000000-000000000003-000000000005"
@@ -68,12 +69,12 @@ def table(data: bytes) -> pa.Table:
 def test_the_columns_of_a_part_are_the_schemas_in_its_order() -> None:
     schema = table(part([completion(0)])).schema
     assert schema.equals(output_schema(KEPT.schema, NAMES))
-    assert schema.names == [*BEFORE_INPUT, "lang", "input_status", *(n for n in AFTER_INPUT if n not in ASKED_FOR)]
+    assert schema.names == [*BEFORE, "lang", "input_status", *(n for n in AFTER if n not in ASKED_FOR)]
 
 
 def test_without_an_attribute_schema_there_is_no_attributes_column() -> None:
     names = table(part([completion(0)], attributes=())).schema.names
-    assert names == [*BEFORE_INPUT, "lang", "input_status", *(n for n in AFTER_INPUT if n not in (*ASKED_FOR, "attributes"))]
+    assert names == [*BEFORE, "lang", "input_status", *(n for n in AFTER if n not in (*ASKED_FOR, "attributes"))]
 
 
 def test_every_field_of_a_completion_and_its_prompt_is_in_its_row() -> None:

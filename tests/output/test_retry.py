@@ -9,7 +9,6 @@ import pytest
 from batchgen.errors import InputError
 from batchgen.output import parts
 from batchgen.output.store import open_store
-from batchgen.output.verify import repair, verify
 from tests.support.finished import ROWS, Finished
 
 
@@ -28,8 +27,8 @@ def test_a_retry_pays_for_the_failed_rows_and_no_others(output: Finished) -> Non
     ok = output.rows(status="ok")
     assert sorted((row["row"], row["sample"]) for row in ok) == [(n, s) for n in range(ROWS) for s in range(2)]
     assert {row["attempt"] for row in ok if row["row"] % 5 == 0} == {2}
-    assert verify(output.store).problems == []
-    assert (verify(output.store).rows_ok, verify(output.store).rows_error) == (60, 2)
+    assert output.output.verify().problems == []
+    assert (output.output.verify().rows_ok, output.output.verify().rows_error) == (60, 2)
     status = output.status()
     assert (status["rows_ok"], status["rows_error"], status["rows_planned"]) == (60, 2, 62)
     assert status["errors"] == {"input": 2}
@@ -60,14 +59,14 @@ def test_rows_that_fail_again_supersede_and_can_be_tried_again(output: Finished)
     assert (output.retry("engine_rejected"), output.run()) == (12, 12)
     assert {row["attempt"] for row in output.rows(status="ok") if row["row"] % 5 == 0} == {3}
     assert output.status()["errors"] == {"input": 2}
-    assert verify(output.store).problems == []
+    assert output.output.verify().problems == []
 
 
 def test_only_the_codes_asked_for_are_run_and_an_open_retry_is_finished_first(output: Finished) -> None:
     assert output.retry("timeout") == 0
     assert output.retry("input") == 2
     assert output.retry("engine_rejected") == 0, "the retry of before is not done"
-    assert verify(output.store).problems == [f"data/{output.plan.spans[-1].name}.parquet: missing (1 rows)"]
+    assert output.output.verify().problems == [f"data/{output.plan.spans[-1].name}.parquet: missing (1 rows)"]
     assert output.run() == 2
     assert output.retry("engine_rejected") == 12
 
@@ -86,7 +85,7 @@ def test_samples_that_the_run_itself_tried_again_are_proven_too(tmp_path: Path) 
         errors={"truncated": {"retry": 1, "sampling": {"max_tokens": 7}}},
     )
     assert [(row["sample"], row["attempt"], row["sampling"]["n"]) for row in output.rows()] == [(0, 2, 2), (1, 2, 2)]
-    assert verify(output.store).problems == []
+    assert output.output.verify().problems == []
 
 
 def damage(output: Finished, span: int) -> str:
@@ -99,13 +98,13 @@ def damage(output: Finished, span: int) -> str:
 
 def test_repair_moves_a_damaged_part_away_and_the_next_run_makes_it_again(output: Finished) -> None:
     name = damage(output, 1)
-    verdict = verify(output.store)
+    verdict = output.output.verify()
     assert verdict.damaged == [name]
-    [moved] = repair(output.store, verdict)
+    [moved] = output.output.repair(verdict)
     assert output.store.get(moved) is not None
     assert output.store.get(name) is None
     assert output.run() == 20
-    assert verify(output.store).problems == []
+    assert output.output.verify().problems == []
     assert output.status()["rows_ok"] == 48
 
 
@@ -115,11 +114,11 @@ def test_a_damaged_retry_is_made_again_and_what_it_rests_on_is_left_alone(output
     output.run()
     assert len(output.plan.spans) == 7
     retried = damage(output, 4)
-    assert repair(output.store, verify(output.store))[0].startswith(f"_batchgen/quarantine/{retried.split('/')[1]}")
+    assert output.output.repair(output.output.verify())[0].startswith(f"_batchgen/quarantine/{retried.split('/')[1]}")
     assert output.run() == 4
-    assert verify(output.store).problems == []
+    assert output.output.verify().problems == []
     damage(output, 0)
-    verdict = verify(output.store)
+    verdict = output.output.verify()
     assert verdict.damaged == []
     assert any("it cannot be repaired: rows of it were run again since" in problem for problem in verdict.problems)
 
@@ -132,5 +131,5 @@ def test_a_retry_that_lies_is_found(output: Finished) -> None:
     data = output.store.get(second)
     assert data is not None
     output.store.put(first, data)
-    problems = verify(output.store).problems
+    problems = output.output.verify().problems
     assert any("is missing or was not planned" in problem for problem in problems)

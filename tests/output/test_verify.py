@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,139 +10,57 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.errors import InputError, RowError
-from batchgen.job.job import Job
+from batchgen.errors import InputError
 from batchgen.job.sampling import check_sampling
-from batchgen.output import parts, plan_file
+from batchgen.output import plan_file
+from batchgen.output.format import KEY
+from batchgen.output.output import Output
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import LocalStore
-from batchgen.output.verify import verify
-from batchgen.records import Completion, Span, output_schema
-from batchgen.render.blocks import prompt_schema
-from tests.support.planning import freeze_output
-
-SHARDS, SPANS, ROWS, VARIANTS, SAMPLES = 2, 2, 3, 2, 2
-PART_ROWS = ROWS * VARIANTS * SAMPLES
-
-
-class Output:
-    """A finished output: two shards of two spans of three rows, two variants, two samples."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "in").mkdir()
-        for shard in range(SHARDS):
-            lines = [json.dumps({"prompt": f"row {row}"}) + "\n" for row in range(SPANS * ROWS)]
-            (folder / f"in/{shard}.jsonl").write_text("".join(lines))
-        self.job = Job.parse(
-            {
-                "input": {"path": str(folder / "in"), "prompt": "prompt"},
-                "engine": {"kind": "echo"},
-                "attributes": {"schema": "karakuri", "sweep": {"verbosity": [0, 4]}},
-                "sampling": {"n": SAMPLES},
-                "spans": {"rows": ROWS},
-                "output": {"path": str(folder / "out")},
-            }
-        )
-        self.store = LocalStore(folder / "out")
-        self.kept, self.plan = freeze_output(self.job, self.store)
-        for span in self.plan.spans:
-            assert parts.commit(self.store, span.name, self.part(span))
-        self.store.put(SUCCESS, b"")
-
-    def part(self, span: Span) -> bytes:
-        """A part whose second row failed, so that its rows carry no sampling."""
-        rows = [
-            {"source": 0, "row": ordinal, "variant": variant, "turns": [], "sampling": self.sampling(ordinal - span.start)}
-            for ordinal in range(span.start, span.end)
-            for variant in range(VARIANTS)
-        ]
-        done = [completion(prompt, sample) for prompt in range(len(rows)) for sample in range(SAMPLES)]
-        names = self.job.schema_names
-        kept = pa.table([pa.nulls(1, field.type) for field in self.kept], schema=self.kept)
-        prompts = pa.Table.from_pylist(rows, prompt_schema(names))
-        schema, shard = output_schema(kept.schema, names), self.plan.shards[span.shard].name
-        return parts.encode_part(prompts, kept, done, schema, shard, "echo", parts.footer_of(done))
-
-    def sampling(self, row: int) -> dict[str, Any] | None:
-        return None if row == 1 else dict(check_sampling({"n": SAMPLES}))
-
-    def name(self, number: int = 0) -> str:
-        return parts.part_name(self.plan.spans[number].name)
-
-    def path(self, number: int = 0) -> Path:
-        return self.store.root / self.name(number)
-
-    def rewrite(self, change: Callable[[pa.Table], pa.Table], number: int = 0, recount: bool = True) -> None:
-        """Change a part as a program that knows the format would, so that only its rows betray it."""
-        table = change(pq.read_table(self.path(number)))
-        if recount:
-            footer = json.loads(table.schema.metadata[parts.FOOTER_KEY])
-            statuses = table["status"].to_pylist()
-            footer["counts"] |= {status: statuses.count(status) for status in ("ok", "error")}
-            table = table.replace_schema_metadata({parts.FOOTER_KEY: json.dumps(footer)})
-        sink = io.BytesIO()
-        pq.write_table(table, sink, write_page_checksum=True)
-        self.path(number).write_bytes(sink.getvalue())
-
-    def problems(self) -> list[str]:
-        return verify(self.store).problems
-
-
-def completion(prompt: int, sample: int) -> Completion:
-    failed = prompt // VARIANTS == 1
-    error = RowError("input", "in.jsonl:2: no") if failed else None
-    return Completion(prompt, sample, None, None if failed else "yes", None, 0, 0, None, None, 0.1, 1, error)
-
-
-def edited(column: str, edit: Callable[[list[Any]], list[Any]]) -> Callable[[pa.Table], pa.Table]:
-    def change(table: pa.Table) -> pa.Table:
-        index = table.schema.get_field_index(column)
-        field = table.schema.field(index)
-        return table.set_column(index, field, pa.array(edit(table[column].to_pylist()), field.type))
-
-    return change
+from batchgen.records import Span
+from tests.support.swept import PART_ROWS, SAMPLES, SHARDS, SPANS, VARIANTS, Swept, edited
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Output:
-    return Output(tmp_path)
+def output(tmp_path: Path) -> Swept:
+    return Swept(tmp_path)
 
 
-def test_a_good_output_is_proven(output: Output) -> None:
-    verdict = verify(output.store)
+def test_a_good_output_is_proven(output: Swept) -> None:
+    verdict = Output.open(output.store).verify()
     assert verdict.problems == []
     failed = SHARDS * SPANS * VARIANTS * SAMPLES
     assert (verdict.spans, verdict.rows_ok, verdict.rows_error) == (4, SHARDS * SPANS * PART_ROWS - failed, failed)
 
 
-def test_verify_changes_nothing(output: Output) -> None:
+def test_verify_changes_nothing(output: Swept) -> None:
     before = {path: path.stat().st_mtime_ns for path in output.store.root.rglob("*")}
-    verify(output.store)
+    assert Output.open(output.store).verify().problems == []
     assert {path: path.stat().st_mtime_ns for path in output.store.root.rglob("*")} == before
 
 
 def test_there_is_nothing_to_verify_where_there_is_no_output(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no batchgen output there"):
-        verify(LocalStore(tmp_path))
+        Output.open(LocalStore(tmp_path))
 
 
-def test_a_missing_part_is_named(output: Output) -> None:
+def test_a_missing_part_is_named(output: Swept) -> None:
     output.path(2).unlink()
     assert output.problems() == [f"{output.name(2)}: missing (3 rows)"]
 
 
 @pytest.mark.parametrize("name", ["data/notes.txt", "data/deep/part.parquet", "data/000009-000000000000-000000000001.parquet"])
-def test_a_foreign_file_among_the_parts_is_named(output: Output, name: str) -> None:
+def test_a_foreign_file_among_the_parts_is_named(output: Swept, name: str) -> None:
     output.store.put(name, b"PAR1")
     assert output.problems() == [f"{name}: not a part of this plan"]
 
 
-def test_a_missing_success_mark_is_named(output: Output) -> None:
+def test_a_missing_success_mark_is_named(output: Swept) -> None:
     output.store.delete(SUCCESS)
     assert output.problems() == ["_SUCCESS: missing although every part is there; run the job again to finish it"]
 
 
-def test_a_flipped_byte_in_the_middle_of_a_part_is_damage(output: Output) -> None:
+def test_a_flipped_byte_in_the_middle_of_a_part_is_damage(output: Swept) -> None:
     data = bytearray(output.path().read_bytes())
     chunk = pq.ParquetFile(io.BytesIO(bytes(data))).metadata.row_group(0).column(2)
     data[chunk.data_page_offset + chunk.total_compressed_size - 1 - chunk.total_compressed_size // 8] ^= 0x10
@@ -154,13 +70,13 @@ def test_a_flipped_byte_in_the_middle_of_a_part_is_damage(output: Output) -> Non
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, -1])
-def test_a_truncated_part_is_damage(output: Output, keep: int) -> None:
+def test_a_truncated_part_is_damage(output: Swept, keep: int) -> None:
     output.path().write_bytes(output.path().read_bytes()[:keep])
     [problem] = output.problems()
     assert problem.startswith(f"{output.name()}: damaged: ")
 
 
-def test_no_flipped_byte_passes_that_changes_a_value(output: Output) -> None:
+def test_no_flipped_byte_passes_that_changes_a_value(output: Swept) -> None:
     data, table = output.path().read_bytes(), pq.read_table(output.path())
     for place in range(4, len(data), len(data) // 60):
         flipped = bytearray(data)
@@ -170,44 +86,44 @@ def test_no_flipped_byte_passes_that_changes_a_value(output: Output) -> None:
         assert problems or pq.read_table(output.path()).equals(table), f"byte {place}"
 
 
-def test_a_duplicate_row_is_named(output: Output) -> None:
+def test_a_duplicate_row_is_named(output: Swept) -> None:
     output.rewrite(lambda table: pa.concat_tables([table.slice(0, 1), table]))
     assert output.problems() == [f"{output.name()}: row, variant, sample (0, 0, 0) is there 2 times"]
 
 
 @pytest.mark.parametrize(("gone", "key"), [(0, (0, 0, 0)), (1, (0, 0, 1)), (6, (1, 1, 0)), (PART_ROWS - 1, (2, 1, 1))])
-def test_a_missing_sample_is_named(output: Output, gone: int, key: tuple[int, int, int]) -> None:
+def test_a_missing_sample_is_named(output: Swept, gone: int, key: tuple[int, int, int]) -> None:
     output.rewrite(lambda table: pa.concat_tables([table.slice(0, gone), table.slice(gone + 1)]))
     assert output.problems() == [f"{output.name()}: row, variant, sample {key} is missing or was not planned"]
 
 
-def test_a_missing_variant_is_named(output: Output) -> None:
+def test_a_missing_variant_is_named(output: Swept) -> None:
     output.rewrite(lambda table: table.slice(SAMPLES))
     assert output.problems() == [f"{output.name()}: row, variant, sample (0, 0, 0) is missing or was not planned"]
 
 
-def test_a_missing_row_is_named(output: Output) -> None:
+def test_a_missing_row_is_named(output: Swept) -> None:
     output.rewrite(lambda table: table.slice(VARIANTS * SAMPLES))
     assert output.problems() == [f"{output.name()}: it has 2 input rows, planned are 3 of 0..2"]
 
 
-def test_an_empty_part_is_named(output: Output) -> None:
+def test_an_empty_part_is_named(output: Swept) -> None:
     output.rewrite(lambda table: table.slice(0, 0))
     assert f"{output.name()}: it has 0 input rows, planned are 3 of 0..2" in output.problems()
 
 
-def test_rows_of_another_shard_are_named(output: Output) -> None:
+def test_rows_of_another_shard_are_named(output: Swept) -> None:
     output.rewrite(edited("shard", lambda shards: ["other.jsonl", *shards[1:]]))
     assert output.problems() == [f"{output.name()}: rows of another shard"]
 
 
-def swap(output: Output, one: int, other: int) -> None:
+def swap(output: Swept, one: int, other: int) -> None:
     first, second = output.path(one).read_bytes(), output.path(other).read_bytes()
     output.path(one).write_bytes(second)
     output.path(other).write_bytes(first)
 
 
-def test_swapped_parts_of_one_shard_are_named(output: Output) -> None:
+def test_swapped_parts_of_one_shard_are_named(output: Swept) -> None:
     swap(output, 0, 1)
     assert output.problems() == [
         f"{output.name(0)}: it has 3 input rows, planned are 3 of 0..2",
@@ -215,28 +131,28 @@ def test_swapped_parts_of_one_shard_are_named(output: Output) -> None:
     ]
 
 
-def test_swapped_parts_of_two_shards_are_named(output: Output) -> None:
+def test_swapped_parts_of_two_shards_are_named(output: Swept) -> None:
     swap(output, 0, 2)
     assert output.problems() == [f"{output.name(0)}: rows of another shard", f"{output.name(2)}: rows of another shard"]
 
 
-def test_rows_out_of_input_order_are_named(output: Output) -> None:
+def test_rows_out_of_input_order_are_named(output: Swept) -> None:
     output.rewrite(lambda table: table.take(list(reversed(range(table.num_rows)))))
     assert output.problems() == [f"{output.name()}: rows out of input order"]
 
 
 @pytest.mark.parametrize("status", ["fine", None, "OK"])
-def test_a_status_that_is_neither_ok_nor_error_is_named(output: Output, status: str | None) -> None:
+def test_a_status_that_is_neither_ok_nor_error_is_named(output: Swept, status: str | None) -> None:
     output.rewrite(edited("status", lambda statuses: [status, *statuses[1:]]))
     assert output.problems() == [f"{output.name()}: a status that is neither ok nor error"]
 
 
-def test_a_part_with_other_columns_is_named(output: Output) -> None:
+def test_a_part_with_other_columns_is_named(output: Swept) -> None:
     output.rewrite(lambda table: table.drop_columns(["seconds"]))
-    assert output.problems() == [f"{output.name()}: its columns are not this job's"]
+    assert output.problems() == [f"{output.name()}: its columns are not this job's: no seconds"]
 
 
-def test_a_rows_own_n_is_what_it_is_held_to(output: Output) -> None:
+def test_a_rows_own_n_is_what_it_is_held_to(output: Swept) -> None:
     def more(samplings: list[Any]) -> list[Any]:
         return [dict(check_sampling({"n": 3})) if n < SAMPLES else sampling for n, sampling in enumerate(samplings)]
 
@@ -244,7 +160,7 @@ def test_a_rows_own_n_is_what_it_is_held_to(output: Output) -> None:
     assert output.problems() == [f"{output.name()}: row, variant, sample (0, 0, 2) is missing or was not planned"]
 
 
-def test_every_damage_is_named_at_once(output: Output) -> None:
+def test_every_damage_is_named_at_once(output: Swept) -> None:
     output.path(0).unlink()
     output.path(1).write_bytes(b"")
     output.rewrite(edited("shard", lambda shards: ["x"] * len(shards)), number=3)
@@ -252,7 +168,7 @@ def test_every_damage_is_named_at_once(output: Output) -> None:
     assert [problem.split(": ")[0] for problem in problems] == [output.name(0), output.name(1), output.name(3)]
 
 
-def test_overlapping_spans_of_a_plan_are_named(output: Output) -> None:
+def test_overlapping_spans_of_a_plan_are_named(output: Swept) -> None:
     shard, span = output.plan.shards[0], output.plan.spans[0]
     twice = Span(0, span.start, span.end - 1, span.rows - 1)
     output.store.put(f"{plan_file.FOLDER}/000001.parquet", plan_file.encode_plan([shard], [twice]))
@@ -261,38 +177,35 @@ def test_overlapping_spans_of_a_plan_are_named(output: Output) -> None:
     assert f"plan: the spans of {shard.name} do not add up to its 6 rows" in problems
 
 
-def test_a_variant_that_was_not_planned_is_named(output: Output) -> None:
+def test_a_variant_that_was_not_planned_is_named(output: Swept) -> None:
     output.rewrite(edited("variant", lambda variants: [7 if variant == 1 else variant for variant in variants]))
     assert output.problems() == [f"{output.name()}: row, variant, sample (0, 1, 0) is missing or was not planned"]
 
 
-def test_samples_out_of_order_are_named(output: Output) -> None:
+def test_samples_out_of_order_are_named(output: Swept) -> None:
     output.rewrite(lambda table: table.take([1, 0, *range(2, table.num_rows)]))
     assert output.problems() == [f"{output.name()}: rows out of input order"]
 
 
-def test_a_footer_that_miscounts_is_named(output: Output) -> None:
+def test_a_footer_that_miscounts_is_named(output: Swept) -> None:
     output.rewrite(edited("status", lambda statuses: ["error", *statuses[1:]]), recount=False)
     assert output.problems() == [f"{output.name()}: its footer counts 8 ok and 4 error, its rows are 7 and 5"]
 
 
-def test_a_damaged_plan_is_a_problem(output: Output) -> None:
+def test_a_damaged_plan_is_a_problem(output: Swept) -> None:
     path = output.store.root / plan_file.FOLDER / "000000.parquet"
     path.write_bytes(path.read_bytes()[:50])
     assert "000000.parquet" in output.problems()[0]
 
 
-# Known defects: each test states what should be; it becomes an ordinary one when the code does it.
-
-
-@pytest.mark.parametrize("footer", [{}, {parts.FOOTER_KEY: b"{"}, {parts.FOOTER_KEY: b"{}"}])
-def test_a_part_without_its_footer_entry_is_named(output: Output, footer: dict[bytes, bytes]) -> None:
+@pytest.mark.parametrize("footer", [{}, {KEY: b"{"}, {KEY: b"{}"}])
+def test_a_part_without_its_footer_entry_is_named(output: Swept, footer: dict[bytes, bytes]) -> None:
     output.rewrite(lambda table: table.replace_schema_metadata(footer), recount=False)
     [problem] = output.problems()
     assert problem.startswith(f"{output.name()}: ")
 
 
 @pytest.mark.parametrize("column", ["row", "variant", "sample"])
-def test_a_null_in_a_rows_key_is_named(output: Output, column: str) -> None:
+def test_a_null_in_a_rows_key_is_named(output: Swept, column: str) -> None:
     output.rewrite(edited(column, lambda values: [None, *values[1:]]))
     assert output.problems()[0].startswith(f"{output.name()}: ")

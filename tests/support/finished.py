@@ -10,29 +10,52 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from batchgen.job.job import Job
-from batchgen.output import job_file, parts, plan_file, progress, retry
+from batchgen.output import job_file, journal, parts, plan_file
+from batchgen.output.output import Output
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store, open_store
 from batchgen.plan import plan
+from batchgen.prepare import Prepared, prepare
 from batchgen.read import reader
+from batchgen.records import Receipt
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica.replica import Replica
-from batchgen.run import Prepared, prepare
+from tests.support.shared_engine import Shared
 
 ROWS = 30
 
 
+def run_here(made: Prepared, store: Store, shared: Shared | None = None) -> list[Receipt]:
+    """Bring an output to its end as a run does, with one replica in this process, whose engine is the job's or `shared`; the
+    receipts of the spans it made."""
+    job, columns = made.job, made.columns
+    job_file.freeze(store, job, made.renderer.model, columns.kept, made.upstream)
+    planned = plan.freeze_plan(job, store, made.found, columns)
+    worker = Replica(made.renderer, store.url, [shard.name for shard in planned.shards], journal.spans(store), shared)
+
+    async def work() -> list[Receipt]:
+        await worker.start()
+        receipts = []
+        for span in planned.missing(parts.committed(store)):
+            shard = planned.shards[span.shard]
+            [(_, rows, kept)] = reader.read_spans(job, shard, [span], columns.kept, made.renderer.needed)
+            prompts = encode_span(made.renderer, shard.name, rows, span.again)
+            receipts.append(await worker.run(encode_block(span, prompts, kept)))
+        await worker.stop()
+        return receipts
+
+    receipts: list[Receipt] = (shared.run if shared else asyncio.run)(work())
+    store.put(plan_file.SUCCESS, b"")
+    return receipts
+
+
 class Finished:
-    """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does, with the
-    job's engine or on the loop of one that is shared."""
+    """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does."""
 
-    shared: Any = None
-
-    def __init__(self, folder: Path, lines: list[str] | None = None, shared: Any = None, **fields: Any) -> None:
+    def __init__(self, folder: Path, lines: list[str] | None = None, **fields: Any) -> None:
         plain = [json.dumps({"prompt": f"row {n}" + (" forbidden" if n % 5 == 0 else "")}) for n in range(ROWS)]
         lines = lines or [*plain, "no json"]
         (folder / "in.jsonl").write_text("\n".join(lines))
-        self.shared = shared
         self.fields: dict[str, Any] = {
             "input": {"path": str(folder / "in.jsonl"), "prompt": "prompt"},
             "engine": {"kind": "echo", "options": {"reject_on": "forbidden"}},
@@ -50,45 +73,26 @@ class Finished:
 
     @property
     def plan(self) -> Plan:
-        return plan_file.load_plan(self.store, 2)[0]
+        return self.output.plan
 
     def mend(self) -> None:
         self.fields["engine"] = {"kind": "echo"}
 
     def run(self) -> int:
         """Generate the spans without a part; how many rows were generated."""
-        made = self.prepared
-        job, columns = made.job, made.columns
-        job_file.freeze(self.store, job, made.renderer.model, columns.kept, made.upstream)
-        planned = plan.freeze_plan(job, self.store, made.found, columns)
-        worker = Replica(made.renderer, job.output.path, [shard.name for shard in planned.shards], engine=self.shared)
+        return sum(receipt.counts.rows - receipt.from_journal for receipt in run_here(self.prepared, self.store))
 
-        async def work() -> int:
-            await worker.start()
-            generated = 0
-            for span in planned.missing(parts.committed(self.store)):
-                shard = planned.shards[span.shard]
-                [(_, rows, kept)] = reader.read_spans(job, shard, [span], columns.kept, made.renderer.needed)
-                prompts = encode_span(made.renderer, shard.name, rows, span.again)
-                receipt = await worker.run(encode_block(span, prompts, kept))
-                generated += receipt.counts.rows
-            await worker.stop()
-            return generated
-
-        generated: int = (self.shared.run if self.shared else asyncio.run)(work())
-        self.store.put(plan_file.SUCCESS, b"")
-        return generated
+    @property
+    def output(self) -> Output:
+        return Output.open(self.store)
 
     def retry(self, *codes: str) -> int:
-        found = job_file.load_frozen(self.store)
-        assert found is not None
-        return retry.plan_retry(self.store, found, codes or None)
+        return self.output.retry(codes or None)
 
     def rows(self, **wanted: Any) -> list[dict[str, Any]]:
+        """The rows of all parts, retried ones and their failures alike."""
         found: list[dict[str, Any]] = ds.dataset(f"{self.store.url}/data").to_table().to_pylist()
         return [row for row in found if all(row[key] == value for key, value in wanted.items())]
 
     def status(self) -> dict[str, Any]:
-        found = progress.read_status(self.store)
-        assert found is not None
-        return found
+        return self.output.status()

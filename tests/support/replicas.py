@@ -16,11 +16,11 @@ from batchgen.engines.base import Request
 from batchgen.job.job import Job
 from batchgen.output.parts import part_name
 from batchgen.plan import plan
+from batchgen.prepare import Prepared, prepare
 from batchgen.read import reader
 from batchgen.records import Answer, Receipt
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica.replica import Replica
-from batchgen.run import Prepared, prepare
 
 PATIENCE = 120
 

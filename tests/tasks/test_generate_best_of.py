@@ -13,7 +13,7 @@ import pytest
 
 from batchgen.engines.base import Request
 from batchgen.errors import BadRow
-from batchgen.output.verify import verify
+from batchgen.output.output import Output
 from batchgen.records import Answer
 from tests.support.finished import Finished as Whole
 from tests.support.replicas import Backwards, answered, blocks, part_bytes, prepared, ran, replica
@@ -167,7 +167,7 @@ def test_a_retry_draws_the_candidates_again_and_takes_the_sample_at_its_rank(out
     assert len(made.rows(status="error")) == 6
     made.mend()
     assert (made.retry(), made.run()) == (6, 6)
-    assert verify(made.store).problems == []
+    assert Output.open(made.store).verify().problems == []
     again = {(row["row"], row["sample"]): row for row in made.rows(status="ok") if row["attempt"] == 2}
     assert sorted(again) == [(n, sample) for n in (1, 3, 5) for sample in (0, 1)]
     for n in (1, 3, 5):
@@ -183,4 +183,4 @@ def test_what_is_tried_again_within_a_run_is_proven_too(output: Callable[..., Wh
         errors={"parse": {"retry": 1}},
     )
     assert {(row["error_code"], row["attempt"], row["sampling"]["n"]) for row in made.rows()} == {("parse", 2, 2)}
-    assert verify(made.store).problems == []
+    assert Output.open(made.store).verify().problems == []

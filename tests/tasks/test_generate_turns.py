@@ -6,11 +6,11 @@ import asyncio
 import threading
 
 from batchgen.engines.base import Request
-from batchgen.records import Answer, Message, Prompt, Row
+from batchgen.records import Answer, Message, Prompt
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from batchgen.tasks.generate import Generation
-from tests.support.rendering import make_job
+from tests.support.rendering import make_job, one
 
 PATIENCE_SECONDS = 60
 
@@ -44,7 +44,7 @@ class Same:
 def test_a_template_that_takes_its_time_in_a_later_turn_holds_up_no_other_row() -> None:
     renderer = Slow(make_job(input={"path": "in.jsonl", "turns": "t"}), load_model(None))
     renderer.free = threading.Event()
-    prompts = [made for n, turns in enumerate((["a", "b"], ["c"])) for made in renderer.prompts(Row(n, {"t": turns}), "in.jsonl")]
+    asked = [one(renderer, number, t=turns) for number, turns in enumerate((["a", "b"], ["c"]))]
     task = Generation(renderer, Same())
 
     async def other(prompt: Prompt) -> int:
@@ -54,7 +54,7 @@ def test_a_template_that_takes_its_time_in_a_later_turn_holds_up_no_other_row() 
         return len(completion.messages or ())
 
     async def scenario() -> tuple[int, int]:
-        [completion], short = await asyncio.gather(task.complete(0, prompts[0], 0), other(prompts[1]))
+        [completion], short = await asyncio.gather(task.complete(0, asked[0], 0), other(asked[1]))
         return len(completion.messages or ()), short
 
     assert asyncio.run(scenario()) == (4, 2)

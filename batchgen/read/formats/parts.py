@@ -15,7 +15,7 @@ import xxhash
 
 from batchgen.errors import InputError
 from batchgen.job.input import Input
-from batchgen.output.job_file import load_frozen
+from batchgen.output import job_file
 from batchgen.output.parts import DATA
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import open_store
@@ -36,7 +36,7 @@ class Parts(Parquet):
         if glob.has_magic(path) or not (is_store or os.path.isdir(path)):
             return None
         store = open_store(path)
-        frozen = load_frozen(store)
+        frozen = job_file.load(store)
         if frozen is None:
             return None
         if store.get(SUCCESS) is None:

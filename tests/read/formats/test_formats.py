@@ -10,7 +10,7 @@ import pytest
 
 from batchgen.errors import JobError, OutputConflict
 from batchgen.job.input import Input
-from batchgen.output.verify import verify
+from batchgen.output.output import Output
 from batchgen.read import formats
 from batchgen.read.discover import discover
 from batchgen.read.formats.base import Found
@@ -108,7 +108,7 @@ def test_a_table_format_from_outside_is_found_planned_and_read(tmp_path: Path) -
     done = Finished(tmp_path, input={"path": "squares:25", "prompt": "prompt"}, sampling={"n": 1})
     assert [(row["row"], row["prompt"], row["square"]) for row in done.rows()] == [(n, str(n), n**2) for n in range(25)]
     assert [span.rows for span in done.plan.spans] == [10, 10, 5]
-    assert verify(done.store).problems == []
+    assert Output.open(done.store).verify().problems == []
     done.fields["input"]["path"] = "squares:26"
     with pytest.raises(OutputConflict, match="planned shard squares:25 is not in the input any more"):
         done.run()

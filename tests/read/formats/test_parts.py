@@ -10,9 +10,7 @@ import pytest
 from batchgen.errors import InputError, JobError, OutputConflict
 from batchgen.job.job import Job
 from batchgen.output import plan_file
-from batchgen.output.job_file import load_frozen
-from batchgen.output.verify import verify
-from batchgen.run import prepare
+from batchgen.prepare import prepare
 from tests.support.finished import ROWS, Finished
 
 LABEL = {"messages": "messages", "continue_final_message": False, "keep": ["prompt", "row", "sample", "completion_tokens"]}
@@ -49,7 +47,7 @@ def test_every_ok_row_is_read_once_and_no_other(first: Finished, second: Finishe
         assert source["status"] == "ok"
         assert (row["prompt"], row["input_completion_tokens"]) == (source["prompt"], source["completion_tokens"])
         assert row["messages"][:-1] == source["messages"]
-    assert verify(second.store).problems == []
+    assert second.output.verify().problems == []
 
 
 def test_how_the_rows_were_made_is_not_how_the_next_ones_are(first: Finished, second: Finished) -> None:
@@ -66,7 +64,7 @@ def test_a_retry_of_the_first_job_grows_the_input_of_the_second(first: Finished,
     assert len(second.rows()) == 2 * ROWS
     assert {row["prompt"] for row in second.rows()} == {row["prompt"] for row in first.rows(status="ok")}
     assert before < {row["prompt_hash"] for row in second.rows()}
-    assert verify(second.store).problems == []
+    assert second.output.verify().problems == []
     assert second.run() == 0
 
 
@@ -76,8 +74,8 @@ def test_failed_rows_of_the_second_job_are_run_again_alone(first: Finished, tmp_
     second.fields["engine"] = {"kind": "echo"}
     assert second.retry() == 2
     assert second.run() == 2
-    assert verify(second.store).problems == []
-    assert verify(second.store).rows_error == 0
+    assert second.output.verify().problems == []
+    assert second.output.verify().rows_error == 0
 
 
 def test_the_output_of_a_job_that_is_not_done_is_no_input(first: Finished, tmp_path: Path) -> None:
@@ -87,10 +85,7 @@ def test_the_output_of_a_job_that_is_not_done_is_no_input(first: Finished, tmp_p
 
 
 def test_the_fingerprint_follows(first: Finished, second: Finished, tmp_path: Path) -> None:
-    found, frozen = load_frozen(first.store), load_frozen(second.store)
-    assert found is not None
-    assert frozen is not None
-    assert frozen.meaning["input.fingerprints"] == [found.fingerprint]
+    assert second.output.job.meaning["input.fingerprints"] == [first.output.job.fingerprint]
     other = Finished(folder(tmp_path, "other"), sampling={"n": 2, "temperature": 0.1})
     second.fields["input"]["path"] = other.store.url
     with pytest.raises(OutputConflict, match=r"input\.fingerprints: \['"):

@@ -12,8 +12,8 @@ import pytest
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.plan.plan import make_plan
+from batchgen.prepare import prepare
 from batchgen.read.reader import read_spans
-from batchgen.run import prepare
 from tests.support.rendering import bare, error_of, make_job, one
 from tests.support.replicas import answered
 

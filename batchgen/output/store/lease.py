@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from batchgen.errors import LeaseError, StoreError
-from batchgen.output.store import Put, Store
+from batchgen.output.store.base import Put, Store
 
 NAME = "_batchgen/lease.json"
 BEAT_SECONDS = 5.0

@@ -16,9 +16,8 @@ import orjson
 import pytest
 
 from batchgen.errors import RUN_ERROR, LeaseError
-from batchgen.output import lease
-from batchgen.output.lease import NAME, Lease
-from batchgen.output.store import Store, open_store
+from batchgen.output.store import Store, lease, open_store
+from batchgen.output.store.lease import NAME, Lease
 
 
 @pytest.fixture(autouse=True)
@@ -112,8 +111,7 @@ def test_a_lease_that_stands_still_is_taken_after_a_while_and_says_so(store: Sto
 def test_a_lease_of_a_process_of_this_machine_that_is_gone_is_taken_at_once(tmp_path: Path) -> None:
     script = """
 import os, sys
-from batchgen.output import lease
-from batchgen.output.store import open_store
+from batchgen.output.store import lease, open_store
 with lease.hold(open_store(sys.argv[1]), print):
     os._exit(0)
 """

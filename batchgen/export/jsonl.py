@@ -1,0 +1,12 @@
+"""JSONL: a line per row with the output's columns."""
+
+from __future__ import annotations
+
+from batchgen.export.files import Line
+from batchgen.output.output import Output
+
+
+def export(output: Output, line: Line) -> None:
+    line("rows.jsonl", None)
+    for row in output.rows():
+        line("rows.jsonl", row)

@@ -1,0 +1,76 @@
+"""OpenAI's batch files: output.jsonl with the answered requests, errors.jsonl with the others.
+
+Formats: https://platform.openai.com/docs/api-reference/batch (request output objects) and the chat completions that they hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+from batchgen.export.files import Line
+from batchgen.output.output import Output
+
+Row = dict[str, Any]
+_LEAST = -9999.0
+"""OpenAI's log-probability of a token that was all but impossible: JSON has no infinity."""
+_STATUS = {"input": 400, "render": 400, "too_long": 400, "engine_rejected": 400, "timeout": 408}
+
+
+def export(output: Output, line: Line) -> None:
+    line("output.jsonl", None)
+    line("errors.jsonl", None)
+    created = int(time.time())
+    for (_, row, variant), samples in itertools.groupby(output.rows(), lambda row: (row["shard"], row["row"], row["variant"])):
+        answers = list(samples)
+        name = answers[0]["id"] or str(row)
+        answered, fields = response(f"{name}-{variant}" if variant else name, answers, created)
+        line("output.jsonl" if answered else "errors.jsonl", fields)
+
+
+def response(custom_id: str, rows: list[Row], created: int) -> tuple[bool, Row]:
+    """Whether a request, whose samples are `rows` of the output, has an answer, and its line in the one file or the other."""
+    answered = [row for row in rows if row["status"] == "ok"]
+    name = f"{rows[0]['shard']}:{rows[0]['row']}:{rows[0]['variant']}"
+    line: Row = {"id": f"batch_req_{name}", "custom_id": custom_id, "response": None, "error": None}
+    if not answered:
+        code, detail = rows[0]["error_code"], rows[0]["error_detail"]
+        error = {"message": detail, "type": code, "param": None, "code": code}
+        line["response"] = {"status_code": _STATUS.get(code, 500), "request_id": name, "body": {"error": error}}
+        line["error"] = {"code": code, "message": detail}
+        return False, line
+    tokens = rows[0]["prompt_tokens"], sum(row["completion_tokens"] for row in rows)
+    choices = [
+        {
+            "index": row["sample"],
+            "message": {"role": "assistant", "content": row["response"]},
+            "logprobs": _logprobs(row.get("token_logprobs")),
+            "finish_reason": row["finish_reason"],
+        }
+        for row in answered
+    ]
+    body = {
+        "id": f"chatcmpl-{name}",
+        "object": "chat.completion",
+        "created": created,
+        "model": rows[0]["model"],
+        "choices": choices,
+        "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
+    }
+    line["response"] = {"status_code": 200, "request_id": name, "body": body}
+    return True, line
+
+
+def _logprobs(tokens: list[Row] | None) -> Row | None:
+    if tokens is None:
+        return None
+    content = [{**_token(token), "top_logprobs": [_token(other) for other in token["top"]]} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: Row) -> Row:
+    """A token in OpenAI's words; `bytes` is null where its text does not have them, in a piece of a character."""
+    text = token["token"] or ""
+    known = text and "\ufffd" not in text
+    return {"token": text, "logprob": max(token["logprob"], _LEAST), "bytes": list(text.encode()) if known else None}

@@ -1,0 +1,65 @@
+"""The meaning of a job as a flat mapping, and how two meanings are compared.
+
+A meaning holds every field that decides what a row means, under its dotted key. Releases add and drop fields, so that a meaning
+read from an output is compared field by field: a key that one side lacks stands for that field's default. A field that is
+dropped from the job leaves its last default in RETIRED.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import orjson
+from pydantic import BaseModel
+
+RETIRED: dict[str, object] = {}
+"""Dotted keys that released meanings have and today's have not, with the default that they had."""
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping of dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        flat.update(flatten(entry, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def fingerprint(meaning: Mapping[str, Any], defaults: Mapping[str, object] | None = None) -> str:
+    """sha256, in hex, of the canonical JSON of the fields that differ from `defaults`."""
+    telling = {key: value for key, value in meaning.items() if defaults is None or value != defaults.get(key)}
+    return hashlib.sha256(orjson.dumps(telling, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, object]) -> dict[str, tuple[Any, Any]]:
+    """The fields that differ, each with its value before and now. A missing field has its default, or None."""
+    found = {}
+    for name in dict.fromkeys([*before, *now]):
+        values = before.get(name, defaults.get(name)), now.get(name, defaults.get(name))
+        if values[0] != values[1]:
+            found[name] = values
+    return found
+
+
+def defaults_of(model: type[BaseModel], prefix: str = "") -> dict[str, object]:
+    """The default of every optional field of a model and of the models inside it, by dotted key."""
+    found: dict[str, object] = {}
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        if not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            plain = default.model_dump(mode="json", by_alias=True) if isinstance(default, BaseModel) else default
+            found |= flatten(plain, key)
+        for inner in _models(field.annotation):
+            found = defaults_of(inner, f"{key}.") | found
+    return found
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

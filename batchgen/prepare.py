@@ -1,0 +1,47 @@
+"""Job -> Prepared: everything that is looked at before anything is written or started. Imports no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchgen.engines.registry import engine_kind
+from batchgen.job.job import Job
+from batchgen.output import job_file
+from batchgen.output.store import Store
+from batchgen.read.combinations import with_combinations
+from batchgen.read.discover import discover, refuse_own_output, upstream_fingerprints
+from batchgen.read.formats.base import Found
+from batchgen.read.input_columns import InputColumns, look
+from batchgen.read.layouts import layout_of
+from batchgen.render.model_files import load_model
+from batchgen.render.renderer import Renderer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose input and model have been looked at. `upstream` are the fingerprints of the jobs whose outputs are the
+    input."""
+
+    job: Job
+    renderer: Renderer
+    found: list[Found]
+    columns: InputColumns
+    upstream: tuple[str, ...] = ()
+
+
+def prepare(job: Job, store: Store | None = None) -> Prepared:
+    """Check the engine's options, find the shards, read the model's files, probe the template. `store` is the output's, where an
+    earlier run may have left a job that must mean the same. Raises UsageError."""
+    job = with_combinations(job)
+    layout_of(job)  # refuses a layout that the job cannot have
+    refuse_own_output(job)
+    engine = engine_kind(job.engine.kind)
+    engine.check(job)
+    before = job_file.load(store) if store else None
+    model = load_model(job.model, before.model if before else None, hosted=not engine.capabilities.reads_model)
+    found = discover(job.input)
+    upstream = upstream_fingerprints(found)
+    if before is not None and store is not None:
+        job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
+    columns = look(job, found)
+    return Prepared(job, Renderer(job, model, engine.capabilities, engine.context(job)), found, columns, upstream)

@@ -1,0 +1,93 @@
+"""What a person is shown: progress, messages, the summary of a run."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from batchgen import terminal
+from batchgen.errors import RowError
+from batchgen.output.progress import PROGRESS
+from batchgen.records import Counts
+from tests.support.committed import Committed
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Committed:
+    return Committed(tmp_path)
+
+
+def test_a_line_is_printed_where_there_is_no_terminal(output: Committed) -> None:
+    out = io.StringIO()
+    monitor = output.monitor(out)
+    monitor.receipt(output.commit(output.spans[0], ["one two", "three"], failed=1))
+    monitor.tick(2, force=True)
+    assert out.getvalue() == "test: 3/15 rows, 2 ok, 1 error, 1 tokens/s, 2 replicas, 16s left\n"
+
+
+def test_quiet_prints_nothing_and_still_keeps_progress_json(output: Committed) -> None:
+    out = io.StringIO()
+    output.monitor(out, quiet=True).tick(1, force=True)
+    assert out.getvalue() == ""
+    assert output.store.get(PROGRESS) is not None
+
+
+def test_messages_are_printed_as_they_are(output: Committed) -> None:
+    out = io.StringIO()
+    output.monitor(out).message("replica 1 died: [/INST] [bold]")
+    assert out.getvalue() == "replica 1 died: [/INST] [bold]\n"
+
+
+def test_the_summary_shows_the_ok_answers_of_the_first_three_rows(output: Committed) -> None:
+    output.commit(output.spans[0], ["one"], failed=1)
+    output.commit(output.spans[2], ["two", "three", "four"])
+    out = io.StringIO()
+    terminal.print_summary(output.tally(), output.store, output.plan, [], out)
+    assert [text for text in ("one", "two", "three", "four") if f" {text} " in out.getvalue()] == ["one", "two", "three"]
+
+
+def test_the_summary_shows_counts_answers_and_the_next_step(output: Committed) -> None:
+    output.commit(output.spans[0], ["hello there"], failed=1)
+    out = io.StringIO()
+    terminal.print_summary(output.tally(), output.store, output.plan, [], out)
+    assert "2 rows: 1 ok, 1 error; 2 tokens in 0.0 s of generating (0 tokens/s)" in out.getvalue()
+    assert "answer to: question 0" in out.getvalue()
+    assert "hello there" in out.getvalue()
+    assert out.getvalue().endswith(f"Next:    batchgen verify {output.store.url}\n")
+
+
+def test_the_summary_says_how_much_of_the_prompts_was_cached(output: Committed) -> None:
+    tally, out = output.tally(), io.StringIO()
+    tally.counts = Counts(ok=1, prompt_tokens=400, completion_tokens=9, cached_tokens=100)
+    terminal.print_summary(tally, output.store, output.plan, [], out)
+    assert "25% of the prompt tokens were cached" in " ".join(out.getvalue().split())
+
+
+def test_the_summary_shows_answers_with_brackets_as_they_are(output: Committed) -> None:
+    output.commit(output.spans[0], ["an [/INST] answer"])
+    out = io.StringIO()
+    terminal.print_summary(output.tally(), output.store, output.plan, [], out)
+    assert "an [/INST] answer" in out.getvalue()
+
+
+def test_what_rows_say_commands_no_terminal(output: Committed) -> None:
+    title = "\x1b]0;owned\x07\x9b31m"
+    receipt = output.commit(output.spans[0], [f"an answer {title}"], failed=1)
+    out = io.StringIO()
+    monitor = output.monitor(out)
+    monitor.receipt(replace(receipt, samples=[RowError("input", title)]))
+    monitor.message(f"replica 1 died: {title}")
+    terminal.print_summary(monitor.tally, output.store, output.plan, [], out)
+    assert out.getvalue().count("\\x1b]0;owned") == 3
+    assert all(c == "\n" or c.isprintable() for c in out.getvalue())
+
+
+def test_the_summary_of_a_sweep_says_so_where_nothing_was_cached(output: Committed) -> None:
+    for varied, told in ((["verbosity"], True), ([], False)):
+        tally, out = output.tally(), io.StringIO()
+        tally.counts = Counts(ok=1, prompt_tokens=400, completion_tokens=9)
+        terminal.print_summary(tally, output.store, output.plan, varied, out)
+        assert ("0% of the prompt tokens were cached" in " ".join(out.getvalue().split())) == told
