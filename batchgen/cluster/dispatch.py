@@ -1,9 +1,9 @@
 """Which replica runs which span next: a state machine without Ray, clocks or I/O.
 
-The driver tells it what happened (a span came from the feed, a replica has room, finished, died) and asks
-`take` for the next assignment. Items are opaque and hashable. An item of a dead replica goes to the front of
-the queue. When the feed has ended and the queue is empty, an idle replica may run a second copy of an
-item that has taken `patience` times the usual; whichever copy finishes first counts.
+The driver reports events (a span came from the feed, a replica is ready, can take a span, finished, died) and asks `take` for
+the next assignment. Items are opaque and hashable. Items of a dead replica go to the front of the queue. When the feed has
+ended and the queue is empty, an idle replica may run a second copy of an item that has run for `patience` times the median;
+the first copy to finish counts.
 """
 
 from __future__ import annotations
@@ -18,71 +18,74 @@ ReplicaId = int
 
 
 class Dispatcher(Generic[Item]):
+    """`patience`: how many medians an item runs before it is copied, and at least `least_seconds`."""
+
     def __init__(self, patience: float = 3.0, least_seconds: float = 10.0) -> None:
         self.patience, self.least_seconds = patience, least_seconds
         self.feed_ended = False
         self.queue: deque[Item] = deque()
         self.running: dict[ReplicaId, dict[Item, float]] = {}
         self._holders: dict[Item, set[ReplicaId]] = {}
-        self._with_room: dict[ReplicaId, float] = {}
+        self._free: dict[ReplicaId, float] = {}
         self._retired: set[ReplicaId] = set()
         self._took: deque[float] = deque(maxlen=64)
         self.deaths: dict[Item, int] = {}
-        """How many replicas died while they ran an item."""
+        """Replicas that died while they ran an item."""
 
-    def offer(self, item: Item) -> None:
-        """A span came from the feed."""
+    def enqueue(self, item: Item) -> None:
+        """Add a span from the feed."""
         self.queue.append(item)
 
     def end_feed(self) -> None:
+        """The feed has no more spans."""
         self.feed_ended = True
 
     def join(self, replica: ReplicaId) -> None:
-        """A replica is ready; it takes nothing before it says that it has room."""
+        """Add a replica; it takes nothing before it reports capacity."""
         self.running[replica] = {}
 
-    def has_room(self, replica: ReplicaId, load: float = 0.0) -> None:
-        """The replica, with this `load` of unfinished prompts, can take one more item. Ignored for a replica that left."""
+    def has_capacity(self, replica: ReplicaId, load: float = 0.0) -> None:
+        """The replica, with this `load` of unfinished prompts, can take one more item. Ignored after it was lost or retired."""
         if replica in self.running and replica not in self._retired:
-            self._with_room[replica] = load
+            self._free[replica] = load
 
     def retire(self, replica: ReplicaId) -> None:
-        """The replica is about to go: it finishes what it runs and takes nothing more."""
+        """Give the replica nothing more; it finishes what it runs."""
         self._retired.add(replica)
-        self._with_room.pop(replica, None)
+        self._free.pop(replica, None)
 
-    def leave(self, replica: ReplicaId) -> list[Item]:
-        """The replica died; the items that nobody else is running are queued again, and returned."""
+    def lost(self, replica: ReplicaId) -> list[Item]:
+        """Forget a dead replica; queue again, and return, the items that no other replica is running."""
         lost = self.running.pop(replica, {})
         self._retired.discard(replica)
         for item in lost:
             self._release(replica, item)
             self.deaths[item] = self.deaths.get(item, 0) + 1
-        self._with_room.pop(replica, None)
+        self._free.pop(replica, None)
         orphans = [item for item in lost if item not in self._holders]
         self.queue.extendleft(reversed(orphans))
         return orphans
 
     def take(self, now: float) -> tuple[ReplicaId, Item] | None:
         """The next assignment, recorded as running since `now` (seconds); None if there is none."""
-        if not self._with_room:
+        if not self._free:
             return None
         if self.queue:
             # The emptiest replica first, so that equal replicas end together.
-            replica = min(self._with_room, key=self._with_room.__getitem__)
+            replica = min(self._free, key=self._free.__getitem__)
             item = self.queue.popleft()
         else:
             copy = self._straggler(now)
             if copy is None:
                 return None
             replica, item = copy
-        del self._with_room[replica]
+        del self._free[replica]
         self.running[replica][item] = now
         self._holders.setdefault(item, set()).add(replica)
         return replica, item
 
     def finish(self, replica: ReplicaId, item: Item, now: float) -> bool:
-        """The replica answered for the item. False if another copy was first."""
+        """The replica has finished the item. False if another copy was first."""
         started = self.running.get(replica, {}).get(item)
         if started is not None:
             self._took.append(now - started)
@@ -97,24 +100,31 @@ class Dispatcher(Generic[Item]):
         if item in self.queue:
             self.queue.remove(item)
 
-    def copies(self, item: Item) -> int:
-        """How many replicas are running the item."""
-        return len(self._holders.get(item, ()))
+    def has_run_before(self, item: Item) -> bool:
+        """Whether a replica other than the one that runs the item now has started it."""
+        return item in self.deaths or len(self._holders.get(item, ())) > 1
 
     @property
-    def hungry(self) -> bool:
-        """Whether another item from the feed would be of use now."""
-        return not self.feed_ended and len(self.queue) < max(1, len(self._with_room))
+    def wants_item(self) -> bool:
+        """Whether another item from the feed could be used now."""
+        return not self.feed_ended and len(self.queue) < max(1, len(self._free))
+
+    def released(self) -> list[ReplicaId]:
+        """Forget, and return, the retired replicas that run nothing."""
+        released = [replica for replica in self._retired if not self.running.get(replica)]
+        for replica in released:
+            self.lost(replica)
+        return released
 
     @property
-    def done_retiring(self) -> list[ReplicaId]:
-        """Retired replicas that run nothing any more."""
-        return [replica for replica in self._retired if not self.running.get(replica)]
+    def busy(self) -> bool:
+        """Whether a replica is running an item."""
+        return any(self.running.values())
 
     @property
     def idle(self) -> bool:
         """Nothing queued, nothing running."""
-        return not self.queue and not any(self.running.values())
+        return not self.queue and not self.busy
 
     def _release(self, replica: ReplicaId, item: Item) -> None:
         holders = self._holders[item]
@@ -123,7 +133,8 @@ class Dispatcher(Generic[Item]):
             del self._holders[item]
 
     def _straggler(self, now: float) -> tuple[ReplicaId, Item] | None:
-        idle = [replica for replica in self._with_room if not self.running[replica]]
+        """An idle replica, and the oldest item that runs late without a copy."""
+        idle = [replica for replica in self._free if not self.running[replica]]
         if not idle or not self.feed_ended or not self._took:
             return None
         limit = max(self.least_seconds, self.patience * statistics.median(self._took))

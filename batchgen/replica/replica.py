@@ -69,7 +69,7 @@ class Replica:
         )
         self._task = Generation(renderer, self.engine)
         self._journaled = frozenset(journaled)
-        self._spans: dict[str, _OpenSpan] = {}
+        self._spans: list[_OpenSpan] = []  # twice the same, where a copy was given up while it ran here
         self._draining = asyncio.Event()
         self._journaling: asyncio.Task[None] | None = None
         self._accepted_spans = 0
@@ -160,7 +160,7 @@ class Replica:
     async def _complete(self, span: _OpenSpan, prompts: dict[int, tuple[Prompt, int, float]]) -> dict[int, list[Completion]]:
         """The completions of prompts of a span (each with its priority and expected length) by their index in it. When the engine
         is given up, the finished ones are in the journal."""
-        self._spans[span.name] = span
+        self._spans.append(span)
         try:
             completed = await asyncio.gather(*(self._answer(span, index, *one) for index, one in prompts.items()))
         except EngineError:
@@ -168,11 +168,11 @@ class Replica:
                 await self._write_journal_of(span)
             raise
         finally:
-            del self._spans[span.name]
+            self._spans.remove(span)
         return dict(zip(prompts, completed, strict=True))
 
     def _has_room(self, share: float) -> bool:
-        if sum(span.size for span in self._spans.values()) >= MAX_HELD_BYTES:
+        if sum(span.size for span in self._spans) >= MAX_HELD_BYTES:
             share = 0.0
         wanted = self._priority.wants_more(self._unfinished, self._load, self.engine.capacity, share)
         return wanted and self._committing < MAX_COMMITTING_SPANS
@@ -227,7 +227,7 @@ class Replica:
                 await self._write_journal()
 
     async def _write_journal(self) -> None:
-        for span in list(self._spans.values()):
+        for span in list(self._spans):
             await self._write_journal_of(span)
 
     async def _write_journal_of(self, span: _OpenSpan) -> None:

@@ -67,7 +67,7 @@ class Replica:
     load: float = 0.0
     version: int = 0
     asked: bool = True
-    """For room: the driver asks once after each span that it assigns."""
+    """For capacity: the driver asks once after each span that it assigns."""
 
     @property
     def unfinished(self) -> int:
@@ -124,7 +124,7 @@ def simulate(world: World) -> Outcome:
 
     def answer(name: int) -> None:
         replicas[name].asked = False
-        dispatcher.has_room(name, replicas[name].load)
+        dispatcher.has_capacity(name, replicas[name].load)
         at(now, "look", 0)
 
     for _ in range(world.replicas):
@@ -134,8 +134,8 @@ def simulate(world: World) -> Outcome:
     while not (fed == len(spans) and dispatcher.idle):
         now, _, kind, who = heapq.heappop(events)
         if kind == "feed":
-            if fed < len(spans) and dispatcher.hungry:
-                dispatcher.offer(fed)
+            if fed < len(spans) and dispatcher.wants_item:
+                dispatcher.enqueue(fed)
                 fed += 1
             if fed == len(spans):
                 dispatcher.end_feed()
@@ -151,7 +151,7 @@ def simulate(world: World) -> Outcome:
                 at(now + dice.expovariate(world.deaths / 3600), "die", who)
         elif kind == "die" and who in replicas:
             del replicas[who]
-            dispatcher.leave(who)
+            dispatcher.lost(who)
             start()
             at(now, "look", 0)
         elif kind.startswith("row") and who in replicas and kind == f"row {replicas[who].version}":

@@ -1,74 +1,42 @@
-"""feed.py's bound on working ahead; the execution itself is run by tests/e2e."""
+"""feed.py without Ray: read tasks and readers. test_ray_contract.py runs an execution."""
 
-import time
-from types import SimpleNamespace
+from __future__ import annotations
 
 import pytest
-import ray.data
 
-from batchgen.cluster.feed import AHEAD_BYTES, READERS_REMOTE, Feed
-from batchgen.records import Shard
-
-
-class Blocks:
-    """In the place of a dataset: bundles of one block of `size` bytes; `made` counts them."""
-
-    def __init__(self, blocks: int, size: int) -> None:
-        self.blocks, self.size, self.made = blocks, size, 0
-        self.context = SimpleNamespace(execution_options=SimpleNamespace())
-
-    def iter_internal_ref_bundles(self):
-        for number in range(self.blocks):
-            self.made += 1
-            entry = SimpleNamespace(ref=number, metadata=SimpleNamespace(size_bytes=self.size))
-            yield SimpleNamespace(blocks=[entry])
+from batchgen.cluster.feed import READERS_REMOTE, TASK_SPANS, TASK_SPANS_STREAMED, group_spans, readers
+from batchgen.records import Shard, Span
 
 
-def feed_of(monkeypatch: pytest.MonkeyPatch, blocks: Blocks) -> Feed:
-    monkeypatch.setattr(ray.data, "read_datasource", lambda *_, **__: blocks)
-    return Feed(None, [], [], replicas=1)
+def shard(name: str, index: int = 0, form: str = "jsonl") -> Shard:
+    return Shard(index, name, form, 1, "", "", 1, 1)
 
 
-@pytest.mark.parametrize(("name", "readers"), [("rows.jsonl", 3), ("s3://bucket/rows.jsonl", 3 * READERS_REMOTE)])
-def test_a_reader_per_replica_and_more_where_a_store_makes_them_wait(monkeypatch, name, readers):
-    asked = []
-    monkeypatch.setattr(ray.data, "read_datasource", lambda *_, **options: asked.append(options) or Blocks(0, 0))
-    shard = Shard(0, name, "jsonl", 1, "", "", 1, 1)
-    Feed(None, [shard], [], replicas=3).stop()
-    assert [options["concurrency"] for options in asked] == [readers]
+def spans(count: int, index: int = 0) -> list[Span]:
+    return [Span(index, 10 * n, 10 * n + 10, 10, 0, 0) for n in range(count)]
 
 
-def until(condition) -> None:
-    patience = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < patience
-        time.sleep(0.01)
+@pytest.mark.parametrize(("name", "expected"), [("rows.jsonl", 3), ("s3://bucket/rows.jsonl", 3 * READERS_REMOTE)])
+def test_a_reader_per_replica_and_more_where_a_store_makes_them_wait(name: str, expected: int) -> None:
+    assert readers([shard("other.jsonl"), shard(name)], replicas=3) == expected
 
 
-def test_small_blocks_are_all_taken_before_a_replica_asks(monkeypatch):
-    blocks = Blocks(100, 1)
-    feed = feed_of(monkeypatch, blocks)
-    until(lambda: not feed._thread.is_alive())
-    assert [feed.next() for _ in range(102)] == [*range(100), Feed.END, None]
+@pytest.mark.parametrize(
+    ("name", "form", "size"),
+    [
+        ("a.jsonl", "jsonl", TASK_SPANS),
+        ("a.jsonl.gz", "jsonl", TASK_SPANS_STREAMED),
+        ("a.parquet", "parquet", TASK_SPANS_STREAMED),
+    ],
+)
+def test_a_read_task_has_adjoining_spans_and_more_where_it_reads_what_comes_before(name: str, form: str, size: int) -> None:
+    made = [group for _, group in group_spans({0: shard(name, form=form)}, spans(2 * size + 3))]
+    assert [len(group) for group in made] == [size, size, 3]
+    assert [span for group in made for span in group] == spans(2 * size + 3)
 
 
-def test_large_blocks_are_held_back_and_go_on_one_by_one(monkeypatch):
-    blocks = Blocks(10, AHEAD_BYTES * 2 // 5)
-    feed = feed_of(monkeypatch, blocks)
-    until(lambda: blocks.made == 3)
-    time.sleep(0.1)
-    assert (blocks.made, len(feed._blocks)) == (3, 2), "two are held, the third waits"
-    assert feed.next() == 0
-    until(lambda: blocks.made == 4)
-    feed.stop()
-    assert not feed._thread.is_alive()
-    assert feed.next() is None
-
-
-def test_the_executions_error_is_raised_where_blocks_are_taken(monkeypatch):
-    blocks = Blocks(1, 1)
-    monkeypatch.setattr(blocks, "iter_internal_ref_bundles", lambda: iter([None]))
-    feed = feed_of(monkeypatch, blocks)
-    until(lambda: not feed._thread.is_alive())
-    with pytest.raises(AttributeError):
-        feed.next()
+def test_a_read_task_ends_at_a_gap_and_at_a_shards_end() -> None:
+    shards = {0: shard("a.jsonl"), 1: shard("b.jsonl", 1)}
+    first, second = spans(5), spans(2, 1)
+    made = [(of.name, len(group)) for of, group in group_spans(shards, [*first[:2], *first[3:], *second])]
+    assert made == [("a.jsonl", 2), ("a.jsonl", 2), ("b.jsonl", 2)]

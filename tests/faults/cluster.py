@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchgen.cluster import feed
-from batchgen.cluster.pool import STOP_SECONDS, Event
+from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
+from batchgen.cluster.pool import STOP_SECONDS
 from batchgen.errors import EngineError
 from batchgen.read import reader
 from batchgen.replica.admission import share
@@ -28,7 +29,7 @@ class Feed:
     END = feed.Feed.END
 
     def __init__(self, assets: Any, shards: Iterable[Any], spans: list[Any], replicas: int) -> None:
-        self.renderer, self.kept = assets.renderer, assets.kept
+        self.renderer, self.input_columns = assets.renderer, assets.input_columns
         self.shards, self.spans = {shard.index: shard for shard in shards}, list(reversed(spans))
 
     def next(self) -> Any:
@@ -36,7 +37,7 @@ class Feed:
             return self.END
         span = self.spans.pop()
         shard = self.shards[span.shard]
-        [(_, rows, kept)] = reader.read_spans(self.renderer.job, shard, [span], self.kept, self.renderer.needed)
+        [(_, rows, kept)] = reader.read_spans(self.renderer.job, shard, [span], self.input_columns, self.renderer.needed)
         return Item(feed.encode_block(span, feed.encode_span(self.renderer, shard.name, rows, span.again), kept))
 
     def stop(self) -> None: ...
@@ -58,8 +59,8 @@ class _Held:
 class Pool:
     """The interface of pool.Pool, with a process of the world for each actor."""
 
-    left: float
-    """The driver's to say, before any replica is ready."""
+    prompts_left: float
+    """Set by the driver, before any replica is ready."""
 
     def __init__(self, world: World, arguments: tuple[Any, ...], size: int) -> None:
         self.world, self.arguments = world, arguments
@@ -80,21 +81,19 @@ class Pool:
         held.assigned += 1
         if self.world.fails("block lost"):
             held.assigned -= 1
-            self.events.append(Event("lost", replica, item))
+            self.events.append(BlockLost(replica, item, "lost"))
         else:
-            self._call(
-                replica, lambda: held.worker.run(item.block, again), lambda done: Event("receipt", replica, item, receipt=done)
-            )
-        self.ask_for_room(replica)
+            self._call(replica, lambda: held.worker.run(item.block, again), lambda receipt: Finished(replica, item, receipt))
+        self.ask_capacity(replica)
 
-    def ask_for_room(self, replica: int) -> None:
+    def ask_capacity(self, replica: int) -> None:
         held = self.held[replica]
         if not held.asked:
             held.asked = True
             self._call(
                 replica,
-                lambda: held.worker.capacity_left(held.assigned, share(self.left, self.size)),
-                lambda load: Event("room", replica, load=load),
+                lambda: held.worker.capacity_left(held.assigned, share(self.prompts_left, self.size)),
+                lambda load: Capacity(replica, load),
             )
 
     def wait(self, seconds: float) -> Iterator[Event]:
@@ -105,17 +104,17 @@ class Pool:
                 raise event
             if event.replica not in self.held:
                 continue
-            if event.kind == "ready":
-                self.alive.add(event.replica)
-            if event.kind == "room":
-                self.held[event.replica].asked = False
-            if event.kind == "died":
-                self.alive.discard(event.replica)
-                if not self.held.pop(event.replica).leaving:
-                    self._start_one()
+            match event:
+                case Ready(replica):
+                    self.alive.add(replica)
+                    self.ask_capacity(replica)
+                case Capacity(replica):
+                    self.held[replica].asked = False
+                case Died(replica):
+                    self.alive.discard(replica)
+                    if not self.held.pop(replica).leaving:
+                        self._start_one()
             yield event
-            if event.kind == "ready":
-                self.ask_for_room(event.replica)
 
     def draining(self) -> list[int]:
         if not self.staying or not self.world.fails("drain notice", 0.1):
@@ -136,7 +135,7 @@ class Pool:
 
     def lose(self, replica: int, message: str) -> None:
         """The driver hears that the replica is dead, be it true or not."""
-        self.events.append(Event("died", replica, message=message))
+        self.events.append(Died(replica, message))
 
     def _end(self, ended: list[_Held], seconds: float) -> None:
         for held in ended:
@@ -156,7 +155,7 @@ class Pool:
             held.worker = Replica(*self.arguments)
             held.end = asyncio.Event()
             engine = await held.worker.start()
-            self.events.append(Event("ready", replica, engine=engine))
+            self.events.append(Ready(replica, engine))
             await held.end.wait()
             await held.worker.stop()
 

@@ -7,6 +7,7 @@ as they are, over `Bucket`, whose every operation is a point at which anything m
 from __future__ import annotations
 
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from batchgen import terminal
-from batchgen.cluster import driver, feed
+from batchgen.cluster import connect, driver, feed
 from batchgen.output import journal, progress, retry, store, verify
 from batchgen.output.store import base, lease, local, objects
 from batchgen.read import discover
@@ -41,8 +42,8 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     stage = Stage(world, Bucket(world), [])
 
     def pool(*arguments: Any) -> Pool:
-        renderer, output, shards, journaled, size = arguments
-        stage.pools.append(Pool(world, (renderer, output, [shard.name for shard in shards], journaled), size))
+        renderer, output, shards, journaled, placement = arguments
+        stage.pools.append(Pool(world, (renderer, output, [shard.name for shard in shards], journaled), placement.replicas))
         return stage.pools[-1]
 
     def count() -> None:
@@ -67,7 +68,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(objects, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
     patch.setattr(replica, "engine_kind", lambda name: SimpleNamespace(make=lambda job, model: Engine(world, count)))
-    patch.setattr(driver, "on_ray", lambda call: call(False))
+    patch.setattr(connect, "connected", lambda: nullcontext(False))
     patch.setattr(driver, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
     patch.setattr(feed, "Feed", Feed)
     patch.setattr(driver, "Pool", pool)

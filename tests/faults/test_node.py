@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 import batchgen
 from batchgen import Output
-from batchgen.cluster import pool
+from batchgen.cluster.placement import PLACEMENTS, Placement
 from batchgen.output import journal
 from batchgen.output.store import open_store
 
@@ -58,7 +58,7 @@ def held_job(folder: Path, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("notice", [False, True], ids=["lost", "drained"])
 def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # One replica a node, whatever the scheduler likes: the head has room for one beside the feed, the other node for one.
-    monkeypatch.setattr(pool, "resources", lambda _: {"num_gpus": 0, "num_cpus": 2})
+    monkeypatch.setitem(PLACEMENTS, "cpu", lambda *_: Placement(2, num_cpus=2))
     second = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     job = held_job(tmp_path, replicas={"min": 2, "max": 2})
@@ -98,7 +98,7 @@ def until_said(said: io.StringIO, words: str) -> None:
 def test_a_replica_that_rays_memory_monitor_kills_costs_no_row(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "resources", lambda _: {"num_gpus": 0, "num_cpus": 0, "resources": {"seat": 1}})
+    monkeypatch.setitem(PLACEMENTS, "cpu", lambda *_: Placement(2, resources={"seat": 1}))
     with pytest.MonkeyPatch.context() as poor:  # a node on which whatever runs is too much
         poor.setenv("RAY_memory_usage_threshold", "0.001")
         poor.setenv("RAY_memory_monitor_refresh_ms", "100")

@@ -17,11 +17,10 @@ from typing import TypeVar
 
 import pytest
 
-from batchgen import Output
+from batchgen import Output, run
 from batchgen.errors import EngineError, InputError, LeaseError, OutputConflict, StoreError
 from batchgen.output import job_file
 from batchgen.output.store import open_store
-from batchgen.run import run
 from tests.faults.cluster import Pool
 from tests.faults.invariants import Reader, check
 from tests.faults.stage import Stage, inhabit

@@ -206,6 +206,18 @@ def test_spans_run_side_by_side(tmp_path: Path) -> None:
     assert [receipt.counts.ok for receipt in asyncio.run(scenario())] == [1, 1]
 
 
+def test_a_span_that_is_given_to_a_replica_again_while_it_runs_there_has_one_part(tmp_path: Path) -> None:
+    """The driver gives a copy up when the other one's block is lost, and feeds the span again."""
+    made = prepared(tmp_path, [{"prompt": "a"}, {"prompt": "b"}])
+    [block] = blocks(made)
+    worker = replica(made, Backwards(4))
+
+    async def scenario() -> list[Receipt]:
+        return await asyncio.gather(worker.run(block), worker.run(block, again=True))
+
+    assert sorted(receipt.created for receipt in asyncio.run(scenario())) == [False, True]
+
+
 @pytest.mark.parametrize(
     "own",
     [

@@ -20,14 +20,13 @@ from batchgen.read import reader
 from batchgen.records import Receipt
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica.replica import Replica
-from tests.support.shared_engine import Shared
 
 ROWS = 30
 
 
-def run_here(made: Prepared, store: Store, shared: Shared | None = None) -> list[Receipt]:
-    """Bring an output to its end as a run does, with one replica in this process, whose engine is the job's or `shared`; the
-    receipts of the spans it made."""
+def run_here(made: Prepared, store: Store, shared: Any = None) -> list[Receipt]:
+    """Bring an output to its end as a run does, with one replica in this process; the receipts of the spans it made. The engine
+    is the job's, or a `shared` one with the loop that it lives on."""
     job, columns = made.job, made.columns
     job_file.freeze(store, job, made.renderer.model, columns.kept, made.upstream)
     planned = plan.freeze_plan(job, store, made.found, columns)

@@ -1,0 +1,87 @@
+"""Ray while a run lasts: the caller's connection, the cluster of RAY_ADDRESS or of this machine, else a local one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+
+from batchgen import logs
+from batchgen.errors import EngineError, words
+
+REACH_SECONDS = 5.0
+_LOG = logs.logger("connect")
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[bool]:
+    """Ray, connected inside the `with`. Yields `owns_ray`: whether it was connected here, and ends here; False where the
+    process was connected before. Raises EngineError when RAY_ADDRESS names a cluster that does not answer."""
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # Ray Data's statistics for its makers: an actor of its own
+    if ray.is_initialized():
+        _LOG.info("uses the Ray that this process is connected to")
+        yield False
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with _same_signal_handlers():
+        _join_or_start()
+    try:
+        yield True
+    finally:
+        ray.shutdown()
+        _LOG.info("disconnected")
+
+
+def _join_or_start() -> None:
+    named = os.environ.get("RAY_ADDRESS")
+    try:
+        if not _answers(named or _last_started()):
+            raise ConnectionError("nothing listens there")
+        ray.init(address=named or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        _LOG.info("joined the cluster at %s", ray.get_runtime_context().gcs_address)
+    except (ConnectionError, RuntimeError, RayError) as error:
+        if named:
+            remedy = "check RAY_ADDRESS; a cluster with token authentication needs RAY_AUTH_MODE=token and its token"
+            where = "(~/.ray/auth_token or RAY_AUTH_TOKEN)"
+            raise EngineError(f"no Ray cluster at {named}: {words(error)}", f"{remedy} {where}") from None
+        _LOG.info("starts a local Ray: %s", words(error))
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+@contextlib.contextmanager
+def _same_signal_handlers() -> Iterator[None]:
+    """Put the handlers of SIGINT and SIGTERM back: Ray's own handler of SIGTERM aborts the process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _last_started() -> str:
+    """The address that the last `ray start` on this machine wrote down, and a machine that crashed leaves there. ray.init
+    documents the file: "found in /tmp/ray/ray_current_cluster"."""
+    temp = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    with contextlib.suppress(OSError):
+        return Path(temp, "ray/ray_current_cluster").read_text().strip()
+    return ""
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens at host:port, where ray.init would try for minutes; an address of another form is left to it."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,54 @@
+"""What a pool reports to the driver. Numbers name replicas; an item is the reference to a span's block."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batchgen.records import Receipt
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The replica's engine has started. `engine`: its capacity (sequences) and workers (processes)."""
+
+    replica: int
+    engine: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The replica can take one more span; `load`: its unfinished prompts, each by its expected length."""
+
+    replica: int
+    load: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The replica has committed the span of `item`, or found it committed."""
+
+    replica: int
+    item: Hashable
+    receipt: Receipt
+
+
+@dataclass(frozen=True)
+class BlockLost:
+    """The block of `item` went with its node: its span must be read again."""
+
+    replica: int
+    item: Hashable
+    message: str
+
+
+@dataclass(frozen=True)
+class Died:
+    """The replica is gone; `message` is the cause."""
+
+    replica: int
+    message: str
+
+
+Event: TypeAlias = Ready | Capacity | Finished | BlockLost | Died

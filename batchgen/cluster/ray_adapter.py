@@ -1,0 +1,45 @@
+"""The names of Ray that it does not promise to keep: all that batchgen uses. test_ray_contract.py would notice their loss.
+
+`GcsClient.get_all_resource_usage`: there is no public way to see which nodes are being drained. `ray.nodes()` lists them as
+alive, `ray.util.state` knows no such state and needs the dashboard. (`GcsClient.get_draining_nodes` is new in 2.60, and the one
+of `ray._private.state` has no time limit.)
+
+`Dataset.iter_internal_ref_bundles` (developer API): the only stream of block references; `to_arrow_refs` and its like execute
+the whole dataset first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+from batchgen.cluster.lookahead import Block
+
+if TYPE_CHECKING:
+    from ray.data import Dataset  # it takes a second to import, and the pool does without
+
+ANSWER_SECONDS = 5
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are being drained: spot instances with a notice, nodes that the autoscaler gives back. Raises
+    RayError when the cluster's head does not answer within ANSWER_SECONDS."""
+    usage = _head(ray.get_runtime_context().gcs_address).get_all_resource_usage(timeout=ANSWER_SECONDS)
+    return {node.node_id.hex() for node in usage.resource_usage_data.batch if node.is_draining}
+
+
+@functools.lru_cache(maxsize=1)
+def _head(address: str) -> GcsClient:
+    """The connection to a cluster's head, one for all looks."""
+    return GcsClient(address=address)
+
+
+def blocks(dataset: Dataset) -> Iterator[Block]:
+    """Execute the dataset: a reference to each block, when it is ready, and its size."""
+    for bundle in dataset.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            yield entry.ref, entry.metadata.size_bytes or 0

@@ -1,0 +1,67 @@
+"""Log records of driver and replicas: stdlib `logging`, loggers below `batchgen`; each record has `job`, `replica` and `span`.
+
+A program that uses batchgen as a library sees the records in its own handlers. `batchgen run -v` prints them on stderr; a
+replica's go to the log of its Ray worker. They hold no secret: settings of the environment are never logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+ROOT = "batchgen"
+NOWHERE = {"job": "-", "replica": "-", "span": "-"}
+FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s job=%(job)s replica=%(replica)s span=%(span)s %(message)s"
+
+_process: dict[str, str] = {}
+_span: ContextVar[str] = ContextVar("span", default="-")
+logging.getLogger(ROOT).addHandler(logging.NullHandler())
+
+
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """A logger that knows where it speaks: `log.at(replica=3, span=name).info(...)`."""
+
+    def at(self, **where: object) -> Log:
+        """The same logger at a replica or span."""
+        return Log(self.logger, {**(self.extra or {}), **where})
+
+    def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**NOWHERE, "span": _span.get(), **_process, **(self.extra or {}), **kwargs.get("extra", {})}
+        return msg, kwargs
+
+
+def logger(name: str, **where: object) -> Log:
+    """The logger `batchgen.NAME`; `where`: job, replica or span of all its records."""
+    return Log(logging.getLogger(f"{ROOT}.{name}"), where)
+
+
+def configure(level: int) -> None:
+    """Print the records of this level (logging.DEBUG, logging.ERROR) and above on stderr. Replaces an earlier choice."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(FORMAT, datefmt="%Y-%m-%dT%H:%M:%S"))
+    root = logging.getLogger(ROOT)
+    root.handlers = [handler]
+    root.setLevel(level)
+
+
+def level_of_replicas() -> int:
+    """The level of the replicas' logs: INFO, or what this process logs where that is more."""
+    return min(logging.INFO, logging.getLogger(ROOT).getEffectiveLevel())
+
+
+def identify(**where: object) -> None:
+    """Name the job and the replica of this process, for every record in which its logger names no other."""
+    _process.update({name: str(value) for name, value in where.items()})
+
+
+@contextlib.contextmanager
+def in_span(name: str) -> Iterator[None]:
+    """Name the span of the records of this task, and of the tasks that it starts."""
+    token = _span.set(name)
+    try:
+        yield
+    finally:
+        _span.reset(token)

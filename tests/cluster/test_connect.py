@@ -1,0 +1,25 @@
+"""connect.py without a cluster; test_ray_contract.py joins and starts some."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import ray
+
+from batchgen.cluster.connect import connected
+from batchgen.errors import EngineError
+
+
+def test_a_named_cluster_where_nobody_listens_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, Ray 2.60 tries for minutes and then ends the process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with (
+            pytest.raises(EngineError, match=f"no Ray cluster at {address}: nothing listens there; check RAY_ADDRESS"),
+            connected(),
+        ):
+            pass
+    assert not ray.is_initialized()
