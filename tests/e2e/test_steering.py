@@ -6,11 +6,14 @@ import json
 import re
 from typing import Any
 
+import pyarrow.dataset as ds
 import pytest
 
 from batchgen.export.fidelity import fidelity
+from batchgen.job.job import Job
 from batchgen.output.store import open_store
-from tests.support.finished import Finished
+from batchgen.prepare import prepare
+from tests.support.finished import run_here
 from tests.support.rendering import TINY
 from tests.support.shared_engine import OPTIONS, Shared
 
@@ -40,19 +43,19 @@ def answers(tmp_path_factory: pytest.TempPathFactory, vllm_engine: Shared) -> tu
         {"toxicity": 4 * (number % 2), "verbosity": 1, "messages": conversation(topic, 4 - number % 5, number % 5)}
         for number, topic in enumerate(TOPICS)
     ]
-    done = Finished(
-        folder,
-        [json.dumps(row) for row in rows],
-        vllm_engine,
-        input={"path": str(folder / "in.jsonl"), "messages": "messages"},
-        attributes={"schema": "karakuri", "values": {"verbosity": 3}, "sweep": {"humor": [0, 4]}},
-        model={"source": str(TINY)},
-        engine={"kind": "vllm", "options": OPTIONS},
-        sampling={"n": SAMPLES, "temperature": 0.5, "max_tokens": 160},
-    )
-    found = done.rows()
+    (folder / "in.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    job = {
+        "input": {"path": str(folder / "in.jsonl"), "messages": "messages"},
+        "attributes": {"schema": "karakuri", "values": {"verbosity": 3}, "sweep": {"humor": [0, 4]}},
+        "model": {"source": str(TINY)},
+        "engine": {"kind": "vllm", "options": OPTIONS},
+        "sampling": {"n": SAMPLES, "temperature": 0.5, "max_tokens": 160},
+        "output": {"path": str(folder / "out")},
+    }
+    run_here(prepare(Job.parse(job)), open_store(str(folder / "out")), vllm_engine)
+    found: Rows = ds.dataset(folder / "out/data").to_table().to_pylist()
     assert len(found) == len(TOPICS) * 2 * SAMPLES
-    return done.store.url, found
+    return str(folder / "out"), found
 
 
 def share(rows: Rows, right: Any) -> float:
