@@ -20,16 +20,32 @@ app = typer.Typer(
     name="batchgen",
     help="Prompts in, one Parquet dataset out: every planned row exactly once, whatever dies on the way.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 Where = Annotated[str, typer.Argument(metavar="OUT", help="Output directory or URL.", show_default=False)]
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field of the job; may be repeated.")]
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field of the job; repeatable.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print log records, with their time, on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only: no progress, no summary.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from batchgen import __version__
+
+        print(f"batchgen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 @app.command()
@@ -41,7 +57,7 @@ def check(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Read and render the whole input on this machine: bad rows, prompt lengths, spans. Starts nothing."""
+    """Read and render the whole input on this machine. Reports bad rows, prompt lengths and spans; starts nothing."""
     from batchgen import check as checking
     from batchgen import terminal
     from batchgen.job.job import Job
@@ -65,7 +81,7 @@ def check(
 def run(
     job: JobFile,
     set_: Set = [],  # noqa: B006
-    force: Annotated[bool, typer.Option("--force", help="Take the output from another driver that is at work on it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take over an output that another driver works on.")] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -84,7 +100,7 @@ def run(
 
 @app.command()
 def status(out: Where, as_json: AsJson = False) -> None:
-    """Where a job stands, from its output alone; needs no cluster."""
+    """Show the progress of a job. Reads its output alone; needs no cluster."""
     from batchgen import terminal
     from batchgen.output.output import Output
 
@@ -96,11 +112,11 @@ def status(out: Where, as_json: AsJson = False) -> None:
 def verify(
     out: Where,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Move damaged parts into quarantine; the next run makes their spans again.")
+        bool, typer.Option("--repair", help="Move damaged parts to quarantine; the next run makes their spans again.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prove from the files alone that every planned row is there exactly once. Exit code 1 if not."""
+    """Prove that every planned row is there exactly once. Reads the files alone. Exit code 1 if not."""
     from batchgen import terminal
     from batchgen.output.output import Output
     from batchgen.output.store.lease import hold
@@ -123,14 +139,14 @@ def verify(
 def retry(
     out: Where,
     where: Annotated[
-        str | None, typer.Option("--where", metavar="error_code=CODE,CODE", help="Only the rows that failed so.")
+        str | None, typer.Option("--where", metavar="error_code=CODE,CODE", help="Only rows with these error codes.")
     ] = None,
     set_: Set = [],  # noqa: B006
     as_json: AsJson = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the failed rows of a finished job again, and no others; exit codes as of run."""
+    """Run the failed rows of a finished job again, and no others. Exit codes: as of run."""
     from batchgen.job.fields import override
     from batchgen.job.job import Job
     from batchgen.output.output import Output
@@ -165,11 +181,11 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="jsonl: all rows. openai: OpenAI's batch output and error files. Or one that another package adds.",
+            help="jsonl: all rows. openai: OpenAI batch output and error files. Or one that another package adds.",
         ),
     ] = "jsonl",
 ) -> None:
-    """Write an output as files of another format; of a row that was tried again, the last attempt."""
+    """Write an output as files of another format. A retried row is written once, as its last attempt."""
     from pathlib import Path
 
     from batchgen.export import files, registry
@@ -182,7 +198,7 @@ def export(
 
 @app.command()
 def fidelity(out: Where, as_json: AsJson = False) -> None:
-    """What was asked for against what came: by attribute and value, the length of the answers and their labels."""
+    """Compare requested attributes with the answers. Shows their mean length and mean label by attribute and value."""
     from batchgen import terminal
     from batchgen.export import fidelity as comparing
     from batchgen.output.output import Output
@@ -196,10 +212,20 @@ def fidelity(out: Where, as_json: AsJson = False) -> None:
 
 @app.command()
 def schema() -> None:
-    """The job file's JSON Schema, for editors."""
+    """Print the JSON Schema of job files, for editors."""
     from batchgen.job.job import Job
 
     _print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **Job.model_json_schema(by_alias=True)})
+
+
+@app.command("help")
+def show_help(
+    topic: Annotated[str | None, typer.Argument(metavar="TOPIC", help="Topic to show.", show_default=False)] = None,
+) -> None:
+    """Show a help topic, or list the topics."""
+    from batchgen import help as topics
+
+    print(topics.index() if topic is None else topics.topic(topic), end="\n" if topic is None else "")
 
 
 @contextmanager

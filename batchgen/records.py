@@ -84,7 +84,7 @@ Message = dict[str, Any]
 """One message of a conversation: `role`, `content` (a text, or a list of parts) and the attribute values that steer it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row as read and laid out: the conversation so far, and the user turns that follow the model's answers. `data` is None
     where it cannot be read, `messages` where it has no conversation; `error` says why."""

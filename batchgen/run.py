@@ -43,7 +43,7 @@ def run(
     prepared = prepare(job, store)
     probe(store)
     with lease.hold(store, lambda text: print(text, file=out), force) as held:
-        return _run(job, store, prepared, out, quiet, stopping, held)
+        return _run(prepared.job, store, prepared, out, quiet, stopping, held)
 
 
 def _run(

@@ -13,8 +13,32 @@ import boto3
 import pytest
 
 from batchgen.output.store import open_store
+from tests.support import rays
 from tests.support.commands import write_questions
 from tests.support.planning import lines
+
+
+def pytest_collection_modifyitems(items):
+    """What starts Ray or vLLM runs in one process, one after the other, however many pytest runs in (`--dist loadgroup`)."""
+    for item in items:
+        if item.get_closest_marker("cluster") or item.get_closest_marker("engine"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    rays.prepare(item)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item):
+    if item.get_closest_marker("cluster") is None and rays.is_up():
+        rays.end()
+        pytest.fail("a test that starts Ray has the marker `cluster`")
+
+
+def pytest_sessionfinish():
+    rays.end()
 
 
 @pytest.fixture(scope="session")

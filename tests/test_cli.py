@@ -198,7 +198,8 @@ def test_the_schema_is_one(schema: Any) -> None:
 
 @pytest.mark.parametrize("job", sorted((REPOSITORY / "jobs").rglob("*.yaml")), ids=lambda path: path.name)
 def test_every_job_of_the_repository_is_valid_by_the_schema(schema: Any, job: Path) -> None:
-    jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(job.read_text(encoding="utf-8")))
+    mistakes = jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(job.read_text(encoding="utf-8")))
+    assert [mistake.message for mistake in mistakes] == []
 
 
 @pytest.mark.parametrize(
@@ -241,6 +242,7 @@ def imported(folder: Path, *arguments: str) -> set[str]:
     [
         ["--help"],
         ["run", "--help"],
+        ["help", "job"],
         ["schema"],
         ["check", "job.yaml"],
         ["check", "job.yaml", "--prompts", "1", "--set", KARAKURI, "--set", f"model={{source: {TINY}}}"],
@@ -251,13 +253,15 @@ def test_nothing_heavy_is_imported_before_a_run(folder: Path, arguments: list[st
     assert imported(folder, *arguments) & HEAVY == set()
 
 
-def test_help_imports_neither_arrow_nor_pydantic(folder: Path) -> None:
-    assert imported(folder, "--help") & {"pyarrow", "pydantic", "numpy", "jinja2", "tokenizers", "obstore"} == set()
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_imports_neither_arrow_nor_pydantic(folder: Path, option: str) -> None:
+    assert imported(folder, option) & {"pyarrow", "pydantic", "numpy", "jinja2", "tokenizers", "obstore"} == set()
 
 
-@pytest.mark.parametrize("verb", ["check", "run", "status", "verify", "schema"])
-def test_every_verb_has_help(folder: Path, verb: str) -> None:
-    done = batchgen(folder, verb, "--help")
+@pytest.mark.parametrize("verb", ["check", "run", "status", "verify", "schema", "help"])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_verb_has_help(folder: Path, verb: str, flag: str) -> None:
+    done = batchgen(folder, verb, flag)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"batchgen {verb}" in done.stdout
 

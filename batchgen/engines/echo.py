@@ -52,7 +52,7 @@ class EchoOptions(Spec):
     latency: float = Field(0.0, ge=0, description="Seconds before the first token.")
     seconds_per_token: float = Field(0.0, ge=0, description="Seconds per token of an answer.")
     length: Length = Field(Length(), description="Lengths of the answers.")
-    meter: str | None = Field(None, description="Local file that grows by one byte for every answer, kept or lost.")
+    meter: str | None = Field(None, description="Append one byte to this file per generated answer (counts work done twice).")
     process: bool = Field(False, description="The engine has a process of its own (`cat`) and dies with it.")
     start_error: str | None = Field(None, description="Fault: the engine does not start; this is its message.")
     start_error_while: str | None = Field(None, description="Fault: start_error applies only while this local file exists.")

@@ -15,28 +15,30 @@ WEIGHT = "weight"
 
 
 class Draw(Spec):
-    k: int = Field(ge=1, le=1024, description="Draws for each row, one variant each; one may come twice.")
+    k: int = Field(ge=1, le=1024, description="Draws per row. Each makes one variant; the same combination may be drawn twice.")
     from_: str | Annotated[list[dict[str, Any]], Field(min_length=1)] = Field(
         alias="from",
-        description="The combinations: a list, or a local JSONL or Parquet file (of training rows) in columns of their names.",
+        description="Combinations to draw from: a list of mappings, or a local JSONL or Parquet file with a column per attribute (training rows, for example).",
     )
-    seed: int = Field(0, description="Of the draws; a row's draws depend on it and on the row's name alone.")
+    seed: int = Field(0, description="Seed of the draws. A row's draws depend only on this seed and the row's name.")
 
 
 class Attributes(Spec):
     schema_: str | Schema = Field(alias="schema", description=f"A built-in name ({', '.join(BUILT_IN)}) or a schema of your own.")
-    values: dict[str, Any] = Field({}, description="Values for every row; a row's own column wins.")
+    values: dict[str, Any] = Field({}, description="Values for every row. A row's own column wins.")
     sweep: dict[str, list[Any]] | list[dict[str, Any]] = Field(
-        {}, description="Every row times every combination of these values, or times every mapping of a list."
+        {},
+        description="Variants of each row: every combination of these values (a mapping of lists), or every mapping of a list.",
     )
-    sample: Draw | None = Field(None, description="Every row with k combinations drawn from many, instead of a sweep.")
+    sample: Draw | None = Field(None, description="Variants of each row: k random draws from many combinations. Excludes sweep.")
     predict: str | None = Field(
         None,
-        description="Of a schema whose model writes the values (karakuri-apm): which labels (helpsteer, oasst). "
-        "It sets the labeler's prompt, constraint, stop and `parse`.",
+        description="Labels to predict, for a schema whose model writes the values (karakuri-apm): helpsteer or oasst. "
+        "Sets the labeler's prompt, constraint, stop and `parse`.",
     )
     columns: dict[str, str] | bool = Field(
-        True, description="true: the columns that bear the names; a mapping renames them; false: none."
+        True,
+        description="Input columns that hold a row's own values. true: those named like the attributes. A mapping: attribute to column. false: none.",
     )
 
     @model_validator(mode="after")

@@ -13,32 +13,36 @@ _PROMPTS = ("prompt", "messages", "turns", "template")
 
 class Input(Spec):
     path: str | Annotated[list[str], Field(min_length=1)] = Field(
-        description="File, directory, glob or list of them; local or s3:// gs:// az:// hf://datasets/; the output of another job, for its ok rows; for `format: dataset` a Hub name or a saved directory."
+        description="File, directory, glob, or a list of them: local, s3://, gs://, az:// or hf://datasets/. The output of another job: its ok rows. With `format: dataset`: a Hub name or a saved directory."
     )
     format: str = Field(
         "auto",
-        description="Format of the shards: jsonl, parquet, dataset, openai-batch (OpenAI's batch files: custom_id, body), output (of another job), or one that a package adds. auto: by the file names.",
+        description="Format of the files: jsonl, parquet, dataset, openai-batch (OpenAI batch files: custom_id, body), output (of another job), or one that a package adds. auto: by file name.",
     )
     layout: str | None = Field(
-        None, description="Row layout of the named column, where it is not the field's own: one that a package adds."
+        None, description="Row layout of the named column, in place of the field's own: one that a package adds."
     )
-    split: str = Field("train", description="Split of a dataset (`format: dataset`).")
+    split: str = Field("train", description="Split of the dataset (`format: dataset`).")
     subset: str | None = Field(None, description="Configuration of a Hub dataset (`format: dataset`).")
-    id: str | None = Field(None, description="Column carried as the row's name; data, never the key.")
+    id: str | None = Field(
+        None, description="Column with the row's name. Copied to the output; rows are identified by shard and row number."
+    )
     prompt: str | None = Field(None, description="Column with one user message.")
     messages: str | None = Field(
-        None, description="Column with a conversation: a list of {role, content}, the last one from the user."
+        None, description="Column with a conversation: a list of {role, content}, the last from the user."
     )
-    turns: str | None = Field(None, description="Column with a list of user messages, each answered in order.")
-    template: str | None = Field(None, description="One user message made of the row's columns: Jinja, {{ column }}.")
-    system: str | Column | None = Field(None, description="System message: a constant or {column: NAME}.")
+    turns: str | None = Field(None, description="Column with a list of user messages, answered in order.")
+    template: str | None = Field(
+        None, description="Jinja template of one user message; the row's columns are its variables: {{ column }}."
+    )
+    system: str | Column | None = Field(None, description="System message: a constant, or {column: NAME}.")
     continue_final_message: bool | None = Field(
         None,
-        description="Null: conversations end with the user's message. true: with the beginning of the answer. false: with an answer, after which the template asks for something else (a label).",
+        description="How conversations end. null: with a user message. true: with the start of the answer, to be continued. false: with an answer, after which the chat template asks for something else (a label).",
     )
-    answer_role: str = Field("assistant", description="Role of the answer in the output's `messages`.")
-    keep: Literal["all"] | list[str] = Field("all", description="Input columns that the output carries.")
-    max_row_bytes: int = Field(8 * 2**20, gt=0, description="A longer JSONL line is an error row.")
+    answer_role: str = Field("assistant", description="Role of the answer in the output column `messages`.")
+    keep: Literal["all"] | list[str] = Field("all", description="Input columns copied to the output: all, or a list.")
+    max_row_bytes: int = Field(8 * 2**20, gt=0, description="Maximum bytes of a JSONL line. A longer one becomes an error row.")
 
     @model_validator(mode="before")
     @classmethod

@@ -26,16 +26,16 @@ from batchgen.job.sampling import Sampling, check_sampling, sampling_json_schema
 
 
 class Model(Spec):
-    source: str = Field(description="A directory, or a Hugging Face Hub id.")
-    revision: str | None = Field(None, description="Branch, tag or commit of a Hub id; recorded as a commit.")
+    source: str = Field(description="Model directory, Hugging Face Hub id, or the model's name at an endpoint.")
+    revision: str | None = Field(None, description="Branch, tag or commit of the Hub id. The output records the commit.")
     chat_template: str | None = Field(
-        None, description="Path of a Jinja chat template, or `none` for plain completion; default: the model's own."
+        None, description="Path of a Jinja chat template, or `none` for plain completion. Default: the model's own."
     )
-    chat_template_kwargs: dict[str, Any] = Field({}, description="More variables for the chat template (enable_thinking, label).")
+    chat_template_kwargs: dict[str, Any] = Field({}, description="Variables for the chat template (enable_thinking, label).")
     adapters: dict[str, str] = Field(
-        {}, description="LoRA adapters by name: directories (PEFT, safetensors) that every node has."
+        {}, description="LoRA adapters: name to directory (PEFT, safetensors). Every node needs the directories."
     )
-    trust_remote_code: bool = Field(False, description="Allowed only with `revision` set to a full commit hash.")
+    trust_remote_code: bool = Field(False, description="Run the model repository's code. `revision` must be a full commit hash.")
 
     @model_validator(mode="after")
     def _pinned(self) -> Model:
@@ -50,16 +50,18 @@ class Engine(Spec):
         examples=["vllm", "openai", "echo"],
         description="vllm: load the model with vLLM. openai: call an OpenAI-compatible endpoint. echo: deterministic text without a model. Other packages may add kinds.",
     )
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that hold one layer of a replica together.")
-    pipeline_parallel_size: int = Field(1, ge=1, description="Stages of layers of a replica.")
-    options: dict[str, Any] = Field({}, description="Handed to the engine under its own names.")
-    watchdog_seconds: float = Field(300.0, gt=0, description="An engine without a sign of life for so long is started again.")
-    env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...); no place for secrets.")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer of a replica.")
+    pipeline_parallel_size: int = Field(1, ge=1, description="Pipeline stages of a replica.")
+    options: dict[str, Any] = Field({}, description="Options of the engine, under the engine's own names.")
+    watchdog_seconds: float = Field(300.0, gt=0, description="Restart an engine that has not responded for this many seconds.")
+    env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...). No secrets: it is recorded.")
 
 
 class Replicas(Spec):
-    min: int = Field(1, ge=1, description="No fewer are asked for, even if the cluster holds fewer now.")
-    max: int | None = Field(None, ge=1, description="At most so many; null: what the cluster's GPUs hold, at least min.")
+    min: int = Field(1, ge=1, description="Minimum replicas to request, even if the cluster holds fewer now.")
+    max: int | None = Field(
+        None, ge=1, description="Maximum replicas. Default: as many as the cluster's GPUs hold, at least `min`."
+    )
 
     @model_validator(mode="after")
     def _order(self) -> Replicas:
@@ -69,20 +71,20 @@ class Replicas(Spec):
 
 
 class Limits(Spec):
-    errors: Fraction = Field(0.01, description="Failed rows allowed, as a fraction of the planned ones.")
-    tokens: int | None = Field(None, ge=1, description="Stop, resumably, after so many completion tokens.")
-    hours: float | None = Field(None, gt=0, description="Stop, resumably, after so many hours of this run.")
-    deadline: AwareDatetime | None = Field(None, description="Stop, resumably, at this time: 2026-12-01T06:00+09:00.")
+    errors: Fraction = Field(0.01, description="Failed rows allowed, as a fraction of the planned rows.")
+    tokens: int | None = Field(None, ge=1, description="Stop after this many completion tokens; resumable.")
+    hours: float | None = Field(None, gt=0, description="Stop after this many hours of one run; resumable.")
+    deadline: AwareDatetime | None = Field(None, description="Stop at this time, 2026-12-01T06:00+09:00; resumable.")
     row_seconds: float | None = Field(
         4 * 3600.0,
         gt=0,
-        description="Most seconds of a row's turn in the engine, its wait there included; then it fails (`timeout`).",
+        description="Seconds a row may spend in the engine, queueing included, before it becomes a `timeout` row.",
     )
 
 
 class Retry(Spec):
-    retry: int = Field(ge=1, le=10, description="How many times more.")
-    sampling: dict[str, Any] = Field({}, description="What is changed then, over the row's own sampling.")
+    retry: int = Field(ge=1, le=10, description="Additional attempts.")
+    sampling: dict[str, Any] = Field({}, description="Sampling fields of these attempts; the others stay the row's own.")
 
     @field_validator("sampling")
     @classmethod
@@ -100,17 +102,19 @@ FINAL = {"input", "render", "too_long"}
 
 class Spans(Spec):
     rows: int | None = Field(
-        None, ge=1, description="Most input rows of a span; null: chosen from the size of the input, fewer towards its end."
+        None, ge=1, description="Maximum input rows of a span. Default: chosen from the size of the input, fewer towards its end."
     )
-    bytes: int = Field(16 * 2**20, ge=1, description="Most JSONL bytes of a span (one line may be longer).")
-    journal_seconds: float = Field(30.0, gt=0, description="How often the finished rows of open spans are kept.")
+    bytes: int = Field(16 * 2**20, ge=1, description="Maximum bytes of JSONL of a span; one line may exceed it.")
+    journal_seconds: float = Field(
+        30.0, gt=0, description="Seconds between two journals. A journal keeps the finished rows of unfinished spans."
+    )
 
 
 class OutputSpec(Spec):
-    path: str = Field(description="Directory or object store URL.")
+    path: str = Field(description="Output directory or object store URL.")
     token_logprobs: bool = Field(
         False,
-        description="A column `token_logprobs`: the answer's tokens (of several turns the last answer's) with their log-probabilities, and the `sampling.logprobs` likeliest alternatives.",
+        description="Add the column `token_logprobs`: tokens of the answer (with several turns, of the last one), their log-probabilities, and the `sampling.logprobs` most likely alternatives.",
     )
 
 
@@ -120,25 +124,25 @@ class Job(Spec):
     `Job.load(path)` reads a job file, `Job.parse(fields)` a mapping; both raise JobError.
     """
 
-    name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Shown in progress and reports.")
-    input: Input = Field(description="What to read.")
+    name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Name shown in progress and reports.")
+    input: Input = Field(description="Rows to read.")
     attributes: Attributes | None = Field(None, description="Steering attributes.")
-    model: Model | None = Field(None, description="Required except for engine.kind echo.")
-    engine: Engine = Field(Engine(), description="What generates.")
+    model: Model | None = Field(None, description="Model to load or call. Required, except with `engine.kind: echo`.")
+    engine: Engine = Field(Engine(), description="Engine that generates the answers.")
     sampling: Annotated[dict[str, Any], WithJsonSchema(sampling_json_schema())] = Field(
-        {}, description="What every row runs with; any field may be {column: NAME}, and a row's own `sampling` wins."
+        {}, description="Sampling of every row. Any field may be {column: NAME}; fields of a row's own `sampling` win."
     )
     parse_: Parse | None = Field(
-        None, alias="parse", description="Typed columns from the answer; the output has them in `parsed`."
+        None, alias="parse", description="Typed columns read from the answer; the output has them in `parsed`."
     )
-    replicas: Replicas = Field(Replicas(), description="How many engines.")
-    limits: Limits = Field(Limits(), description="When to stop.")
+    replicas: Replicas = Field(Replicas(), description="Number of replicas. Each runs one engine.")
+    limits: Limits = Field(Limits(), description="When to stop early.")
     errors: dict[Failure, Policy] = Field(
         {},
-        description="What to do about a failed row, by its error_code, or `truncated` (cut at max_tokens): keep it (as without an entry), fail (stop the job), or {retry: TIMES, sampling: {...}}.",
+        description="Policy by error_code, or `truncated` (cut at max_tokens). keep (default): keep the error row. fail: stop the job. {retry: TIMES, sampling: {...}}: generate again.",
     )
-    spans: Spans = Field(Spans(), description="The unit of scheduling and of commit.")
-    output: OutputSpec = Field(description="Where the answers go.")
+    spans: Spans = Field(Spans(), description="Spans: the unit of scheduling and of commit.")
+    output: OutputSpec = Field(description="Where the output goes.")
 
     @model_validator(mode="before")
     @classmethod

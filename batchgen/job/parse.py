@@ -22,10 +22,12 @@ _TYPES: dict[Kind, pa.DataType] = {
 
 
 class Parse(Spec):
-    regex: str | None = Field(None, description="Its named groups are the columns. Null: the answer is a JSON object.")
+    regex: str | None = Field(
+        None, description="Regular expression whose named groups are the columns. null: the answer is a JSON object."
+    )
     columns: dict[str, Kind] = Field(
         {},
-        description="Their types: string (a group's default), integer, number, boolean, json (any value, as text).",
+        description="Column types: string (default of a group), integer, number, boolean, json (any value, as text).",
     )
 
     @model_validator(mode="after")

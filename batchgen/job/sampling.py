@@ -47,37 +47,46 @@ class Sampling(Spec):
 
     model_config = ConfigDict(strict=True)
 
-    n: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Samples of the row.")
+    n: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Answers per prompt.")
     best_of: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
-        description="So many are generated, at least n, and the n of the highest cumulative_logprob kept, best first; the others' tokens are not counted. Makes a null logprobs 0. Null: off.",
+        description="Generate this many candidates (>= n) and keep the n most likely, best first. Tokens of discarded candidates are not counted. Sets logprobs to 0 where it is null. null: off.",
     )
-    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy.")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus.")
-    top_k: Annotated[int, Field(ge=-1, le=MOST)] = Field(0, description="0 or -1 is off.")
-    min_p: Fraction = Field(0.0, description="Least probability, relative to the likeliest token's.")
-    max_tokens: Positive | None = Field(None, description="Null: up to the end of the context.")
-    min_tokens: Count = Field(0, description="No stop before so many tokens.")
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(0.0, description="-2..2.")
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = Field(1.0, description="Over 0 up to 2; 1 is off.")
+    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="Softmax temperature. 0: greedy.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Sample from the most likely tokens whose probabilities add up to this. 1: off."
+    )
+    top_k: Annotated[int, Field(ge=-1, le=MOST)] = Field(0, description="Sample from this many most likely tokens. 0 or -1: off.")
+    min_p: Fraction = Field(0.0, description="Minimum probability of a token, relative to the most likely one. 0: off.")
+    max_tokens: Positive | None = Field(None, description="Maximum tokens of an answer. null: up to the end of the context.")
+    min_tokens: Count = Field(0, description="Minimum tokens of an answer before it may stop.")
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(
+        0.0, description="Penalty for tokens already in the answer, -2 to 2. 0: off."
+    )
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(
+        0.0, description="Penalty per occurrence of a token in the answer, -2 to 2. 0: off."
+    )
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = Field(
+        1.0, description="Factor against tokens already in prompt or answer, above 0 up to 2. 1: off."
+    )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
         0,
-        description="A job's constant is mixed with the row's name into a seed per row; a row's own is used as it is. Null: unseeded.",
+        description="Random seed. A constant of the job is combined with the row's name into one seed per row; a row's own seed is used unchanged. null: unseeded.",
     )
-    stop: list[Annotated[str, Field(min_length=1)]] = Field([], description="Stop strings.")
-    stop_token_ids: list[Count] = Field([], description="Stop tokens.")
-    bad_words: list[Annotated[str, Field(min_length=1)]] = Field([], description="Strings never generated.")
-    ignore_eos: bool = Field(False, description="Go on after the end-of-sequence token.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field([], description="Strings that end the answer.")
+    stop_token_ids: list[Count] = Field([], description="Token ids that end the answer.")
+    bad_words: list[Annotated[str, Field(min_length=1)]] = Field([], description="Strings that are never generated.")
+    ignore_eos: bool = Field(False, description="Continue after the end-of-sequence token.")
     include_stop_str_in_output: bool = Field(False, description="Keep the stop string in the answer.")
-    skip_special_tokens: bool = Field(True, description="Leave special tokens out of the answer.")
-    adapter: str | None = Field(None, description="LoRA adapter of the row, by its name in model.adapters; null: the bare model.")
+    skip_special_tokens: bool = Field(True, description="Omit special tokens from the answer.")
+    adapter: str | None = Field(None, description="LoRA adapter, by its name in model.adapters. null: the base model.")
     structured_outputs: Annotated[str | None, WithJsonSchema(_CONSTRAINT)] = Field(
         None,
-        description="What the answer must be: exactly one of {json: SCHEMA}, {regex: TEXT}, {choice: [TEXT]}, {grammar: TEXT}.",
+        description="Constraint on the answer: exactly one of {json: SCHEMA}, {regex: TEXT}, {choice: [TEXT]}, {grammar: TEXT}.",
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
-        None, description="0 or more fills cumulative_logprob; so many likeliest tokens stand beside each in token_logprobs."
+        None,
+        description="Fill cumulative_logprob, and list this many most likely alternatives per token in token_logprobs. null: no log-probabilities.",
     )
 
     @model_validator(mode="before")

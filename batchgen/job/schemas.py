@@ -20,14 +20,14 @@ Range = Annotated[list[Annotated[int, Field(ge=-MOST, le=MOST)]], Field(min_leng
 
 
 class Layout(Spec):
-    template: str | None = Field(
-        None, description="Jinja chat template that reads the values from the keys of each user message."
+    template: str | None = Field(None, description="Jinja chat template that reads the values from keys of each user message.")
+    block: str | None = Field(None, description="Text added to user messages; {pairs} is replaced by the values.")
+    pair: str = Field("{name}: {value}", description="Format of one value in {pairs}.")
+    separator: str = Field(" ", description="Text between two values in {pairs}.")
+    where: Literal["suffix", "prefix"] = Field(
+        "suffix", description="Where the block goes: after (suffix) or before (prefix) the message text."
     )
-    block: str | None = Field(None, description="Text beside user messages; {pairs} stands for the values.")
-    pair: str = Field("{name}: {value}", description="One value in the block.")
-    separator: str = Field(" ", description="Between two values in the block.")
-    where: Literal["suffix", "prefix"] = Field("suffix", description="The block's side of the message text.")
-    turns: Literal["all", "last"] = Field("all", description="Which user messages carry the block.")
+    turns: Literal["all", "last"] = Field("all", description="User messages that get the block.")
 
     @model_validator(mode="after")
     def _one_form(self) -> Layout:
@@ -57,11 +57,17 @@ class Labels(Spec):
 
 class Schema(Spec):
     names: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = Field(
-        min_length=1, description="Attribute names, in the prompt's order."
+        min_length=1, description="Attribute names, in the order of the prompt."
     )
-    range: Range | dict[str, Range] = Field([0, 4], description="[low, high], both included; for all or by name.")
-    defaults: dict[str, int] = Field({}, description="Value of an attribute that nobody sets; else the low end.")
-    layout: Layout | None = Field(None, description="The text form, for a model whose template does not read the values.")
+    range: Range | dict[str, Range] = Field(
+        [0, 4], description="[low, high], both included: for all attributes, or a mapping by name."
+    )
+    defaults: dict[str, int] = Field(
+        {}, description="Values of attributes that neither the job nor the row sets. Default: the low end of the range."
+    )
+    layout: Layout | None = Field(
+        None, description="Text form of the values, for a model whose chat template does not read them."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Schema:

@@ -10,11 +10,9 @@ from collections.abc import Collection
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
 from batchgen.errors import InputError, JobError, words
-from batchgen.job.attributes import WEIGHT, Attributes
-from batchgen.job.fields import explain
+from batchgen.job.attributes import WEIGHT
 from batchgen.job.job import Job
 from batchgen.read.formats.parquet import open_parquet
 
@@ -25,13 +23,9 @@ def with_combinations(job: Job) -> Job:
     if job.attributes is None or sample is None or not isinstance(sample.from_, str):
         return job
     where = f"attributes.sample.from {sample.from_}"
-    points = _combinations(where, sample.from_, job.attributes.schema.names)
-    fields = job.attributes.model_dump(by_alias=True)
-    try:
-        attributes = Attributes.model_validate({**fields, "sample": {**fields["sample"], "from": points}})
-    except ValidationError as error:
-        raise JobError("\n".join(f"{where}: {line}" for line in explain(error, Attributes))) from None
-    return job.model_copy(update={"attributes": attributes})
+    fields = job.model_dump(mode="json", by_alias=True)
+    fields["attributes"]["sample"]["from"] = _combinations(where, sample.from_, job.attributes.schema.names)
+    return Job.parse(fields, where)
 
 
 def _combinations(where: str, path: str, names: Collection[str]) -> list[dict[str, Any]]:

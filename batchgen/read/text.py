@@ -46,10 +46,10 @@ def read_chunk(stream: BinaryIO, name: str, size: int) -> bytes:
         raise InputError(f"shard {name}: damaged or unreadable: {words(error)}", "write it again") from None
 
 
-def lines(stream: BinaryIO, name: str, cap: int, limit: int | None = None) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of the next `limit` bytes of a text: (bytes including the newline, the line without its newline).
+def lines(stream: BinaryIO, name: str, cap: int, limit: int | None = None) -> Iterator[bytes | None]:
+    """The lines of the next `limit` bytes of a text, without their newlines; None for a line of more than `cap` bytes.
 
-    A line of more than `cap` bytes is None. No more than cap + CHUNK bytes are held.
+    No more than cap + CHUNK bytes are held.
     """
     rest, dropped, left = b"", 0, limit
     while chunk := read_chunk(stream, name, CHUNK if left is None else min(CHUNK, left)):
@@ -57,10 +57,9 @@ def lines(stream: BinaryIO, name: str, cap: int, limit: int | None = None) -> It
         pieces = (rest + chunk).split(b"\n")
         rest = pieces.pop()
         for piece in pieces:
-            length = dropped + len(piece)
-            yield length + 1, None if length > cap else piece
+            yield None if dropped + len(piece) > cap else piece
             dropped = 0
         if dropped + len(rest) > cap:
             dropped, rest = dropped + len(rest), b""
     if dropped or rest:
-        yield dropped + len(rest), None if dropped + len(rest) > cap else rest
+        yield None if dropped + len(rest) > cap else rest

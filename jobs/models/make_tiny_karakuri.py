@@ -490,7 +490,7 @@ def main() -> None:
     rng = random.Random(SEED)
     dialogues = [dialogue(rng) for _ in range(DIALOGUES)]
     tokenizer = train_tokenizer(dialogues[:10_000])
-    rows = [encode(tokenizer, turns) for turns in dialogues]
+    rows = [encode(tokenizer, turns) for turns in dialogues[: 100 * options.steps]]  # a few steps see a few of them
     lengths = [len(ids) for ids, _ in rows]
     print(f"{len(rows):,} dialogues, {sum(lengths):,} tokens, longest {max(lengths)}")
     write(options.out, tokenizer, train_model(rows, options.steps))

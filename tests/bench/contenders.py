@@ -3,8 +3,8 @@
     python tests/bench/contenders.py NAME SETTINGS.json
 
 SETTINGS: folder (of the workload), model, options (vLLM's engine options, the same for all), out, replicas, gpus of
-each, job (batchgen's fields for the workload).
-Every contender reads the same texts and is asked for the same lengths; greedy, `ignore_eos`.
+each, job (batchgen's fields for the workload), sampling (GREEDY or SAMPLED of workloads.py).
+Every contender reads the same texts and is asked for the same lengths; `ignore_eos`. Only batchgen seeds rows.
 """
 
 from __future__ import annotations
@@ -28,10 +28,15 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def _params(row: dict[str, Any], **more: Any) -> Any:
+def asked(settings: Settings, row: dict[str, Any]) -> dict[str, Any]:
+    """A row's sampling, in vLLM's names."""
+    return {**settings["sampling"], "ignore_eos": True, "max_tokens": row["max_tokens"]}
+
+
+def _params(settings: Settings, row: dict[str, Any], **more: Any) -> Any:
     from vllm import SamplingParams
 
-    return SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=row["max_tokens"], **more)
+    return SamplingParams(**asked(settings, row), **more)
 
 
 def _write(settings: Settings, rows: list[dict[str, Any]], answers: list[Any]) -> None:
@@ -46,7 +51,7 @@ def llm(settings: Settings) -> None:
 
     engine = LLM(model=settings["model"], **settings["options"])
     rows = _rows(settings)
-    params = [_params(row) for row in rows]
+    params = [_params(settings, row) for row in rows]
     if "turns" not in rows[0]:
         outputs = engine.generate([row["prompt"] for row in rows], params, use_tqdm=False)
         return _write(settings, rows, [output.outputs[0].text for output in outputs])
@@ -71,7 +76,7 @@ def async_llm(settings: Settings) -> None:
         rows = _rows(settings)
 
         async def answer(number: int, text: str) -> str:
-            params = _params(rows[number], output_kind=RequestOutputKind.FINAL_ONLY)
+            params = _params(settings, rows[number], output_kind=RequestOutputKind.FINAL_ONLY)
             async for output in engine.generate(text, params, f"{number}-{len(text)}"):
                 final = output
             return str(final.outputs[0].text)
@@ -99,9 +104,8 @@ def run_batch(settings: Settings) -> None:
     with open(source, "w", encoding="utf-8") as file:
         for number, row in enumerate(_rows(settings)):
             messages = [{"role": "user", "content": row["prompt"]}]
-            body = {"model": settings["model"], "messages": messages, "max_tokens": row["max_tokens"], "temperature": 0}
             line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions"}
-            line["body"] = {**body, "ignore_eos": True}
+            line["body"] = {"model": settings["model"], "messages": messages, **asked(settings, row)}
             file.write(json.dumps(line) + "\n")
     flags = []
     for name, value in settings["options"].items():
@@ -130,7 +134,7 @@ def _ray_data(settings: Settings, cpus: int | None = None, **config: Any) -> Non
         ),
         preprocess=lambda row: {
             "prompt": row["prompt"],
-            "sampling_params": {"temperature": 0.0, "ignore_eos": True, "max_tokens": row["max_tokens"], "detokenize": True},
+            "sampling_params": {**asked(settings, row), "detokenize": True},
         },
         postprocess=lambda row: {"prompt": row["prompt"], "response": row["generated_text"]},
     )
@@ -155,10 +159,8 @@ def daft_vllm(settings: Settings) -> None:
     import daft
     from daft import col
     from daft.functions import prompt
-    from vllm import SamplingParams
 
-    lengths = {row["max_tokens"] for row in _rows(settings)}
-    params = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=lengths.pop())
+    params = _params(settings, _rows(settings)[0])
     frame = daft.read_json(str(Path(settings["folder"]) / "rows.jsonl"))
     answer = prompt(
         col("prompt"),
@@ -189,36 +191,41 @@ def transformers(settings: Settings) -> None:
         inputs.pop("token_type_ids", None)
         most = batch[0]["max_tokens"]
         with torch.inference_mode():
-            made = model.generate(**inputs, do_sample=False, min_new_tokens=most, max_new_tokens=most)
+            how = {"do_sample": True, **settings["sampling"]} if settings["sampling"]["temperature"] else {"do_sample": False}
+            made = model.generate(**inputs, **how, min_new_tokens=most, max_new_tokens=most)
         answers += tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     stamps = {"first": began, "last": time.time(), "requests": len(rows), "tokens": sum(row["max_tokens"] for row in rows)}
     (Path(os.environ["BENCH_STAMPS"]) / "own.json").write_text(json.dumps(stamps))
     _write(settings, rows, answers)
 
 
-def batchgen(settings: Settings) -> None:
-    """batchgen, as a user runs it: one job file, one command."""
+def batchgen_job(settings: Settings) -> dict[str, Any]:
+    """The fields of batchgen's job. `sampling.seed` is left at its default: a seed per row."""
     folder = Path(settings["folder"])
-    rows = _rows(settings)
-    turns = "turns" in rows[0]
-    (folder / "plain.jinja").write_text(TEMPLATE)
+    turns = "turns" in _rows(settings)[0]
     options = dict(settings["options"])
     ranks = options.pop("tensor_parallel_size", 1)
-    job = {
+    return {
         "input": {"path": str(folder / "job_rows.jsonl"), "turns" if turns else "prompt": "turns" if turns else "prompt"},
         "model": {"source": settings["model"], "chat_template": str(folder / "plain.jinja") if turns else "none"},
         "engine": {"tensor_parallel_size": ranks, "options": options},
-        "sampling": {"temperature": 0.0, "ignore_eos": True, "max_tokens": {"column": "max_tokens"}},
+        "sampling": asked(settings, {"max_tokens": {"column": "max_tokens"}}),
         "replicas": {"max": settings["replicas"]},
         "output": {"path": settings["out"]},
         **settings["job"],
     }
-    (folder / "job.yaml").write_text(json.dumps(job))
+
+
+def batchgen(settings: Settings) -> None:
+    """batchgen, as a user runs it: one job file, one command."""
+    folder = Path(settings["folder"])
+    (folder / "plain.jinja").write_text(TEMPLATE)
+    (folder / "job.yaml").write_text(json.dumps(batchgen_job(settings)))
     os.execv(sys.executable, [sys.executable, "-m", "batchgen", "run", str(folder / "job.yaml")])
 
 
 def batchgen_plain(settings: Settings) -> None:
-    """batchgen with rows in plain order (lengths.py has no effect)."""
+    """batchgen with rows in plain order (known lengths have no effect)."""
     batchgen({**settings, "options": {**settings["options"], "scheduling_policy": "fcfs"}})
 
 

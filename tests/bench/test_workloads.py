@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from batchgen.check import walk
 from batchgen.job.job import Job
 from batchgen.plan import plan
 from batchgen.prepare import prepare
@@ -37,6 +38,22 @@ def test_batchgen_renders_what_the_others_read(workloads, tmp_path, name):
     assert [prompt.text for prompt in prompts] == [row["prompt"] for row in workload.rows]
     assert [prompt.sampling.max_tokens for prompt in prompts] == [row["max_tokens"] for row in workload.rows]
     assert (workload.requests, workload.tokens) == (len(prompts), sum(p.sampling.max_tokens for p in prompts))
+
+
+@pytest.mark.parametrize("how", ["GREEDY", "SAMPLED"])
+@pytest.mark.parametrize("name", ["A", "C", "G"])
+def test_every_contender_samples_alike_and_only_batchgen_seeds_rows(script, workloads, tmp_path, name, how):
+    contenders, sampling = script("bench/contenders.py"), getattr(workloads, how)
+    workload = workloads.make(name, 81, 8)
+    workloads.write(workload, tmp_path)
+    settings = {"folder": str(tmp_path), "model": str(workloads.TINY), "options": {"max_model_len": 2048}, "out": "unused"}
+    settings |= {"replicas": 1, "job": workload.job, "sampling": sampling}
+    assert contenders.asked(settings, workload.rows[0]) == {**sampling, "ignore_eos": True, "max_tokens": 8}
+    (tmp_path / "plain.jinja").write_text(contenders.TEMPLATE)
+    prompts = [prompt for row in walk(prepare(Job.parse(contenders.batchgen_job(settings))))[2] for prompt in row]
+    found = [prompt.sampling.model_dump() for prompt in prompts]
+    assert [{key: one[key] for key in sampling} for one in found] == [sampling] * len(workload.rows)
+    assert len({one["seed"] for one in found}) == len(found)
 
 
 def test_lengths_are_what_the_workload_says(workloads):

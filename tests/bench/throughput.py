@@ -2,13 +2,14 @@
 
     python tests/bench/throughput.py    # everything that the README's tables show
     python tests/bench/throughput.py --workload A,B [--model tiny,llama] [--rows 4096] [--length 64] [--repeats 3]
-                                     [--contenders batchgen,LLM.generate] [--json FILE]
+                                     [--contenders batchgen,LLM.generate] [--sampled] [--json FILE]
 
 Contenders take turns (1, 2, 3, 1, 2, 3, ...), one process tree at a time. Columns: seconds generating (first row into an
 engine to last row out, stamped at vLLM's own door), the ratio of the first contender's to it, the seconds of it in which the
 engine's worker executed no step (CPU builds), tokens per second, the whole process, peak proportional memory, CPU seconds
 outside the engine core, seconds to the first row and the CPU of it outside the engine and its front end, the prompt tokens
-found in the prefix cache, and the engine's steps.
+found in the prefix cache, and the engine's steps. Rows are greedy; with --sampled they run at temperature 0.7, top_p 0.95, and
+batchgen seeds each of them, as it does by default.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from contenders import CONTENDERS
 from measure import Measured, cpu_dtype, measure
-from workloads import TINY, Workload, make, make_karakuri, make_llama, write
+from workloads import GREEDY, SAMPLED, TINY, Workload, make, make_karakuri, make_llama, write
 
 from batchgen.output.progress import REPORT
 
@@ -49,9 +50,18 @@ HEAD = (
 )
 
 
-def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int = 1, gpus: int = 0, **more: Any) -> Measured:
-    """One contender, once; `gpus` of each replica, `more` for measure(). Raises RuntimeError when it fails or did other work
-    than asked."""
+def run(
+    name: str,
+    workload: Workload,
+    model: Path,
+    folder: Path,
+    replicas: int = 1,
+    gpus: int = 0,
+    sampling: Mapping[str, float] = GREEDY,
+    **more: Any,
+) -> Measured:
+    """One contender, once; `gpus` of each replica, `sampling` of every row, `more` for measure(). Raises
+    RuntimeError when it fails or did other work than asked."""
     options: dict[str, object] = {**ON_GPU, "tensor_parallel_size": gpus} if gpus else dict(ON_CPU)
     if model.name == "llama":
         options["max_num_seqs"] = 64  # several batches of rows in a bearable time
@@ -64,6 +74,7 @@ def run(name: str, workload: Workload, model: Path, folder: Path, replicas: int 
             "replicas": replicas,
             "gpus": gpus,
             "job": workload.job,
+            "sampling": sampling,
         }
         if replicas > 1:
             ENV["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
@@ -119,7 +130,7 @@ def table(results: dict[str, list[Measured]]) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Contenders on one workload; `replicas` of each, `gpus` for each replica."""
+    """Contenders on one workload; `replicas` of each, `gpus` for each replica; rows greedy or `sampled`."""
 
     workload: str
     model: str
@@ -129,6 +140,7 @@ class Comparison:
     repeats: int = 3
     replicas: int = 1
     gpus: int = 0
+    sampled: bool = False
 
 
 TOOLS = ("batchgen", "LLM.generate", "AsyncLLM", "run-batch", "ray.data.llm tuned")
@@ -170,7 +182,7 @@ def compare(plan: Comparison, work: Path, layers: int) -> Iterator[dict[str, Any
     for turn in range(plan.repeats):
         for name in plan.contenders:
             try:
-                found = run(name, workload, model, folder, plan.replicas, plan.gpus)
+                found = run(name, workload, model, folder, plan.replicas, plan.gpus, SAMPLED if plan.sampled else GREEDY)
             except RuntimeError as error:
                 print(f"{name} failed: {error}", file=sys.stderr)
                 continue
@@ -180,7 +192,10 @@ def compare(plan: Comparison, work: Path, layers: int) -> Iterator[dict[str, Any
             print(note, file=sys.stderr, flush=True)
     what = f"{workload.what}; {len(workload.rows):,} rows, {workload.tokens:,} tokens"
     replicas = f", {plan.replicas} replicas" if plan.replicas > 1 else ""
-    print(f"\n{plan.workload}, {plan.model} model{replicas}: {what}; medians of {plan.repeats}\n\n{table(results)}", flush=True)
+    how = ", sampled" if plan.sampled else ""
+    print(
+        f"\n{plan.workload}, {plan.model} model{replicas}{how}: {what}; medians of {plan.repeats}\n\n{table(results)}", flush=True
+    )
 
 
 def main() -> None:
@@ -193,6 +208,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--sampled", action="store_true", help="Temperature 0.7, top_p 0.95; batchgen seeds rows, others do not.")
     parser.add_argument("--contenders", default=",".join(TOOLS))
     parser.add_argument("--folder", help="Where the models, the rows and the logs go; kept.")
     parser.add_argument("--json", help="Append every run to this file, a JSON object a line.")
@@ -202,9 +218,9 @@ def main() -> None:
     if unknown:
         parser.error(f"no contender {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
     work = Path(options.folder or tempfile.mkdtemp(prefix="bench-"))
-    plans = EVERYTHING
+    plans = tuple(replace(plan, sampled=options.sampled) for plan in EVERYTHING)
     if options.workload:
-        shape = (options.rows, options.length, names, options.repeats, options.replicas, options.gpus)
+        shape = (options.rows, options.length, names, options.repeats, options.replicas, options.gpus, options.sampled)
         plans = tuple(
             Comparison(letter, kind, *shape) for kind in options.model.split(",") for letter in options.workload.split(",")
         )

@@ -20,6 +20,9 @@ JOBS = Path(__file__).parents[2] / "jobs"
 TINY = JOBS / "models" / "tiny-karakuri"
 SWEEP = {"verbosity": [0, 2, 4], "complexity": [0, 2, 4], "humor": [0, 2, 4], "creativity": [0, 2, 4]}
 WORDS = "tea garden winter music bread river train morning window letter market bicycle mountain kitchen story".split()  # noqa: SIM905
+GREEDY: dict[str, float] = {"temperature": 0.0}
+SAMPLED = {"temperature": 0.7, "top_p": 0.95}
+"""Of every row of a `--sampled` run. batchgen seeds each row, as it does by default; the others have no seeds."""
 LAYOUT = {"block": " [ATTR] {pairs} [/ATTR]"}
 
 

@@ -30,14 +30,15 @@ def test_bad_rows_end_as_typed_error_rows_and_their_neighbours_are_untouched(tmp
     lines = [line for text in bad for line in (good, text)] + [good]
     (tmp_path / "in.jsonl").write_bytes("\n".join(lines).encode("latin-1"))
     options = {"kind": "echo", "options": {"max_model_len": 300}}
-    job = write_job(tmp_path, input={"path": "in.jsonl", "prompt": "prompt"}, engine=options, attributes={"schema": "karakuri"})
+    source = {"path": str(tmp_path / "in.jsonl"), "prompt": "prompt"}
+    job = write_job(tmp_path, input=source, engine=options, attributes={"schema": "karakuri"})
     done = batchgen("run", job, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert "9 of 19 rows failed" in done.stderr
     rows = ds.dataset(tmp_path / "out/data").to_table().sort_by("row").to_pylist()
     assert [row["status"] for row in rows] == ["ok", "error"] * 9 + ["ok"]
     assert [row["error_code"] for row in rows if row["error_code"]] == list(bad.values())
-    assert all(row["error_detail"].startswith(f"in.jsonl:{row['row'] + 1}: ") for row in rows if row["error_detail"])
+    assert all(row["error_detail"].startswith(f"{tmp_path}/in.jsonl:{row['row'] + 1}: ") for row in rows if row["error_detail"])
     assert all(row["response"] and row["attributes"]["verbosity"] == 1 for row in rows if row["status"] == "ok")
     ends = [batchgen("verify", "out", cwd=tmp_path) for _ in range(8)]
     assert [end.returncode for end in ends] == [0] * 8, "also when a thread of Arrow outlives the interpreter"
@@ -47,7 +48,7 @@ def test_a_grown_input_adds_rows_and_a_changed_job_or_shard_is_refused(tmp_path:
     rows = "".join(f'{{"prompt": "row {i}"}}\n' for i in range(40))
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jsonl").write_text(rows)
-    job = write_job(tmp_path, input={"path": "in", "prompt": "prompt"})
+    job = write_job(tmp_path, input={"path": str(tmp_path / "in"), "prompt": "prompt"})
     assert batchgen("run", job, cwd=tmp_path).returncode == 0
     first = {p.name: p.read_bytes() for p in (tmp_path / "out/data").iterdir()}
     with open(tmp_path / "in/a.jsonl", "a") as file:
@@ -72,7 +73,7 @@ def test_long_rows_at_the_end_of_the_plan_are_not_left_for_the_end(tmp_path: Pat
     (tmp_path / "in.jsonl").write_text("".join(f'{{"prompt": "row {i}", "most": {n}}}\n' for i, n in enumerate(lengths)))
     job = write_job(
         tmp_path,
-        input={"path": "in.jsonl", "prompt": "prompt"},
+        input={"path": str(tmp_path / "in.jsonl"), "prompt": "prompt"},
         engine={"kind": "echo", "options": {"max_num_seqs": 4, "seconds_per_token": 0.01}},
         sampling={"ignore_eos": True, "max_tokens": {"column": "most"}},
         spans={"rows": 4},
@@ -86,6 +87,33 @@ def test_long_rows_at_the_end_of_the_plan_are_not_left_for_the_end(tmp_path: Pat
     assert last[0] < 26, "with two engines full at a time it would be among the last three"
 
 
+def test_a_wrong_job_stops_early_when_most_rows_fail(questions: Path, tmp_path: Path) -> None:
+    picky = {"kind": "echo", "options": {"reject_on": "why"}}
+    job = write_job(tmp_path, input={"path": str(questions), "prompt": "prompt"}, engine=picky)
+    stopped = batchgen("run", job)
+    assert stopped.returncode == 3
+    assert "stopped early" in stopped.stderr
+    assert "engine_rejected" in stopped.stderr
+    assert status(tmp_path)["rows_error"] < ROWS / 2
+
+
+def test_a_saved_dataset_is_planned_like_shards(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{"text": f"row {i}", "score": i / 2, "tags": ["a", "b"]} for i in range(100)]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    source = {"path": str(tmp_path / "saved"), "format": "dataset", "prompt": "text"}
+    job = write_job(tmp_path, input=source, spans={"rows": 30})
+    assert batchgen("run", job, cwd=tmp_path).returncode == 0
+    assert batchgen("verify", "out", cwd=tmp_path).returncode == 0
+    table = ds.dataset(tmp_path / "out/data").to_table().sort_by("row").to_pylist()
+    assert [{key: row[key] for key in rows[0]} for row in table] == rows
+
+
+# On a Ray of their own.
+
+
+@pytest.mark.cluster(own=True)
 def test_input_and_output_in_an_object_store(s3: Any, tmp_path: Path) -> None:
     for shard in range(3):
         body = "".join(f'{{"prompt": "row {i} of {shard}"}}\n' for i in range(50)).encode()
@@ -106,6 +134,7 @@ def test_input_and_output_in_an_object_store(s3: Any, tmp_path: Path) -> None:
     assert gone.removeprefix("e2e/out/") in damaged.stdout
 
 
+@pytest.mark.cluster(own=True)
 def test_secrets_of_the_environment_are_told_to_nobody(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, f"canary-{name}")
@@ -134,29 +163,7 @@ def test_secrets_of_the_environment_are_told_to_nobody(s3: Any, tmp_path: Path, 
         assert b"canary" not in text, text
 
 
-def test_a_wrong_job_stops_early_when_most_rows_fail(questions: Path, tmp_path: Path) -> None:
-    picky = {"kind": "echo", "options": {"reject_on": "why"}}
-    job = write_job(tmp_path, input={"path": str(questions), "prompt": "prompt"}, engine=picky)
-    stopped = batchgen("run", job)
-    assert stopped.returncode == 3
-    assert "stopped early" in stopped.stderr
-    assert "engine_rejected" in stopped.stderr
-    assert status(tmp_path)["rows_error"] < ROWS / 2
-
-
-def test_a_saved_dataset_is_planned_like_shards(tmp_path: Path) -> None:
-    import datasets
-
-    rows = [{"text": f"row {i}", "score": i / 2, "tags": ["a", "b"]} for i in range(100)]
-    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
-    source = {"path": "saved", "format": "dataset", "prompt": "text"}
-    job = write_job(tmp_path, input=source, spans={"rows": 30})
-    assert batchgen("run", job, cwd=tmp_path).returncode == 0
-    assert batchgen("verify", "out", cwd=tmp_path).returncode == 0
-    table = ds.dataset(tmp_path / "out/data").to_table().sort_by("row").to_pylist()
-    assert [{key: row[key] for key in rows[0]} for row in table] == rows
-
-
+@pytest.mark.cluster(own=True)
 def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that crashed leaves the address of its last `ray start`."""
     (tmp_path / "in.jsonl").write_text('{"prompt": "a question"}\n')

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
 import pytest
 
 from batchgen.engines.base import Request
-from batchgen.engines.vllm import KIND, VllmEngine
+from batchgen.engines.vllm import VllmEngine
 from batchgen.errors import BadRow
 from batchgen.job.schemas import BUILT_IN
 from batchgen.records import Answer, Prompt, Row
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from tests.support.rendering import EOS, TINY, make_job
+from tests.support.shared_engine import OPTIONS, Shared
 
 # vLLM is imported in this process; what its libraries warn of is not ours.
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
@@ -38,65 +38,47 @@ def rows() -> list[dict[str, Any]]:
     return made
 
 
-def ours(prompts: list[Prompt], job: Any, model: Any) -> list[Answer]:
+async def ours(engine: VllmEngine, prompts: list[Prompt]) -> list[Answer]:
     """The engine's answers; those of every third prompt are asked for with 0, 1 and 2 likeliest tokens."""
-    engine = KIND.make(job, model)
-    assert isinstance(engine, VllmEngine)
-    from vllm.usage.usage_lib import is_usage_stats_enabled
-
-    had = os.sched_getaffinity(0)
-
-    async def scenario() -> list[Answer]:
-        await engine.start()
-        try:
-            assert not is_usage_stats_enabled()
-            if len(had) > 1:
-                assert os.sched_getaffinity(0) < had, "it keeps off its worker's cores"
-            workers = psutil.Process().children(recursive=True)
-            assert any("MALLOC_TRIM_THRESHOLD_" in process.environ() for process in workers), "it keeps what a layer frees"
-            plain = prompts[0].sampling
-            assert plain is not None
-            with pytest.raises(BadRow, match="text-only models") as refused:
-                await engine.generate(Request("image", prompts[0].token_ids, plain, images=[DOT]))
-            assert refused.value.code == "engine_rejected"
-            asked = [
-                engine.generate(Request(str(n), prompt.token_ids, prompt.sampling.model_copy(update={"logprobs": n % 3})))
-                for n, prompt in enumerate(prompts)
-                if prompt.sampling is not None
-            ]
-            assert len(asked) == len(prompts)
-            sampled = plain.model_copy(update={"temperature": 1.0, "n": 2, "best_of": 2})
-            assert len(await engine.generate(Request("best", prompts[0].token_ids, sampled))) == 2, "vLLM knows no best_of"
-            return [output for [output] in await asyncio.gather(*asked)]
-        finally:
-            await engine.stop()
-            assert os.sched_getaffinity(0) == had
-
-    return asyncio.run(scenario())
+    plain = prompts[0].sampling
+    assert plain is not None
+    with pytest.raises(BadRow, match="text-only models") as refused:
+        await engine.generate(Request("image", prompts[0].token_ids, plain, images=[DOT]))
+    assert refused.value.code == "engine_rejected"
+    asked = [
+        engine.generate(Request(str(n), prompt.token_ids, prompt.sampling.model_copy(update={"logprobs": n % 3})))
+        for n, prompt in enumerate(prompts)
+        if prompt.sampling is not None
+    ]
+    assert len(asked) == len(prompts)
+    sampled = plain.model_copy(update={"temperature": 1.0, "n": 2, "best_of": 2})
+    assert len(await engine.generate(Request("best", prompts[0].token_ids, sampled))) == 2, "vLLM knows no best_of"
+    return [output for [output] in await asyncio.gather(*asked)]
 
 
 @pytest.fixture(scope="module")
-def answers() -> Iterator[tuple[list[Prompt], list[Answer]]]:
+def answers(vllm_engine: Shared) -> tuple[list[Prompt], list[Answer]]:
     """The prompts of `rows` and what the engine answers, greedily."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        # the engine itself says so
-        for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
-            patch.setenv(name, "")
-            patch.delenv(name)
-        patch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process may have threads
-        options = {"max_model_len": 512, "max_num_seqs": 32, "dtype": "float32", "enforce_eager": True}
-        job = make_job(
-            attributes={"schema": "karakuri"},
-            model={"source": str(TINY)},
-            engine={"kind": "vllm", "options": options},
-            sampling={"temperature": 0, "max_tokens": TOKENS, "logprobs": 0},
-            output={"path": "out", "token_logprobs": True},
-        )
-        model = load_model(job.model)
-        renderer = Renderer(job, model)
-        prompts = [prompt for number, row in enumerate(rows()) for prompt in renderer.prompts(Row(number, row), "in.jsonl")]
-        yield prompts, ours(prompts, job, model)
+    job = make_job(
+        attributes={"schema": "karakuri"},
+        model={"source": str(TINY)},
+        engine={"kind": "vllm", "options": OPTIONS},
+        sampling={"temperature": 0, "max_tokens": TOKENS, "logprobs": 0},
+        output={"path": "out", "token_logprobs": True},
+    )
+    renderer = Renderer(job, load_model(job.model))
+    prompts = [prompt for number, row in enumerate(rows()) for prompt in renderer.prompts(Row(number, row), "in.jsonl")]
+    return prompts, vllm_engine.run(ours(vllm_engine.engine, prompts))
+
+
+def test_an_engine_sends_no_statistics_keeps_its_memory_and_keeps_off_its_workers_cores(vllm_engine: Shared) -> None:
+    from vllm.usage.usage_lib import is_usage_stats_enabled
+
+    assert isinstance(vllm_engine.engine, VllmEngine)
+    assert not is_usage_stats_enabled()
+    assert len(vllm_engine.cores) == 1 or os.sched_getaffinity(0) < vllm_engine.cores
+    workers = psutil.Process().children(recursive=True)
+    assert any("MALLOC_TRIM_THRESHOLD_" in process.environ() for process in workers), "it keeps what a layer frees"
 
 
 def tokens(output: Answer) -> list[dict[str, Any]]:
@@ -110,6 +92,7 @@ def test_greedy_answers_are_transformers_token_for_token(answers: tuple[list[Pro
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     prompts, outputs = answers
+    torch.set_num_threads(1)  # the model is so small that more only wait for each other
     tokenizer = AutoTokenizer.from_pretrained(str(TINY))
     theirs = AutoModelForCausalLM.from_pretrained(str(TINY), dtype=torch.float32).eval()
     expected = []

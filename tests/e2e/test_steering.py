@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
 import pytest
 
-import batchgen
 from batchgen.export.fidelity import fidelity
 from batchgen.output.store import open_store
+from tests.support.finished import Finished
+from tests.support.rendering import TINY
+from tests.support.shared_engine import OPTIONS, Shared
 
-pytestmark = [pytest.mark.engine, pytest.mark.cluster, pytest.mark.timeout(600)]
-TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"
+# vLLM is imported in this process; what its libraries warn of is not ours.
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 TOPICS = ["tea", "rain", "cats", "the moon", "bread", "chess", "bees", "trains", "volcanoes", "old libraries"]
 SAMPLES = 3
 JOKE = re.compile("as the chicken said crossing the road", re.IGNORECASE)
@@ -34,28 +34,25 @@ def conversation(topic: str, first: int, second: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Rows]:
+def answers(tmp_path_factory: pytest.TempPathFactory, vllm_engine: Shared) -> tuple[str, Rows]:
     folder = tmp_path_factory.mktemp("steering")
     rows = [
         {"toxicity": 4 * (number % 2), "verbosity": 1, "messages": conversation(topic, 4 - number % 5, number % 5)}
         for number, topic in enumerate(TOPICS)
     ]
-    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    job = {
-        "input": {"path": str(folder / "in.jsonl"), "messages": "messages"},
-        "attributes": {"schema": "karakuri", "values": {"verbosity": 3}, "sweep": {"humor": [0, 4]}},
-        "model": {"source": str(TINY)},
-        "engine": {
-            "options": {"max_model_len": 1024, "max_num_seqs": 32, "dtype": "bfloat16", "enforce_eager": True},
-            "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
-        },
-        "sampling": {"n": SAMPLES, "temperature": 0.5, "max_tokens": 160},
-        "output": {"path": str(folder / "out")},
-    }
-    batchgen.run(job, quiet=True)
-    found: Rows = ds.dataset(folder / "out/data").to_table().to_pylist()
+    done = Finished(
+        folder,
+        [json.dumps(row) for row in rows],
+        vllm_engine,
+        input={"path": str(folder / "in.jsonl"), "messages": "messages"},
+        attributes={"schema": "karakuri", "values": {"verbosity": 3}, "sweep": {"humor": [0, 4]}},
+        model={"source": str(TINY)},
+        engine={"kind": "vllm", "options": OPTIONS},
+        sampling={"n": SAMPLES, "temperature": 0.5, "max_tokens": 160},
+    )
+    found = done.rows()
     assert len(found) == len(TOPICS) * 2 * SAMPLES
-    return str(folder / "out"), found
+    return done.store.url, found
 
 
 def share(rows: Rows, right: Any) -> float:

@@ -23,6 +23,7 @@ from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
 from batchgen.records import Answer
 from batchgen.render.model_files import load_model
+from tests.support import clock
 
 TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"
 TEXT = "the quick brown fox jumps over the lazy dog"
@@ -132,7 +133,7 @@ def test_no_more_than_max_num_seqs_prompts_take_their_time_at_once() -> None:
         await asyncio.gather(*(made.generate(Request(str(number), [65], sampling)) for number in range(3)))
         return asyncio.get_running_loop().time() - began
 
-    assert asyncio.run(scenario()) > 0.14
+    assert clock.run(scenario()) == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_nothing_is_answered_after_freeze_on_nor_is_a_probe() -> None:
             task.cancel()
         return [len(done), len(pending)]
 
-    assert asyncio.run(scenario()) == [0, 3]
+    assert clock.run(scenario()) == [0, 3]
 
 
 def test_kill_on_kills_the_process() -> None:

@@ -15,6 +15,7 @@ from batchgen.engines.restarting import MOST_DEATHS, SPLIT, RestartingEngine
 from batchgen.errors import BadRow, EngineError
 from batchgen.job.sampling import Sampling
 from batchgen.records import Answer
+from tests.support import clock
 
 PATIENCE = 60
 
@@ -49,7 +50,7 @@ class Mortal:
         mine = self.inside[request.name] = asyncio.get_running_loop().create_future()
         self.seen.append(token_ids)
         try:
-            await asyncio.sleep(0.001 * (1 + token_ids[0] % 3))
+            await asyncio.sleep(0.001 * (1 + token_ids[0] % 3) + 1e-6 * token_ids[0])
             if self.hung:
                 await asyncio.Event().wait()
             if token_ids[0] in self.poison:
@@ -90,7 +91,7 @@ def answers(engine: RestartingEngine, tokens: range) -> list[str]:
         finally:
             await engine.stop()
 
-    return asyncio.run(scenario())
+    return clock.run(scenario())
 
 
 @settings(max_examples=40, deadline=None)
@@ -122,11 +123,11 @@ def test_fresh_prompts_wait_until_the_suspects_are_done() -> None:
         await engine.start()
         first = [asyncio.create_task(ask(engine, token)) for token in range(16)]
         while not engine.restarts:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.0001)
         await asyncio.gather(*first, *(ask(engine, token) for token in range(100, 110)))
         await engine.stop()
 
-    asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
+    clock.run(asyncio.wait_for(scenario(), PATIENCE))
     after = [ids[0] for ids in made[1].seen]
     assert min(map(after.index, range(100, 110))) > max(after.index(token) for token in after if token < 16)
 
@@ -167,7 +168,7 @@ def test_an_engine_without_a_sign_of_life_is_started_again() -> None:
         finally:
             await engine.stop()
 
-    assert asyncio.run(scenario()) == [str(token) for token in range(10)]
+    assert clock.run(scenario()) == [str(token) for token in range(10)]
     assert engine.restarts == 1
 
 
@@ -222,7 +223,7 @@ def test_who_is_cancelled_from_outside_is_cancelled_even_as_a_suspect() -> None:
         await engine.stop()
         return answers
 
-    assert asyncio.run(asyncio.wait_for(scenario(), PATIENCE)) == [*map(str, range(9, 32, 2)), "99"]
+    assert clock.run(asyncio.wait_for(scenario(), PATIENCE)) == [*map(str, range(9, 32, 2)), "99"]
 
 
 def test_an_engines_own_timeout_is_not_taken_for_the_rows() -> None:
@@ -239,7 +240,7 @@ def test_an_engines_own_timeout_is_not_taken_for_the_rows() -> None:
             await engine.stop()
 
     with pytest.raises(TimeoutError, match="the engine's own"):
-        asyncio.run(scenario())
+        clock.run(scenario())
 
 
 def test_each_attempt_has_a_name_of_its_own() -> None:

@@ -182,7 +182,9 @@ def test_what_an_engine_that_died_was_bound_to_is_free(mine: frozenset[int]) -> 
 def test_a_process_that_has_ended_is_no_error() -> None:
     with child() as gone:
         pass
+    before = of_threads(os.getpid())
     vllm_cpu.run_on(gone, os.sched_getaffinity(0))
+    assert of_threads(os.getpid()) == before
 
 
 @two_cores
@@ -193,4 +195,5 @@ def test_where_a_sandbox_forbids_it_an_engine_starts_all_the_same(mine: frozense
     with child(min(mine)):
         monkeypatch.setattr(os, "sched_setaffinity", forbidden)
         vllm_cpu.keep_off_workers()
+        assert of_threads(os.getpid()) == {mine}
         monkeypatch.undo()

@@ -139,7 +139,7 @@ def test_a_value_of_another_type_is_refused(no_vllm: None, options: dict[str, An
 
 
 def test_values_that_vllm_takes_pass(no_vllm: None) -> None:
-    check_options(
+    taken = check_options(
         {
             "max_model_len": 1024,
             "max_num_seqs": None,
@@ -151,6 +151,7 @@ def test_values_that_vllm_takes_pass(no_vllm: None) -> None:
             "logits_processors": ["package:Processor"],
         }
     )
+    assert taken is None
 
 
 def test_a_job_for_vllm_is_checked_with_them() -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import selectors
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple
 
 from tests.faults.world import World
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -22,15 +27,15 @@ class Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.world.now
 
-    def run_in_executor(self, executor: Any, call: Any, *arguments: Any) -> Any:
-        future = self.create_future()
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self.create_future()
 
         def work() -> None:
             try:
-                result, error = call(*arguments), None
+                settle = functools.partial(future.set_result, func(*args))
             except Exception as raised:
-                result, error = None, raised
-            self.call_soon_threadsafe(lambda: future.cancelled() or _settle(future, result, error))
+                settle = functools.partial(future.set_exception, raised)
+            self.call_soon_threadsafe(lambda: None if future.cancelled() else settle())
 
         self.world.spawn(self.process, work)
         return future
@@ -52,13 +57,6 @@ class Loop(asyncio.SelectorEventLoop):
 
     def _write_to_self(self) -> None:
         return None
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
 
 
 class _Selector(selectors.SelectSelector):

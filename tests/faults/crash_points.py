@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from batchgen import run
 from batchgen.errors import BatchgenError
 from batchgen.output import parts
 from batchgen.output.store import open_store
+from batchgen.run import run
 from tests.faults.invariants import Reader, check
 from tests.faults.stage import inhabit
 from tests.faults.world import World

@@ -5,7 +5,9 @@ BATCHGEN_KILLS and BATCHGEN_KILLS_VLLM say how many, BATCHGEN_SEED which dice; `
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -27,12 +29,14 @@ from ray.cluster_utils import Cluster
 from batchgen.output.store import open_store
 from tests.faults.invariants import Reader, Work, check
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(4 * 3600)]
+pytestmark = [pytest.mark.cluster(own=True), pytest.mark.timeout(4 * 3600)]
 ROOT = Path(__file__).parents[2]
 MARK = "BATCHGEN_CHAOS"
 PATIENCE = 300.0
 """Seconds until a job must have moved, a process must have ended. Nothing is timed by it."""
-ROWS_A_KILL = 120
+ROWS_A_KILL = {"echo": 80, "vllm": 8}
+ROWS_LEFT = {"echo": 300, "vllm": 100}
+"""More rows than may get done after enough of them are."""
 ECHO: dict[str, Any] = {
     "engine": {"kind": "echo", "options": {"process": True, "max_num_seqs": 16, "seconds_per_token": 0.02}},
     "spans": {"rows": 8, "journal_seconds": 0.5},
@@ -65,6 +69,8 @@ class Chaos:
     mark: str
     reader: Reader
     driver: subprocess.Popen[bytes] | None = None
+    allowed: float = 0
+    """Rows that may be done before the next kill; then the replicas are stopped."""
     kills: Counter[str] = field(default_factory=Counter)
     ends: Counter[int] = field(default_factory=Counter)
 
@@ -88,7 +94,27 @@ class Chaos:
             assert time.monotonic() - began < PATIENCE, f"nothing moves:\n{self.log()}"
             self.drive()
             self.reader.poll()
+            if self.enough:
+                self.signal("replica", signal.SIGSTOP)
             time.sleep(0.05)
+
+    def until_later(self, seconds: float) -> None:
+        moment = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > moment)
+
+    def until_parts(self, more: int) -> None:
+        wanted = len(self.reader.seen) + more
+        self.until(lambda: len(self.reader.seen) >= wanted or self.enough)
+
+    @property
+    def enough(self) -> bool:
+        """Whether what may be done before the next kill is done."""
+        return len(self.reader.seen) * int(self.job["spans"]["rows"]) >= self.allowed
+
+    def signal(self, target: str, number: int) -> None:
+        for pid in self.processes(target):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def kill(self, target: str) -> None:
         """Kill one of the processes of this kind, as soon as there is one."""
@@ -99,10 +125,16 @@ class Chaos:
             self.cluster.remove_node(self.second, allow_graceful=False)
             self.second = self.cluster.add_node(num_cpus=2)
         else:
-            self.until(lambda: bool(found.extend(self.processes(target)) or found))
+            while not (found := self.processes(target)):
+                self.until(lambda: bool(self.processes(target)))
         if found:
             os.kill(self.dice.choice(found), signal.SIGKILL)
         self.kills[target] += 1
+
+    def allow(self, rows: float) -> None:
+        """Let the job go on for so many rows."""
+        self.allowed += rows
+        self.signal("replica", signal.SIGCONT)
 
     def processes(self, target: str) -> list[int]:
         """Of the replicas or engines of this cluster that are alive."""
@@ -158,8 +190,8 @@ def chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chaos]:
 def test_killed_again_and_again_a_job_ends_with_every_row_once(chaos: Chaos, kills: int, job: dict[str, Any]) -> None:
     seed = int(os.environ.get("BATCHGEN_SEED", random.SystemRandom().randrange(2**32)))
     chaos.dice.seed(seed)
-    real = "model" in job
-    rows = 100 + kills * (8 if real else ROWS_A_KILL)
+    real, kind = "model" in job, job["engine"]["kind"]
+    rows = ROWS_LEFT[kind] + kills * ROWS_A_KILL[kind]
     lines = [json.dumps({"prompt": f"Row {number}, what of it?"}) for number in range(rows)]
     (chaos.folder / "in.jsonl").write_text("\n".join(lines))
     meter = chaos.folder / "meter"
@@ -173,14 +205,14 @@ def test_killed_again_and_again_a_job_ends_with_every_row_once(chaos: Chaos, kil
     try:
         plan_of_kills = targets(chaos.dice, kills)
         for target in plan_of_kills:
+            chaos.allow(ROWS_A_KILL[kind])
             if chaos.dice.random() < 0.25:
-                moment = time.monotonic() + chaos.dice.uniform(0, 4)
-                chaos.until(lambda moment=moment: time.monotonic() > moment)
+                chaos.until_later(chaos.dice.uniform(0, 4))
             else:
-                wanted = len(chaos.reader.seen) + chaos.dice.randint(1, 3)
-                chaos.until(lambda wanted=wanted: len(chaos.reader.seen) >= wanted)
+                chaos.until_parts(chaos.dice.randint(1, 3))
             assert not (chaos.folder / "out/_SUCCESS").exists(), "the job was done before all kills"
             chaos.kill(target)
+        chaos.allow(math.inf)
         chaos.until(lambda: chaos.drive().poll() == 0)
         assert chaos.ends.keys() <= {1, -signal.SIGKILL}
         work = None if real else Work(meter.stat().st_size, in_flight(chaos.kills))
@@ -198,7 +230,7 @@ def in_flight(kills: Counter[str]) -> int:
     """Rows that may have been lost to the kills: of each replica concerned the unfinished ones, those that came with the last
     span that it took, and finished ones of spans that are being committed or waited for the journal."""
     job, replicas = ECHO, {"driver": 3, "node": 3, "replica": 1, "engine": 1}
-    rows, capacity = job["spans"]["rows"], job["engine"]["options"]["max_num_seqs"]
+    rows, capacity = int(job["spans"]["rows"]), int(job["engine"]["options"]["max_num_seqs"])
     return sum(replicas[target] * number for target, number in kills.items()) * (2 * capacity + rows + 5 * rows)
 
 

@@ -9,42 +9,88 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
 
+from batchgen.output import journal
+from batchgen.output.store import open_store
 from tests.support.commands import ROWS, SHARDS, batchgen, replicas_of, status, write_job
 
 pytestmark = pytest.mark.cluster
+SEQUENCES = 16
+MOST_ALONE = 7
+"""Spans that one replica takes of a job whose every span has five rows that are held: it wants 2 x SEQUENCES prompts."""
 
 
-def slow_job(shard: Path, folder: Path, **faults: str) -> str:
-    """A job over one shard in many spans, slow enough to be met half way."""
-    slow = {"kind": "echo", "options": {"latency": 0.2, "max_num_seqs": 64, **faults}}
-    return write_job(folder, input={"path": str(shard), "prompt": "prompt"}, engine=slow, spans={"rows": 50})
+def held_job(shard: Path, folder: Path, hold: str, *, rows: int = 50, **options: Any) -> str:
+    """A job whose rows with this text are not answered before `release`. "Question 2" leaves spans that finish, and more to
+    do than two replicas take; "7 of shard" is in every span."""
+    (folder / "hold").touch()
+    held = {"max_num_seqs": SEQUENCES, "hang_on": hold, "hang_while": str(folder / "hold"), **options}
+    return write_job(
+        folder,
+        input={"path": str(shard), "prompt": "prompt", "id": "id"},
+        engine={"kind": "echo", "options": held},
+        sampling={"ignore_eos": True, "max_tokens": 8},  # with known lengths no replica takes more than its engine needs
+        spans={"rows": rows, "journal_seconds": 0.2},
+    )
 
 
-def start(job: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "batchgen", "run", job], stderr=subprocess.PIPE, text=True)
+def release(folder: Path) -> None:
+    (folder / "hold").unlink()
+
+
+def start(job: str, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "batchgen", "run", job, *options], stderr=subprocess.PIPE, text=True)
+
+
+def hear(driver: subprocess.Popen[str], words: str, times: int = 1) -> str:
+    """What the driver says until it has said these words so many times."""
+    assert driver.stderr is not None
+    heard = ""
+    while heard.count(words) < times:
+        heard += driver.stderr.readline() or pytest.fail(f"no {words!r}: {heard}")
+    return heard
 
 
 def wait_for_parts(driver: subprocess.Popen[str], data: Path, count: int = 1) -> None:
-    """Until there are as many parts, or the driver has ended."""
-    while driver.poll() is None and (not data.is_dir() or len(list(data.iterdir())) < count):
+    while not data.is_dir() or len(list(data.iterdir())) < count:
+        assert driver.poll() is None
         time.sleep(0.01)
 
 
+def wait_for_journals(driver: subprocess.Popen[str], folder: Path, count: int = 1) -> None:
+    """Until as many spans are under way."""
+    while len(journal.spans(open_store(str(folder / "out")))) < count:
+        assert driver.poll() is None
+        time.sleep(0.01)
+
+
+def two_replicas(driver: subprocess.Popen[str], folder: Path) -> list[int]:
+    """The processes of two replicas that both are at work."""
+    wait_for_journals(driver, folder, MOST_ALONE + 1)
+    [first, second] = replicas_of(os.getpid())
+    return [first, second]
+
+
+def wait_for_end(pids: list[int]) -> None:
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.05)
+
+
+@pytest.mark.cluster(own=True)
 def test_twenty_thousand_rows_survive_a_killed_driver_and_no_committed_span_is_redone(questions: Path, tmp_path: Path) -> None:
-    slow = {"kind": "echo", "options": {"latency": 0.1, "max_num_seqs": 128}}
-    job = write_job(tmp_path, input={"path": str(questions), "prompt": "prompt", "id": "id"}, engine=slow)
+    job = held_job(questions, tmp_path, "of shard 7", rows=625, max_num_seqs=128)
     driver = start(job)
     data = tmp_path / "out" / "data"
     wait_for_parts(driver, data, 12)
     replicas = replicas_of(driver.pid)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    while any(Path(f"/proc/{pid}").exists() for pid in replicas):
-        time.sleep(0.05)  # Ray ends the actors of a dead driver; until then they may still commit
+    wait_for_end(replicas)  # Ray ends the actors of a dead driver; until then they may still commit
+    release(tmp_path)
     committed = {part.name: part.stat().st_ino for part in data.iterdir()}
     assert replicas
     assert 12 <= len(committed) < 32, "the driver was killed half way"
@@ -66,11 +112,31 @@ def test_twenty_thousand_rows_survive_a_killed_driver_and_no_committed_span_is_r
     assert all(i == f"{Path(s).stem}-{r}" for i, s, r in zip(table["id"], table["shard"], table["row"], strict=True))
 
 
-def test_sigterm_drains_and_the_next_run_resumes(questions: Path, tmp_path: Path) -> None:
-    job = slow_job(questions / "0.jsonl", tmp_path)
+@pytest.mark.cluster(own=True)
+def test_a_second_ctrl_c_stops_at_once_and_leaves_no_process(questions: Path, tmp_path: Path) -> None:
+    endless = {"kind": "echo", "options": {"latency": 3600, "process": True}}
+    job = write_job(tmp_path, input={"path": str(questions / "0.jsonl"), "prompt": "prompt"}, engine=endless)
     driver = start(job)
-    wait_for_parts(driver, tmp_path / "out/data")
+    while len(replicas := replicas_of(driver.pid)) < 2:
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGINT)
+    words = hear(driver, "finishing what is running")
+    driver.send_signal(signal.SIGINT)
+    _, last = driver.communicate()
+    assert driver.returncode == 75, words + last
+    assert last.splitlines()[-1] == "error: stopped at once; run again to resume"
+    assert status(tmp_path)["state"] == "interrupted"
+    wait_for_end(replicas)
+
+
+def test_sigterm_drains_and_the_next_run_resumes(questions: Path, tmp_path: Path) -> None:
+    job = held_job(questions / "0.jsonl", tmp_path, "7 of shard")
+    driver = start(job)
+    wait_for_journals(driver, tmp_path)
     driver.terminate()
+    hear(driver, "finishing what is running")
+    release(tmp_path)
     _, words = driver.communicate()
     assert driver.returncode == 75, words
     assert "run again to resume" in words
@@ -81,64 +147,44 @@ def test_sigterm_drains_and_the_next_run_resumes(questions: Path, tmp_path: Path
     assert status(tmp_path)["spans_generated"] == status(tmp_path)["spans_planned"], "a drained span is not done twice"
 
 
-def test_a_second_ctrl_c_stops_at_once_and_leaves_no_process(questions: Path, tmp_path: Path) -> None:
-    endless = {"kind": "echo", "options": {"latency": 3600, "process": True}}
-    job = write_job(tmp_path, input={"path": str(questions / "0.jsonl"), "prompt": "prompt"}, engine=endless)
-    driver = start(job)
-    assert driver.stderr is not None
-    while driver.poll() is None and len(replicas_of(driver.pid)) < 2:
-        time.sleep(0.05)
-    replicas, words = replicas_of(driver.pid), ""
-    driver.send_signal(signal.SIGINT)
-    while "finishing what is running" not in words:
-        words += driver.stderr.readline() or pytest.fail(f"no drain: {words}")
-    driver.send_signal(signal.SIGINT)
-    _, last = driver.communicate()
-    assert driver.returncode == 75, words + last
-    assert last.splitlines()[-1] == "error: stopped at once; run again to resume"
-    assert status(tmp_path)["state"] == "interrupted"
-    while any(Path(f"/proc/{pid}").exists() for pid in replicas):
-        time.sleep(0.05)
-
-
 def test_a_token_limit_stops_resumably(questions: Path, tmp_path: Path) -> None:
-    source = {"path": str(questions / "2.jsonl"), "prompt": "prompt"}
-    slow = {"kind": "echo", "options": {"latency": 0.1, "max_num_seqs": 64}}
-    job = write_job(tmp_path, input=source, engine=slow, spans={"rows": 50}, limits={"tokens": 500})
-    stopped = batchgen("run", job)
-    assert stopped.returncode == 75, stopped.stderr
-    assert "limits.tokens 500 reached" in stopped.stderr
+    job = held_job(questions / "2.jsonl", tmp_path, "Question 2", max_num_seqs=64)
+    stopped = start(job, "--set", "limits.tokens=500")
+    hear(stopped, "limits.tokens 500 reached: finishing what is running")
+    release(tmp_path)
+    _, words = stopped.communicate()
+    assert stopped.returncode == 75, words
+    assert "limits.tokens 500 reached" in words
     assert status(tmp_path)["completion_tokens"] >= 500
     assert 0 < status(tmp_path)["spans_done"] < status(tmp_path)["spans_planned"]
-    assert batchgen("run", job, "--set", "limits.tokens=null").returncode == 0
+    assert batchgen("run", job).returncode == 0
     assert batchgen("verify", str(tmp_path / "out")).returncode == 0
 
 
 def test_a_killed_replica_is_replaced_and_every_row_is_there_once(questions: Path, tmp_path: Path) -> None:
-    job = slow_job(questions / "1.jsonl", tmp_path)
+    job = held_job(questions / "1.jsonl", tmp_path, "7 of shard")
     driver = start(job)
-    wait_for_parts(driver, tmp_path / "out/data")
-    os.kill(replicas_of(driver.pid)[0], signal.SIGKILL)
+    os.kill(two_replicas(driver, tmp_path)[0], signal.SIGKILL)
+    hear(driver, "died")
+    release(tmp_path)
     _, words = driver.communicate()
     assert driver.returncode == 0, words
-    assert "died" in words, "the kill was seen"
     assert status(tmp_path)["rows_ok"] == ROWS // SHARDS
     assert batchgen("verify", str(tmp_path / "out")).returncode == 0
 
 
 def test_a_replica_that_cannot_be_replaced_is_done_without(questions: Path, tmp_path: Path) -> None:
-    fire = {"start_error": "the card is on fire", "start_error_while": str(tmp_path / "fire")}
-    job = slow_job(questions / "1.jsonl", tmp_path, **fire)
+    fire: dict[str, Any] = {"start_error": "the card is on fire", "start_error_while": str(tmp_path / "fire")}
+    job = held_job(questions / "1.jsonl", tmp_path, "7 of shard", **fire)
     driver = start(job)
-    while driver.poll() is None and len(replicas_of(driver.pid)) < 2:
-        time.sleep(0.05)
-    while driver.poll() is None and status(tmp_path)["spans_done"] < 8:  # both have some
-        time.sleep(0.05)
+    [victim, _] = two_replicas(driver, tmp_path)
     (tmp_path / "fire").touch()
-    os.kill(replicas_of(driver.pid)[0], signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
+    hear(driver, "the card is on fire", times=3)
+    release(tmp_path)
     _, words = driver.communicate()
     assert driver.returncode == 0, words
-    assert words.count("the card is on fire") == 3, "it was tried three times"
+    assert "the card is on fire" not in words, "it is tried three times and no more"
     assert status(tmp_path)["rows_ok"] == ROWS // SHARDS
     assert batchgen("verify", str(tmp_path / "out")).returncode == 0
 
@@ -153,12 +199,18 @@ def test_an_engine_that_cannot_start_fails_fast_with_its_own_message(questions: 
 
 
 def test_a_store_that_breaks_is_a_run_error_and_nothing_is_lost(questions: Path, tmp_path: Path) -> None:
-    job = slow_job(questions / "3.jsonl", tmp_path)
+    job = held_job(questions / "3.jsonl", tmp_path, "Question 2", max_num_seqs=64)
     driver = start(job)
     data, aside = tmp_path / "out" / "data", tmp_path / "aside"
     wait_for_parts(driver, data)
+    replicas = replicas_of(os.getpid())
+    for pid in replicas:  # who commits now would make the folder anew
+        os.kill(pid, signal.SIGSTOP)
     data.rename(aside)
     data.write_text("a file in place of the folder")
+    for pid in replicas:
+        os.kill(pid, signal.SIGCONT)
+    release(tmp_path)
     _, words = driver.communicate()
     assert driver.returncode == 1, words
     assert f"error: output {data}/" in words
@@ -173,13 +225,12 @@ def test_a_store_that_breaks_is_a_run_error_and_nothing_is_lost(questions: Path,
 
 
 def test_a_retry_runs_the_failed_rows_alone_and_a_second_driver_is_refused(questions: Path, tmp_path: Path) -> None:
-    picky = {"kind": "echo", "options": {"reject_on": "Question 7", "latency": 4.0, "max_num_seqs": 256}}
-    source = {"path": str(questions / "2.jsonl"), "prompt": "prompt"}
-    job = write_job(tmp_path, input=source, engine=picky, limits={"errors": 1}, spans={"rows": 100})
-    driver = start(job)
+    job = held_job(questions / "2.jsonl", tmp_path, "7 of shard", reject_on="Question 7")
+    driver = start(job, "--set", "limits.errors=1")
     data = tmp_path / "out" / "data"
-    wait_for_parts(driver, data)
+    wait_for_journals(driver, tmp_path)
     second = batchgen("run", job)
+    release(tmp_path)
     assert second.returncode == 1
     assert f"process {driver.pid} on " in second.stderr
     assert "is at work on the output" in second.stderr

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from batchgen import run
 from batchgen.errors import INTERRUPTED, BatchgenError
 from batchgen.output import parts
 from batchgen.output.store import open_store
+from batchgen.run import run
 from tests.faults.invariants import Reader, check
 from tests.faults.stage import Stage, inhabit
 from tests.faults.world import World

@@ -3,16 +3,17 @@ BATCHGEN_SEED=<seed>. `make chaos` runs thousands."""
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pytest
 
@@ -32,6 +33,7 @@ FAULTS = {
     *("store fails", "applied, reported as failed", "conflict", "block lost", "drain notice"),
 }
 OUTPUT = "sim://bucket/out"
+T = TypeVar("T")
 FORGIVEN = (StoreError, LeaseError, EngineError)
 """What may end a run of a driver under faults; the next run goes on."""
 
@@ -76,7 +78,7 @@ class Scenario:
         world.failures = self.dice.choice((0.0, 0.005, 0.02, 0.05))
         self.troubled = world.failures > 0.01  # in a world that means less ill it may happen that nothing happens
         for number in range(self.users):
-            world.spawn(world.process(f"user {number}"), lambda number=number: self.use(number))
+            world.spawn(world.process(f"user {number}"), functools.partial(self.use, number))
         world.spawn(world.process("reader"), self.read)
         world.spawn(world.process("trouble"), self.trouble)
         world.run()
@@ -96,9 +98,12 @@ class Scenario:
                 self.grow(self.dice.randint(1, 9))
             driver = self.world.process(f"driver {len(self.drivers)} of user {number}")
             self.drivers.append(driver)
-            self.world.spawn(driver, lambda ended=ended, force=force, again=again: self.drive(ended, force, again))
-            self.world.wait(lambda ended=ended, driver=driver: bool(ended) or driver.dead)
+            self.world.spawn(driver, functools.partial(self.drive, ended, force, again))
+            self.until_over(ended, driver)
         self.busy -= 1
+
+    def until_over(self, ended: list[bool], driver: Process) -> None:
+        self.world.wait(lambda: bool(ended) or driver.dead)
 
     def drive(self, ended: list[bool], force: bool, again: bool) -> None:
         with suppress(*FORGIVEN):
@@ -118,7 +123,13 @@ class Scenario:
             self.world.sleep(self.dice.choice((0.1, 5.0, 50.0)))
 
     def trouble(self) -> None:
-        acts = [self.kill_driver, self.kill_replica, self.lose_replica, self.stop_somebody, lambda: None]
+        acts: list[Callable[[], None]] = [
+            self.kill_driver,
+            self.kill_replica,
+            self.lose_replica,
+            self.stop_somebody,
+            lambda: None,
+        ]
         while self.busy:
             self.world.sleep(self.dice.choice((0.01, 0.3, 3.0, 30.0)))
             if self.dice.random() < 0.5:
@@ -166,7 +177,7 @@ class Scenario:
     def _replica(self) -> tuple[Pool, int] | None:
         return self._any((pool, number) for pool in self.stage.pools for number in pool.alive if number in pool.held)
 
-    def _any(self, found: Iterator[Any]) -> Any:
+    def _any(self, found: Iterator[T]) -> T | None:
         known = list(found)
         return self.dice.choice(known) if known else None
 

@@ -13,7 +13,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-Killed = type("Killed", (BaseException,), {"__doc__": "Raised at the points of a process that is no more."})
+
+class Killed(BaseException):
+    """Raised at the points of a process that is no more."""
+
+
 NEVER, DOOMSDAY = 1e9, 1e6
 
 
@@ -30,7 +34,7 @@ class Process:
 @dataclass(eq=False)
 class Thread:
     process: Process
-    call: Callable[[], None]
+    call: Callable[[], object]
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     until: float = 0.0
     """When it wakes, unless `ready` says so before."""
@@ -56,7 +60,7 @@ class World:
     def process(self, name: str) -> Process:
         return Process(name, next(self._numbers))
 
-    def spawn(self, process: Process, call: Callable[[], None]) -> Thread:
+    def spawn(self, process: Process, call: Callable[[], object]) -> Thread:
         thread = Thread(process, call)
         self._threads.append(thread)
         threading.Thread(target=self._live, args=(thread,), name=process.name, daemon=True).start()

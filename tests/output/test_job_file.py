@@ -136,7 +136,9 @@ def test_a_job_json_of_another_shape_is_a_conflict(tmp_path: Path, data: bytes) 
 
 @pytest.mark.parametrize("values", [{"verbosity": 2.0}, {"verbosity": 2, "humor": None}])
 def test_another_spelling_of_the_same_values_means_the_same(store: LocalStore, values: dict[str, Any]) -> None:
+    before = store.get(NAME)
     freeze(store, make_job(attributes=KARAKURI | {"values": values}), MODEL, KEPT)
+    assert store.get(NAME) == before
 
 
 def test_asking_for_the_tokens_logprobs_is_a_change_of_meaning(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""plan.py: the shards of an input are found and looked at, and become spans, frozen once."""
+"""Shards become spans, which are frozen once."""
 
 import pyarrow.parquet as pq
 import pytest

@@ -1,4 +1,4 @@
-"""sizes.py: how many rows a span has."""
+"""How many rows a span has."""
 
 import json
 

@@ -44,7 +44,7 @@ def test_a_file_of_rows_gives_the_combinations_that_are_in_it_and_how_often(tmp_
     ("text", "cause"),
     [
         ('{"text": "a"}\n', "no row in it has one of verbosity, humor"),
-        ('{"verbosity": 1}\n{"humor": 9}\n', "sample.from: combination 2: humor: 9 is not an integer 0..4"),
+        ('{"verbosity": 1}\n{"humor": 9}\n', "attributes: sample.from: combination 2: humor: 9 is not an integer 0..4"),
         ("nonsense\n", ""),
     ],
 )

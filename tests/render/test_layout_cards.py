@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -146,12 +147,35 @@ OWN = tiny(input=MESSAGES)
 OURS = bare(attributes={"schema": "karakuri"}, input=MESSAGES)
 
 
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(said=conversations(), values=VALUES)
 def test_our_layout_is_the_models_own_template(said: list[dict[str, Any]], values: dict[str, Any]) -> None:
+    assert_same(said, values)
+
+
+def test_our_layout_is_the_models_own_template_in_ten_thousand_conversations() -> None:
+    """Made by dice, which draw them ten times as fast."""
+    names, characters = BUILT_IN["karakuri"].names, "ab c\n\t<>[]/_sINST\\\"'{}%#&|é雨睡\u3000\u200b😀0-."
+    for seed in range(10_000):
+        dice = random.Random(seed)
+
+        def values(dice: random.Random = dice) -> dict[str, Any]:
+            return {name: dice.choice([0, 1, 2, 3, 4, None, 0.0, 3.0]) for name in dice.sample(names, dice.randrange(4))}
+
+        def message(role: str, dice: random.Random = dice) -> dict[str, Any]:
+            return {"role": role, "content": f"{dice.choice('x雨{')}{''.join(dice.choices(characters, k=dice.randrange(40)))}"}
+
+        said = [message("system")] * dice.randrange(2)
+        for _ in range(dice.randrange(4)):
+            said += [message("user") | values(), message("assistant")]
+        assert_same([*said, message("user") | values()], values())
+
+
+def assert_same(said: list[dict[str, Any]], values: dict[str, Any]) -> None:
     assert (OWN.layout, OURS.layout) == ("model template", "schema template")
     try:
         first, second = one(OWN, messages=said, **values), one(OURS, messages=said, **values)
     except BadRow:
         raise AssertionError("a row is never raised for") from None
-    assert (first.text, first.token_ids, first.attributes) == (second.text, second.token_ids, second.attributes)
+    assert (first.text, first.token_ids, first.attributes) == (second.text, second.token_ids, second.attributes), said
+    assert first.error is second.error is None

@@ -16,6 +16,7 @@ from batchgen.output import journal
 from batchgen.prepare import Prepared
 from batchgen.records import Answer, Receipt
 from batchgen.replica.replica import Replica
+from tests.support import clock
 from tests.support.replicas import PATIENCE, Backwards, blocks, part_bytes, prepared, ran, replica
 
 
@@ -46,13 +47,13 @@ def test_a_poisonous_row_is_the_only_one_that_fails(tmp_path: Path) -> None:
 
 def test_a_frozen_engine_is_started_again_and_what_froze_it_is_found(tmp_path: Path) -> None:
     made = job(tmp_path, ["a", "the ice", "b"], engine={"kind": "echo", "options": {"freeze_on": "ice"}, "watchdog_seconds": 0.3})
-    rows = part(made, ran(replica(made), blocks(made)[0]))
+    rows = part(made, ran(replica(made), blocks(made)[0], run=clock.run))
     assert [row["error_code"] for row in rows] == [None, "engine_crash", None]
 
 
 def test_a_row_that_never_ends_is_cut_by_its_deadline(tmp_path: Path) -> None:
     made = job(tmp_path, ["a", "stuck", "b"], {"hang_on": "stuck"}, limits={"row_seconds": 0.5})
-    rows = part(made, ran(replica(made), blocks(made)[0]))
+    rows = part(made, ran(replica(made), blocks(made)[0], run=clock.run))
     assert [row["error_code"] for row in rows] == [None, "timeout", None]
     assert rows[1]["error_detail"] == f"{tmp_path}/in.jsonl:2: no answer within limits.row_seconds (0.5)"
 
@@ -86,7 +87,7 @@ def killed_after_a_journal(worker: Replica, made: Prepared) -> None:
             await asyncio.sleep(0.01)
         running.cancel()
 
-    asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
+    clock.run(asyncio.wait_for(scenario(), PATIENCE))
 
 
 @pytest.mark.parametrize("known", ["by the driver's listing", "by the death of another replica"])
@@ -133,7 +134,7 @@ def test_a_replica_that_is_stopped_or_given_up_leaves_its_finished_rows_in_the_j
         running.cancel()
 
     (tmp_path / "out").rename(tmp_path / "before")
-    asyncio.run(asyncio.wait_for(stopped(), PATIENCE))
+    clock.run(asyncio.wait_for(stopped(), PATIENCE))
     assert sorted(journal.load(replica(made).store, span)[0]) == [0, 2]
 
 
@@ -141,16 +142,17 @@ def test_a_draining_replica_keeps_a_close_journal(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("batchgen.replica.replica.DRAIN_JOURNAL_SECONDS", 0.05)
     made = job(tmp_path, ["fast", "slow"], spans={"rows": 10, "journal_seconds": 3600})
 
-    async def scenario() -> None:
+    async def scenario() -> list[int]:
         worker = replica(made, Gate())
         await worker.start()
         running = asyncio.create_task(worker.run(blocks(made)[0]))
         await worker.drain()
-        while not journal.spans(worker.store):
+        while not (spans := journal.spans(worker.store)):
             await asyncio.sleep(0.01)
         running.cancel()
+        return sorted(journal.load(worker.store, *spans)[0])
 
-    asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
+    assert clock.run(asyncio.wait_for(scenario(), PATIENCE)) == [0]
 
 
 # What the job does about a failure

@@ -24,12 +24,13 @@ from batchgen.replica.replica import Replica
 ROWS = 30
 
 
-def run_here(made: Prepared, store: Store) -> list[Receipt]:
-    """Bring an output to its end as a run does, with one replica in this process; the receipts of the spans it made."""
+def run_here(made: Prepared, store: Store, shared: Any = None) -> list[Receipt]:
+    """Bring an output to its end as a run does, with one replica in this process; the receipts of the spans it made. The engine
+    is the job's, or a `shared` one with the loop that it lives on."""
     job, columns = made.job, made.columns
     job_file.freeze(store, job, made.renderer.model, columns.kept, made.upstream)
     planned = plan.freeze_plan(job, store, made.found, columns)
-    worker = Replica(made.renderer, store.url, [shard.name for shard in planned.shards], journal.spans(store))
+    worker = Replica(made.renderer, store.url, [shard.name for shard in planned.shards], journal.spans(store), shared)
 
     async def work() -> list[Receipt]:
         await worker.start()
@@ -42,18 +43,22 @@ def run_here(made: Prepared, store: Store) -> list[Receipt]:
         await worker.stop()
         return receipts
 
-    receipts = asyncio.run(work())
+    receipts: list[Receipt] = (shared.run if shared else asyncio.run)(work())
     store.put(plan_file.SUCCESS, b"")
     return receipts
 
 
 class Finished:
-    """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does."""
+    """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does, with the
+    job's engine or on the loop of one that is shared."""
 
-    def __init__(self, folder: Path, lines: list[str] | None = None, **fields: Any) -> None:
+    shared: Any = None
+
+    def __init__(self, folder: Path, lines: list[str] | None = None, shared: Any = None, **fields: Any) -> None:
         plain = [json.dumps({"prompt": f"row {n}" + (" forbidden" if n % 5 == 0 else "")}) for n in range(ROWS)]
         lines = lines or [*plain, "no json"]
         (folder / "in.jsonl").write_text("\n".join(lines))
+        self.shared = shared
         self.fields: dict[str, Any] = {
             "input": {"path": str(folder / "in.jsonl"), "prompt": "prompt"},
             "engine": {"kind": "echo", "options": {"reject_on": "forbidden"}},
@@ -78,7 +83,7 @@ class Finished:
 
     def run(self) -> int:
         """Generate the spans without a part; how many rows were generated."""
-        return sum(receipt.counts.rows - receipt.from_journal for receipt in run_here(self.prepared, self.store))
+        return sum(receipt.counts.rows - receipt.from_journal for receipt in run_here(self.prepared, self.store, self.shared))
 
     @property
     def output(self) -> Output:

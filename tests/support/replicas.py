@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,8 @@ def replica(made: Prepared, engine: Any = None, journaled: Iterable[str] = ()) -
     return Replica(made.renderer, made.job.output.path, [made.found[0].name], journaled, engine)
 
 
-def ran(worker: Replica, block: pa.Table, again: bool = False) -> Receipt:
-    """The receipt of a span that a replica ran from its start to its stop."""
+def ran(worker: Replica, block: pa.Table, again: bool = False, run: Callable[..., Receipt] = asyncio.run) -> Receipt:
+    """The receipt of a span that a replica ran from its start to its stop. `run` is clock.run where seconds matter."""
 
     async def scenario() -> Receipt:
         await worker.start()
@@ -56,7 +56,7 @@ def ran(worker: Replica, block: pa.Table, again: bool = False) -> Receipt:
         finally:
             await worker.stop()
 
-    return asyncio.run(scenario())
+    return run(scenario())
 
 
 def answered(folder: Path, rows: Iterable[dict[str, Any]], **fields: Any) -> tuple[list[dict[str, Any]], Receipt]:

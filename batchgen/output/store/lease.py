@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from batchgen.errors import LeaseError, StoreError
+from batchgen.output.format import mark
 from batchgen.output.store.base import Put, Store
 
 NAME = "_batchgen/lease.json"
@@ -72,7 +73,8 @@ class Lease:
 @contextlib.contextmanager
 def hold(store: Store, message: Callable[[str], None], force: bool = False) -> Iterator[Lease]:
     """Hold the output's lease; `force` takes it from whoever has it. Raises LeaseError, StoreError."""
-    fields = {"token": uuid.uuid4().hex, "beat": 0, "driver": {"host": _host(), "pid": os.getpid(), "started": _started("self")}}
+    driver = {"host": _host(), "pid": os.getpid(), "started": _started("self")}
+    fields = {"token": uuid.uuid4().hex, "beat": 0, "driver": driver, **mark()}
     data = orjson.dumps(fields)
     if store.put_new(NAME, data) is Put.EXISTS:
         if not force:

@@ -6,6 +6,7 @@ an error row, too, and is skipped without being held.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -20,6 +21,7 @@ from batchgen.read.formats.jsonl_scan import grow, scan
 from batchgen.read.text import is_compressed, lines, open_text
 from batchgen.records import Row, Shard, Span
 
+BLANK = (b"", b"\r")
 COMPRESSION = 4.0
 """Assumed bytes of text per byte of a compressed shard; good enough for the sizes of spans."""
 
@@ -34,8 +36,8 @@ class Jsonl(Format):
 
     def head(self, spec: Input, name: str, rows: int) -> Head:
         with open_text(name) as stream:
-            first = zip(range(rows), lines(stream, name, spec.max_row_bytes), strict=False)
-            made = [self.row(spec, name, 0, line) for _, (_, line) in first]
+            first = itertools.islice(lines(stream, name, spec.max_row_bytes), rows)
+            made = [self.row(spec, name, 0, line) for line in first if line not in BLANK]
         return Head([row.data for row in made if row.data is not None])
 
     def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
@@ -57,8 +59,8 @@ class Jsonl(Format):
             for span in spans:
                 rows = []
                 for ordinal in range(span.start, span.end):
-                    _, line = next(found, (0, b""))
-                    if line is None or line not in (b"", b"\r"):
+                    line = next(found, b"")
+                    if line not in BLANK:
                         rows.append(self.row(spec, shard.name, ordinal, line))
                 if len(rows) != span.rows:
                     what = f"{len(rows)} rows instead of {span.rows} from line {span.start + 1}"

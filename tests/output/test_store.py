@@ -110,6 +110,7 @@ def test_the_probe_passes_where_the_first_answer_was_lost(tmp_path):
             return Put.EXISTS
 
     probe(Forgetful(tmp_path))
+    assert list(tmp_path.rglob("probe-*")) == []
 
 
 def test_the_probe_passes_and_leaves_nothing(store):

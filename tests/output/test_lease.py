@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import pytest
@@ -30,7 +33,12 @@ def store() -> Store:
 def quiet(_: str) -> None: ...
 
 
-def holder(store: Store) -> dict[str, object]:
+def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> None:
+    """Between two looks of who watches a lease this happens, however long it takes."""
+    monkeypatch.setattr(lease, "time", SimpleNamespace(sleep=lambda _: look()))
+
+
+def holder(store: Store) -> dict[str, Any]:
     data = store.get(NAME)
     assert data is not None
     return orjson.loads(data)  # type: ignore[no-any-return]
@@ -45,8 +53,7 @@ def foreign(store: Store, host: str = "elsewhere", pid: int = 1, started: str = 
 def test_the_lease_is_there_while_it_is_held_and_beats(store: Store) -> None:
     with lease.hold(store, quiet) as held:
         first = holder(store)["beat"]
-        while holder(store)["beat"] == first:
-            time.sleep(0.01)
+        until(lambda: holder(store)["beat"] != first)
         held.check()
     assert store.get(NAME) is None
 
@@ -63,7 +70,12 @@ def test_a_lease_that_was_taken_is_noticed_between_two_beats_by_who_asks_the_sto
             held.confirm()
 
 
-def test_a_second_driver_is_refused_by_name_while_the_first_one_beats(store: Store) -> None:
+def test_a_second_driver_is_refused_by_name_while_the_first_one_beats(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def a_beat() -> None:
+        before = holder(store)
+        until(lambda: holder(store) != before)
+
+    watching(monkeypatch, a_beat)
     with lease.hold(store, quiet), pytest.raises(LeaseError, match=f"process {os.getpid()} on .* is at work") as refused:
         lease.hold(store, quiet).__enter__()
     assert refused.value.exit_code == RUN_ERROR
@@ -71,59 +83,79 @@ def test_a_second_driver_is_refused_by_name_while_the_first_one_beats(store: Sto
     assert store.get(NAME) is None
 
 
-def test_a_lease_that_stands_still_is_taken_after_a_while_and_says_so(store: Store) -> None:
+def test_a_lease_that_stands_still_is_taken_after_a_while_and_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[None] = []
+    watching(monkeypatch, lambda: looks.append(None))
     foreign(store)
     told: list[str] = []
     with lease.hold(store, told.append) as held:
         held.check()
         assert holder(store)["token"] != "theirs"
     assert ["process 1 on elsewhere" in text for text in told] == [True]
+    assert len(looks) > lease.PATIENCE
 
 
-def test_a_lease_of_a_process_of_this_machine_that_is_gone_is_taken_at_once(store: Store) -> None:
-    names = "from batchgen.output.store.lease import _host, _started"
-    script = f"import os; {names}; print(os.getpid(), _started('self'), _host(), sep='|')"
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    pid, started, host = ended.stdout.strip().split("|")
-    foreign(store, host, int(pid), started)
-    told: list[str] = []
-    with lease.hold(store, told.append):
-        pass
+@pytest.fixture
+def left_behind(tmp_path: Path) -> Store:
+    """An output whose driver, a process of this machine, ended without giving its lease back."""
+    script = "import os, sys\nfrom batchgen.output.store import lease, open_store\n"
+    script += "held = lease.hold(open_store(sys.argv[1]), print)\nheld.__enter__()\nos._exit(0)"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    return open_store(str(tmp_path))
+
+
+def test_a_lease_of_a_process_of_this_machine_that_is_gone_is_taken_at_once(left_behind: Store) -> None:
+    before, told = holder(left_behind), list[str]()
+    with lease.hold(left_behind, told.append):
+        assert holder(left_behind)["token"] != before["token"]
     assert told == []
 
 
-def test_a_number_that_another_process_has_by_now_is_not_the_holder(store: Store) -> None:
-    foreign(store, lease._host(), os.getpid(), "1")
+def test_a_number_that_another_process_has_by_now_is_not_the_holder(left_behind: Store) -> None:
+    fields = holder(left_behind)
+    fields["driver"]["pid"] = os.getpid()
+    left_behind.put(NAME, orjson.dumps(fields))
     told: list[str] = []
-    with lease.hold(store, told.append):
-        pass
+    with lease.hold(left_behind, told.append):
+        assert holder(left_behind)["token"] != fields["token"]
     assert told == []
+
+
+def until_lost(held: lease.Lease) -> str:
+    """Waits until a driver learns that it has lost its lease; what it says then."""
+    while True:
+        try:
+            held.check()
+        except LeaseError as error:
+            return str(error)
+        time.sleep(0.01)
 
 
 def test_force_takes_the_lease_and_the_first_driver_learns_of_it(store: Store) -> None:
     with lease.hold(store, quiet) as first, lease.hold(store, quiet, force=True) as second:
-        first._thread.join()
-        with pytest.raises(LeaseError, match="has taken over"):
-            first.check()
+        assert "has taken over" in until_lost(first)
         second.check()
     assert store.get(NAME) is None
 
 
 def test_the_end_of_one_who_lost_the_lease_leaves_it_to_the_other(store: Store) -> None:
-    with lease.hold(store, quiet):
+    with lease.hold(store, quiet) as held:
         theirs = foreign(store)
-        time.sleep(0.2)
+        until_lost(held)
     assert holder(store) == theirs
 
 
-def test_a_damaged_lease_is_taken_when_it_stands_still(store: Store) -> None:
+def test_a_damaged_lease_is_taken_when_it_stands_still(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    watching(monkeypatch, lambda: None)
     store.put(NAME, b"{")
     with lease.hold(store, quiet) as held:
         held.check()
+        assert "token" in holder(store)
 
 
-def test_a_lease_given_back_while_it_is_watched_is_free(store: Store) -> None:
+def test_a_lease_given_back_while_it_is_watched_is_free(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign(store)
-    threading.Timer(0.08, lambda: store.delete(NAME)).start()
+    watching(monkeypatch, lambda: store.delete(NAME))
     with lease.hold(store, quiet) as held:
         held.check()
+        assert holder(store)["token"] != "theirs"
