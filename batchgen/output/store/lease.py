@@ -73,7 +73,7 @@ class Lease:
 @contextlib.contextmanager
 def hold(store: Store, message: Callable[[str], None], force: bool = False) -> Iterator[Lease]:
     """Hold the output's lease; `force` takes it from whoever has it. Raises LeaseError, StoreError."""
-    driver = {"host": _host(), "pid": os.getpid(), "started": _started("self")}
+    driver = {"host": machine(), "pid": os.getpid(), "started": started_at("self")}
     fields = {"token": uuid.uuid4().hex, "beat": 0, "driver": driver, **mark()}
     data = orjson.dumps(fields)
     if store.put_new(NAME, data) is Put.EXISTS:
@@ -121,9 +121,9 @@ def _token(fields: dict[str, Any] | None) -> Any:
 def _is_gone(fields: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that has ended, even where its number was given again."""
     driver = fields.get("driver")
-    if not isinstance(driver, dict) or driver.get("host") != _host():
+    if not isinstance(driver, dict) or driver.get("host") != machine():
         return False
-    return _started(driver.get("pid")) != driver.get("started")
+    return started_at(driver.get("pid")) != driver.get("started")
 
 
 def _who(fields: dict[str, Any]) -> str:
@@ -131,13 +131,13 @@ def _who(fields: dict[str, Any]) -> str:
     return f"process {driver.get('pid')} on {driver.get('host')}" if isinstance(driver, dict) else "another driver"
 
 
-def _host() -> str:
+def machine() -> str:
     """This machine since its start: a host name alone may be given to many, or boot again."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{socket.gethostname()} {boot.read_text().strip()[:8] if boot.exists() else ''}".strip()
 
 
-def _started(process: object) -> str | None:
+def started_at(process: object) -> str | None:
     """When a process of this machine started, in clock ticks since boot (field 22 of proc_pid_stat(5)); None if it is gone."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
