@@ -188,11 +188,11 @@ def export(
     """Write an output as files of another format. A retried row is written once, as its last attempt."""
     from pathlib import Path
 
-    from batchgen.export import files, registry
+    from batchgen.export import files
+    from batchgen.export.registry import EXPORTS
     from batchgen.output.output import Output
 
-    write = registry.export_named(form)
-    for name, lines in files.export(Output.open(out), write, Path(to)).items():
+    for name, lines in files.export(Output.open(out), EXPORTS.named(form), Path(to)).items():
         print(f"{Path(to) / name}: {lines:,} lines")
 
 

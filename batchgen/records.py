@@ -127,8 +127,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a kind of engine can do and needs. `messages`: the engine applies the chat template itself. `device` is what a replica
-    reserves per tensor x pipeline rank."""
+    """What a kind of engine can do and needs. `messages`: the engine applies the chat template itself. `device` (gpu, cpu, or one
+    that a package places) is what a replica reserves per tensor x pipeline rank."""
 
     prompts: Literal["tokens", "messages"] = "tokens"
     needs_model: bool = True
@@ -137,7 +137,7 @@ class Capabilities:
     """The model's tokenizer and chat template are read here; False for a model behind an endpoint."""
     counts_tokens: bool = False
     """The engine counts a prompt's tokens itself."""
-    device: Literal["gpu", "cpu"] = "cpu"
+    device: str = "cpu"
     tasks: frozenset[str] = frozenset({"generate"})
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from batchgen.errors import JobError, words
+from batchgen.errors import JobError, did_you_mean, words
 
 MOST = 2**31 - 1
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -83,12 +82,6 @@ def override(fields: dict[str, Any], text: str) -> None:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     return f"unknown field {key!r}{did_you_mean(key, known, repr)}"
-
-
-def did_you_mean(key: str, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
-    """`, did you mean KEY?` with the nearest of the known keys; empty where none is near."""
-    near = difflib.get_close_matches(key.lower(), list(known), n=1)
-    return f", did you mean {shown(near[0])}?" if near else ""
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -129,6 +129,7 @@ class Job(Spec):
     attributes: Attributes | None = Field(None, description="Steering attributes.")
     model: Model | None = Field(None, description="Model to load or call. Required, except with `engine.kind: echo`.")
     engine: Engine = Field(Engine(), description="Engine that generates the answers.")
+    task: str = Field("generate", description="The task: generate, or one that a package adds.")
     sampling: Annotated[dict[str, Any], WithJsonSchema(sampling_json_schema())] = Field(
         {}, description="Sampling of every row. Any field may be {column: NAME}; fields of a row's own `sampling` win."
     )
@@ -236,7 +237,7 @@ class Job(Spec):
             mode="json",
             by_alias=True,
             include={
-                **dict.fromkeys(("input", "attributes", "engine", "parse_", "output"), True),
+                **dict.fromkeys(("input", "attributes", "engine", "task", "parse_", "output"), True),
                 "model": {"chat_template_kwargs"},
             },
             exclude=kept,
