@@ -20,7 +20,7 @@ import xxhash
 
 from batchgen.job.job import Job
 from batchgen.job.meaning import differences, fingerprint
-from batchgen.output import journal, parts, plan_file
+from batchgen.output import job_file, journal, parts, plan_file
 from batchgen.output.format import KEY
 from batchgen.output.job_file import NAME
 from batchgen.output.output import Output
