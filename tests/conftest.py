@@ -18,11 +18,10 @@ from tests.support.commands import write_questions
 from tests.support.planning import lines
 
 
-def pytest_collection_modifyitems(items):
+def pytest_itemcollected(item):
     """What starts Ray or vLLM runs in one process, one after the other, however many pytest runs in (`--dist loadgroup`)."""
-    for item in items:
-        if item.get_closest_marker("cluster") or item.get_closest_marker("engine"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+    if item.get_closest_marker("cluster") or item.get_closest_marker("engine"):
+        item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.hookimpl(tryfirst=True)
