@@ -10,9 +10,9 @@ RAY_BEFORE := 2.59.*
 quickstart: .venv/ready
 	$(BIN)/batchgen run jobs/quickstart.yaml
 
-# In two processes, of which one has all that starts Ray or vLLM (tests/conftest.py). One file: .venv/bin/python -m pytest FILE
+# In two processes, of which one has all that starts Ray or vLLM (tests/support/processes.py).
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2
 
 # About an hour: 200 kills of processes, 10 with vLLM, every crash point, 3,000 simulated jobs. The suite runs a sample of each.
 chaos: .venv/ready

@@ -18,10 +18,12 @@ from tests.support.commands import write_questions
 from tests.support.planning import lines
 
 
-def pytest_itemcollected(item):
-    """What starts Ray or vLLM runs in one process, one after the other, however many pytest runs in (`--dist loadgroup`)."""
-    if item.get_closest_marker("cluster") or item.get_closest_marker("engine"):
-        item.add_marker(pytest.mark.xdist_group("ray"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from tests.support.processes import Scheduler  # needs pytest-xdist
+
+    config.option.loadscopereorder = False  # the group of Ray begins early
+    return Scheduler(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
