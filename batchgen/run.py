@@ -64,11 +64,11 @@ def _run(
             tally.state = "running"
             store.delete(plan_file.SUCCESS)
             from batchgen.cluster.connect import connected  # Ray only when there is something to do
-            from batchgen.cluster.driver import Driver, Run
+            from batchgen.cluster.driver import Run
 
             logs.identify(job=job.name)
             with connected():
-                Driver(Run(job, prepared.renderer, columns, store, planned, monitor, held, stopping)).run(missing)
+                Run(job, prepared.renderer, columns, store, planned, monitor, held, stopping).execute(missing)
         tally.state = "done"
     except Interrupted:
         tally.state = "interrupted"

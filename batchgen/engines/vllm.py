@@ -21,7 +21,6 @@ import pyarrow as pa
 from batchgen import logprobs
 from batchgen.engines import vllm_cpu
 from batchgen.engines.base import EngineKind, Request
-from batchgen.engines.options import require_model
 from batchgen.engines.vllm_options import check_options
 from batchgen.errors import BadRow, EngineError, words
 from batchgen.job.job import Job
@@ -65,14 +64,11 @@ _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class VllmKind:
-    name = "vllm"
-
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(device="cpu" if vllm_cpu.runs_on_cpu() else "gpu")
 
     def check(self, job: Job) -> None:
-        require_model(job)
         check_options(job.engine.options)
 
     def context(self, job: Job) -> int | None:
@@ -150,14 +146,8 @@ class VllmEngine:
         final: Any = None
         try:
             prompt = await self._prompt(request)
-            outputs = self._engine.generate(
-                prompt,
-                self._parameters(request),
-                request.name,
-                lora_request=self._lora(request.sampling.adapter),
-                priority=request.priority,
-            )
-            async for output in outputs:
+            more = {"lora_request": self._lora(request.sampling.adapter), "priority": request.priority}
+            async for output in self._engine.generate(prompt, self._parameters(request), request.name, **more):
                 final = output
         except self._vllm.EngineDeadError as error:
             raise EngineError(f"vLLM died: {error}") from error
