@@ -17,6 +17,7 @@ from batchgen import logs
 from batchgen.cluster import limits
 from batchgen.cluster.dispatch import Dispatcher
 from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
+from batchgen.cluster.lookahead import END
 from batchgen.cluster.placement import place
 from batchgen.cluster.pool import STOP_SECONDS, Pool
 from batchgen.errors import EngineError, Interrupted
@@ -129,7 +130,7 @@ class Run:
 
     def _fill_queue(self) -> None:
         while self._dispatcher.wants_item and (item := self._feed.next()) is not None:
-            if item is self._feed.END:
+            if item is END:
                 self._dispatcher.end_feed()
             else:
                 self._dispatcher.enqueue(item)

@@ -184,7 +184,8 @@ class Pool:
         except RayTaskError as error:
             yield from self._failed(call, error)
         except RayError as error:
-            yield from self._died(call, _why(error))
+            account = words(error, 2000)  # Ray's begins with the names of actor, node and owner
+            yield from self._died(call, (account.partition(" because ")[2] or account)[:300])
         else:
             match call.kind:
                 case "run":
@@ -246,9 +247,3 @@ class _Actor(Replica):
         engine = await super().start()
         self._log.info("engine ready: %s", engine)
         return engine, node
-
-
-def _why(error: RayError) -> str:
-    """The cause in Ray's account of a dead actor, which begins with the names of actor, node and owner."""
-    account = words(error, 2000)
-    return (account.partition(" because ")[2] or account)[:300]

@@ -11,7 +11,7 @@ import base64
 import importlib
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Set
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ class VllmEngine:
         self.capacity = self.workers = 0
         self._vllm = SimpleNamespace()
         self._engine: Any = None
-        self._give_back: Callable[[], None] = lambda: None
+        self._cores: Set[int] = frozenset()
 
     async def start(self) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -124,7 +124,7 @@ class VllmEngine:
             raise EngineError(f"vLLM cannot be imported: {error}", "install batchgen[vllm] on every node") from error
         try:
             arguments = self._vllm.AsyncEngineArgs(**self._arguments)
-            self._engine, self._give_back = vllm_cpu.start(lambda: self._vllm.AsyncLLM.from_engine_args(arguments))
+            self._engine, self._cores = vllm_cpu.start(lambda: self._vllm.AsyncLLM.from_engine_args(arguments))
         except Exception as error:  # vLLM raises whatever its configuration or workers raise
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
         self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
@@ -137,7 +137,7 @@ class VllmEngine:
             raise EngineError(f"vLLM died: {error}") from error
 
     async def stop(self) -> None:
-        self._give_back()  # the next engine of this process inherits its cores
+        vllm_cpu.run_on(os.getpid(), self._cores)  # the next engine of this process inherits its cores
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
