@@ -1,8 +1,8 @@
 """The names of Ray that it does not promise to keep: all that batchgen uses. test_ray_contract.py would notice their loss.
 
-`GcsClient.get_all_resource_usage`: there is no public way to see which nodes are being drained. `ray.nodes()` lists them as
-alive, `ray.util.state` knows no such state and needs the dashboard. (`GcsClient.get_draining_nodes` is new in 2.60, and the one
-of `ray._private.state` has no time limit.)
+`GcsClient.get_all_node_info`: there is no public way to see which nodes are being drained. `ray.nodes()` lists them as alive, and
+`ray.util.state` knows no such state and needs the dashboard. (`GcsClient.get_draining_nodes` is new in 2.60, and
+`ray._private.state.state.get_draining_nodes` waits without end for a head that is gone.)
 
 `Dataset.iter_internal_ref_bundles` (developer API): the only stream of block references; `to_arrow_refs` and its like execute
 the whole dataset first.
@@ -28,8 +28,8 @@ ANSWER_SECONDS = 5
 def draining_nodes() -> set[str]:
     """Ids of the nodes that are being drained: spot instances with a notice, nodes that the autoscaler gives back. Raises
     RayError when the cluster's head does not answer within ANSWER_SECONDS."""
-    usage = _head(ray.get_runtime_context().gcs_address).get_all_resource_usage(timeout=ANSWER_SECONDS)
-    return {node.node_id.hex() for node in usage.resource_usage_data.batch if node.is_draining}
+    nodes = _head(ray.get_runtime_context().gcs_address).get_all_node_info(timeout=ANSWER_SECONDS)
+    return {node.hex() for node, info in nodes.items() if info.state_snapshot.state == info.state_snapshot.DRAINING}
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,11 +6,15 @@ import json
 import re
 from typing import Any
 
+import pyarrow.dataset as ds
 import pytest
 
+from batchgen import Output
 from batchgen.export.fidelity import fidelity
+from batchgen.job.job import Job
 from batchgen.output.store import open_store
-from tests.support.finished import Finished
+from batchgen.prepare import prepare
+from tests.support.finished import run_here
 from tests.support.rendering import TINY
 from tests.support.shared_engine import OPTIONS, Shared
 
@@ -40,19 +44,19 @@ def answers(tmp_path_factory: pytest.TempPathFactory, vllm_engine: Shared) -> tu
         {"toxicity": 4 * (number % 2), "verbosity": 1, "messages": conversation(topic, 4 - number % 5, number % 5)}
         for number, topic in enumerate(TOPICS)
     ]
-    done = Finished(
-        folder,
-        [json.dumps(row) for row in rows],
-        vllm_engine,
-        input={"path": str(folder / "in.jsonl"), "messages": "messages"},
-        attributes={"schema": "karakuri", "values": {"verbosity": 3}, "sweep": {"humor": [0, 4]}},
-        model={"source": str(TINY)},
-        engine={"kind": "vllm", "options": OPTIONS},
-        sampling={"n": SAMPLES, "temperature": 0.5, "max_tokens": 160},
-    )
-    found = done.rows()
+    (folder / "in.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    job = {
+        "input": {"path": str(folder / "in.jsonl"), "messages": "messages"},
+        "attributes": {"schema": "karakuri", "values": {"verbosity": 3}, "sweep": {"humor": [0, 4]}},
+        "model": {"source": str(TINY)},
+        "engine": {"kind": "vllm", "options": OPTIONS},
+        "sampling": {"n": SAMPLES, "temperature": 0.5, "max_tokens": 160},
+        "output": {"path": str(folder / "out")},
+    }
+    run_here(prepare(Job.parse(job)), open_store(str(folder / "out")), vllm_engine)
+    found: Rows = ds.dataset(folder / "out/data").to_table().to_pylist()
     assert len(found) == len(TOPICS) * 2 * SAMPLES
-    return done.store.url, found
+    return str(folder / "out"), found
 
 
 def share(rows: Rows, right: Any) -> float:
@@ -87,7 +91,7 @@ def test_every_sample_is_steered_and_they_differ(answers: tuple[str, Rows]) -> N
 
 
 def test_fidelity_says_that_answers_are_as_long_as_was_asked_for(answers: tuple[str, Rows]) -> None:
-    found = fidelity(open_store(answers[0]))
+    found = fidelity(Output.open(answers[0]))
     lengths = list(found["verbosity"].mean_tokens.values())
     assert lengths == sorted(lengths)
     assert found["verbosity"].correlation_with_tokens is not None

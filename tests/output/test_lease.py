@@ -38,6 +38,11 @@ def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> Non
     monkeypatch.setattr(lease, "time", SimpleNamespace(sleep=lambda _: look()))
 
 
+def until(happened: Callable[[], bool]) -> None:
+    while not happened():
+        time.sleep(0.01)
+
+
 def holder(store: Store) -> dict[str, Any]:
     data = store.get(NAME)
     assert data is not None

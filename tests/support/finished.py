@@ -49,16 +49,12 @@ def run_here(made: Prepared, store: Store, shared: Any = None) -> list[Receipt]:
 
 
 class Finished:
-    """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does, with the
-    job's engine or on the loop of one that is shared."""
+    """A job over rows of which every fifth is refused until `mended`; `run` does without a cluster what a run does."""
 
-    shared: Any = None
-
-    def __init__(self, folder: Path, lines: list[str] | None = None, shared: Any = None, **fields: Any) -> None:
+    def __init__(self, folder: Path, lines: list[str] | None = None, **fields: Any) -> None:
         plain = [json.dumps({"prompt": f"row {n}" + (" forbidden" if n % 5 == 0 else "")}) for n in range(ROWS)]
         lines = lines or [*plain, "no json"]
         (folder / "in.jsonl").write_text("\n".join(lines))
-        self.shared = shared
         self.fields: dict[str, Any] = {
             "input": {"path": str(folder / "in.jsonl"), "prompt": "prompt"},
             "engine": {"kind": "echo", "options": {"reject_on": "forbidden"}},
@@ -83,7 +79,7 @@ class Finished:
 
     def run(self) -> int:
         """Generate the spans without a part; how many rows were generated."""
-        return sum(receipt.counts.rows - receipt.from_journal for receipt in run_here(self.prepared, self.store, self.shared))
+        return sum(receipt.counts.rows - receipt.from_journal for receipt in run_here(self.prepared, self.store))
 
     @property
     def output(self) -> Output:
