@@ -20,7 +20,7 @@ from typing import ParamSpec, TypeVar
 import pyarrow as pa
 
 from batchgen.engines.base import Engine
-from batchgen.engines.registry import engine_kind
+from batchgen.engines.registry import ENGINES
 from batchgen.engines.restarting import RestartingEngine
 from batchgen.errors import EngineError, StoreError
 from batchgen.output import journal, parts
@@ -29,7 +29,7 @@ from batchgen.records import Completion, Prompt, Receipt, output_schema
 from batchgen.render.blocks import decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
 from batchgen.replica.admission import IN_ENGINE, Lengths, Priority, Queue, length_key
-from batchgen.tasks.generate import Generation
+from batchgen.tasks import TASKS
 
 LOG_TAIL_LINES = 20
 MAX_COMMITTING_SPANS = 4
@@ -63,11 +63,11 @@ class Replica:
         self.job = job = renderer.job
         self.store = open_store(output)
         os.environ.update(job.engine.env)
-        kind = engine_kind(job.engine.kind)
+        kind = ENGINES.named(job.engine.kind)
         self.engine = engine or RestartingEngine(
             lambda: kind.make(job, renderer.model), job.engine.watchdog_seconds, job.limits.row_seconds
         )
-        self._task = Generation(renderer, self.engine)
+        self._task = TASKS.named(job.task)(renderer, self.engine)
         self._journaled = frozenset(journaled)
         self._spans: list[_OpenSpan] = []  # twice the same, where a copy was given up while it ran here
         self._draining = asyncio.Event()
