@@ -168,7 +168,7 @@ class VllmEngine:
             for output in sorted(final.outputs, key=lambda output: output.index)
         ]
 
-    async def _prompt(self, request: Request) -> Any:
+    async def _prompt(self, request: Request) -> object:
         if not request.images:
             return self._vllm.tokens_input(request.token_ids)
         pictures = await asyncio.to_thread(lambda: [read_picture(url) for url in request.images])
@@ -176,7 +176,7 @@ class VllmEngine:
         [prompt] = await self._engine.renderer.render_cmpl_async([whole])
         return prompt
 
-    def _parameters(self, request: Request) -> Any:
+    def _parameters(self, request: Request) -> object:
         """vLLM's SamplingParams; it has no best_of, which the task serves."""
         fields = {name: value for name, value in request.sampling if name not in ("best_of", "adapter")}
         if request.sampling.structured_outputs is not None:
@@ -185,7 +185,7 @@ class VllmEngine:
         # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
         return self._vllm.SamplingParams(**fields, output_kind=self._vllm.RequestOutputKind.FINAL_ONLY, skip_clone=True)
 
-    def _lora(self, name: str | None) -> Any:
+    def _lora(self, name: str | None) -> object:
         return None if name is None else self._vllm.LoRARequest(name, self._adapters[name].number, self._adapters[name].path)
 
 
