@@ -118,8 +118,8 @@ def verify(
 ) -> None:
     """Prove that every planned row is there exactly once. Reads the files alone. Exit code 1 if not."""
     from batchgen import terminal
+    from batchgen.output.lease import hold
     from batchgen.output.output import Output
-    from batchgen.output.store.lease import hold
 
     output = Output.open(out)
     verdict = output.verify()

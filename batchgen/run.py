@@ -14,8 +14,8 @@ from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyError
 
 if TYPE_CHECKING:
     from batchgen.job.job import Job
+    from batchgen.output.lease import Lease
     from batchgen.output.store import Store
-    from batchgen.output.store.lease import Lease
     from batchgen.prepare import Prepared
 
 
@@ -34,7 +34,8 @@ def run(
     Raises BatchgenError; whatever it is, committed rows stay, and the same call goes on from there.
     """
     from batchgen.job.job import Job
-    from batchgen.output.store import lease, open_store, probe
+    from batchgen.output import lease
+    from batchgen.output.store import open_store, probe
     from batchgen.prepare import prepare
 
     job = job if isinstance(job, Job) else Job.parse(job)
@@ -58,7 +59,7 @@ def _run(
     planned = plan.freeze_plan(job, store, prepared.found, prepared.columns)
     done = parts.committed(store)
     tally = progress.load_tally(store, planned, done)
-    monitor = progress.Monitor(tally, store, job.name, terminal.screen(job.name, out, quiet))
+    monitor = terminal.monitor(tally, store, job.name, out, quiet)
     try:
         if missing := planned.missing(done):
             tally.state = "running"

@@ -11,10 +11,10 @@ those that it lacks at their defaults, so that an output of any earlier release 
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -23,7 +23,7 @@ from batchgen.errors import InputError, OutputConflict
 from batchgen.job.job import Job, defaults
 from batchgen.job.meaning import differences, fingerprint
 from batchgen.job.sampling import Sampling
-from batchgen.output.format import mark, refuse_newer
+from batchgen.output.format import Fields, mark, refuse_newer
 from batchgen.output.store import Put, Store
 from batchgen.records import output_schema
 from batchgen.render.model_files import ModelFiles
@@ -37,8 +37,8 @@ class JobFile:
     for the meaning in the jobs that read this output. `doubt` says why the file cannot be what was written, None where it can."""
 
     job: Job
-    meaning: dict[str, Any]
-    model: dict[str, Any]
+    meaning: Fields
+    model: Fields
     input_columns: pa.Schema
     schema: pa.Schema
     fingerprint: str
@@ -70,8 +70,7 @@ def load(store: Store) -> JobFile | None:
 
 def require(store: Store) -> JobFile:
     """As load. Raises InputError where there is no output."""
-    found = load(store)
-    if found is None:
+    if (found := load(store)) is None:
         raise InputError(f"{store.url}: no batchgen output there")
     return found
 
@@ -81,7 +80,7 @@ def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstre
     means = meaning(job, model, upstream)
     schema = job_schema(job, columns)
     frozen = JobFile(job, means, model.identity, columns, schema, fingerprint(means, defaults()))
-    fields: dict[str, Any] = {
+    fields: Fields = {
         **mark(),
         "job": job.model_dump(mode="json", by_alias=True),
         "fingerprint": frozen.fingerprint,
@@ -99,13 +98,13 @@ def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstre
     return before
 
 
-def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = ()) -> dict[str, Any]:
+def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = ()) -> Fields:
     """The job's meaning with the model's identity in it, and the fingerprints of the jobs whose outputs it reads."""
     chained = {"input.fingerprints": list(upstream)} if upstream else {}
     return job.meaning() | chained | {f"model.{name}": value for name, value in model.identity.items()}
 
 
-def refuse_change(output: str, before: JobFile, now: Mapping[str, Any]) -> None:
+def refuse_change(output: str, before: JobFile, now: Fields) -> None:
     """Raises OutputConflict with a line per field that differs."""
     found = differences(before.meaning, now, defaults())
     if not found:
@@ -122,19 +121,16 @@ def job_schema(job: Job, columns: pa.Schema, first_format: bool = False) -> pa.S
     return output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs, first_format)
 
 
-def _known(fields: dict[str, Any]) -> dict[str, Any]:
+def _known(fields: Fields) -> Fields:
     """The stored job without the sampling parameters that this release does not have."""
-
-    def without(holder: Any) -> Any:
-        if not isinstance(holder, dict) or "sampling" not in holder:
-            return holder
-        return {**holder, "sampling": {k: v for k, v in holder["sampling"].items() if k in Sampling.model_fields}}
-
-    known: dict[str, Any] = without(fields)
-    return known | {"errors": {code: without(policy) for code, policy in fields.get("errors", {}).items()}}
+    known = copy.deepcopy(fields)
+    for holder in (known, *known.get("errors", {}).values()):
+        if isinstance(holder, dict) and "sampling" in holder:
+            holder["sampling"] = {k: v for k, v in holder["sampling"].items() if k in Sampling.model_fields}
+    return known
 
 
-def _doubt(fields: Mapping[str, Any], job: Job) -> str | None:
+def _doubt(fields: Fields, job: Job) -> str | None:
     """Why a job file is not as it was written. The first ones have no digest, and their fingerprint is of the whole meaning."""
     if "digest" in fields:
         return None if fields["digest"] == _digest(fields) else f"{NAME} is not as it was written"
@@ -146,7 +142,7 @@ def _doubt(fields: Mapping[str, Any], job: Job) -> str | None:
     return f"the job and the meaning in {NAME} differ in {', '.join(found)}" if found else None
 
 
-def _digest(fields: Mapping[str, Any]) -> str:
+def _digest(fields: Fields) -> str:
     whole = {name: value for name, value in fields.items() if name != "digest"}
     return hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).hexdigest()
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from batchgen.output import job_file, parts, plan_file, progress, retry, verify
+from batchgen.errors import InputError, OutputConflict
+from batchgen.job.job import FINAL
+from batchgen.output import job_file, parts, plan_file, progress, verify
+from batchgen.output.format import Fields
 from batchgen.output.job_file import JobFile
 from batchgen.output.plan_file import Plan
-from batchgen.output.store import Store, open_store
+from batchgen.output.store import Put, Store, open_store
 from batchgen.output.verify import Verdict
-from batchgen.records import Span
+from batchgen.records import Failed, Span
 
 
 class Output:
@@ -43,19 +47,23 @@ class Output:
         """The spans that have a part, those of the same rows together: a span, and after it its retries."""
         return self.plan.places(self.parts())
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[Fields]:
         """The rows in plan order, one for each (row, variant, sample): its last attempt. Raises VerifyError for a damaged part,
         NewerFormat."""
         for spans in self.places().values():
-            latest: dict[tuple[int, int, int], dict[str, Any]] = {}
-            for span in spans:
-                found = parts.read_part(self.store, span.name).to_pylist()
-                latest |= {(row["row"], row["variant"], row["sample"]): row for row in found}
-            yield from latest.values()
+            yield from self._latest(spans)
 
-    def status(self) -> dict[str, Any]:
+    def _latest(self, spans: list[Span], columns: list[str] | None = None) -> list[Fields]:
+        """The rows of a place, those of its span as its retries have left them."""
+        latest: dict[parts.Key, Fields] = {}
+        for span in spans:
+            latest |= {parts.key_of(row): row for row in parts.read_part(self.store, span.name, columns).to_pylist()}
+        return list(latest.values())
+
+    def status(self) -> Fields:
         """Where the job stands: the fields of `status --json`. Raises VerifyError for a damaged part, NewerFormat."""
-        return progress.status(self.store, self.job, self.plan)
+        tally = progress.load_tally(self.store, self.plan, self.parts())
+        return {"name": self.job.job.name, "output": self.url, **tally.status()}
 
     def verify(self) -> Verdict:
         """Whether every planned row is there exactly once, from the files alone. Raises NewerFormat, StoreError."""
@@ -67,6 +75,31 @@ class Output:
         return verify.repair(self.store, verdict)
 
     def retry(self, codes: Collection[str] | None = None) -> int:
-        """Plan the failed rows again, all or those with these error codes, for the next run; how many there are. Raises
-        InputError for an output that is not finished, OutputConflict, VerifyError, NewerFormat."""
-        return retry.plan_retry(self.store, self.job, codes)
+        """Plan the failed rows with these error codes for the next run; how many there are. Without codes, all those that would
+        not only fail again, as rows do that cannot be read or rendered or do not fit. None are when the last retry still has
+        spans without a part: the next run finishes it.
+
+        Their parts supersede what earlier parts say of the rows and leave those parts as they are, so that the failures stay
+        readable, with their `attempt`. Raises InputError for an output whose rows are not all there yet, OutputConflict when
+        another retry is planned at the same time, VerifyError for a damaged part, NewerFormat.
+        """
+        plan, files = plan_file.load_plan(self.store, self.job.factor)
+        committed = self.parts()
+        missing = plan.missing(committed)
+        if any(not span.retry for span in missing):
+            raise InputError(f"{self.url}: {len(missing)} spans have no part yet", "run the job to its end first")
+        if missing:
+            return 0
+        places = plan.places(committed).values()
+        with ThreadPoolExecutor(8) as pool:
+            failed = pool.map(lambda spans: self._failed(spans, codes), places)
+        again = [replace(spans[0], retry=files, again=rows) for spans, rows in zip(places, failed, strict=True) if rows]
+        if again and plan_file.add(self.store, files, [], again) is Put.EXISTS:
+            raise OutputConflict(f"{self.url}: another plan was made at the same time", "run retry again")
+        return sum(len(span.again) for span in again)
+
+    def _failed(self, spans: list[Span], codes: Collection[str] | None) -> tuple[Failed, ...]:
+        """The rows of a place that failed last and are to be run again."""
+        rows = self._latest(spans, ["row", "variant", "sample", "attempt", "status", "error_code"])
+        failed = [Failed(*parts.key_of(row), row["attempt"], row["error_code"]) for row in rows if row["status"] == "error"]
+        return tuple(one for one in failed if (one.code in codes if codes is not None else one.code not in FINAL))

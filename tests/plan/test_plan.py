@@ -46,7 +46,6 @@ def test_missing_spans_are_those_without_a_part_in_plan_order(two_shards, store)
     frozen = freeze(make_job(two_shards, spans={"rows": 1}), store)
     done = {frozen.spans[1].name, frozen.spans[3].name, "999999-of-another-job"}
     assert frozen.missing(done) == [frozen.spans[0], frozen.spans[2], frozen.spans[4]]
-    assert frozen.by_name()[frozen.spans[1].name] == frozen.spans[1]
 
 
 def test_a_plan_file_is_a_parquet_of_its_spans(tmp_path):

@@ -15,13 +15,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from batchgen.errors import LeaseError, StoreError
-from batchgen.output.format import mark
-from batchgen.output.store.base import Put, Store
+from batchgen.output.format import Fields, mark
+from batchgen.output.store import Put, Store
 
 NAME = "_batchgen/lease.json"
 BEAT_SECONDS = 5.0
@@ -31,9 +30,9 @@ PATIENCE = 6
 class Lease:
     """A lease that is held. Beats in a thread of its own until `release`."""
 
-    def __init__(self, store: Store, fields: dict[str, Any]) -> None:
+    def __init__(self, store: Store, fields: Fields) -> None:
         self._store, self._fields = store, fields
-        self._taken_by: dict[str, Any] | None = None
+        self._taken_by: Fields | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
@@ -52,7 +51,7 @@ class Lease:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(StoreError):
-            if _token(_read(self._store)) == self._fields["token"]:
+            if (_read(self._store) or {}).get("token") == self._fields["token"]:
                 self._store.delete(NAME)
 
     def _beat(self) -> None:
@@ -66,7 +65,7 @@ class Lease:
 
     def _look(self) -> None:
         found = _read(self._store)
-        if found is not None and _token(found) != self._fields["token"]:
+        if found is not None and found.get("token") != self._fields["token"]:
             self._taken_by = found
 
 
@@ -103,9 +102,8 @@ def _wait_until_free(store: Store, message: Callable[[str], None]) -> None:
             )
 
 
-def _read(store: Store) -> dict[str, Any] | None:
-    data = store.get(NAME)
-    if data is None:
+def _read(store: Store) -> Fields | None:
+    if (data := store.get(NAME)) is None:
         return None
     try:
         fields = orjson.loads(data)
@@ -114,11 +112,7 @@ def _read(store: Store) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) else {}
 
 
-def _token(fields: dict[str, Any] | None) -> Any:
-    return (fields or {}).get("token")
-
-
-def _is_gone(fields: dict[str, Any]) -> bool:
+def _is_gone(fields: Fields) -> bool:
     """Whether the holder was a process of this machine that has ended, even where its number was given again."""
     driver = fields.get("driver")
     if not isinstance(driver, dict) or driver.get("host") != _host():
@@ -126,7 +120,7 @@ def _is_gone(fields: dict[str, Any]) -> bool:
     return _started(driver.get("pid")) != driver.get("started")
 
 
-def _who(fields: dict[str, Any]) -> str:
+def _who(fields: Fields) -> str:
     driver = fields.get("driver")
     return f"process {driver.get('pid')} on {driver.get('host')}" if isinstance(driver, dict) else "another driver"
 
