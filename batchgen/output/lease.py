@@ -97,32 +97,29 @@ def _wait_until_free(store: Store, message: Callable[[str], None]) -> None:
         if now is None:
             return
         if now != first:
-            raise LeaseError(
-                f"{_who(now)} is at work on the output {store.url}", "wait for it, or take the output from it with --force"
-            )
+            what = f"{_who(now)} is at work on the output {store.url}"
+            raise LeaseError(what, "wait for it, or take the output from it with --force")
 
 
 def _read(store: Store) -> Fields | None:
+    """The lease, with an empty driver where it is damaged; None where there is none."""
     if (data := store.get(NAME)) is None:
         return None
-    try:
-        fields = orjson.loads(data)
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        fields: Fields = orjson.loads(data)
+        return fields | {"driver": dict(fields.get("driver", {}))}
+    return {"driver": {}}
 
 
 def _is_gone(fields: Fields) -> bool:
     """Whether the holder was a process of this machine that has ended, even where its number was given again."""
-    driver = fields.get("driver")
-    if not isinstance(driver, dict) or driver.get("host") != _host():
-        return False
-    return _started(driver.get("pid")) != driver.get("started")
+    driver = fields["driver"]
+    return driver.get("host") == _host() and _started(driver.get("pid")) != driver.get("started")
 
 
 def _who(fields: Fields) -> str:
-    driver = fields.get("driver")
-    return f"process {driver.get('pid')} on {driver.get('host')}" if isinstance(driver, dict) else "another driver"
+    driver = fields["driver"]
+    return f"process {driver.get('pid')} on {driver.get('host')}" if driver else "another driver"
 
 
 def _host() -> str:

@@ -1,8 +1,7 @@
 """Completions -> one part, once.
 
-The part of a span is built whole in memory, with page checksums, and becomes visible by
-one put_new under the span's name: the first writer wins, a second one learns that it lost and throws its part
-away. The footer carries the part's counts, so that they can be read again without its rows.
+The part of a span becomes visible, as a whole, by one put_new under the span's name: the first writer wins, a second one throws
+its part away. The footer carries the part's counts, so that they can be read again without its rows.
 """
 
 from __future__ import annotations
@@ -49,13 +48,7 @@ def committed(store: Store) -> set[str]:
 
 
 def encode_part(
-    prompts: pa.Table,
-    kept: pa.Table,
-    completions: list[Completion],
-    schema: pa.Schema,
-    shard: str,
-    model: str,
-    footer: Footer,
+    prompts: pa.Table, kept: pa.Table, completions: list[Completion], schema: pa.Schema, shard: str, model: str, footer: Footer
 ) -> bytes:
     """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of blocks.prompt_schema,
     `kept` the carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""

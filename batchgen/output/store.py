@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 import obstore
 from obstore.exceptions import (
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 SCRATCH = "_batchgen/tmp"
+ATTEMPTS = 6
+"""Of an operation of an object store."""
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -49,23 +53,18 @@ class Store(Protocol):
 
     def put_new(self, name: str, data: bytes) -> Put:
         """Make `name` visible with exactly `data`, durable, unless it exists."""
-        ...
 
     def put(self, name: str, data: bytes) -> None:
         """Replace `name` as a whole."""
-        ...
 
     def get(self, name: str) -> bytes | None:
         """The object, or None where there is none."""
-        ...
 
     def list(self, prefix: str) -> Iterator[str]:
         """Names under the folder `prefix`, in any order."""
-        ...
 
     def delete(self, name: str) -> None:
         """Remove `name`; no error where there is none."""
-        ...
 
 
 class LocalStore:
@@ -76,9 +75,7 @@ class LocalStore:
         self.url = str(self.root)
 
     def put_new(self, name: str, data: bytes) -> Put:
-        target = self.root / name
-        with _local_errors(target), self._scratch(data) as scratch:
-            _make_folder(target.parent)
+        with self._scratch(name, data) as (scratch, target):
             try:
                 os.link(scratch, target)
             except FileExistsError:
@@ -87,50 +84,51 @@ class LocalStore:
         return Put.CREATED
 
     def put(self, name: str, data: bytes) -> None:
-        target = self.root / name
-        with _local_errors(target), self._scratch(data) as scratch:
-            _make_folder(target.parent)
+        with self._scratch(name, data) as (scratch, target):
             os.replace(scratch, target)
 
     def get(self, name: str) -> bytes | None:
-        with _local_errors(self.root / name):
+        with self._errors(name) as path:
             try:
-                return (self.root / name).read_bytes()
+                return path.read_bytes()
             except FileNotFoundError:
                 return None
 
     def list(self, prefix: str) -> Iterator[str]:
-        with _local_errors(self.root / prefix):
-            for folder, _, files in os.walk(self.root / prefix, onerror=_unless_missing):
+        with self._errors(prefix) as path:
+            for folder, _, files in os.walk(path, onerror=_unless_missing):
                 for file in files:
                     yield os.path.relpath(os.path.join(folder, file), self.root)
 
     def delete(self, name: str) -> None:
-        with _local_errors(self.root / name):
-            (self.root / name).unlink(missing_ok=True)
+        with self._errors(name) as path:
+            path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _scratch(self, data: bytes) -> Iterator[Path]:
-        """A synced temporary file with `data`, gone at the end."""
-        folder = self.root / SCRATCH
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / uuid.uuid4().hex
+    def _errors(self, name: str) -> Iterator[Path]:
+        path = self.root / name
         try:
-            with open(scratch, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield scratch
-        finally:
-            scratch.unlink(missing_ok=True)
+            yield path
+        except OSError as error:
+            raise StoreError(
+                f"output {self.root / name}: {error.strerror or error}", "mend it and run again: nothing is lost"
+            ) from error
 
-
-@contextlib.contextmanager
-def _local_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"output {path}: {error.strerror or error}", "mend it and run again: nothing is lost") from error
+    @contextlib.contextmanager
+    def _scratch(self, name: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        """A synced temporary file with `data`, gone at the end, and the path that it is to have."""
+        scratch = self.root / SCRATCH / uuid.uuid4().hex
+        with self._errors(name) as target:
+            scratch.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(scratch, "xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                _make_folder(target.parent)
+                yield scratch, target
+            finally:
+                scratch.unlink(missing_ok=True)
 
 
 def _unless_missing(error: OSError) -> None:
@@ -153,64 +151,58 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def _retried(call: Callable[Concatenate[ObjectStore, str, P], T]) -> Callable[Concatenate[ObjectStore, str, P], T]:
+    @functools.wraps(call)
+    def retried(store: ObjectStore, name: str, *more: P.args, **options: P.kwargs) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return call(store, name, *more, **options)
+            except (BaseError, OSError) as error:
+                final = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
+                if final or attempt == ATTEMPTS:
+                    what = f"output {store.url}/{name}: {words(error)}"
+                    raise StoreError(what, "run again to resume: nothing is lost") from error
+                time.sleep(random.uniform(0, 0.1 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    return retried
+
+
 class ObjectStore:
     """A prefix of a bucket. An unknown outcome (a lost answer, a 503) is answered by putting again."""
 
-    attempts = 6
-
     def __init__(self, url: str, client: Client) -> None:
-        self.url = url
-        self._client = client
+        self.url, self._client = url, client
 
+    @_retried
     def put_new(self, name: str, data: bytes) -> Put:
-        def once() -> Put:
-            try:
-                obstore.put(self._client, name, data, mode="create", use_multipart=False)
-            except (AlreadyExistsError, PreconditionError):
-                # S3's 409 comes here too, and says only that another PUT was under way, which may have failed.
-                obstore.head(self._client, name)
-                return Put.EXISTS
-            return Put.CREATED
+        try:
+            obstore.put(self._client, name, data, mode="create", use_multipart=False)
+        except (AlreadyExistsError, PreconditionError):
+            # S3's 409 comes here too, and says only that another PUT was under way, which may have failed.
+            obstore.head(self._client, name)
+            return Put.EXISTS
+        return Put.CREATED
 
-        return self._retry(name, once)
-
+    @_retried
     def put(self, name: str, data: bytes) -> None:
-        self._retry(name, lambda: obstore.put(self._client, name, data, use_multipart=False))
+        obstore.put(self._client, name, data, use_multipart=False)
 
+    @_retried
     def get(self, name: str) -> bytes | None:
-        def once() -> bytes | None:
-            try:
-                return bytes(obstore.get(self._client, name).bytes())
-            except (NotFoundError, FileNotFoundError):
-                return None
+        try:
+            return bytes(obstore.get(self._client, name).bytes())
+        except (NotFoundError, FileNotFoundError):
+            return None
 
-        return self._retry(name, once)
-
+    @_retried
     def list(self, prefix: str) -> Iterator[str]:
-        def once() -> list[str]:
-            return [item["path"] for page in obstore.list(self._client, prefix, chunk_size=1000) for item in page]
+        return iter([item["path"] for page in obstore.list(self._client, prefix, chunk_size=1000) for item in page])
 
-        return iter(self._retry(prefix, once))
-
+    @_retried
     def delete(self, name: str) -> None:
-        def once() -> None:
-            with contextlib.suppress(NotFoundError, FileNotFoundError):
-                obstore.delete(self._client, name)
-
-        self._retry(name, once)
-
-    def _retry(self, name: str, call: Callable[[], T]) -> T:
-        for attempt in range(self.attempts):
-            try:
-                return call()
-            except (BaseError, OSError) as error:
-                final = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
-                if final or attempt == self.attempts - 1:
-                    raise StoreError(
-                        f"output {self.url}/{name}: {words(error)}", "run again to resume: nothing is lost"
-                    ) from error
-                time.sleep(random.uniform(0, 0.2 * 2**attempt))
-        raise AssertionError("unreachable")
+        with contextlib.suppress(NotFoundError, FileNotFoundError):
+            obstore.delete(self._client, name)
 
 
 _MEMORY: dict[str, MemoryStore] = {}
@@ -233,7 +225,8 @@ def open_client(url: str) -> Client:
 
 def open_store(url: str) -> Store:
     """The store at a local path, `file://`, `s3://bucket/prefix`, `gs://`, `az://`, or `memory://name` (this process only), which
-    is not created or contacted yet. Raises InputError for a scheme nobody knows."""
+    is not created or contacted yet. Credentials and endpoints come from the environment, under each cloud's own variable names.
+    Raises InputError for a scheme nobody knows."""
     if "://" not in url or url.startswith("file://"):
         return LocalStore(url.removeprefix("file://"))
     return ObjectStore(url, open_client(url))
