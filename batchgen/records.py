@@ -80,6 +80,8 @@ class Span:
         return f"{self.shard:06d}-{self.start:012d}-{self.end:012d}"
 
 
+Data = dict[str, Any]
+"""A row's columns by name, as its format gives them."""
 Message = dict[str, Any]
 """One message of a conversation: `role`, `content` (a text, or a list of parts) and the attribute values that steer it."""
 
@@ -90,7 +92,7 @@ class Row:
     where it cannot be read, `messages` where it has no conversation; `error` says why."""
 
     ordinal: int
-    data: dict[str, Any] | None
+    data: Data | None
     error: RowError | None = None
     messages: list[Message] | None = None
     turns: tuple[str, ...] = ()
@@ -176,7 +178,7 @@ class Completion:
     error: RowError | None = None
     cached_tokens: int = 0
     sampling: Sampling | None = None
-    parsed: dict[str, Any] | None = None
+    parsed: dict[str, object] | None = None
     token_logprobs: pa.StructArray | None = None
 
 

@@ -183,7 +183,7 @@ def test_an_interrupted_output_says_what_is_missing(unpacked: Path) -> None:
     assert output.verify().damaged == []
 
 
-@pytest.mark.cluster
+@pytest.mark.cluster(own=True)
 def test_an_interrupted_output_is_brought_to_its_end(released: Path) -> None:
     folder = released / "interrupted"
     before = contents(folder / "out")
@@ -208,7 +208,7 @@ def journal_rows(output: Path) -> list[dict[str, Any]]:
     return [{**row, "row": start + row["prompt"]} for row in rows]
 
 
-@pytest.mark.cluster
+@pytest.mark.cluster(own=True)
 def test_a_retry_is_run_by_its_command(released: Path) -> None:
     end = batchgen("retry", "out", "--set", "engine={kind: echo}", "--json", cwd=released / "parsed")
     assert (end.returncode, end.stderr.splitlines()[0]) == (0, "2 failed rows to run again"), end.stderr
