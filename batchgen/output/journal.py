@@ -1,9 +1,8 @@
 """`_batchgen/journal/<span>/<name>.parquet`: the finished rows of spans that are still open.
 
-A replica writes what has been finished since its last file; whoever runs the span next takes those completions and
-answers only the others. A file is put once, under a random name; several may hold the same prompt, and any one of them
-will do. A damaged file is as good as none, and so is one of a later format. Once the span has its part its files are of
-no use, and are deleted.
+A replica writes what has been finished since its last file; whoever runs the span next takes those completions and answers only
+the others. A file is put once, under a random name; several may hold the same prompt, and any one of them will do. A damaged file
+is as good as none, and so is one of a later format. Once the span has its part its files are deleted.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import orjson
 
 from batchgen.errors import LeaseError, StoreError
 from batchgen.output.format import Fields, mark
-from batchgen.output.store import Put, Store
+from batchgen.output.store import Store
 
 NAME = "_batchgen/lease.json"
 BEAT_SECONDS = 5.0
@@ -75,7 +75,7 @@ def hold(store: Store, message: Callable[[str], None], force: bool = False) -> I
     driver = {"host": _host(), "pid": os.getpid(), "started": _started("self")}
     fields = {"token": uuid.uuid4().hex, "beat": 0, "driver": driver, **mark()}
     data = orjson.dumps(fields)
-    if store.put_new(NAME, data) is Put.EXISTS:
+    if not store.put_new(NAME, data):
         if not force:
             _wait_until_free(store, message)
         store.put(NAME, data)
@@ -113,7 +113,7 @@ def _read(store: Store) -> Fields | None:
 
 def _is_gone(fields: Fields) -> bool:
     """Whether the holder was a process of this machine that has ended, even where its number was given again."""
-    driver = fields["driver"]
+    driver: dict[str, object] = fields["driver"]
     return driver.get("host") == _host() and _started(driver.get("pid")) != driver.get("started")
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from batchgen import logprobs
 from batchgen.errors import ErrorCode, RowError, VerifyError, words
 from batchgen.output.format import Fields, in_arrow_memory, known, marked, read_parquet, to_parquet
-from batchgen.output.store import Put, Store
+from batchgen.output.store import Store
 from batchgen.records import COLUMNS, Completion, Counts
 
 DATA = "data"
@@ -113,7 +113,7 @@ def first_errors(completions: list[Completion], most: int = 5) -> list[RowError]
 
 def commit(store: Store, span: str, part: bytes) -> bool:
     """Make the part visible. False where the span already had one. Raises StoreError."""
-    return store.put_new(part_name(span), part) is Put.CREATED
+    return store.put_new(part_name(span), part)
 
 
 def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.Table:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from batchgen.errors import VerifyError, words
 from batchgen.output import job_file
 from batchgen.output.format import known, marked, read_parquet, to_parquet
-from batchgen.output.store import Put, Store
+from batchgen.output.store import Store
 from batchgen.records import Failed, Shard, Span
 
 FOLDER = "_batchgen/plan"
@@ -38,11 +38,6 @@ class Plan:
     factor: int
     jobs: frozenset[str] = frozenset()
 
-    @property
-    def rows(self) -> int:
-        """Planned output rows; a retry adds none."""
-        return self.factor * sum(span.rows for span in self.spans if not span.retry)
-
     def places(self, committed: set[str]) -> dict[str, list[Span]]:
         """The spans with a part by Span.place: a span, and after it its retries."""
         found: dict[str, list[Span]] = {}
@@ -60,8 +55,8 @@ def name_of(number: int) -> str:
     return f"{FOLDER}/{number:06d}.parquet"
 
 
-def add(store: Store, number: int, shards: Iterable[Shard], spans: list[Span]) -> Put:
-    """Write plan file `number` (from 0). Exists: somebody else has planned meanwhile, and this plan is void."""
+def add(store: Store, number: int, shards: Iterable[Shard], spans: list[Span]) -> bool:
+    """Write plan file `number` (from 0). False where somebody else has planned meanwhile, and this plan is void."""
     store.delete(SUCCESS)
     job = job_file.load(store)
     return store.put_new(name_of(number), encode_plan(shards, spans, job.fingerprint if job else None))

@@ -1,8 +1,8 @@
-"""Receipts and parts -> progress, counts, errors: what status, progress.json, report.json and the terminal show.
+"""Where a job stands: what status, progress.json, report.json and the terminal show.
 
-progress.json is rewritten as the job goes. It names, as a bitmap over the plan's spans, which parts its counts
-include: a run that resumes reads the footers of the few parts committed after the last write and of no others, so that
-reported counts are exact after any kill. What it lacks, or says in another format, is made again from the parts.
+progress.json is rewritten as the job goes. It names, as a bitmap over the plan's spans, which parts its counts include: a run
+that resumes reads the footers of the few parts that it lacks, so that reported counts are exact after any kill. All else that it
+lacks, or says in another format, is made again from the parts.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Tally:
         superseded = Counter(one.code for one in self._again.get(span, ()))
         self.counts += counts
         self.counts += Counts(error=-superseded.total())
-        self.errors.update(dict(errors))
+        for code, number in errors.items():
+            self.errors[code] += number
         self.errors.subtract(superseded)
 
     @property
@@ -78,7 +79,7 @@ class Tally:
 
     def status(self) -> Fields:
         """The fields of `status --json`: rows are output rows, seconds add up over the runs of the job."""
-        generating = self.seconds_generating
+        tokens, generating = self.counts.completion_tokens, self.seconds_generating
         return {
             "state": self.state,
             "rows_planned": self.rows_planned,
@@ -87,24 +88,23 @@ class Tally:
             "spans_planned": len(self.plan.spans),
             "spans_done": len(self.counted),
             "prompt_tokens": self.counts.prompt_tokens,
-            "completion_tokens": self.counts.completion_tokens,
+            "completion_tokens": tokens,
             "cached_tokens": self.counts.cached_tokens,
-            "seconds_total": round(self.seconds_total, 3),
-            "seconds_generating": round(generating, 3),
-            "seconds_committing": round(self.seconds_committing, 3),
-            "tokens_per_second": round(self.counts.completion_tokens / generating, 1) if generating else 0.0,
-            "spans_generated": self.spans_generated,
-            "rows_from_journal": self.rows_from_journal,
-            "engine_restarts": self.engine_restarts,
+            **{name: round(getattr(self, name), 3) for name in SUMS},
+            "tokens_per_second": round(tokens / generating, 1) if generating else 0.0,
             "errors": {code: number for code, number in sorted(self.errors.items()) if number},
         }
 
     def restore(self, fields: Fields, committed: set[str]) -> None:
-        """Take over what a progress.json says; of its counts nothing where a part that they include is gone."""
+        """Take over what a progress.json says; of its counts nothing where a part that they include is gone. `running` is
+        believed unless its driver was here and is gone."""
+        driver = fields.get("driver", {})
+        gone = driver.get("host") == socket.gethostname() and not os.path.exists(f"/proc/{driver.get('pid')}")
+        self.state = fields.get("state") or self.state
+        self.state = "interrupted" if self.state == "running" and gone else self.state
         for name in SUMS:
             setattr(self, name, type(getattr(self, name))(fields.get(name, 0)))
         self.engine = dict(fields.get("engine", {}))
-        self.state = _state(fields) or self.state
         bits = np.unpackbits(np.frombuffer(base64.b64decode(fields["counted"]), np.uint8), bitorder="little")
         counted = {span.name for span, bit in zip(self.plan.spans, bits, strict=False) if bit}
         counts = Counts(**{one.name: fields["counts"][one.name] for one in dataclasses.fields(Counts)})
@@ -142,15 +142,6 @@ def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
         for span, (counts, errors) in zip(late, pool.map(lambda name: parts.read_footer(store, name), late), strict=True):
             tally.add(span, counts, errors)
     return tally
-
-
-def _state(fields: Fields) -> str | None:
-    """The state that a progress.json names. `running` is believed unless its driver was here and is gone."""
-    driver = fields.get("driver", {})
-    here = driver.get("host") == socket.gethostname()
-    if fields.get("state") == "running" and here and not os.path.exists(f"/proc/{driver.get('pid')}"):
-        return "interrupted"
-    return fields.get("state")
 
 
 def over_limit(tally: Tally, allowed: float) -> str:

@@ -1,14 +1,13 @@
 """The output store: put_new / put / get / list / delete, local or in an object store.
 
-`put_new` is the only way in which rows become visible: it writes a whole object under a name that does not exist yet, or answers
-Exists and changes nothing. An object store does it by one conditional PUT (never multipart, which is unconditional), a local file
+`put_new` is the only way in which rows become visible: it writes a whole object under a name that does not exist yet, or
+changes nothing. An object store does it by one conditional PUT (never multipart, which is unconditional), a local file
 system by a synced temporary file, a hard link and a synced directory. `put` overwrites and is for progress files only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import functools
 import os
 import random
@@ -41,18 +40,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Put(enum.Enum):
-    CREATED = "created"
-    EXISTS = "exists"
-
-
 class Store(Protocol):
     """What the output is written through. Every method raises StoreError when the store fails."""
 
     url: str
 
-    def put_new(self, name: str, data: bytes) -> Put:
-        """Make `name` visible with exactly `data`, durable, unless it exists."""
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Make `name` visible with exactly `data`, durable: True, or False where it exists, and nothing has changed."""
 
     def put(self, name: str, data: bytes) -> None:
         """Replace `name` as a whole."""
@@ -74,14 +68,14 @@ class LocalStore:
         self.root = Path(path).absolute()
         self.url = str(self.root)
 
-    def put_new(self, name: str, data: bytes) -> Put:
+    def put_new(self, name: str, data: bytes) -> bool:
         with self._scratch(name, data) as (scratch, target):
             try:
                 os.link(scratch, target)
             except FileExistsError:
-                return Put.EXISTS
+                return False
             _sync_directory(target.parent)
-        return Put.CREATED
+        return True
 
     def put(self, name: str, data: bytes) -> None:
         with self._scratch(name, data) as (scratch, target):
@@ -153,7 +147,7 @@ def _sync_directory(path: Path) -> None:
 
 def _retried(call: Callable[Concatenate[ObjectStore, str, P], T]) -> Callable[Concatenate[ObjectStore, str, P], T]:
     @functools.wraps(call)
-    def retried(store: ObjectStore, name: str, *more: P.args, **options: P.kwargs) -> T:
+    def retried(store: ObjectStore, name: str, /, *more: P.args, **options: P.kwargs) -> T:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return call(store, name, *more, **options)
@@ -175,14 +169,14 @@ class ObjectStore:
         self.url, self._client = url, client
 
     @_retried
-    def put_new(self, name: str, data: bytes) -> Put:
+    def put_new(self, name: str, data: bytes) -> bool:
         try:
             obstore.put(self._client, name, data, mode="create", use_multipart=False)
         except (AlreadyExistsError, PreconditionError):
             # S3's 409 comes here too, and says only that another PUT was under way, which may have failed.
             obstore.head(self._client, name)
-            return Put.EXISTS
-        return Put.CREATED
+            return False
+        return True
 
     @_retried
     def put(self, name: str, data: bytes) -> None:
@@ -241,12 +235,10 @@ def probe(store: Store) -> None:
     """Refuse a store that does not honour put-if-absent. Raises StoreError."""
     name = f"{SCRATCH}/probe-{uuid.uuid4().hex}"
     try:
-        store.put_new(name, b"first")  # Exists too, where its answer was lost and it was put again
-        if store.put_new(name, b"second") is not Put.EXISTS or store.get(name) != b"first":
-            raise StoreError(
-                f"output {store.url}: a second put of the same name was not refused",
-                "choose a store with conditional PUT (If-None-Match) or hard links",
-            )
+        store.put_new(name, b"first")  # False too, where its answer was lost and it was put again
+        if store.put_new(name, b"second") or store.get(name) != b"first":
+            what = f"output {store.url}: a second put of the same name was not refused"
+            raise StoreError(what, "choose a store with conditional PUT (If-None-Match) or hard links")
     finally:
         with contextlib.suppress(StoreError):
             store.delete(name)

@@ -1,17 +1,13 @@
 """Proof from the files alone: every planned (row, variant, sample) is there exactly once.
 
-Reads the job file, the plan, the listing and every part, with page checksums. The ordinals of different
-spans cannot overlap (the plan is checked for that), so each span is judged alone, with its retries, in bounded memory.
-
-A part is called damaged, and moved away by `repair`, only where its own bytes are to blame: they cannot be read, twice, or
-its rows contradict the plan, while job file and plan show no sign of being other than they were written. A part
-with other columns than the job file lists, or with another footer, is a problem and stays where it is: it may be
-another release's.
+The ordinals of different spans cannot overlap (the plan is checked for that), so each span is judged alone, with its retries, in
+bounded memory. A part is called damaged, and moved away by a repair, only where its own bytes are to blame: they cannot be read,
+twice, or its rows contradict the plan, while job file and plan show no sign of being other than they were written. A part with
+other columns than the job file lists, or with another footer, stays where it is: it may be another release's.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
-from batchgen.errors import StoreError, VerifyError
+from batchgen.errors import VerifyError
 from batchgen.output import parts
 from batchgen.output.format import Fields
 from batchgen.output.job_file import JobFile
@@ -28,8 +24,6 @@ from batchgen.output.parts import Key, key_of
 from batchgen.output.plan_file import SUCCESS, Plan, load_plan
 from batchgen.output.store import Store
 from batchgen.records import Span
-
-QUARANTINE = "_batchgen/quarantine"
 
 
 @dataclass
@@ -85,26 +79,6 @@ def verify(store: Store, job: JobFile) -> Verdict:
     return verdict
 
 
-def repair(store: Store, verdict: Verdict) -> list[str]:
-    """Move the damaged parts of a verdict into quarantine, so that the next run makes their spans again; where they went.
-
-    The output must be at rest. A part is deleted when its copy has been read back. Raises StoreError.
-    """
-    moved = []
-    for name in verdict.damaged:
-        data = store.get(name)
-        if data is None or data != store.get(name):
-            raise StoreError(f"{name}: two reads of it differ", "nothing was moved; run verify again")
-        there = f"{QUARANTINE}/{name.removeprefix(parts.DATA + '/')}.{uuid.uuid4().hex[:8]}"
-        store.put_new(there, data)
-        if store.get(there) != data:
-            raise StoreError(f"{there}: it is not what was put there", "the part is where it was; run verify again")
-        store.delete(SUCCESS)
-        store.delete(name)
-        moved.append(there)
-    return moved
-
-
 def _plan_problems(plan: Plan) -> Iterator[str]:
     end: dict[int, int] = {}
     planned = [span for span in plan.spans if not span.retry]
@@ -125,26 +99,15 @@ def _place(store: Store, job: JobFile, plan: Plan, spans: list[Span]) -> tuple[C
     for span in spans:
         name = parts.part_name(span.name)
         rows, problems = _part(store, job, plan, span)
-        if span.retry and not (spans[0].retry or found or problems):
-            problems = [Problem(name, "contradiction", text) for text in _retry_contradictions(span, rows, last)]
+        is_sound = not (spans[0].retry or found or problems)
+        if is_sound and any(last.get((one.row, one.variant, one.sample)) != ("error", one.attempt) for one in span.again):
+            problems = [Problem(name, "contradiction", "it reruns a row that had not failed")]
         if problems and span is not spans[-1]:
             texts = [*(problem.text for problem in problems), "it cannot be repaired: rows of it were run again since"]
             problems = [Problem(name, "deviation", text) for text in texts]
         found += problems
         last |= {key_of(row): (row["status"], row["attempt"]) for row in rows}
     return Counter(status for status, _ in last.values()), found
-
-
-def _retry_contradictions(span: Span, rows: list[Fields], last: dict[Key, tuple[str, int]]) -> Iterator[str]:
-    """A retry has the rows that it was planned for, which had failed before, each with a later attempt."""
-    again = {(one.row, one.variant, one.sample): one.attempt for one in span.again}
-    found = {key_of(row): row["attempt"] for row in rows}
-    if again.keys() != found.keys():
-        yield f"row, variant, sample {min(again.keys() ^ found.keys())} is missing or was not planned"
-    elif any(found[key] <= attempt for key, attempt in again.items()):
-        yield "an attempt that is not after the one before"
-    if any(last.get(key) != ("error", attempt) for key, attempt in again.items()):
-        yield "it reruns a row that had not failed"
 
 
 def _part(store: Store, job: JobFile, plan: Plan, span: Span) -> tuple[list[Fields], list[Problem]]:
@@ -187,7 +150,7 @@ def _read(store: Store, span: str) -> pa.Table:
 
 
 def _deviation(found: pa.Schema, wanted: pa.Schema) -> str | None:
-    """What the columns of a part have not of those that the job file lists. More columns are another release's."""
+    """What a part lacks of the columns that the job file lists. More columns are another release's."""
     for column in wanted:
         if column.name not in found.names:
             return f"no {column.name}"
@@ -207,20 +170,22 @@ def _of_releases(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _row_contradictions(job: JobFile, span: Span, rows: list[Fields]) -> Iterator[str]:
-    """Every planned row, variant and sample, once, in order; of a retry, every one at most once, in order."""
+    """Every planned row, variant and sample, once, in order; of a retry, those that it was planned for, with a later attempt."""
     keys = [key_of(row) for row in rows]
     for key, times in Counter(keys).items():
         if times > 1:
             yield f"row, variant, sample {key} is there {times} times"
     if keys != sorted(keys):
         yield "rows out of input order"
-    if span.retry:
-        return
+    again = {(one.row, one.variant, one.sample): one.attempt for one in span.again}
     ordinals = {row["row"] for row in rows}
-    if len(ordinals) != span.rows or not all(span.start <= ordinal < span.end for ordinal in ordinals):
+    if not span.retry and (len(ordinals) != span.rows or not all(span.start <= ordinal < span.end for ordinal in ordinals)):
         yield f"it has {len(ordinals)} input rows, planned are {span.rows} of {span.start}..{span.end - 1}"
     samples = {(r["row"], r["variant"]): r["sampling"]["n"] if r["sampling"] else job.job.samples for r in rows}
     variants = range(job.job.variants)
     wanted = {(o, v, s) for o in ordinals for v in variants for s in range(samples.get((o, v), 1))}
+    wanted = set(again) if span.retry else wanted
     if wanted != set(keys):
         yield f"row, variant, sample {min(wanted ^ set(keys))} is missing or was not planned"
+    elif any(row["attempt"] <= again[key_of(row)] for row in rows if span.retry):
+        yield "an attempt that is not after the one before"
