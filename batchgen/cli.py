@@ -189,10 +189,9 @@ def export(
     from pathlib import Path
 
     from batchgen.export import files
-    from batchgen.export.registry import EXPORTS
     from batchgen.output.output import Output
 
-    for name, lines in files.export(Output.open(out), EXPORTS.named(form), Path(to)).items():
+    for name, lines in files.export(Output.open(out), files.EXPORTS.named(form), Path(to)).items():
         print(f"{Path(to) / name}: {lines:,} lines")
 
 

@@ -51,9 +51,10 @@ def _run(
     job: Job, store: Store, prepared: Prepared, out: TextIO, quiet: bool, stopping: Callable[[], bool], held: Lease
 ) -> dict[str, Any]:
     from batchgen import logs, terminal
-    from batchgen.output import job_file, journal, parts, plan_file, progress
+    from batchgen.output import job_file, parts, plan_file, progress
     from batchgen.output.store import SCRATCH, delete_all
     from batchgen.plan import plan
+    from batchgen.replica import journal
 
     columns = job_file.freeze(store, job, prepared.renderer.model, prepared.columns.kept, prepared.upstream).input_columns
     planned = plan.freeze_plan(job, store, prepared.found, prepared.columns)

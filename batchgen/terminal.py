@@ -166,7 +166,7 @@ def print_verdict(verdict: Verdict) -> None:
     print(f"{proven}: {rows:,} rows ({verdict.rows_ok:,} ok, {verdict.rows_error:,} error) in {verdict.spans:,} spans")
 
 
-def print_fidelity(found: dict[str, Fidelity], lines: list[list[Any]]) -> None:
+def print_fidelity(found: dict[str, Fidelity], lines: list[tuple[str, int, int, float, float | None]]) -> None:
     """The `lines` of fidelity.table, and what holds of each attribute as a whole."""
     print(f"{'attribute':<20} {'asked':>6} {'answers':>10} {'tokens':>8} {'label':>6}")
     for name, value, answers, tokens, label in lines:

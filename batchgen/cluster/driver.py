@@ -23,12 +23,12 @@ from batchgen.cluster.placement import place
 from batchgen.cluster.pool import STOP_SECONDS, Pool
 from batchgen.errors import EngineError, Interrupted
 from batchgen.job.job import Job
-from batchgen.output import journal
 from batchgen.output.lease import Lease
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store
 from batchgen.records import Span
 from batchgen.render.renderer import Renderer
+from batchgen.replica import journal
 
 if TYPE_CHECKING:
     from batchgen.cluster.feed import Feed

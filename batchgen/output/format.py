@@ -36,8 +36,7 @@ def mark() -> Fields:
 
 def refuse_newer(fields: object, name: str) -> None:
     """Raises NewerFormat where the mark among the fields of file `name` is of a later release."""
-    found = fields.get("format", 1) if isinstance(fields, dict) else 1
-    if isinstance(fields, dict) and isinstance(found, int) and found > FORMAT:
+    if isinstance(fields, dict) and isinstance(found := fields.get("format", 1), int) and found > FORMAT:
         writer = f"batchgen {fields.get('version', 'of a later version')} (format {found})"
         raise NewerFormat(f"{name}: written by {writer}, this is batchgen {__version__} (format {FORMAT})", "upgrade batchgen")
 
@@ -52,8 +51,7 @@ def to_parquet(table: pa.Table, about: Fields | None = None) -> bytes:
     """The bytes of a Parquet file with page checksums, the mark and what the file says `about` itself. Without dictionaries: in
     files of many columns and few rows they cost more time than they save, and zstd finds what repeats."""
     metadata = (table.schema.metadata or {}) | {KEY: orjson.dumps(mark() | (about or {}))}
-    sink = io.BytesIO()
-    table = table.replace_schema_metadata(metadata)
+    table, sink = table.replace_schema_metadata(metadata), io.BytesIO()
     pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
     return sink.getvalue()
 
@@ -61,8 +59,7 @@ def to_parquet(table: pa.Table, about: Fields | None = None) -> bytes:
 def read_parquet(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
     """The table in a Parquet file, its pages checked. Raises VerifyError for a damaged or missing one, NewerFormat."""
     try:
-        file = pq.ParquetFile(in_arrow_memory(store.get(name)), page_checksum_verification=True)
-        table = file.read(columns=columns)
+        table = pq.ParquetFile(in_arrow_memory(store.get(name)), page_checksum_verification=True).read(columns=columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise VerifyError(f"{name}: damaged: {words(error, 200)}") from None
     marked(table.schema.metadata, f"{store.url}/{name}")

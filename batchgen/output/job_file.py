@@ -56,8 +56,7 @@ def load(store: Store) -> JobFile | None:
         refuse_newer(fields, f"{store.url}/{NAME}")
         columns = _decode_schema(fields["carried_schema"])
         job = Job.model_validate(_known(fields["job"]), extra="ignore")
-        stored = fields.get("schema")
-        schema = _decode_schema(stored) if stored is not None else job_schema(job, columns, first_format=True)
+        schema = _decode_schema(fields["schema"]) if "schema" in fields else job_schema(job, columns, first_format=True)
         return JobFile(job, fields["meaning"], fields["model"], columns, schema, fields["fingerprint"], _doubt(fields, job))
     except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise OutputConflict(f"output {store.url}: {NAME} is not a batchgen job: {error}", "choose another output.path") from None

@@ -1,8 +1,8 @@
 """`_batchgen/lease.json`: one driver for an output. An economy, not the safety: parts stay right under two drivers.
 
-The holder counts up a number in it every BEAT_SECONDS. Who finds a lease watches it: when the number moves, another driver
-is at work; when it stands still for PATIENCE beats, by the watcher's own clock, or when its process was on this
-machine and is gone, the lease is taken over. No clocks of two machines are compared.
+The holder counts up a number in it every BEAT_SECONDS. Who finds a lease watches it: when the number moves, another driver is at
+work; when it stands still for PATIENCE beats, by the watcher's own clock, or when its process was on this machine and is gone,
+the lease is taken over. No clocks of two machines are compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATIENCE = 6
 
 
 class Lease:
-    """A lease that is held. Beats in a thread of its own until `release`."""
+    """A lease that is held. Beats in a thread of its own until `close`."""
 
     def __init__(self, store: Store, fields: Fields) -> None:
         self._store, self._fields = store, fields
@@ -47,7 +47,7 @@ class Lease:
         self._look()
         self.check()
 
-    def release(self) -> None:
+    def close(self) -> None:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(StoreError):
@@ -79,11 +79,8 @@ def hold(store: Store, message: Callable[[str], None], force: bool = False) -> I
         if not force:
             _wait_until_free(store, message)
         store.put(NAME, data)
-    lease = Lease(store, fields)
-    try:
+    with contextlib.closing(Lease(store, fields)) as lease:
         yield lease
-    finally:
-        lease.release()
 
 
 def _wait_until_free(store: Store, message: Callable[[str], None]) -> None:

@@ -22,10 +22,8 @@ QUARANTINE = "_batchgen/quarantine"
 
 
 class Output:
-    """A directory or URL that a job writes to. It may be looked at while the job runs.
-
-    `url` names it, `store` reads and writes it, `job` is its job file (the job itself is `job.job`).
-    """
+    """A directory or URL that a job writes to. It may be looked at while the job runs. `url` names it, `store` reads and writes
+    it, `job` is its job file (the job itself is `job.job`)."""
 
     def __init__(self, store: Store, job: JobFile) -> None:
         self.url, self.store, self.job = store.url, store, job

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import os
 import socket
 from collections import Counter
@@ -107,7 +106,7 @@ class Tally:
         self.engine = dict(fields.get("engine", {}))
         bits = np.unpackbits(np.frombuffer(base64.b64decode(fields["counted"]), np.uint8), bitorder="little")
         counted = {span.name for span, bit in zip(self.plan.spans, bits, strict=False) if bit}
-        counts = Counts(**{one.name: fields["counts"][one.name] for one in dataclasses.fields(Counts)})
+        counts = Counts(**{name: fields["counts"][name] for name in asdict(Counts())})
         errors = Counter(dict(fields["errors"]))
         if counted <= committed:
             self.counted, self.counts, self.errors = counted, counts, errors

@@ -18,14 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore import exceptions
 
 from batchgen.errors import InputError, StoreError, words
 
@@ -35,7 +28,8 @@ if TYPE_CHECKING:
 
 SCRATCH = "_batchgen/tmp"
 ATTEMPTS = 6
-"""Of an operation of an object store."""
+"""Of an operation of an object store that does not fail with one of FINAL."""
+FINAL = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -151,9 +145,8 @@ def _retried(call: Callable[Concatenate[ObjectStore, str, P], T]) -> Callable[Co
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return call(store, name, *more, **options)
-            except (BaseError, OSError) as error:
-                final = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
-                if final or attempt == ATTEMPTS:
+            except (exceptions.BaseError, OSError) as error:
+                if isinstance(error, FINAL) or attempt == ATTEMPTS:
                     what = f"output {store.url}/{name}: {words(error)}"
                     raise StoreError(what, "run again to resume: nothing is lost") from error
                 time.sleep(random.uniform(0, 0.1 * 2**attempt))
@@ -172,7 +165,7 @@ class ObjectStore:
     def put_new(self, name: str, data: bytes) -> bool:
         try:
             obstore.put(self._client, name, data, mode="create", use_multipart=False)
-        except (AlreadyExistsError, PreconditionError):
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
             # S3's 409 comes here too, and says only that another PUT was under way, which may have failed.
             obstore.head(self._client, name)
             return False
@@ -186,7 +179,7 @@ class ObjectStore:
     def get(self, name: str) -> bytes | None:
         try:
             return bytes(obstore.get(self._client, name).bytes())
-        except (NotFoundError, FileNotFoundError):
+        except (exceptions.NotFoundError, FileNotFoundError):
             return None
 
     @_retried
@@ -195,7 +188,7 @@ class ObjectStore:
 
     @_retried
     def delete(self, name: str) -> None:
-        with contextlib.suppress(NotFoundError, FileNotFoundError):
+        with contextlib.suppress(exceptions.NotFoundError, FileNotFoundError):
             obstore.delete(self._client, name)
 
 
@@ -213,7 +206,7 @@ def open_client(url: str) -> Client:
         options["allow_http"] = True
     try:
         return obstore.store.from_url(url, client_options=options)
-    except (BaseError, ValueError) as error:
+    except (exceptions.BaseError, ValueError) as error:
         raise InputError(f"{url}: {words(error)}") from None
 
 

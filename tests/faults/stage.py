@@ -16,9 +16,9 @@ import pytest
 
 from batchgen import terminal
 from batchgen.cluster import connect, driver, feed, monitor
-from batchgen.output import journal, lease, output, progress, store, verify
+from batchgen.output import lease, output, progress, store, verify
 from batchgen.read import discover
-from batchgen.replica import replica
+from batchgen.replica import journal, replica
 from batchgen.tasks import generate
 from tests.faults import concurrency
 from tests.faults.backends import Bucket, Engine
