@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
 
 if TYPE_CHECKING:
+    from batchgen.job.fields import Fields
     from batchgen.job.job import Job
     from batchgen.output.lease import Lease
     from batchgen.output.store import Store
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def run(
-    job: Job | Mapping[str, Any],
+    job: Job | Mapping[str, object],
     *,
     out: TextIO | None = None,
     quiet: bool = False,
     stopping: Callable[[], bool] = lambda: False,
     force: bool = False,
-) -> dict[str, Any]:
+) -> Fields:
     """Run a job to its end, or resume it, and return its status (the fields of `status --json`).
 
     `out` takes progress and summary (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then whether
@@ -49,7 +50,7 @@ def run(
 
 def _run(
     job: Job, store: Store, prepared: Prepared, out: TextIO, quiet: bool, stopping: Callable[[], bool], held: Lease
-) -> dict[str, Any]:
+) -> Fields:
     from batchgen import logs, terminal
     from batchgen.output import job_file, parts, plan_file, progress
     from batchgen.output.store import SCRATCH, delete_all

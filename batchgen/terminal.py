@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,6 +15,7 @@ from rich.text import Text
 from batchgen.cluster.monitor import Monitor
 from batchgen.errors import VerifyError, printable
 from batchgen.output import parts
+from batchgen.output.format import Fields
 from batchgen.output.plan_file import Plan
 from batchgen.output.progress import Tally
 from batchgen.output.store import Store
@@ -92,7 +93,7 @@ def _cached(tally: Tally, shared: bool) -> str:
     return f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached"
 
 
-def _first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[dict[str, Any]]]:
+def _first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[Fields]]:
     """The ok answers of the first few input rows, the variants of one row together."""
     for span in [span for span in plan.spans if not span.retry][:SUMMARY_SPANS]:
         try:
@@ -101,7 +102,7 @@ def _first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[dic
             continue
         wanted = ["row", "variant", "sample", "attributes", "messages", "response", "status"]
         table = table.select([name for name in wanted if name in table.column_names]).slice(0, SUMMARY_ROWS)
-        by_row: dict[int, list[dict[str, Any]]] = {}
+        by_row: dict[int, list[Fields]] = {}
         for answer in table.to_pylist():
             if answer["status"] == "ok":
                 by_row.setdefault(answer["row"], []).append(answer)
@@ -112,7 +113,7 @@ def _first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[dic
             return
 
 
-def _answers_table(answers: list[dict[str, Any]], varied: list[str]) -> Table:
+def _answers_table(answers: list[Fields], varied: list[str]) -> Table:
     table = Table(title=None, show_lines=False, expand=False)
     table.add_column("variant" if varied else "sample")
     table.add_column(Text(printable(f"answer to: {answers[0]['messages'][-2]['content'][:100]}")), overflow="fold")
@@ -122,7 +123,7 @@ def _answers_table(answers: list[dict[str, Any]], varied: list[str]) -> Table:
     return table
 
 
-def print_prompts(prompts: list[dict[str, Any]]) -> None:
+def print_prompts(prompts: list[Fields]) -> None:
     for prompt in prompts:
         print(f"--- row {prompt['row']} variant {prompt['variant']}: {len(prompt['token_ids'])} tokens")
         print(printable(prompt["text"] if prompt["error"] is None else prompt["error"]))
@@ -147,7 +148,7 @@ def print_findings(found: Findings, predicted: str | None) -> None:
         print(f"  ... and {found.bad - len(found.first_errors):,} more")
 
 
-def print_status(found: dict[str, Any]) -> None:
+def print_status(found: Fields) -> None:
     print(f"{found['name']}: {found['state']}")
     print(f"rows:   {found['rows_ok']:,} ok, {found['rows_error']:,} error, {found['rows_planned']:,} planned")
     print(f"spans:  {found['spans_done']:,} of {found['spans_planned']:,}")

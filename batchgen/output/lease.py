@@ -84,14 +84,12 @@ def hold(store: Store, message: Callable[[str], None], force: bool = False) -> I
 
 
 def _wait_until_free(store: Store, message: Callable[[str], None]) -> None:
-    first = _read(store)
-    if first is None or _is_gone(first):
+    if (first := _read(store)) is None or _is_gone(first):
         return
     message(f"the output has a lease of {_who(first)}: watching it for {BEAT_SECONDS * PATIENCE:.0f} s")
     for _ in range(PATIENCE * 5):
         time.sleep(BEAT_SECONDS / 5)
-        now = _read(store)
-        if now is None:
+        if (now := _read(store)) is None:
             return
         if now != first:
             what = f"{_who(now)} is at work on the output {store.url}"
