@@ -18,17 +18,17 @@ from batchgen.cluster import limits
 from batchgen.cluster.dispatch import Dispatcher
 from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
 from batchgen.cluster.lookahead import END
+from batchgen.cluster.monitor import Monitor
 from batchgen.cluster.placement import place
 from batchgen.cluster.pool import STOP_SECONDS, Pool
 from batchgen.errors import EngineError, Interrupted
 from batchgen.job.job import Job
-from batchgen.output import journal
+from batchgen.output.lease import Lease
 from batchgen.output.plan_file import Plan
-from batchgen.output.progress import Monitor
 from batchgen.output.store import Store
-from batchgen.output.store.lease import Lease
 from batchgen.records import Span
 from batchgen.render.renderer import Renderer
+from batchgen.replica import journal
 
 DRAIN_SECONDS = 30.0
 """Seconds that running spans have to finish once a run is to stop."""
