@@ -12,8 +12,8 @@ from batchgen.errors import InputError, JobError
 from batchgen.job.input import Input
 from batchgen.job.job import Job
 from batchgen.output.store import open_store
-from batchgen.read import formats
-from batchgen.read.formats.base import Found, files
+from batchgen.read.formats import FORMATS, Found, format_by_ending, format_of, known_endings
+from batchgen.read.location import expand
 
 R = TypeVar("R")
 
@@ -28,29 +28,28 @@ def discover(spec: Input) -> list[Found]:
         for shard in _shards(spec, path):
             found.setdefault(shard.name, shard)
     _check_names(found)
-    for shard in found.values():
-        if not shard.format:
-            remedy = f"set input.format, or use an ending of {' '.join(formats.known_endings())}"
-            raise InputError(f"shard {shard.name}: unknown format", remedy)
+    if unknown := next((name for name, shard in found.items() if not shard.format), None):
+        remedy = f"set input.format, or use an ending of {' '.join(known_endings())}"
+        raise InputError(f"shard {unknown}: unknown format", remedy)
     kinds = sorted({shard.format for shard in found.values()})
     if len(kinds) > 1:
         raise InputError(f"input.path leads to both {' and '.join(kinds)} shards", "give each its own job")
 
     def with_version(shard: Found) -> Found:
-        size, stamp = formats.format_of(spec, shard).version(spec, shard.name)
+        size, stamp = format_of(spec, shard).version(spec, shard.name)
         return replace(shard, size=size, stamp=stamp)
 
     return in_threads(with_version, found.values())
 
 
 def _shards(spec: Input, path: str) -> list[Found]:
-    endings = formats.known_endings()
+    endings = known_endings()
     if spec.format != "auto":
-        return formats.FORMATS.named(spec.format).find(path, endings)
-    for one in formats.FORMATS.all().values() if not path.endswith(endings) else ():
+        return FORMATS.named(spec.format).find(path, endings)
+    for one in FORMATS.all().values() if not path.endswith(endings) else ():
         if (claimed := one.claim(path, endings)) is not None:
             return claimed
-    return [Found(name, formats.format_by_ending(name)) for name in files(path, endings)]
+    return [Found(name, format_by_ending(name)) for name in expand(path, endings)]
 
 
 def _check_names(names: Iterable[str]) -> None:

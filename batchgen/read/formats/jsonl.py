@@ -16,8 +16,8 @@ import pyarrow as pa
 from batchgen.errors import InputError, RowError, place
 from batchgen.job.input import Input
 from batchgen.read.columns import conform
-from batchgen.read.formats.base import Cut, Format, Found, Head, Measured, Planned, SpanRows
-from batchgen.read.formats.jsonl_scan import grow, scan
+from batchgen.read.formats import Format, Found, Head, Measured, Planned, RowsOf, SpanRows, changed
+from batchgen.read.formats.jsonl_scan import scan
 from batchgen.read.text import is_compressed, lines, open_text
 from batchgen.records import Row, Shard, Span
 
@@ -38,7 +38,7 @@ class Jsonl(Format):
         with open_text(name) as stream:
             first = itertools.islice(lines(stream, name, spec.max_row_bytes), rows)
             made = [self.row(spec, name, 0, line) for line in first if line not in BLANK]
-        return Head([row.data for row in made if row.data is not None])
+        return [row.data for row in made if row.data is not None]
 
     def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
         text_bytes = found.size * (COMPRESSION if is_compressed(found.name) else 1.0)
@@ -46,9 +46,14 @@ class Jsonl(Format):
         def left(offset: int) -> float:
             return (text_bytes - offset) / bytes_per_row
 
-        def plan(cut: Cut) -> Planned | None:
-            scan_or_grow = grow if shard.digest else scan
-            return scan_or_grow(shard, found, lambda offset: cut.rows(left(offset)), cut.bytes)
+        def plan(rows_of: RowsOf, most: int) -> Planned | None:
+            try:
+                now, spans = scan(shard, found, lambda offset: rows_of(left(offset)), most)
+            except InputError:
+                if shard.digest:
+                    raise changed(shard) from None
+                raise
+            return (now, spans) if spans or not shard.digest else None
 
         return Measured(max(0, int(left(shard.text_bytes))), plan)
 

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
-from batchgen.errors import InputError
-from batchgen.read.formats.base import Found, Planned, changed
+from batchgen.read.formats import Found, Planned, changed
 from batchgen.read.text import open_text, read_chunk
 from batchgen.records import Shard, Span
 
@@ -21,49 +19,34 @@ RowsAt = Callable[[int], int]
 """The number of rows of a span that starts at this byte of the text."""
 
 
-def grow(shard: Shard, found: Found, rows: RowsAt, cap: int) -> Planned | None:
-    """The shard as `found`, and spans of what its text has grown by; None where that has no rows.
-
-    Raises OutputConflict where the planned text is not there any more.
-    """
-    digest = xxhash.xxh3_128()
-    left = shard.text_bytes
-    try:
-        with open_text(found.name) as stream:
-            while left and (chunk := read_chunk(stream, found.name, min(SCAN_CHUNK, left))):
-                digest.update(chunk)
-                left -= len(chunk)
-        if left or digest.hexdigest() != shard.digest:
-            raise changed(shard)
-        now, spans = scan(shard, found, rows, cap, digest)
-    except InputError:
-        raise changed(shard) from None
-    return (now, spans) if spans else None
-
-
-def scan(shard: Shard, found: Found, rows: RowsAt, cap: int, digest: xxhash.xxh3_128 | None = None) -> Planned:
+def scan(shard: Shard, found: Found, rows: RowsAt, cap: int) -> Planned:
     """The shard as `found`, and spans of its text after what `shard` has planned, of `rows(offset)` rows or `cap` bytes each.
 
-    `digest` is the running digest of the planned text. Raises InputError where the last planned line was continued.
+    Raises OutputConflict where the planned text is not there any more, or its last line was continued.
     """
-    digest = digest or xxhash.xxh3_128()
-    spans: list[Span] = []
-    with open_text(shard.name, shard.text_bytes) as stream:
-        at = shard.text_bytes
-        chunk = read_chunk(stream, shard.name, SCAN_CHUNK)
+    digest = xxhash.xxh3_128()
+    at = shard.text_bytes
+    with open_text(found.name) as stream:
+        left = at
+        while left and (chunk := read_chunk(stream, found.name, min(SCAN_CHUNK, left))):
+            digest.update(chunk)
+            left -= len(chunk)
+        if shard.digest and digest.hexdigest() != shard.digest:
+            raise changed(shard)
+        chunk = read_chunk(stream, found.name, SCAN_CHUNK)
         if chunk and not shard.terminated:
             ending = b"\r\n" if chunk.startswith(b"\r\n") else b"\n"
             if not chunk.startswith(ending):
-                raise InputError(f"shard {shard.name}: its last line was continued")
+                raise changed(shard)
             digest.update(ending)
-            at, chunk = at + len(ending), chunk[len(ending) :] or read_chunk(stream, shard.name, SCAN_CHUNK)
-        found_lines = _Lines(at)
+            at, chunk = at + len(ending), chunk[len(ending) :] or read_chunk(stream, found.name, SCAN_CHUNK)
         cutter = _Cutter(shard.index, shard.lines, at, rows, cap)
+        spans: list[Span] = []
         while chunk:
             digest.update(chunk)
-            spans += cutter.add(*found_lines.feed(chunk))
-            chunk = read_chunk(stream, shard.name, SCAN_CHUNK)
-        spans += cutter.add(*found_lines.unterminated()) + cutter.rest()
+            spans += cutter.add(chunk)
+            chunk = read_chunk(stream, found.name, SCAN_CHUNK)
+    spans += cutter.rest()
     now = replace(
         shard,
         size=found.size,
@@ -71,84 +54,52 @@ def scan(shard: Shard, found: Found, rows: RowsAt, cap: int, digest: xxhash.xxh3
         digest=digest.hexdigest(),
         lines=cutter.line,
         rows=shard.rows + sum(span.rows for span in spans),
-        text_bytes=found_lines.at,
-        terminated=found_lines.terminated,
+        text_bytes=cutter.at,
+        terminated=cutter.terminated,
     )
     return now, spans
 
 
-Ends = npt.NDArray[np.int64]
-Filled = npt.NDArray[np.bool_]
+class _Cutter:
+    """Cuts text that comes in chunks into spans. The open span starts at line `_start` and byte `_offset` and has `_have` rows."""
 
-
-class _Lines:
-    """The lines of a text that comes in chunks. `at` is the byte after the last chunk."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self._start = at  # of the line that `at` is in
-        self._last = NEWLINE  # the byte before `at`
+    def __init__(self, shard: int, line: int, at: int, rows: RowsAt, cap: int) -> None:
+        self.line, self.at = line, at  # the ordinal of the next line, the byte after the last chunk
+        self._shard, self._rows_at, self._cap = shard, rows, cap
+        self._start, self._offset, self._have = line, at, 0
+        self._before = b"\n\n"  # the two bytes before `at`
 
     @property
     def terminated(self) -> bool:
-        return self._last == NEWLINE
+        return self._before.endswith(b"\n")
 
-    def feed(self, chunk: bytes) -> tuple[Ends, Filled]:
-        """For each line that ends in the chunk: the byte after its newline, and whether it is not blank."""
-        data = np.frombuffer(chunk, np.uint8)
-        newlines = np.flatnonzero(data == NEWLINE)
-        lengths = newlines - np.concatenate(([self._start - self.at], newlines + 1))[:-1]
-        before = data[newlines - 1]
-        if len(newlines) and newlines[0] == 0:
-            before[0] = self._last
-        ends = newlines + 1 + self.at
-        self._start = int(ends[-1]) if len(ends) else self._start
-        self.at, self._last = self.at + len(chunk), chunk[-1]
-        return ends, _is_filled(lengths, before)
-
-    def unterminated(self) -> tuple[Ends, Filled]:
-        """The last line likewise, where the text does not end in a newline."""
-        lengths = np.array([] if self.terminated else [self.at - self._start], np.int64)
-        return lengths + self._start, _is_filled(lengths, np.full(len(lengths), self._last, np.uint8))
-
-
-def _is_filled(lengths: Ends, last: npt.NDArray[np.uint8]) -> Filled:
-    return np.asarray((lengths > 1) | ((lengths == 1) & (last != RETURN)))
-
-
-class _Cutter:
-    """Cuts lines into spans. The open span starts at line `_start` and byte `_offset` and has `_have` rows."""
-
-    def __init__(self, shard: int, line: int, offset: int, rows: RowsAt, cap: int) -> None:
-        self.line = line  # the ordinal of the next line
-        self._shard, self._rows_at, self._cap = shard, rows, cap
-        self._start, self._offset, self._have = line, offset, 0
-        self._end = offset  # the byte after the last line
-
-    def add(self, ends: Ends, filled: Filled) -> list[Span]:
-        """The spans that these lines complete: by their number of rows, or by bytes once they have a row."""
-        if not len(ends):
-            return []
-        rows = np.concatenate(([0], np.cumsum(filled)))  # rows[i]: rows among the first i lines
+    def add(self, chunk: bytes) -> list[Span]:
+        """The spans that the lines of a chunk complete, by rows or by bytes. An empty chunk ends a line that has no newline."""
+        text = np.frombuffer(self._before + chunk, np.uint8)
+        newlines = np.flatnonzero(text[2:] == NEWLINE) if chunk else np.zeros(1, np.int64)
+        last, last_but_one = text[newlines + 1], text[newlines]
+        filled = (last != NEWLINE) & ((last != RETURN) | (last_but_one != NEWLINE))
+        lines = self.line + 1 + np.flatnonzero(filled)  # the ordinal after each row
+        ends = self.at + min(1, len(chunk)) + newlines[filled]  # the byte after each row
         spans: list[Span] = []
-        done = 0  # lines that belong to earlier spans
+        done = 0  # rows that belong to earlier spans
         while True:
-            by_rows = np.searchsorted(rows, rows[done] + self._rows_at(self._offset) - self._have)
-            by_bytes = np.searchsorted(ends, self._offset + self._cap) + 1
-            one_row = np.searchsorted(rows, rows[done] + 1) if not self._have else 0
-            upto = int(min(by_rows, max(by_bytes, one_row)))
+            by_rows = done + self._rows_at(self._offset) - self._have
+            by_bytes = int(np.searchsorted(ends, self._offset + self._cap)) + 1
+            upto = min(by_rows, by_bytes)
             if upto > len(ends):
                 break
-            self._have += int(rows[upto] - rows[done])
-            spans.append(self._cut(self.line + upto, int(ends[upto - 1])))
+            self._have += upto - done
+            spans.append(self._cut(int(lines[upto - 1]), int(ends[upto - 1])))
             done = upto
-        self._have += int(rows[-1] - rows[done])
-        self.line, self._end = self.line + len(ends), int(ends[-1])
+        self._have += len(ends) - done
+        self.line, self.at, self._before = self.line + len(newlines), self.at + len(chunk), text[-2:].tobytes()
         return spans
 
     def rest(self) -> list[Span]:
-        """The open span, where it has rows."""
-        return [self._cut(self.line, self._end)] if self._have else []
+        """The spans of what is left at the text's end."""
+        spans = [] if self.terminated else self.add(b"")
+        return [*spans, self._cut(self.line, self.at)] if self._have else spans
 
     def _cut(self, line: int, end: int) -> Span:
         span = Span(self._shard, self._start, line, self._have, self._offset, end - self._offset)

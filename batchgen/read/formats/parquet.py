@@ -12,8 +12,8 @@ import xxhash
 
 from batchgen.errors import InputError, words
 from batchgen.job.input import Input
-from batchgen.read import location, tables
-from batchgen.read.formats.table import BATCH_ROWS, Contents, TableFormat
+from batchgen.read import location
+from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, Contents, TableFormat, check_types
 from batchgen.records import Shard
 
 FOOTER_CAP = 2**28
@@ -25,7 +25,7 @@ class Parquet(TableFormat):
     name = "parquet"
     endings: tuple[str, ...] = (".parquet",)
 
-    def schema(self, spec: Input, name: str) -> pa.Schema:
+    def head(self, spec: Input, name: str, rows: int = 0) -> pa.Schema:
         return open_parquet(name)[0].schema_arrow
 
     def contents(self, spec: Input, name: str) -> Contents:
@@ -73,7 +73,7 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
         file = pq.ParquetFile(stream, arrow_extensions_enabled=False)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"shard {name}: damaged Parquet: {words(error)}") from None
-    tables.check_types(name, file.schema_arrow)
+    check_types(name, file.schema_arrow)
     return file, footer
 
 
@@ -82,7 +82,7 @@ def _names_extension(footer: bytes) -> bool:
     for run in re.findall(rb"[A-Za-z0-9+/]{32,}", footer):
         for shift in range(4):
             piece = run[shift : shift + (len(run) - shift) // 4 * 4]
-            if tables.EXTENSION in base64.b64decode(piece):
+            if EXTENSION in base64.b64decode(piece):
                 return True
     return False
 

@@ -19,7 +19,8 @@ from batchgen.output import job_file
 from batchgen.output.parts import DATA
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import open_store
-from batchgen.read.formats.base import Found, files
+from batchgen.read import location
+from batchgen.read.formats import Found
 from batchgen.read.formats.parquet import Parquet, open_parquet
 from batchgen.read.formats.table import Contents
 
@@ -42,7 +43,7 @@ class Parts(Parquet):
         if store.get(SUCCESS) is None:
             raise InputError(f"input.path {path}: the job of this output is not done", "run it to its end first")
         upstream = (path, frozen.fingerprint)
-        return [Found(name, self.name, upstream=upstream) for name in files(f"{path.rstrip('/')}/{DATA}", endings)]
+        return [Found(name, self.name, upstream=upstream) for name in location.expand(f"{path.rstrip('/')}/{DATA}", endings)]
 
     def find(self, path: str, endings: tuple[str, ...]) -> list[Found]:
         claimed = self.claim(path, endings)
