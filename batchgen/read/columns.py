@@ -28,8 +28,8 @@ def carried_field(column: str, kind: pa.DataType | None) -> pa.Field:
 
 
 def extra_field(unseen: bool, consumed: str | None) -> pa.Field:
-    """`input_extra`, an object of a row's misfits. Notes: `open`, "1" where it takes columns that were not seen when the output was
-    made, else "0", and `consumed`, a column that the output has under another heading, or ""."""
+    """`input_extra`, the object of a row's misfits. Notes: `open`, "1" where it has columns not seen when the output was made,
+    else "0", and `consumed`, a column that the output has under another heading, or ""."""
     return pa.field(EXTRA, pa.string(), metadata={"open": str(int(unseen)), "consumed": consumed or ""})
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -17,7 +17,7 @@ from batchgen.read import location
 from batchgen.records import Data, Row, Shard, Span
 from batchgen.registry import Registry
 
-Head = list[Data] | pa.Schema
+Head: TypeAlias = "list[Data] | pa.Schema"
 """What the start of a shard says of its columns: the first good rows, or the Arrow schema of the whole."""
 Planned = tuple[Shard, list[Span]]
 RowsOf = Callable[[float], int]
@@ -42,8 +42,8 @@ class Found:
 class Measured:
     """A shard that is new or looks changed, before it is cut: about how many `rows` it adds to the plan.
 
-    `plan(rows_of, bytes)` gives the shard as it is now and its new spans, None where its content is what was planned; spans of text
-    end after `bytes`. It raises InputError, and OutputConflict where planned rows changed.
+    `plan(rows_of, bytes)` gives the shard as it is now and its new spans, of at most about `bytes` of text; None where its
+    content is what was planned. It raises InputError, and OutputConflict where planned rows changed.
     """
 
     rows: int

@@ -61,7 +61,7 @@ def scan(shard: Shard, found: Found, rows: RowsAt, cap: int) -> Planned:
 
 
 class _Cutter:
-    """Cuts text that comes in chunks into spans. The open span starts at line `_start` and byte `_offset` and has `_have` rows."""
+    """Cuts chunks of text into spans. The open span starts at line `_start` and byte `_offset` and has `_have` rows."""
 
     def __init__(self, shard: int, line: int, at: int, rows: RowsAt, cap: int) -> None:
         self.line, self.at = line, at  # the ordinal of the next line, the byte after the last chunk

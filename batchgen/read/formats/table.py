@@ -26,18 +26,7 @@ BATCH_ROWS = 1024
 ORDINAL = "\0ordinal"
 EXTENSION = b"ARROW:extension"
 """The metadata key of an extension type in a schema's bytes."""
-_PLAIN = (
-    types.is_null,
-    types.is_primitive,
-    types.is_decimal,
-    types.is_string,
-    types.is_large_string,
-    types.is_string_view,
-    types.is_binary,
-    types.is_large_binary,
-    types.is_binary_view,
-    types.is_fixed_size_binary,
-)
+_PLAIN = {pa.null(), pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
 
 
 @dataclass(frozen=True)
@@ -127,4 +116,4 @@ def _is_plain(kind: pa.DataType) -> bool:
         return _is_plain(kind.value_type)
     if types.is_nested(kind) and not types.is_union(kind):
         return all(_is_plain(kind.field(index).type) for index in range(kind.num_fields))
-    return any(is_plain(kind) for is_plain in _PLAIN)
+    return kind in _PLAIN or any((types.is_primitive(kind), types.is_decimal(kind), types.is_fixed_size_binary(kind)))
