@@ -17,8 +17,7 @@ from batchgen.errors import BadRow, InputError, RowError, place
 from batchgen.job.input import Input
 from batchgen.read.columns import conform
 from batchgen.read.formats import Format, Found, Head, Measured, Planned, RowsOf, SpanRows, changed
-from batchgen.read.formats.jsonl_scan import scan
-from batchgen.read.text import is_compressed, lines, open_text
+from batchgen.read.formats.jsonl_text import is_compressed, lines, open_text, scan
 from batchgen.records import Data, Row, Shard, Span
 
 BLANK = (b"", b"\r")

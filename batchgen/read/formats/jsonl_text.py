@@ -1,22 +1,77 @@
-"""JSONL text -> spans: numpy finds line ends chunk by chunk; nothing is parsed, and one chunk is held."""
+"""Text of JSONL shards: streams of uncompressed bytes, the lines in them, each held only up to a cap, and the spans that they are
+cut into. To cut, numpy finds line ends chunk by chunk; nothing is parsed, and one chunk is held."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
+from batchgen.errors import InputError, words
+from batchgen.read import location
 from batchgen.read.formats import Found, Planned, changed
-from batchgen.read.text import open_text, read_chunk
 from batchgen.records import Shard, Span
 
-SCAN_CHUNK = 8 * 2**20
-"""Bytes of text looked at a time."""
+CHUNK = 4 * 2**20
+"""Bytes read at a time."""
 NEWLINE, RETURN = b"\n"[0], b"\r"[0]
 RowsAt = Callable[[int], int]
 """The number of rows of a span that starts at this byte of the text."""
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+
+def is_compressed(name: str) -> bool:
+    return name.endswith(tuple(CODECS))
+
+
+def open_text(name: str, offset: int = 0) -> BinaryIO:
+    """The uncompressed text of a shard from byte `offset`; the name's ending gives the codec (.gz, .zst, else none).
+
+    Raises InputError where a compressed text is shorter than `offset`.
+    """
+    raw = location.open_shard(name)
+    codec = next((codec for ending, codec in CODECS.items() if name.endswith(ending)), None)
+    if codec is None:
+        raw.seek(offset)
+        return raw
+    stream: BinaryIO = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+    while offset:
+        chunk = read_chunk(stream, name, min(CHUNK, offset))
+        if not chunk:
+            raise InputError(f"shard {name}: shorter than planned")
+        offset -= len(chunk)
+    return stream
+
+
+def read_chunk(stream: BinaryIO, name: str, size: int) -> bytes:
+    """Up to `size` bytes, b"" at the end. Raises InputError for a damaged compressed file."""
+    try:
+        return stream.read(size)
+    except (OSError, EOFError) as error:
+        raise InputError(f"shard {name}: damaged or unreadable: {words(error)}", "write it again") from None
+
+
+def lines(stream: BinaryIO, name: str, cap: int, limit: int | None = None) -> Iterator[bytes | None]:
+    """The lines of the next `limit` bytes of a text, without their newlines; None for a line of more than `cap` bytes.
+
+    No more than cap + CHUNK bytes are held.
+    """
+    rest, dropped, left = b"", 0, limit
+    while chunk := read_chunk(stream, name, CHUNK if left is None else min(CHUNK, left)):
+        left = None if left is None else left - len(chunk)
+        pieces = (rest + chunk).split(b"\n")
+        rest = pieces.pop()
+        for piece in pieces:
+            yield None if dropped + len(piece) > cap else piece
+            dropped = 0
+        if dropped + len(rest) > cap:
+            dropped, rest = dropped + len(rest), b""
+    if dropped or rest:
+        yield None if dropped + len(rest) > cap else rest
 
 
 def scan(shard: Shard, found: Found, rows: RowsAt, cap: int) -> Planned:
@@ -28,24 +83,24 @@ def scan(shard: Shard, found: Found, rows: RowsAt, cap: int) -> Planned:
     at = shard.text_bytes
     with open_text(found.name) as stream:
         left = at
-        while left and (chunk := read_chunk(stream, found.name, min(SCAN_CHUNK, left))):
+        while left and (chunk := read_chunk(stream, found.name, min(CHUNK, left))):
             digest.update(chunk)
             left -= len(chunk)
         if shard.digest and digest.hexdigest() != shard.digest:
             raise changed(shard)
-        chunk = read_chunk(stream, found.name, SCAN_CHUNK)
+        chunk = read_chunk(stream, found.name, CHUNK)
         if chunk and not shard.terminated:
             ending = b"\r\n" if chunk.startswith(b"\r\n") else b"\n"
             if not chunk.startswith(ending):
                 raise changed(shard)
             digest.update(ending)
-            at, chunk = at + len(ending), chunk[len(ending) :] or read_chunk(stream, found.name, SCAN_CHUNK)
+            at, chunk = at + len(ending), chunk[len(ending) :] or read_chunk(stream, found.name, CHUNK)
         cutter = _Cutter(shard.index, shard.lines, at, rows, cap)
         spans: list[Span] = []
         while chunk:
             digest.update(chunk)
             spans += cutter.add(chunk)
-            chunk = read_chunk(stream, found.name, SCAN_CHUNK)
+            chunk = read_chunk(stream, found.name, CHUNK)
     spans += cutter.rest()
     now = replace(
         shard,
