@@ -29,8 +29,8 @@ def discover(spec: Input) -> list[Found]:
             found.setdefault(shard.name, shard)
     _check_names(found)
     if unknown := next((name for name, shard in found.items() if not shard.format), None):
-        remedy = f"set input.format, or use an ending of {' '.join(known_endings())}"
-        raise InputError(f"shard {unknown}: unknown format", remedy)
+        endings = " ".join(known_endings())
+        raise InputError(f"shard {unknown}: unknown format", f"set input.format, or use an ending of {endings}")
     kinds = sorted({shard.format for shard in found.values()})
     if len(kinds) > 1:
         raise InputError(f"input.path leads to both {' and '.join(kinds)} shards", "give each its own job")
@@ -43,11 +43,11 @@ def discover(spec: Input) -> list[Found]:
 
 
 def _shards(spec: Input, path: str) -> list[Found]:
-    endings = known_endings()
     if spec.format != "auto":
-        return FORMATS.named(spec.format).find(path, endings)
+        return FORMATS.named(spec.format).find(path)
+    endings = known_endings()
     for one in FORMATS.all().values() if not path.endswith(endings) else ():
-        if (claimed := one.claim(path, endings)) is not None:
+        if (claimed := one.claim(path)) is not None:
             return claimed
     return [Found(name, format_by_ending(name)) for name in expand(path, endings)]
 

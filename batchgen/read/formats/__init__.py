@@ -57,13 +57,13 @@ class Format(Protocol):
     endings: tuple[str, ...] = ()
     """File names that `input.format: auto` takes for this format."""
 
-    def claim(self, path: str, endings: tuple[str, ...]) -> list[Found] | None:
+    def claim(self, path: str) -> list[Found] | None:
         """The shards of a path that is of this format as a whole, whatever its name; None for any other path."""
         return None
 
-    def find(self, path: str, endings: tuple[str, ...]) -> list[Found]:
-        """The shards of a path where the job names the format. In a folder, files with one of `endings` are shards."""
-        return [Found(name, self.name) for name in location.expand(path, endings)]
+    def find(self, path: str) -> list[Found]:
+        """The shards of a path where the job names the format."""
+        return [Found(name, self.name) for name in location.expand(path, known_endings())]
 
     def version(self, spec: Input, name: str) -> tuple[int, str]:
         """Size in stored bytes, and the stamp."""

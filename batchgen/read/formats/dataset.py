@@ -24,7 +24,7 @@ class DatasetFormat(TableFormat):
 
     name = "dataset"
 
-    def find(self, path: str, endings: tuple[str, ...]) -> list[Found]:
+    def find(self, path: str) -> list[Found]:
         return [Found(path, self.name)]
 
     def version(self, spec: Input, name: str) -> tuple[int, str]:

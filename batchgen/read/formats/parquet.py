@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -34,15 +35,10 @@ class Parquet(TableFormat):
 
     def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
         file, _ = open_parquet(shard.name)
-        groups: list[int] = []
-        at = skip = 0
-        for index in range(file.num_row_groups):
-            rows = file.metadata.row_group(index).num_rows
-            if at + rows > start and at < end:
-                if not groups:
-                    skip = start - at
-                groups.append(index)
-            at += rows
+        rows = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+        ends = [0, *itertools.accumulate(rows)]
+        groups = [index for index in range(len(rows)) if ends[index + 1] > start and ends[index] < end]
+        skip = start - ends[groups[0]] if groups else 0
         try:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, use_threads=False):
                 table = pa.Table.from_batches([batch])

@@ -60,7 +60,7 @@ class Squares(TableFormat):
 
     name = "squares"
 
-    def claim(self, path: str, endings: tuple[str, ...]) -> list[Found] | None:
+    def claim(self, path: str) -> list[Found] | None:
         return [Found(path, self.name)] if path.startswith("squares:") else None
 
     def version(self, spec: Input, name: str) -> tuple[int, str]:
