@@ -130,9 +130,13 @@ class _Cutter:
 
     def add(self, chunk: bytes) -> list[Span]:
         """The spans that the lines of a chunk complete, by rows or by bytes. An empty chunk ends a line that has no newline."""
-        text = np.frombuffer(self._before + chunk, np.uint8)
-        newlines = np.flatnonzero(text[2:] == NEWLINE) if chunk else np.zeros(1, np.int64)
-        last, last_but_one = text[newlines + 1], text[newlines]
+        data = np.frombuffer(chunk or b"\n", np.uint8)
+        newlines = np.flatnonzero(data == NEWLINE)
+        last, last_but_one = (data.take(newlines - back, mode="wrap") for back in (1, 2))  # the bytes before each newline
+        head = self._before + chunk[:2]
+        for index, at in enumerate(newlines[:2]):
+            if at < 2:
+                last_but_one[index], last[index] = head[at], head[at + 1]
         filled = (last != NEWLINE) & ((last != RETURN) | (last_but_one != NEWLINE))
         lines = self.line + 1 + np.flatnonzero(filled)  # the ordinal after each row
         ends = self.at + min(1, len(chunk)) + newlines[filled]  # the byte after each row
@@ -148,7 +152,7 @@ class _Cutter:
             spans.append(self._cut(int(lines[upto - 1]), int(ends[upto - 1])))
             done = upto
         self._have += len(ends) - done
-        self.line, self.at, self._before = self.line + len(newlines), self.at + len(chunk), text[-2:].tobytes()
+        self.line, self.at, self._before = self.line + len(newlines), self.at + len(chunk), (self._before + chunk[-2:])[-2:]
         return spans
 
     def rest(self) -> list[Span]:
