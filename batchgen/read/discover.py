@@ -12,7 +12,7 @@ from batchgen.errors import InputError, JobError
 from batchgen.job.input import Input
 from batchgen.job.job import Job
 from batchgen.output.store import open_store
-from batchgen.read.formats import FORMATS, Found, format_by_ending, format_of, known_endings
+from batchgen.read.formats import FORMATS, Found, format_of, known_endings
 from batchgen.read.location import expand
 
 R = TypeVar("R")
@@ -45,11 +45,13 @@ def discover(spec: Input) -> list[Found]:
 def _shards(spec: Input, path: str) -> list[Found]:
     if spec.format != "auto":
         return FORMATS.named(spec.format).find(path)
-    endings = known_endings()
+    known = known_endings()
+    endings = tuple(known)
     for one in FORMATS.all().values() if not path.endswith(endings) else ():
         if (claimed := one.claim(path)) is not None:
             return claimed
-    return [Found(name, format_by_ending(name)) for name in expand(path, endings)]
+    by_ending = {name: next((known[end] for end in endings if name.endswith(end)), "") for name in expand(path, endings)}
+    return [Found(name, kind) for name, kind in by_ending.items()]
 
 
 def _check_names(names: Iterable[str]) -> None:

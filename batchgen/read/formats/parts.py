@@ -43,7 +43,7 @@ class Parts(Parquet):
         if store.get(SUCCESS) is None:
             raise InputError(f"input.path {path}: the job of this output is not done", "run it to its end first")
         upstream = (path, frozen.fingerprint)
-        names = location.expand(f"{path.rstrip('/')}/{DATA}", known_endings())
+        names = location.expand(f"{path.rstrip('/')}/{DATA}", tuple(known_endings()))
         return [Found(name, self.name, upstream=upstream) for name in names]
 
     def find(self, path: str) -> list[Found]:
