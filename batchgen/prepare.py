@@ -11,7 +11,7 @@ from batchgen.output import job_file
 from batchgen.output.store import Store
 from batchgen.read.combinations import with_combinations
 from batchgen.read.discover import discover, refuse_own_output, upstream_fingerprints
-from batchgen.read.formats.base import Found
+from batchgen.read.formats import Found
 from batchgen.read.input_columns import InputColumns, look
 from batchgen.read.layouts import layout_of
 from batchgen.render.model_files import load_model
