@@ -125,7 +125,7 @@ _ADDRESS = re.compile(r"(\w+://)(?:[^/@\s]+@)?([^\s?,]*)(\?[^\s,]*)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def words(error: BaseException, most: int = 400) -> str:
+def safe_message(error: BaseException, most: int = 400) -> str:
     """What another library says, on one line of `most` characters; without what addresses in it may have of credentials
     (user:password@, signed queries)."""
     text, _, _ = " ".join(str(error).split()).partition(" Debug source:")  # obstore's repetition of it

@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from batchgen.errors import JobError, did_you_mean, words
+from batchgen.errors import JobError, did_you_mean, safe_message
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class Registry(Generic[T]):
         try:
             found: T = _load(entry)
         except Exception as error:  # whatever the module of another package raises
-            cause = f"{type(error).__name__}: {words(error)}"
+            cause = f"{type(error).__name__}: {safe_message(error)}"
             raise JobError(f"{self._field} {name}: {entry.value} cannot be imported: {cause}") from None
         return found
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from batchgen.errors import InputError, words
+from batchgen.errors import InputError, safe_message
 from batchgen.read import location
 from batchgen.read.formats import Found, Planned, changed
 from batchgen.records import Shard, Span
@@ -52,7 +52,7 @@ def read_chunk(stream: BinaryIO, name: str, size: int) -> bytes:
     try:
         return stream.read(size)
     except (OSError, EOFError) as error:
-        raise InputError(f"shard {name}: damaged or unreadable: {words(error)}", "write it again") from None
+        raise InputError(f"shard {name}: damaged or unreadable: {safe_message(error)}", "write it again") from None
 
 
 def lines(stream: BinaryIO, name: str, cap: int, limit: int | None = None) -> Iterator[bytes | None]:
