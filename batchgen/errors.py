@@ -18,8 +18,6 @@ A row that cannot be answered is not an exception here: it ends as a `RowError`
 value in the output (`status = error`) and the job goes on.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterable

@@ -4,8 +4,6 @@ A package adds one by an entry point: the registry's group, the name that a job 
 it is asked for. Built-in names stay batchgen's own.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 from importlib.metadata import EntryPoint, entry_points

@@ -1,7 +1,5 @@
 """Ray while a run lasts: the caller's connection, the cluster of RAY_ADDRESS or of this machine, else a local one of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -7,8 +7,6 @@ that failed one after the other no more are asked for, until a replica is ready 
 count.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

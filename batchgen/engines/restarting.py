@@ -6,8 +6,6 @@ A group that kills the engine is split again and goes last; a prompt that kills 
 prompt among n costs about 1 + log(n) / log(SPLIT) restarts, and no other row.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import math

@@ -6,9 +6,8 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-T = TypeVar("T")
 KEPT_BYTES = {"MALLOC_MMAP_THRESHOLD_": 2**30, "MALLOC_TRIM_THRESHOLD_": 2**30}
 
 
@@ -21,9 +20,8 @@ def runs_on_cpu() -> bool:
 def arguments(options: dict[str, object], adapters: int) -> dict[str, object]:
     """Engine options of a job with this number of LoRA adapters, changed to what a CPU build can serve."""
     # A seeded row whose prefill is cut in two kills the CPU worker: "CPU Generator does not use offset".
-    changed = {"enable_chunked_prefill": False, **options}
-    if not multiplies_bfloat16():  # vLLM would emulate it, several times slower than float32
-        changed.setdefault("dtype", "float32")
+    # bfloat16 without instructions for it is emulated, several times slower than float32.
+    changed = {"enable_chunked_prefill": False, **({} if multiplies_bfloat16() else {"dtype": "float32"}), **options}
     if adapters:  # A row without one has index -1, which the CPU's kernels take for the last slot: it must stay empty.
         changed["max_loras"] = max(int(str(changed["max_loras"])), adapters + 1)
     return changed if runs_on_cpu() else options
@@ -35,7 +33,7 @@ def multiplies_bfloat16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
-def start(make: Callable[[], T]) -> tuple[T, Set[int]]:
+def start(make: Callable[[], Any]) -> tuple[Any, Set[int]]:
     """The engine that `make` starts, and the cores that this process is to get back at its end: none if it keeps all."""
     if not runs_on_cpu():
         return make(), frozenset()

@@ -1,7 +1,5 @@
 """The job file as text: YAML without surprises, overrides, mistakes in words; and what its fields have in common."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Hashable, Iterable
 from pathlib import Path

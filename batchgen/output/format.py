@@ -6,8 +6,6 @@ one and are of format 1. A release reads every format up to its own. The number 
 misread an output; fields that are added, with a default that means what their absence meant, do not change it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ The part of a span becomes visible, as a whole, by one put_new under the span's 
 its part away. The footer carries the part's counts, so that they can be read again without its rows.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict

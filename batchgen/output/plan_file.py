@@ -6,8 +6,6 @@ to run (Failed). The file metadata holds `shards`, the JSON list of the shards a
 format.py with the fingerprint of the job. All are written with put_new, so that of two drivers one plans and the other follows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 

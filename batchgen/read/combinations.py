@@ -1,8 +1,6 @@
 """`attributes.sample.from` as a path -> the list of combinations in that file: it is part of what a row means and goes into the
 frozen job; workers do not have the file."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection
 

@@ -6,8 +6,6 @@ of a Hub id, or a digest of a directory's files (small files whole, weights by s
 64 KiB samples spread over the file, so that 130 GB cost no more than a few seconds).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ Finished rows of open spans go into the journal every `spans.journal_seconds`.
 Plain Python: cluster/pool.py makes a Ray actor of it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

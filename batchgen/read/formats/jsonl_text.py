@@ -1,8 +1,6 @@
 """Text of JSONL shards: streams of uncompressed bytes, the lines in them, each held only up to a cap, and the spans that they are
 cut into. To cut, numpy finds line ends chunk by chunk; nothing is parsed, and one chunk is held."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import BinaryIO

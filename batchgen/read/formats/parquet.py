@@ -1,7 +1,5 @@
 """Parquet files, read by row range once their footer has been looked at (tables.py)."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 import re
