@@ -64,4 +64,5 @@ def in_span(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _span.reset(token)
+        with contextlib.suppress(ValueError):  # a task that is dropped with its loop is closed in another context
+            _span.reset(token)

@@ -4,14 +4,12 @@ A package adds one by an entry point: the registry's group, the name that a job 
 it is asked for. Built-in names stay batchgen's own.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from batchgen.errors import JobError, did_you_mean, words
+from batchgen.errors import JobError, did_you_mean, safe_message
 
 T = TypeVar("T")
 
@@ -36,9 +34,9 @@ class Registry(Generic[T]):
             known = self.names()
             raise JobError(f"{self._field} {name}: no such name{did_you_mean(name, known)}", f"there are {', '.join(known)}")
         try:
-            found: T = entry.load()
+            found: T = _load(entry)
         except Exception as error:  # whatever the module of another package raises
-            cause = f"{type(error).__name__}: {words(error)}"
+            cause = f"{type(error).__name__}: {safe_message(error)}"
             raise JobError(f"{self._field} {name}: {entry.value} cannot be imported: {cause}") from None
         return found
 
@@ -48,6 +46,9 @@ class Registry(Generic[T]):
     def _entries(self) -> dict[str, EntryPoint]:
         added = {entry.name: entry for entry in _installed(self._group, tuple(sys.path)) if entry.name not in self._built_in}
         return self._built_in | added
+
+
+_load = functools.lru_cache(EntryPoint.load)
 
 
 @functools.lru_cache

@@ -3,8 +3,6 @@
 An engine refuses one prompt with BadRow(engine_rejected) and goes on; EngineError means that it is dead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -55,16 +53,13 @@ class EngineKind(Protocol):
     """What `engine.kind` names. A job is checked with it before a cluster starts; a replica makes its engine with it."""
 
     @property
-    def name(self) -> str: ...
-
-    @property
     def capabilities(self) -> Capabilities:
         """Asked on the driver and on workers, of what is installed there."""
         ...
 
     def check(self, job: Job) -> None:
-        """Raises JobError for a job that this kind cannot run: a model that it needs, options that it does not have. Imports
-        neither torch nor an engine."""
+        """Raises JobError for a job that this kind cannot run, such as options that it does not have. A model is there already if
+        the kind needs one. Imports neither torch nor an engine."""
         ...
 
     def context(self, job: Job) -> int | None:

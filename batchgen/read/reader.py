@@ -3,15 +3,12 @@
 Untrusted input stops here: a bad row is a Row with an error, and its neighbours are untouched.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pyarrow as pa
 
 from batchgen.job.job import Job
-from batchgen.read.formats import format_of
-from batchgen.read.formats.base import SpanRows
+from batchgen.read.formats import SpanRows, format_of
 from batchgen.read.layouts import layout_of
 from batchgen.records import Shard, Span
 

@@ -7,8 +7,6 @@ Finished rows of open spans go into the journal every `spans.journal_seconds`.
 Plain Python: cluster/pool.py makes a Ray actor of it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -24,11 +22,12 @@ from batchgen.engines.base import Engine
 from batchgen.engines.registry import ENGINES
 from batchgen.engines.restarting import RestartingEngine
 from batchgen.errors import EngineError, StoreError
-from batchgen.output import journal, parts
+from batchgen.output import parts
 from batchgen.output.store import delete_all, open_store
 from batchgen.records import Completion, Prompt, Receipt, output_schema
 from batchgen.render.blocks import Block, decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
+from batchgen.replica import journal
 from batchgen.replica.admission import IN_ENGINE, Lengths, Priority, Queue, length_key
 from batchgen.tasks import TASKS
 
@@ -126,7 +125,6 @@ class Replica:
             return await self._run(decoded, block.nbytes, again)
 
     async def _run(self, decoded: Block, size: int, again: bool) -> Receipt:
-        began = time.monotonic()
         shard = self.shards[decoded.shard]
         prompts = decode_prompts(decoded.prompts, shard)
         queued = self._priority.of_span(prompts, self.engine.capacity)
@@ -159,7 +157,6 @@ class Replica:
             samples=parts.first_errors(completions),
             first=span.first or last,
             last=last,
-            seconds=time.monotonic() - began,
             committing=self._new_committing_seconds(),
             from_journal=from_journal,
             restarts=self._new_restarts(),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchgen import terminal
+from batchgen.cluster.monitor import Monitor
 from batchgen.errors import RowError
 from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
@@ -54,13 +55,13 @@ class Committed:
         counts, errors = footer = parts.footer_of(done)
         part = parts.encode_part(prompts, kept, done, output_schema(kept.schema, ()), "in.jsonl", "echo", footer)
         assert parts.commit(self.store, span.name, part)
-        return Receipt(span.name, True, counts, errors, parts.first_errors(done), 100.0, 104.0, 4.0)
+        return Receipt(span.name, True, counts, errors, parts.first_errors(done), 100.0, 104.0)
 
     def tally(self) -> progress.Tally:
         return progress.load_tally(self.store, self.plan, parts.committed(self.store))
 
-    def monitor(self, out: io.StringIO | None = None, quiet: bool = False) -> progress.Monitor:
-        return progress.Monitor(self.tally(), self.store, "test", terminal.screen("test", out or io.StringIO(), quiet))
+    def monitor(self, out: io.StringIO | None = None, quiet: bool = False) -> Monitor:
+        return terminal.monitor(self.tally(), self.store, "test", out or io.StringIO(), quiet)
 
 
 def answer(prompt: int, text: str) -> Completion:
