@@ -14,10 +14,11 @@ from batchgen.engines.base import Request
 from batchgen.engines.vllm import VllmEngine
 from batchgen.errors import BadRow
 from batchgen.job.schemas import BUILT_IN
-from batchgen.records import Answer, Prompt, Row
+from batchgen.records import Answer, Prompt
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from tests.support.rendering import EOS, TINY, make_job
+from tests.support.rendering import prompts as prompts_of
 from tests.support.shared_engine import OPTIONS, Shared
 
 # vLLM is imported in this process; what its libraries warn of is not ours.
@@ -67,7 +68,7 @@ def answers(vllm_engine: Shared) -> tuple[list[Prompt], list[Answer]]:
         output={"path": "out", "token_logprobs": True},
     )
     renderer = Renderer(job, load_model(job.model))
-    prompts = [prompt for number, row in enumerate(rows()) for prompt in renderer.prompts(Row(number, row), "in.jsonl")]
+    prompts = [prompt for number, row in enumerate(rows()) for prompt in prompts_of(renderer, number, **row)]
     return prompts, vllm_engine.run(ours(vllm_engine.engine, prompts))
 
 
