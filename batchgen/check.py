@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from batchgen.engines.registry import engine_kind
+from batchgen.engines.registry import ENGINES
 from batchgen.plan import plan
 from batchgen.prepare import Prepared
 from batchgen.read import reader
@@ -69,7 +69,7 @@ def check(prepared: Prepared) -> Findings:
             found.errors[errors[0].code] = found.errors.get(errors[0].code, 0) + 1
             if len(found.first_errors) < SHOWN_ERRORS:
                 found.first_errors.append(f"{errors[0].code}: {errors[0].detail}")
-    if lengths and not engine_kind(prepared.job.engine.kind).capabilities.counts_tokens:
+    if lengths and not ENGINES.named(prepared.job.engine.kind).capabilities.counts_tokens:
         marks = np.percentile(lengths, [0, 50, 90, 99, 100]).astype(int)
         found.tokens = dict(zip(("min", "p50", "p90", "p99", "max"), map(int, marks), strict=True))
         found.tokens["total"] = sum(lengths)

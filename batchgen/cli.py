@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -188,11 +188,11 @@ def export(
     """Write an output as files of another format. A retried row is written once, as its last attempt."""
     from pathlib import Path
 
-    from batchgen.export import files, registry
+    from batchgen.export import files
+    from batchgen.export.registry import EXPORTS
     from batchgen.output.output import Output
 
-    write = registry.export_named(form)
-    for name, lines in files.export(Output.open(out), write, Path(to)).items():
+    for name, lines in files.export(Output.open(out), EXPORTS.named(form), Path(to)).items():
         print(f"{Path(to) / name}: {lines:,} lines")
 
 
@@ -254,7 +254,7 @@ def _print_log(verbose: bool) -> None:
     logs.configure(logging.DEBUG if verbose else logging.ERROR)
 
 
-def _print_json(value: Any) -> None:
+def _print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2))
 
 

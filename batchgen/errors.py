@@ -20,7 +20,9 @@ value in the output (`status = error`) and the job goes on.
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -138,3 +140,9 @@ def printable(text: str) -> str:
 def place(shard: str, ordinal: int) -> str:
     """How errors name a row: shard:line, lines (or rows) counted from 1."""
     return f"{shard}:{ordinal + 1}"
+
+
+def did_you_mean(key: str, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
+    """`, did you mean KEY?` with the nearest of the known keys; empty where none is near."""
+    near = difflib.get_close_matches(key.lower(), list(known), n=1)
+    return f", did you mean {shown(near[0])}?" if near else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchgen.engines.registry import engine_kind
+from batchgen.engines.registry import ENGINES
+from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.output import job_file
 from batchgen.output.store import Store
@@ -15,6 +16,7 @@ from batchgen.read.input_columns import InputColumns, look
 from batchgen.read.layouts import layout_of
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
+from batchgen.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,10 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     job = with_combinations(job)
     layout_of(job)  # refuses a layout that the job cannot have
     refuse_own_output(job)
-    engine = engine_kind(job.engine.kind)
+    engine = ENGINES.named(job.engine.kind)
     engine.check(job)
+    if (uses := TASKS.named(job.task).uses) not in engine.capabilities.tasks:
+        raise JobError(f"task {job.task}: engine {job.engine.kind} cannot {uses}", "name another engine.kind")
     before = job_file.load(store) if store else None
     model = load_model(job.model, before.model if before else None, hosted=not engine.capabilities.reads_model)
     found = discover(job.input)

@@ -80,6 +80,8 @@ class Span:
         return f"{self.shard:06d}-{self.start:012d}-{self.end:012d}"
 
 
+Data = dict[str, Any]
+"""A row's columns by name, as its format gives them."""
 Message = dict[str, Any]
 """One message of a conversation: `role`, `content` (a text, or a list of parts) and the attribute values that steer it."""
 
@@ -90,7 +92,7 @@ class Row:
     where it cannot be read, `messages` where it has no conversation; `error` says why."""
 
     ordinal: int
-    data: dict[str, Any] | None
+    data: Data | None
     error: RowError | None = None
     messages: list[Message] | None = None
     turns: tuple[str, ...] = ()
@@ -127,8 +129,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a kind of engine can do and needs. `messages`: the engine applies the chat template itself. `device` is what a replica
-    reserves per tensor x pipeline rank."""
+    """What a kind of engine can do and needs. `messages`: the engine applies the chat template itself. `device` (gpu, cpu, or one
+    that a package places) is what a replica reserves per tensor x pipeline rank."""
 
     prompts: Literal["tokens", "messages"] = "tokens"
     needs_model: bool = True
@@ -137,7 +139,7 @@ class Capabilities:
     """The model's tokenizer and chat template are read here; False for a model behind an endpoint."""
     counts_tokens: bool = False
     """The engine counts a prompt's tokens itself."""
-    device: Literal["gpu", "cpu"] = "cpu"
+    device: str = "cpu"
     tasks: frozenset[str] = frozenset({"generate"})
 
 
@@ -176,7 +178,7 @@ class Completion:
     error: RowError | None = None
     cached_tokens: int = 0
     sampling: Sampling | None = None
-    parsed: dict[str, Any] | None = None
+    parsed: dict[str, object] | None = None
     token_logprobs: pa.StructArray | None = None
 
 

@@ -61,7 +61,7 @@ def test_check_of_a_good_job_says_what_a_run_will_do(folder: Path) -> None:
         ("input.promt=prompt", "input.promt: unknown field 'promt', did you mean 'prompt'?"),
         ("samplng={n: 2}", "samplng: unknown field 'samplng', did you mean 'sampling'?"),
         ("sampling={temprature: 1}", "sampling: unknown field 'temprature', did you mean 'temperature'?"),
-        ("engine.kind=vlm", "engine.kind vlm: no such engine, did you mean vllm?; there are echo, openai, vllm"),
+        ("engine.kind=vlm", "engine.kind vlm: no such name, did you mean vllm?; there are vllm, openai, echo"),
         ("engine.kind=vllm", "engine.kind vllm needs a model"),
         ("engine.options={latncy: 1}", "engine.options.latncy: unknown field 'latncy', did you mean 'latency'?"),
         ("input.messages=prompt", "input: name exactly one of prompt, messages, turns, template (got prompt, messages)"),
@@ -287,7 +287,7 @@ def test_export_says_what_it_wrote_and_refuses_what_it_does_not_know(tmp_path: P
     done = batchgen(tmp_path, "export", "out", "--to", "files", "--format", "openai")
     assert done.stdout.splitlines() == ["files/output.jsonl: 24 lines", "files/errors.jsonl: 7 lines"]
     assert mistake(batchgen(tmp_path, "export", "out", "--to", "x", "--format", "xml")) == (
-        "error: --format xml: expected one of jsonl, openai"
+        "error: --format xml: no such name; there are jsonl, openai"
     )
     assert not (tmp_path / "x").exists()
 

@@ -14,7 +14,7 @@ import pytest
 
 from batchgen import logprobs
 from batchgen.export.files import export
-from batchgen.export.registry import export_named
+from batchgen.export.registry import EXPORTS
 from batchgen.job.job import Job
 from batchgen.output.output import Output
 from tests.support.finished import Finished
@@ -147,14 +147,14 @@ def test_a_part_without_the_column_is_not_this_jobs(output: Finished) -> None:
 
 
 def test_the_column_is_exported_as_it_is_and_in_openais_format(output: Finished, tmp_path: Path) -> None:
-    export(Output.open(output.store), export_named("jsonl"), tmp_path / "to")
+    export(Output.open(output.store), EXPORTS.named("jsonl"), tmp_path / "to")
     rows = [json.loads(line) for line in (tmp_path / "to/rows.jsonl").read_text().splitlines()]
     answers = {(row["row"], row["sample"]): row for row in rows if row["status"] == "ok"}
     stored = output.rows(status="ok")
     for row in stored:
         exported = answers[row["row"], row["sample"]]["token_logprobs"]
         assert [token["token"] for token in exported] == [token["token"] for token in row["token_logprobs"]]
-    export(Output.open(output.store), export_named("openai"), tmp_path / "to")
+    export(Output.open(output.store), EXPORTS.named("openai"), tmp_path / "to")
     lines = [json.loads(line) for line in (tmp_path / "to/output.jsonl").read_text().splitlines()]
     assert len(lines) == 8
     for line in lines:

@@ -44,11 +44,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     own = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     (own / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     pip("--python", str(folder / "bin/python"), "install", "--no-deps", "--no-index", str(wheel))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
     def command(name: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         line = [str(folder / "bin" / name), *arguments]
         where = cwd or tmp_path_factory.mktemp("empty")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         return subprocess.run(line, cwd=where, env=environment, capture_output=True, text=True, check=False)
 
     return command
@@ -80,7 +80,7 @@ def test_help_is_in_the_wheel(installed: Installed) -> None:
     assert installed("batchgen", "help", "job").stdout.startswith("# job: ")
 
 
-@pytest.mark.cluster
+@pytest.mark.cluster(own=True)
 def test_an_installed_wheel_runs_an_echo_job_in_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
     job = {
         "input": {"path": "in.jsonl", "prompt": "prompt"},

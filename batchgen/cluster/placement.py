@@ -1,7 +1,7 @@
 """What Ray reserves for a replica and where, and how many replicas a job asks for. No Ray.
 
-A strategy is chosen by the device of the job's engine. A package that adds an engine for another device adds the strategy of
-that device to PLACEMENTS, in the module that its entry point names.
+A strategy is chosen by the device of the job's engine. A package that adds an engine for another device adds that device's
+strategy by an entry point of the group `batchgen.placements`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from batchgen.engines.registry import engine_kind
+from batchgen.engines.registry import ENGINES
 from batchgen.job.job import Job
+from batchgen.registry import Registry
 
 Resources = Mapping[str, float]
 """Amounts by Ray's names: CPU, GPU, memory, custom ones."""
@@ -59,10 +60,12 @@ def on_cpus(job: Job, cluster: Resources) -> Placement:
     return Placement(job.replicas.max or job.replicas.min)
 
 
-PLACEMENTS: dict[str, Strategy] = {"gpu": on_gpus, "cpu": on_cpus}
+PLACEMENTS: Registry[Strategy] = Registry(
+    "placement", "batchgen.placements", {device: f"batchgen.cluster.placement:on_{device}s" for device in ("gpu", "cpu")}
+)
 
 
 def place(job: Job, spans: int, cluster: Resources) -> Placement:
     """The placement of a job with so many `spans` to run: at least one replica, never more than spans."""
-    placement = PLACEMENTS[engine_kind(job.engine.kind).capabilities.device](job, cluster)
+    placement = PLACEMENTS.named(ENGINES.named(job.engine.kind).capabilities.device)(job, cluster)
     return replace(placement, replicas=max(1, min(placement.replicas, spans)))

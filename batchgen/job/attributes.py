@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from batchgen.job.fields import Spec
+from batchgen.job.fields import Fields, Spec
 from batchgen.job.schemas import BUILT_IN, Schema, sweep
 
 WEIGHT = "weight"
@@ -16,7 +16,7 @@ WEIGHT = "weight"
 
 class Draw(Spec):
     k: int = Field(ge=1, le=1024, description="Draws per row. Each makes one variant; the same combination may be drawn twice.")
-    from_: str | Annotated[list[dict[str, Any]], Field(min_length=1)] = Field(
+    from_: str | Annotated[list[Fields], Field(min_length=1)] = Field(
         alias="from",
         description="Combinations to draw from: a list of mappings, or a local JSONL or Parquet file with a column per attribute (training rows, for example).",
     )
@@ -25,8 +25,8 @@ class Draw(Spec):
 
 class Attributes(Spec):
     schema_: str | Schema = Field(alias="schema", description=f"A built-in name ({', '.join(BUILT_IN)}) or a schema of your own.")
-    values: dict[str, Any] = Field({}, description="Values for every row. A row's own column wins.")
-    sweep: dict[str, list[Any]] | list[dict[str, Any]] = Field(
+    values: Fields = Field({}, description="Values for every row. A row's own column wins.")
+    sweep: dict[str, list[Any]] | list[Fields] = Field(
         {},
         description="Variants of each row: every combination of these values (a mapping of lists), or every mapping of a list.",
     )
@@ -79,7 +79,7 @@ class Attributes(Spec):
             if len(set(values)) != len(values):
                 raise ValueError(f"sweep.{name} names a value twice")
 
-    def _check_points(self, where: str, points: list[dict[str, Any]]) -> None:
+    def _check_points(self, where: str, points: list[Fields]) -> None:
         for number, point in enumerate(points, 1):
             try:
                 checked = self._values_of(point)
@@ -125,11 +125,11 @@ class Attributes(Spec):
         return [point.get(WEIGHT, 1) for point in self._drawn]
 
     @property
-    def _drawn(self) -> list[dict[str, Any]]:
+    def _drawn(self) -> list[Fields]:
         """The combinations of the sample, once those of a file are in its place (read/combinations.py)."""
         return self.sample.from_ if self.sample is not None and isinstance(self.sample.from_, list) else []
 
-    def _values_of(self, point: dict[str, Any]) -> dict[str, int]:
+    def _values_of(self, point: Fields) -> dict[str, int]:
         return self.schema.check({name: value for name, value in point.items() if name != WEIGHT})
 
     @property

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from batchgen.errors import JobError, words
+from batchgen.errors import JobError, did_you_mean, words
 
 MOST = 2**31 - 1
+Fields = dict[str, Any]
+"""Fields of a job as YAML, JSON or a row gives them, not validated yet."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -32,13 +33,13 @@ class Column(Spec):
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses aliases (their expansion is unbounded) and duplicate keys (one is lost)."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed in a job")
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        seen: set[object] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(problem="a key must be a plain value", problem_mark=key.start_mark)
@@ -48,7 +49,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> Fields:
     """The mapping in a YAML file. Raises JobError."""
     try:
         fields = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
@@ -60,7 +61,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return fields
 
 
-def override(fields: dict[str, Any], text: str) -> None:
+def override(fields: Fields, text: str) -> None:
     """Apply one `key.path=value` to the fields. Raises JobError."""
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -83,12 +84,6 @@ def override(fields: dict[str, Any], text: str) -> None:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     return f"unknown field {key!r}{did_you_mean(key, known, repr)}"
-
-
-def did_you_mean(key: str, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
-    """`, did you mean KEY?` with the nearest of the known keys; empty where none is near."""
-    near = difflib.get_close_matches(key.lower(), list(known), n=1)
-    return f", did you mean {shown(near[0])}?" if near else ""
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -117,8 +112,8 @@ def _is_union_tag(part: object) -> bool:
 _UNION_TAGS = {"str", "bool", "int", "float", "Column", "Schema", "Retry"}
 
 
-def _fields_at(model: Any, parents: Iterable[Any]) -> list[str]:
-    here = model
+def _fields_at(model: type[BaseModel], parents: Iterable[object]) -> list[str]:
+    here: object = model
     for part in parents:
         if _is_union_tag(part) or not (isinstance(here, type) and issubclass(here, BaseModel)):
             continue
@@ -129,7 +124,7 @@ def _fields_at(model: Any, parents: Iterable[Any]) -> list[str]:
     return []
 
 
-def _model_in(annotation: Any) -> Any:
+def _model_in(annotation: object) -> object:
     if get_origin(annotation) in (Union, types.UnionType):
         models = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
         return models[0] if models else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -46,7 +46,7 @@ class Input(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _requests(cls, fields: Any) -> Any:
+    def _requests(cls, fields: object) -> object:
         """The columns of a request of an OpenAI batch file (openai_batch.py)."""
         if isinstance(fields, dict) and fields.get("format") == "openai-batch":
             return {"messages": "messages", "id": "custom_id", "keep": []} | fields

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pyarrow as pa
 from pydantic import AwareDatetime, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from batchgen.errors import ErrorCode, JobError
 from batchgen.job.attributes import Attributes
-from batchgen.job.fields import Fraction, Spec, explain, override, read_yaml, unknown_key
+from batchgen.job.fields import Fields, Fraction, Spec, explain, override, read_yaml, unknown_key
 from batchgen.job.input import Input
 from batchgen.job.labels import with_prediction
 from batchgen.job.meaning import RETIRED, defaults_of, fingerprint, flatten
@@ -31,7 +32,7 @@ class Model(Spec):
     chat_template: str | None = Field(
         None, description="Path of a Jinja chat template, or `none` for plain completion. Default: the model's own."
     )
-    chat_template_kwargs: dict[str, Any] = Field({}, description="Variables for the chat template (enable_thinking, label).")
+    chat_template_kwargs: Fields = Field({}, description="Variables for the chat template (enable_thinking, label).")
     adapters: dict[str, str] = Field(
         {}, description="LoRA adapters: name to directory (PEFT, safetensors). Every node needs the directories."
     )
@@ -52,7 +53,7 @@ class Engine(Spec):
     )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer of a replica.")
     pipeline_parallel_size: int = Field(1, ge=1, description="Pipeline stages of a replica.")
-    options: dict[str, Any] = Field({}, description="Options of the engine, under the engine's own names.")
+    options: Fields = Field({}, description="Options of the engine, under the engine's own names.")
     watchdog_seconds: float = Field(300.0, gt=0, description="Restart an engine that has not responded for this many seconds.")
     env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...). No secrets: it is recorded.")
 
@@ -84,11 +85,11 @@ class Limits(Spec):
 
 class Retry(Spec):
     retry: int = Field(ge=1, le=10, description="Additional attempts.")
-    sampling: dict[str, Any] = Field({}, description="Sampling fields of these attempts; the others stay the row's own.")
+    sampling: Fields = Field({}, description="Sampling fields of these attempts; the others stay the row's own.")
 
     @field_validator("sampling")
     @classmethod
-    def _fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _fields(cls, value: Fields) -> Fields:
         if fixed := next((name for name in ("n", "best_of") if name in value), None):
             raise ValueError(f"{fixed}: every sample is tried again by itself")
         checked = check_sampling(value)
@@ -129,7 +130,8 @@ class Job(Spec):
     attributes: Attributes | None = Field(None, description="Steering attributes.")
     model: Model | None = Field(None, description="Model to load or call. Required, except with `engine.kind: echo`.")
     engine: Engine = Field(Engine(), description="Engine that generates the answers.")
-    sampling: Annotated[dict[str, Any], WithJsonSchema(sampling_json_schema())] = Field(
+    task: str = Field("generate", description="The task: generate, or one that a package adds.")
+    sampling: Annotated[Fields, WithJsonSchema(sampling_json_schema())] = Field(
         {}, description="Sampling of every row. Any field may be {column: NAME}; fields of a row's own `sampling` win."
     )
     parse_: Parse | None = Field(
@@ -146,7 +148,7 @@ class Job(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _prediction(cls, fields: Any) -> Any:
+    def _prediction(cls, fields: object) -> object:
         return with_prediction(fields) if isinstance(fields, dict) else fields
 
     @model_validator(mode="after")
@@ -169,7 +171,7 @@ class Job(Spec):
 
     @field_validator("sampling")
     @classmethod
-    def _sampling_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _sampling_fields(cls, value: Fields) -> Fields:
         for key, entry in value.items():
             if key not in Sampling.model_fields:
                 raise ValueError(unknown_key(key, Sampling.model_fields))
@@ -179,7 +181,7 @@ class Job(Spec):
         return value
 
     @property
-    def constant_sampling(self) -> dict[str, Any]:
+    def constant_sampling(self) -> Fields:
         return {key: entry for key, entry in self.sampling.items() if not _is_column(entry)}
 
     @property
@@ -195,7 +197,7 @@ class Job(Spec):
         return self.attributes.names if self.attributes else ()
 
     @property
-    def parsed_type(self) -> Any:
+    def parsed_type(self) -> pa.DataType | None:
         """The Arrow type of the output's `parsed` column; None without a parse."""
         return self.parse_.type if self.parse_ else None
 
@@ -225,7 +227,7 @@ class Job(Spec):
         except ValidationError as error:
             raise JobError("\n".join(f"{origin}: {line}" for line in explain(error, cls))) from None
 
-    def meaning(self) -> dict[str, Any]:
+    def meaning(self) -> dict[str, object]:
         """The fields that decide what a row means, flat, without the model's files (see model.py)."""
         kept = {
             "input": {"max_row_bytes", "path"},
@@ -236,7 +238,7 @@ class Job(Spec):
             mode="json",
             by_alias=True,
             include={
-                **dict.fromkeys(("input", "attributes", "engine", "parse_", "output"), True),
+                **dict.fromkeys(("input", "attributes", "engine", "task", "parse_", "output"), True),
                 "model": {"chat_template_kwargs"},
             },
             exclude=kept,

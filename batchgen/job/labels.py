@@ -6,14 +6,13 @@ regular expression holds it to. Form and end marks: the model card of KARAKURI L
 
 from __future__ import annotations
 
-from typing import Any
-
+from batchgen.job.fields import Fields
 from batchgen.job.schemas import BUILT_IN, Schema
 
 MAX_TOKENS = 64
 
 
-def with_prediction(fields: dict[str, Any]) -> dict[str, Any]:
+def with_prediction(fields: Fields) -> Fields:
     """The fields of a job; those of a label job with what follows from `predict`, where they do not say it themselves."""
     attributes = fields.get("attributes")
     asked = attributes.get("predict") if isinstance(attributes, dict) else None
@@ -23,7 +22,7 @@ def with_prediction(fields: dict[str, Any]) -> dict[str, Any]:
         return fields
     pairs = " ".join(f"{name}: {_value(schema, name)}" for name in labels.names)
     named = " ".join(f"{name}: (?P<{name}>{_value(schema, name)})" for name in labels.names)
-    followed: dict[str, dict[str, Any]] = {
+    followed: dict[str, Fields] = {
         "input": {"continue_final_message": False, "answer_role": "label"},
         "sampling": {
             "temperature": 0,

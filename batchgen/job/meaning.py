@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import get_args
 
 import orjson
 from pydantic import BaseModel
@@ -18,23 +18,25 @@ RETIRED: dict[str, object] = {}
 """Dotted keys that released meanings have and today's have not, with the default that they had."""
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
     """Nested mappings as one mapping of dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, entry in value.items():
         flat.update(flatten(entry, f"{prefix}.{key}" if prefix else str(key)))
     return flat
 
 
-def fingerprint(meaning: Mapping[str, Any], defaults: Mapping[str, object] | None = None) -> str:
+def fingerprint(meaning: Mapping[str, object], defaults: Mapping[str, object] | None = None) -> str:
     """sha256, in hex, of the canonical JSON of the fields that differ from `defaults`."""
     telling = {key: value for key, value in meaning.items() if defaults is None or value != defaults.get(key)}
     return hashlib.sha256(orjson.dumps(telling, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, object]) -> dict[str, tuple[Any, Any]]:
+def differences(
+    before: Mapping[str, object], now: Mapping[str, object], defaults: Mapping[str, object]
+) -> dict[str, tuple[object, object]]:
     """The fields that differ, each with its value before and now. A missing field has its default, or None."""
     found = {}
     for name in dict.fromkeys([*before, *now]):
@@ -58,7 +60,7 @@ def defaults_of(model: type[BaseModel], prefix: str = "") -> dict[str, object]:
     return found
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):

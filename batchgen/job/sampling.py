@@ -6,38 +6,24 @@ The names, meanings and ranges are vLLM's SamplingParams.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, get_args, get_origin
 
 import orjson
 import pyarrow as pa
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
-from batchgen.job.fields import MOST, Column, Fraction, Spec, explain
+from batchgen.job.fields import MOST, Column, Fields, Fraction, Spec, explain
 
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
-_CONSTRAINT: dict[str, Any] = {
-    "anyOf": [
-        {
-            "type": "object",
-            "properties": {
-                "json": {"type": ["object", "string"]},
-                "regex": {"type": "string"},
-                "choice": {"type": "array", "items": {"type": "string"}, "minItems": 1},
-                "grammar": {"type": "string"},
-            },
-            "minProperties": 1,
-            "maxProperties": 1,
-            "additionalProperties": False,
-        },
-        {"type": "string"},
-        {"type": "null"},
-    ]
+_KINDS = {"json": {"type": ["object", "string"]}, "regex": {"type": "string"}, "grammar": {"type": "string"}}
+_CHOICE = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_ONE = {"minProperties": 1, "maxProperties": 1, "additionalProperties": False}
+_CONSTRAINT: Fields = {
+    "anyOf": [{"type": "object", "properties": {**_KINDS, "choice": _CHOICE}, **_ONE}, {"type": "string"}, {"type": "null"}]
 }
-
-
 _LISTS = ("stop", "bad_words")
 """Fields that take a lone string for a list of one."""
 
@@ -91,13 +77,13 @@ class Sampling(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _integral(cls, fields: Any) -> Any:
+    def _integral(cls, fields: Fields) -> Fields:
         """Integral floats are integers: a Parquet column with nulls has no integers in pandas."""
         return {k: int(v) if k in _INTEGERS and isinstance(v, float) and v.is_integer() else v for k, v in fields.items()}
 
     @model_validator(mode="before")
     @classmethod
-    def _compared(cls, fields: Any) -> Any:
+    def _compared(cls, fields: Fields) -> Fields:
         """The best are chosen by their log-probabilities."""
         wanted = fields.get("best_of") is not None and fields.get("logprobs") is None
         return {**fields, "logprobs": 0} if wanted else fields
@@ -164,7 +150,7 @@ SAMPLING_TYPE = pa.struct(
 """The output's column `sampling`."""
 
 
-def check_sampling(fields: Mapping[str, Any]) -> Sampling:
+def check_sampling(fields: Mapping[str, object]) -> Sampling:
     """The sampling with these fields and the defaults of the others. Raises ValueError that names the fields at fault."""
     try:
         return Sampling.model_validate(fields)
@@ -172,7 +158,7 @@ def check_sampling(fields: Mapping[str, Any]) -> Sampling:
         raise ValueError("; ".join(explain(error, Sampling))) from None
 
 
-def sampling_json_schema() -> dict[str, Any]:
+def sampling_json_schema() -> Fields:
     schema = Sampling.model_json_schema()
     column = Column.model_json_schema()
     for name, field in schema["properties"].items():

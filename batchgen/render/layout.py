@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from batchgen.errors import BadRow, ModelError
 from batchgen.job.job import Job
@@ -100,7 +100,7 @@ class PromptText:
             return "\n\n".join(message["content"] for message in messages)
         if not self._hosted:
             messages = with_marks(messages)
-        variables: dict[str, Any] = dict(self._model.special)
+        variables: dict[str, object] = dict(self._model.special)
         if self._steering.names:
             # Some templates read the values from their arguments instead of the message.
             values = {name: messages[-1].get(name) for name in self._steering.names}

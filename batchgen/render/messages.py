@@ -1,4 +1,4 @@
-"""What a message says: a text, or a list of parts, some of them images.
+"""The content of a message: a text, or a list of parts, some of them images.
 
 Parts are OpenAI's: {type: text, text} and {type: image_url, image_url: {url}}. Parts that are all text are one text, with a
 newline between them, as in vLLM's server. Chat templates see an image as {type: image}; the image itself goes to the engine with
@@ -8,14 +8,17 @@ the tokens, in the order of the conversation.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 
 from batchgen.errors import BadRow
+from batchgen.records import Message
 
-Content = str | list[dict[str, Any]]
+Part = dict[str, Any]
+"""A part of a message: {type: text, text}, or {type: image_url, image_url: {url}}."""
+Content = str | list[Part]
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
@@ -29,7 +32,7 @@ def read_content(value: object) -> Content | None:
     return parts if any(part["type"] != "text" for part in parts) else "\n".join(part["text"] for part in parts)
 
 
-def _part(number: int, part: object) -> dict[str, Any]:
+def _part(number: int, part: object) -> Part:
     kind = part.get("type") if isinstance(part, dict) else None
     inner = part.get(kind) if isinstance(part, dict) and kind in ("text", "image_url") else None
     if kind == "text" and isinstance(inner, str):
@@ -51,21 +54,21 @@ def with_texts(content: Content, change: Callable[[str], str]) -> Content:
     return [{**part, "text": change(part["text"])} if part["type"] == "text" else part for part in content]
 
 
-def images(messages: Iterable[Mapping[str, Any]]) -> list[str]:
+def images(messages: Iterable[Message]) -> list[str]:
     """The URLs of a conversation's images, in order."""
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
 
 
-def with_marks(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_marks(messages: list[Message]) -> list[Message]:
     """The conversation as chat templates take it."""
     if all(isinstance(message["content"], str) for message in messages):
         return messages
 
     def marked(content: Content) -> Content:
-        return (
-            content if isinstance(content, str) else [part if part["type"] == "text" else {"type": "image"} for part in content]
-        )
+        if isinstance(content, str):
+            return content
+        return [part if part["type"] == "text" else {"type": "image"} for part in content]
 
     return [{**message, "content": marked(message["content"])} for message in messages]
 

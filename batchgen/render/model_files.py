@@ -9,6 +9,7 @@ of a Hub id, or a digest of a directory's files (small files whole, weights by s
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,11 @@ class ModelFiles:
     chat_template: str | None
     special: dict[str, str]
     context: int | None
-    identity: dict[str, Any]
+    identity: dict[str, object]
     adapters: dict[str, Adapter] = field(default_factory=dict)
 
 
-def load_model(model: Model | None, recorded: dict[str, Any] | None = None, hosted: bool = False) -> ModelFiles:
+def load_model(model: Model | None, recorded: Mapping[str, object] | None = None, hosted: bool = False) -> ModelFiles:
     """Read the files of `model`, unless it is `hosted` behind an endpoint. `recorded` is the identity that an earlier run of
     the same output froze: a Hub revision that was not pinned stays at that commit. Raises ModelError."""
     if model is None:
@@ -71,7 +72,7 @@ def load_model(model: Model | None, recorded: dict[str, Any] | None = None, host
     folder = Path(model.source)
     if folder.is_dir():
         revision, source, label = None, str(folder.absolute()), model.source
-        identity: dict[str, Any] = {"digest": directory_digest(folder)}
+        identity: dict[str, object] = {"digest": directory_digest(folder)}
     else:
         folder = _from_hub(model, (recorded or {}).get("commit"))
         revision, source = folder.name, model.source
@@ -122,11 +123,11 @@ def directory_digest(folder: Path) -> str:
 _MODEL_SUFFIXES = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
 
 
-def _from_hub(model: Model, commit: str | None) -> Path:
+def _from_hub(model: Model, commit: object) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    revision = model.revision or commit
+    revision = model.revision or (str(commit) if commit else None)
     try:
         return Path(snapshot_download(model.source, revision=revision, allow_patterns=RENDER_FILES))
     except HFValidationError:

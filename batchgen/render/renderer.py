@@ -9,7 +9,6 @@ from __future__ import annotations
 import array
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 import xxhash
@@ -17,7 +16,7 @@ import xxhash
 from batchgen.errors import BadRow, ModelError, RowError, place
 from batchgen.job.job import Job, unknown_adapter
 from batchgen.job.sampling import Sampling, check_sampling
-from batchgen.records import Capabilities, Message, Prompt, Row
+from batchgen.records import Capabilities, Data, Message, Prompt, Row
 from batchgen.render.layout import LayoutKind, PromptText
 from batchgen.render.messages import images
 from batchgen.render.model_files import ModelFiles
@@ -61,7 +60,7 @@ class Renderer:
     def layout(self) -> LayoutKind:
         return self._text.kind
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Renderer, (self.job, self.model, self._capabilities, self._context)
 
     @property
@@ -151,7 +150,7 @@ class Renderer:
         value = (row.data or {}).get(self.job.input.id) if self.job.input.id else None
         return None if value is None else str(value)
 
-    def _sampling(self, data: dict[str, Any]) -> tuple[Sampling, bool]:
+    def _sampling(self, data: Data) -> tuple[Sampling, bool]:
         """The row's sampling, and whether the seed is the row's own."""
         own = data.get("sampling")
         if own is not None and not isinstance(own, dict):

@@ -19,18 +19,20 @@ from typing import ParamSpec, TypeVar
 
 import pyarrow as pa
 
+from batchgen import logs
 from batchgen.engines.base import Engine
-from batchgen.engines.registry import engine_kind
+from batchgen.engines.registry import ENGINES
 from batchgen.engines.restarting import RestartingEngine
 from batchgen.errors import EngineError, StoreError
 from batchgen.output import journal, parts
 from batchgen.output.store import delete_all, open_store
 from batchgen.records import Completion, Prompt, Receipt, output_schema
-from batchgen.render.blocks import decode_block, decode_prompts
+from batchgen.render.blocks import Block, decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
 from batchgen.replica.admission import IN_ENGINE, Lengths, Priority, Queue, length_key
-from batchgen.tasks.generate import Generation
+from batchgen.tasks import TASKS
 
+_LOG = logs.logger("replica")
 LOG_TAIL_LINES = 20
 MAX_COMMITTING_SPANS = 4
 MAX_HELD_BYTES = 16 * 2**20
@@ -63,11 +65,11 @@ class Replica:
         self.job = job = renderer.job
         self.store = open_store(output)
         os.environ.update(job.engine.env)
-        kind = engine_kind(job.engine.kind)
+        kind = ENGINES.named(job.engine.kind)
         self.engine = engine or RestartingEngine(
             lambda: kind.make(job, renderer.model), job.engine.watchdog_seconds, job.limits.row_seconds
         )
-        self._task = Generation(renderer, self.engine)
+        self._task = TASKS.named(job.task)(renderer, self.engine)
         self._journaled = frozenset(journaled)
         self._spans: list[_OpenSpan] = []  # twice the same, where a copy was given up while it ran here
         self._draining = asyncio.Event()
@@ -102,6 +104,7 @@ class Replica:
 
     async def drain(self) -> None:
         """The replica's node is about to go: keep every finished row from now on."""
+        _LOG.info("drains")
         self._draining.set()
 
     async def capacity_left(self, assigned: int, share: float = 0.0) -> float:
@@ -118,13 +121,17 @@ class Replica:
 
         Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see tasks/generate.py).
         """
-        began = time.monotonic()
         decoded = decode_block(block)
+        with logs.in_span(decoded.span):
+            return await self._run(decoded, block.nbytes, again)
+
+    async def _run(self, decoded: Block, size: int, again: bool) -> Receipt:
+        began = time.monotonic()
         shard = self.shards[decoded.shard]
         prompts = decode_prompts(decoded.prompts, shard)
         queued = self._priority.of_span(prompts, self.engine.capacity)
         self._count(accepted=1, unfinished=len(prompts), load=sum(length for _, length in queued))
-        span = _OpenSpan(decoded.span, block.nbytes)
+        span = _OpenSpan(decoded.span, size)
         done: dict[int, list[Completion]] = {}
         if again or span.name in self._journaled:
             done, span.files = await asyncio.to_thread(journal.load, self.store, span.name)
@@ -143,6 +150,7 @@ class Replica:
         if span.files:
             await asyncio.to_thread(delete_all, self.store, span.files)
         self._count(committing=-1)
+        _LOG.info("%s: %s, %d rows from the journal", "committed" if created else "has a part already", counts, from_journal)
         return Receipt(
             span=span.name,
             created=created,
@@ -237,6 +245,7 @@ class Replica:
         completions = [completion for of_prompt in fresh.values() for completion in of_prompt]
         try:
             span.files.append(await self._timed(journal.write, self.store, span.name, completions))
+            _LOG.debug("journal of %d rows: %s", len(completions), span.files[-1])
         except StoreError:
             span.fresh = fresh | span.fresh
             raise

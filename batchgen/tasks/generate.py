@@ -31,6 +31,8 @@ RENDER_THREADS = 4
 
 
 class Generation:
+    uses = "generate"
+
     def __init__(self, renderer: Renderer, engine: Engine) -> None:
         self._renderer, self._engine = renderer, engine
         self._job = renderer.job

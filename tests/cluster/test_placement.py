@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchgen.cluster import placement
-from batchgen.cluster.placement import PLACEMENTS, Placement, on_cpus, on_gpus, place
+from batchgen.cluster.placement import Placement, on_cpus, on_gpus, place
 from batchgen.job.job import Job
+from batchgen.records import Capabilities
+from tests.support.packages import install
 
 GPU = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2}
 NO_GPU, TWO_NODES, ODD = {"CPU": 2.0}, {"CPU": 64.0, "GPU": 16.0}, {"CPU": 64.0, "GPU": 23.0}
@@ -63,12 +66,24 @@ def test_what_a_replica_waits_for_is_named(needed: Placement, cluster: dict[str,
     assert needed.waits_for(cluster) == waits
 
 
-def test_a_strategy_from_outside_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def on_seats(job: Job, cluster: placement.Resources) -> Placement:
-        return Placement(int(cluster["seat"]), resources={"seat": 1}, strategy="DEFAULT")
+class Seated:
+    """An engine kind for a device that batchgen does not know."""
 
-    monkeypatch.setitem(PLACEMENTS, "cpu", on_seats)
-    found = place(job({}, {}), 10, {"seat": 2})
+    name = "seated"
+    capabilities = Capabilities(needs_model=False, device="seat")
+
+
+SEATED = Seated()
+
+
+def on_seats(job: Job, cluster: placement.Resources) -> Placement:
+    return Placement(int(cluster["seat"]), resources={"seat": 1}, strategy="DEFAULT")
+
+
+def test_a_package_adds_an_engine_and_the_placement_of_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = {"batchgen.engines": {"seated": f"{__name__}:SEATED"}, "batchgen.placements": {"seat": f"{__name__}:on_seats"}}
+    install(tmp_path, monkeypatch, added)
+    found = place(job({"kind": "seated"}, {}), 10, {"seat": 2})
     assert found.options() == {"num_gpus": 0, "num_cpus": 0, "resources": {"seat": 1}, "scheduling_strategy": "DEFAULT"}
     assert found.replicas == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from tests.support.commands import ROWS, batchgen, status, write_job
+from tests.support.commands import ROWS, batchgen, hear, start, status, write_job
 
 pytestmark = pytest.mark.cluster
 
@@ -69,22 +70,28 @@ def test_a_grown_input_adds_rows_and_a_changed_job_or_shard_is_refused(tmp_path:
 
 def test_long_rows_at_the_end_of_the_plan_are_not_left_for_the_end(tmp_path: Path) -> None:
     """A replica that can tell rows apart is given its share of the job, so that it can take the long ones first."""
-    lengths = [2, 12] * 60 + [40] * 4
-    (tmp_path / "in.jsonl").write_text("".join(f'{{"prompt": "row {i}", "most": {n}}}\n' for i, n in enumerate(lengths)))
+    lengths = [2, 12] * 28 + [40] * 4
+    rows = [{"prompt": f"row {i}" + (" held" if i < 8 else ""), "most": n} for i, n in enumerate(lengths)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "hold").touch()
+    options = {"max_num_seqs": 4, "hang_on": "held", "hang_while": str(tmp_path / "hold"), "seconds_per_token": 0.01}
     job = write_job(
         tmp_path,
         input={"path": str(tmp_path / "in.jsonl"), "prompt": "prompt"},
-        engine={"kind": "echo", "options": {"max_num_seqs": 4, "seconds_per_token": 0.01}},
+        engine={"kind": "echo", "options": options},
         sampling={"ignore_eos": True, "max_tokens": {"column": "most"}},
         spans={"rows": 4},
         replicas={"max": 1},
     )
-    done = batchgen("run", job, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    driver = start(job, "-v")
+    hear(driver, " assigned", times=15)  # the engine is full of rows that are held; all others wait for it
+    (tmp_path / "hold").unlink()
+    _, words = driver.communicate()
+    assert driver.returncode == 0, words
     parts = sorted((tmp_path / "out/data").iterdir(), key=lambda part: part.stat().st_mtime_ns)
-    last = [index for index, part in enumerate(parts) if 123 in ds.dataset(part).to_table()["row"].to_pylist()]
-    assert len(parts) == 31
-    assert last[0] < 26, "with two engines full at a time it would be among the last three"
+    last = [index for index, part in enumerate(parts) if 59 in ds.dataset(part).to_table()["row"].to_pylist()]
+    assert len(parts) == 15
+    assert last[0] < 10, "with two engines full at a time it would be among the last three"
 
 
 def test_a_wrong_job_stops_early_when_most_rows_fail(questions: Path, tmp_path: Path) -> None:

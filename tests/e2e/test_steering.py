@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
+from batchgen import Output
 from batchgen.export.fidelity import fidelity
 from batchgen.job.job import Job
 from batchgen.output.store import open_store
@@ -90,7 +91,7 @@ def test_every_sample_is_steered_and_they_differ(answers: tuple[str, Rows]) -> N
 
 
 def test_fidelity_says_that_answers_are_as_long_as_was_asked_for(answers: tuple[str, Rows]) -> None:
-    found = fidelity(open_store(answers[0]))
+    found = fidelity(Output.open(answers[0]))
     lengths = list(found["verbosity"].mean_tokens.values())
     assert lengths == sorted(lengths)
     assert found["verbosity"].correlation_with_tokens is not None

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from batchgen.engines.base import Request
 from batchgen.engines.echo import EchoEngine, EchoOptions
-from batchgen.engines.registry import engine_kind
+from batchgen.engines.registry import ENGINES
 from batchgen.errors import BadRow, EngineError, JobError
 from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
@@ -36,7 +36,7 @@ def job(model: dict[str, Any] | None = None, **options: Any) -> Job:
 
 def engine(model: dict[str, Any] | None = None, **options: Any) -> EchoEngine:
     asked = job(model, **options)
-    made = engine_kind("echo").make(asked, load_model(asked.model))
+    made = ENGINES.named("echo").make(asked, load_model(asked.model))
     assert isinstance(made, EchoEngine)
     return made
 
@@ -148,12 +148,12 @@ def test_no_more_than_max_num_seqs_prompts_take_their_time_at_once() -> None:
 )
 def test_an_option_that_echo_does_not_have_is_a_job_error(options: dict[str, Any], cause: str) -> None:
     with pytest.raises(JobError) as caught:
-        engine_kind("echo").check(job(**options))
+        ENGINES.named("echo").check(job(**options))
     assert str(caught.value).startswith(f"engine.options.{cause}; echo has max_model_len, ")
 
 
 def test_the_context_is_max_model_len() -> None:
-    assert [engine_kind("echo").context(job(**options)) for options in ({}, {"max_model_len": 9})] == [None, 9]
+    assert [ENGINES.named("echo").context(job(**options)) for options in ({}, {"max_model_len": 9})] == [None, 9]
 
 
 def test_every_option_has_a_description() -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.engines.openai import OpenAIEngine
-from batchgen.engines.registry import engine_kind
+from batchgen.engines.registry import ENGINES
 from batchgen.errors import EngineError, JobError, ModelError
 from batchgen.job.job import Job
 from batchgen.records import Receipt
@@ -268,4 +268,4 @@ def test_what_only_a_template_of_ours_could_honour_is_refused(section: str, fiel
     }
     fields[section][field] = value
     with pytest.raises(JobError, match=rf"{section}\.{field}: an endpoint applies a template of its own; leave it out"):
-        engine_kind("openai").check(Job.parse(fields))
+        ENGINES.named("openai").check(Job.parse(fields))

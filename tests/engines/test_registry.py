@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from batchgen.engines.registry import BUILT_IN, engine_kind
+from batchgen.engines.registry import ENGINES
 from batchgen.errors import JobError
 from batchgen.job.job import Job
+from tests.support.packages import install
 from tests.support.replicas import answered
 
 TOY = '''
@@ -65,13 +66,9 @@ KIND = ToyKind()
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on sys.path with the installed package `toys`, which adds the kind `toy`, and two that do not load."""
     folder = tmp_path / "site"
-    metadata = folder / "toys-1.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1\n")
-    entries = "toy = toys:KIND\nechoo = toys_that_are_not_there:KIND\necho = toys:KIND"
-    (metadata / "entry_points.txt").write_text(f"[batchgen.engines]\n{entries}\n")
+    kinds = {"toy": "toys:KIND", "echoo": "toys_that_are_not_there:KIND", "echo": "toys:KIND"}
+    install(folder, monkeypatch, {"batchgen.engines": kinds})
     (folder / "toys.py").write_text(dedent(TOY))
-    monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "toys", raising=False)
     return folder
 
@@ -94,12 +91,12 @@ def test_its_options_are_checked_before_anything_starts(package: Path, tmp_path:
 
 
 def test_a_name_that_is_built_in_stays_ours(package: Path) -> None:
-    assert type(engine_kind("echo")).__module__ == "batchgen.engines.echo"
+    assert type(ENGINES.named("echo")).__module__ == "batchgen.engines.echo"
 
 
 def test_a_package_that_does_not_load_is_named(package: Path) -> None:
     with pytest.raises(JobError) as caught:
-        engine_kind("echoo")
+        ENGINES.named("echoo")
     assert str(caught.value) == (
         "engine.kind echoo: toys_that_are_not_there:KIND cannot be imported: "
         "ModuleNotFoundError: No module named 'toys_that_are_not_there'"
@@ -112,19 +109,19 @@ def test_a_package_that_does_not_load_is_named(package: Path) -> None:
 )
 def test_an_unknown_name_is_refused_with_the_nearest_and_the_list(package: Path, name: str, near: str) -> None:
     with pytest.raises(JobError) as caught:
-        engine_kind(name)
-    assert str(caught.value) == f"engine.kind {name}: no such engine{near}; there are echo, echoo, openai, toy, vllm"
+        ENGINES.named(name)
+    assert str(caught.value) == f"engine.kind {name}: no such name{near}; there are vllm, openai, echo, echoo, toy"
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", ENGINES.names())
 def test_a_built_in_kind_bears_its_name_and_is_in_the_json_schema(name: str) -> None:
-    assert engine_kind(name).name == name
+    assert ENGINES.named(name).name == name
     assert f"{name}: " in json.dumps(Job.model_json_schema()["$defs"]["Engine"]["properties"]["kind"])
 
 
 @pytest.mark.parametrize(("name", "needed"), [("vllm", True), ("openai", True), ("echo", False)])
 def test_a_model_is_required_unless_the_engine_is_echo(name: str, needed: bool) -> None:
-    kind, without = engine_kind(name), job(kind=name).model_copy(update={"model": None})
+    kind, without = ENGINES.named(name), job(kind=name).model_copy(update={"model": None})
     assert kind.capabilities.needs_model == needed
     kind.check(job(kind=name))
     if needed:
@@ -135,6 +132,6 @@ def test_a_model_is_required_unless_the_engine_is_echo(name: str, needed: bool) 
 
 
 def test_an_endpoint_takes_messages_and_counts_tokens_and_nobody_reads_its_model() -> None:
-    hosted = engine_kind("openai").capabilities
+    hosted = ENGINES.named("openai").capabilities
     assert (hosted.prompts, hosted.reads_model, hosted.counts_tokens, hosted.device) == ("messages", False, True, "cpu")
-    assert engine_kind("echo").capabilities.prompts == engine_kind("vllm").capabilities.prompts == "tokens"
+    assert ENGINES.named("echo").capabilities.prompts == ENGINES.named("vllm").capabilities.prompts == "tokens"

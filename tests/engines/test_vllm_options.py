@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchgen.engines import vllm_options
-from batchgen.engines.registry import engine_kind
+from batchgen.engines.registry import ENGINES
 from batchgen.engines.vllm_options import CANNOT, CANNOT_BE, SET_BY, check_options, installed_options, kept_options
 from batchgen.errors import JobError
 from batchgen.job.job import Job
@@ -156,7 +156,7 @@ def test_values_that_vllm_takes_pass(no_vllm: None) -> None:
 
 def test_a_job_for_vllm_is_checked_with_them() -> None:
     fields = {"input": {"path": "x", "prompt": "p"}, "output": {"path": "o"}, "model": {"source": "m"}}
-    kind = engine_kind("vllm")
+    kind = ENGINES.named("vllm")
     with pytest.raises(JobError, match=r"engine\.options\.max_num_seqss: no such option of vLLM .*, did you mean max_num_seqs\?"):
         kind.check(Job.parse({**fields, "engine": {"options": {"max_num_seqss": 4}}}))
     good = Job.parse({**fields, "engine": {"options": {"max_model_len": 512}}})

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchgen.errors import InputError, StoreError, VerifyError
-from batchgen.export import files, registry
+from batchgen.export import files
+from batchgen.export.files import Line
+from batchgen.export.registry import EXPORTS
 from batchgen.output import parts
+from batchgen.output.output import Output
 from tests.support.finished import Finished
+from tests.support.packages import install
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -42,7 +44,7 @@ def output(tmp_path: Path) -> Finished:
 
 
 def exported(output: Finished, folder: Path, form: str) -> dict[str, list[dict[str, Any]]]:
-    counts = files.export(output.output, registry.export_named(form), folder)
+    counts = files.export(output.output, EXPORTS.named(form), folder)
     found = {name: [json.loads(text) for text in (folder / name).read_text().splitlines()] for name in counts}
     assert {name: len(lines) for name, lines in found.items()} == counts
     assert sorted(path.name for path in folder.iterdir()) == sorted(counts), "nothing else is left there"
@@ -79,14 +81,14 @@ def test_of_a_row_that_was_tried_again_the_last_attempt_is_exported(output: Fini
 def test_a_failed_export_leaves_no_file(output: Finished, tmp_path: Path, form: str) -> None:
     output.store.put(parts.part_name(output.plan.spans[-1].name), b"PAR1")
     with pytest.raises(VerifyError, match="damaged"):
-        files.export(output.output, registry.export_named(form), tmp_path / "to")
+        files.export(output.output, EXPORTS.named(form), tmp_path / "to")
     assert list((tmp_path / "to").iterdir()) == []
 
 
 def test_a_place_that_is_no_folder_is_named(output: Finished, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file: (File exists|Not a directory)"):
-        files.export(output.output, registry.export_named("openai"), tmp_path / "file")
+        files.export(output.output, EXPORTS.named("openai"), tmp_path / "file")
 
 
 def test_there_is_nothing_to_export_where_there_is_no_output(output: Finished) -> None:
@@ -96,22 +98,17 @@ def test_there_is_nothing_to_export_where_there_is_no_output(output: Finished) -
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that is installed beside batchgen and adds the formats `count` and, in vain, `jsonl`."""
-    (tmp_path / "toy_export.py").write_text(
-        "def export(output, line):\n    line('count.jsonl', {'rows': sum(1 for _ in output.rows())})\n"
-    )
-    about = tmp_path / "toy_export-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-export\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[batchgen.exports]\ncount = toy_export:export\njsonl = toy_export:export\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("toy_export", None)
+    install(tmp_path / "site", monkeypatch, {"batchgen.exports": dict.fromkeys(("count", "jsonl"), f"{__name__}:count")})
+
+
+def count(output: Output, line: Line) -> None:
+    line("count.jsonl", {"rows": sum(1 for _ in output.rows())})
 
 
 @pytest.mark.usefixtures("toy")
 def test_a_package_adds_a_format_and_replaces_none(output: Finished, tmp_path: Path) -> None:
-    assert list(registry.exports()) == ["jsonl", "openai", "count"]
+    assert EXPORTS.names() == ["jsonl", "openai", "count"]
     assert exported(output, tmp_path / "to", "count") == {"count.jsonl": [{"rows": 6}]}
     assert "rows.jsonl" in exported(output, tmp_path / "all", "jsonl")

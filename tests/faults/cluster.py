@@ -12,6 +12,7 @@ from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, 
 from batchgen.cluster.pool import STOP_SECONDS
 from batchgen.errors import EngineError
 from batchgen.read import reader
+from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica.admission import share
 from batchgen.replica.replica import Replica
 from tests.faults.concurrency import Loop
@@ -38,21 +39,21 @@ class Feed:
         span = self.spans.pop()
         shard = self.shards[span.shard]
         [(_, rows, kept)] = reader.read_spans(self.renderer.job, shard, [span], self.input_columns, self.renderer.needed)
-        return Item(feed.encode_block(span, feed.encode_span(self.renderer, shard.name, rows, span.again), kept))
+        return Item(encode_block(span, encode_span(self.renderer, shard.name, rows, span.again), kept))
 
     def stop(self) -> None: ...
 
 
 @dataclass(eq=False)
 class _Held:
-    """A replica as its pool knows it. Its loop and its worker are there once its process has begun."""
+    """A replica as its pool knows it. Its loop (a Loop) and its worker (a Replica) are there once its process has begun."""
 
     process: Process
     assigned: int = 0
     asked: bool = False
     leaving: bool = False
-    loop: Loop | None = None
-    worker: Replica | None = None
+    loop: Any = None
+    worker: Any = None
     end: asyncio.Event | None = None
 
 

@@ -67,7 +67,9 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(objects, "random", world.dice)
     patch.setattr(objects, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
-    patch.setattr(replica, "engine_kind", lambda name: SimpleNamespace(make=lambda job, model: Engine(world, count)))
+    patch.setattr(
+        replica, "ENGINES", SimpleNamespace(named=lambda _: SimpleNamespace(make=lambda job, model: Engine(world, count)))
+    )
     patch.setattr(connect, "connected", lambda: nullcontext(False))
     patch.setattr(driver, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
     patch.setattr(feed, "Feed", Feed)

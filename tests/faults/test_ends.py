@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 
 from batchgen.output import journal
 from batchgen.output.store import open_store
-from tests.support.commands import ROWS, SHARDS, batchgen, replicas_of, status, write_job
+from tests.support.commands import ROWS, SHARDS, batchgen, hear, replicas_of, start, status, write_job
 
 pytestmark = pytest.mark.cluster
 SEQUENCES = 16
@@ -40,19 +39,6 @@ def held_job(shard: Path, folder: Path, hold: str, *, rows: int = 50, **options:
 
 def release(folder: Path) -> None:
     (folder / "hold").unlink()
-
-
-def start(job: str, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "batchgen", "run", job, *options], stderr=subprocess.PIPE, text=True)
-
-
-def hear(driver: subprocess.Popen[str], words: str, times: int = 1) -> str:
-    """What the driver says until it has said these words so many times."""
-    assert driver.stderr is not None
-    heard = ""
-    while heard.count(words) < times:
-        heard += driver.stderr.readline() or pytest.fail(f"no {words!r}: {heard}")
-    return heard
 
 
 def wait_for_parts(driver: subprocess.Popen[str], data: Path, count: int = 1) -> None:

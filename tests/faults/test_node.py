@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from ray.cluster_utils import Cluster
 
 import batchgen
 from batchgen import Output
-from batchgen.cluster.placement import PLACEMENTS, Placement
+from batchgen.cluster import placement
+from batchgen.cluster.placement import Placement
 from batchgen.output import journal
 from batchgen.output.store import open_store
 
@@ -55,10 +57,14 @@ def held_job(folder: Path, **fields: Any) -> dict[str, Any]:
     }
 
 
+def place_as(patch: pytest.MonkeyPatch, wanted: Placement) -> None:
+    patch.setattr(placement, "PLACEMENTS", SimpleNamespace(named=lambda _: lambda *_: wanted))
+
+
 @pytest.mark.parametrize("notice", [False, True], ids=["lost", "drained"])
 def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # One replica a node, whatever the scheduler likes: the head has room for one beside the feed, the other node for one.
-    monkeypatch.setitem(PLACEMENTS, "cpu", lambda *_: Placement(2, num_cpus=2))
+    place_as(monkeypatch, Placement(2, num_cpus=2))
     second = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     job = held_job(tmp_path, replicas={"min": 2, "max": 2})
@@ -98,7 +104,7 @@ def until_said(said: io.StringIO, words: str) -> None:
 def test_a_replica_that_rays_memory_monitor_kills_costs_no_row(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PLACEMENTS, "cpu", lambda *_: Placement(2, resources={"seat": 1}))
+    place_as(monkeypatch, Placement(2, resources={"seat": 1}))
     with pytest.MonkeyPatch.context() as poor:  # a node on which whatever runs is too much
         poor.setenv("RAY_memory_usage_threshold", "0.001")
         poor.setenv("RAY_memory_monitor_refresh_ms", "100")

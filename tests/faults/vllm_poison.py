@@ -12,7 +12,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 DEADLY, FROZEN = 13, 14
 
 
-class Poison(LogitsProcessor):
+class Poison(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, *_: Any) -> None: ...
 
     def apply(self, logits: Any) -> Any:

@@ -19,8 +19,8 @@ import pytest
 import xxhash
 
 from batchgen.job.job import Job
-from batchgen.job.meaning import fingerprint
-from batchgen.output import journal, parts, plan_file
+from batchgen.job.meaning import differences, fingerprint
+from batchgen.output import job_file, journal, parts, plan_file
 from batchgen.output.format import KEY
 from batchgen.output.job_file import NAME
 from batchgen.output.output import Output
@@ -117,7 +117,8 @@ def test_the_meaning_is_what_the_job_file_of_today_means(unpacked: Path, kind: s
     job = job_of(unpacked / kind, monkeypatch)
     stored = Output.open("out").job
     assert stored.job == job
-    assert {name: value for name, value in stored.meaning.items() if name in job.meaning()} == job.meaning()
+    meant = {name: value for name, value in stored.meaning.items() if name in job.meaning()}
+    assert differences(meant, job.meaning(), job_file.defaults()) == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -182,7 +183,7 @@ def test_an_interrupted_output_says_what_is_missing(unpacked: Path) -> None:
     assert output.verify().damaged == []
 
 
-@pytest.mark.cluster
+@pytest.mark.cluster(own=True)
 def test_an_interrupted_output_is_brought_to_its_end(released: Path) -> None:
     folder = released / "interrupted"
     before = contents(folder / "out")
@@ -207,7 +208,7 @@ def journal_rows(output: Path) -> list[dict[str, Any]]:
     return [{**row, "row": start + row["prompt"]} for row in rows]
 
 
-@pytest.mark.cluster
+@pytest.mark.cluster(own=True)
 def test_a_retry_is_run_by_its_command(released: Path) -> None:
     end = batchgen("retry", "out", "--set", "engine={kind: echo}", "--json", cwd=released / "parsed")
     assert (end.returncode, end.stderr.splitlines()[0]) == (0, "2 failed rows to run again"), end.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.engines.registry import engine_kind
+from batchgen.engines.registry import ENGINES
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.job.schemas import BUILT_IN
@@ -118,4 +118,4 @@ def test_values_are_either_read_or_written(attributes: dict[str, Any], cause: st
 
 def test_an_endpoint_has_no_place_for_the_labelers_prompt() -> None:
     with pytest.raises(JobError, match=r"attributes\.predict: an endpoint applies a template of its own"):
-        engine_kind("openai").check(label_job(model={"source": "x"}, engine={"kind": "openai"}))
+        ENGINES.named("openai").check(label_job(model={"source": "x"}, engine={"kind": "openai"}))

@@ -248,3 +248,11 @@ class OneLongAnswer(Backwards):
     async def generate(self, request: Request) -> list[Answer]:
         answers = ["short", "long " * 50][: request.sampling.n]
         return [Answer(answer, len(answer.split()), "stop") for answer in answers]
+
+
+def test_a_committed_span_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "batchgen.replica"):
+        _, receipt = answered(tmp_path, [{"prompt": "a"}, {"prompt": "b"}])
+    said = [(vars(record)["span"], record.getMessage()) for record in caplog.records if "committed" in record.getMessage()]
+    assert [span for span, _ in said] == [receipt.span]
+    assert "ok=2" in said[0][1]

@@ -10,6 +10,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from batchgen.cli import main
@@ -41,6 +42,19 @@ def in_process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     finally:
         sys.argv = before
     raise AssertionError("the console script ends with an exit code")
+
+
+def start(job: str, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "batchgen", "run", job, *options], stderr=subprocess.PIPE, text=True)
+
+
+def hear(driver: subprocess.Popen[str], words: str, times: int = 1) -> str:
+    """What the driver says until it has said these words so many times."""
+    assert driver.stderr is not None
+    heard = ""
+    while heard.count(words) < times:
+        heard += driver.stderr.readline() or pytest.fail(f"no {words!r}: {heard}")
+    return heard
 
 
 def write_job(folder: Path, **fields: Any) -> str:

@@ -57,6 +57,7 @@ def vllm_engine() -> Iterator[Shared]:
         job = make_job(
             model={"source": str(TINY)},
             engine={"kind": "vllm", "options": OPTIONS},
+            sampling={"logprobs": 0},
             output={"path": "out", "token_logprobs": True},
         )
         cores = os.sched_getaffinity(0)

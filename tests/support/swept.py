@@ -53,7 +53,7 @@ class Swept:
 
     def part(self, span: Span) -> bytes:
         """A part whose second row failed, so that its rows carry no sampling."""
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"source": 0, "row": ordinal, "variant": variant, "turns": [], "sampling": self.sampling(ordinal - span.start)}
             for ordinal in range(span.start, span.end)
             for variant in range(VARIANTS)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from batchgen.job.input import Input
 from batchgen.read.formats.base import Format, Found
-from batchgen.read.formats.dataset import DatasetFormat
-from batchgen.read.formats.jsonl import Jsonl
-from batchgen.read.formats.openai_batch import OpenAIBatch
-from batchgen.read.formats.parquet import Parquet
-from batchgen.read.formats.parts import Parts
-from batchgen.read.registry import Registry
 from batchgen.records import Shard
+from batchgen.registry import Registry
 
-_BUILT_IN: tuple[Format, ...] = (Jsonl(), Parquet(), DatasetFormat(), OpenAIBatch(), Parts())
-FORMATS: Registry[Format] = Registry("format", {one.name: one for one in _BUILT_IN})
+FORMATS: Registry[Format] = Registry(
+    "input.format",
+    "batchgen.formats",
+    {
+        "jsonl": "batchgen.read.formats.jsonl:JSONL",
+        "parquet": "batchgen.read.formats.parquet:PARQUET",
+        "dataset": "batchgen.read.formats.dataset:DATASET",
+        "openai-batch": "batchgen.read.formats.openai_batch:OPENAI_BATCH",
+        "output": "batchgen.read.formats.parts:PARTS",
+    },
+)
 
 
 def format_of(spec: Input, shard: Shard | Found) -> Format:

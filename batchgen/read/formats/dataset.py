@@ -82,3 +82,6 @@ def _refuse_extensions(folder: Path) -> None:
                     raise InputError(f"{path}: not an Arrow stream", "save the dataset with save_to_disk")
                 if tables.EXTENSION in file.read(length):
                     raise InputError(f"{path}: it has an Arrow extension type", "save the column with a plain type")
+
+
+DATASET = DatasetFormat()

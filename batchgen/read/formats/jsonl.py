@@ -97,3 +97,6 @@ def parse_line(shard: str, ordinal: int, line: bytes | None, cap: int) -> Row:
     if not isinstance(value, dict):
         return bad(f"expected a JSON object, got {type(value).__name__}")
     return Row(ordinal, value)
+
+
+JSONL = Jsonl()

@@ -65,3 +65,6 @@ def _constraint(form: object) -> dict[str, Any] | None:
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         return {"json": schema["schema"]}
     raise BadRow("input", "body.response_format: expected text, json_object or json_schema with its schema")
+
+
+OPENAI_BATCH = OpenAIBatch()

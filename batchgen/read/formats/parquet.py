@@ -85,3 +85,6 @@ def _names_extension(footer: bytes) -> bool:
             if tables.EXTENSION in base64.b64decode(piece):
                 return True
     return False
+
+
+PARQUET = Parquet()

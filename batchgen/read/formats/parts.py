@@ -60,3 +60,6 @@ class Parts(Parquet):
 
     def wanted(self, table: pa.Table) -> pa.Table:
         return table.filter(pc.equal(table.column("status"), "ok"))
+
+
+PARTS = Parts()

@@ -7,20 +7,14 @@ from batchgen.errors import BadRow, RowError, place
 from batchgen.job.fields import Column
 from batchgen.job.job import Job
 from batchgen.read.layouts.base import RowLayout, kind
-from batchgen.read.layouts.messages import MessagesLayout
-from batchgen.read.layouts.prompt import PromptLayout
-from batchgen.read.layouts.template import TemplateLayout
-from batchgen.read.layouts.turns import TurnsLayout
-from batchgen.read.registry import Registry
 from batchgen.records import Row
+from batchgen.registry import Registry
 
-_BUILT_IN: dict[str, type[RowLayout]] = {
-    "prompt": PromptLayout,
-    "messages": MessagesLayout,
-    "turns": TurnsLayout,
-    "template": TemplateLayout,
-}
-LAYOUTS = Registry("layout", _BUILT_IN)
+LAYOUTS: Registry[type[RowLayout]] = Registry(
+    "input.layout",
+    "batchgen.layouts",
+    {name: f"batchgen.read.layouts.{name}:{name.capitalize()}Layout" for name in ("prompt", "messages", "turns", "template")},
+)
 
 
 def layout_of(job: Job) -> JobLayout:

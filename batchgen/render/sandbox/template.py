@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import jinja2
 import jinja2.compiler
@@ -24,8 +24,11 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batchgen.errors import BadRow, ModelError
+from batchgen.records import Message
 from batchgen.render.sandbox.time_limit import time_limit
 
+P = ParamSpec("P")
+T = TypeVar("T")
 TEXT_CAP = 2**26
 SECONDS_CAP = 10.0
 _WIDE = re.compile(r"\d{7,}")
@@ -40,7 +43,7 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ModelError(f"chat template of {label}: {error}") from None
 
-    def render(self, messages: list[dict[str, Any]], variables: dict[str, Any], answering: bool = True) -> str:
+    def render(self, messages: list[Message], variables: Mapping[str, object], answering: bool = True) -> str:
         """The conversation as text, with `answering` ready for the model to answer. Raises BadRow (render)."""
         known = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **variables}
         return _render(self._template, {"messages": messages, "add_generation_prompt": answering, **known}, "chat template")
@@ -58,12 +61,12 @@ class RowTemplate:
         except jinja2.TemplateError as error:
             raise ValueError(str(error)) from None
 
-    def render(self, row: Mapping[str, Any]) -> str:
+    def render(self, row: Mapping[str, object]) -> str:
         """The text of a row. Raises BadRow (render)."""
         return _render(self._template, {name: row[name] for name in self.columns if name in row}, "input.template")
 
 
-def _render(template: jinja2.Template, variables: dict[str, Any], what: str) -> str:
+def _render(template: jinja2.Template, variables: Mapping[str, object], what: str) -> str:
     pieces, size = [], 0
     try:
         with time_limit(SECONDS_CAP):
@@ -147,9 +150,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         return wrapped
 
 
-def _capped(function: Callable[..., Any]) -> Callable[..., Any]:
+def _capped(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
         _refuse_over_cap(_grown(*args, *kwargs.values()))
         return function(*args, **kwargs)
 

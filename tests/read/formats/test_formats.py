@@ -16,9 +16,9 @@ from batchgen.read.discover import discover
 from batchgen.read.formats.base import Found
 from batchgen.read.formats.jsonl import Jsonl
 from batchgen.read.formats.table import Contents, TableFormat
-from batchgen.read.registry import Registry
 from batchgen.records import Row, Shard
 from tests.support.finished import Finished
+from tests.support.packages import install
 from tests.support.reading import read_all
 
 
@@ -42,7 +42,7 @@ def test_an_unknown_format_is_refused_with_the_nearest() -> None:
     with pytest.raises(JobError) as caught:
         discover(Input(path="in.jsonl", prompt="prompt", format="jsnol"))
     names = "jsonl, parquet, dataset, openai-batch, output"
-    assert str(caught.value) == f"input.format jsnol: no such format, did you mean jsonl?; there are {names}"
+    assert str(caught.value) == f"input.format jsnol: no such name, did you mean jsonl?; there are {names}"
 
 
 class Text(Jsonl):
@@ -77,13 +77,13 @@ class Squares(TableFormat):
             yield pa.table([[str(number)], [number**2]], schema=self.schema(spec, shard.name))
 
 
+TEXT, SQUARES = Text(), Squares()
+TOYS = ((TEXT, "TEXT"), (SQUARES, "SQUARES"))
+
+
 @pytest.fixture
-def toys() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "FORMATS", Registry("format", dict(formats.FORMATS.all())))
-        for toy in (Text(), Squares()):
-            formats.FORMATS.register(toy.name, toy)
-        yield
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "site", monkeypatch, {"batchgen.formats": {toy.name: f"{__name__}:{place}" for toy, place in TOYS}})
 
 
 @pytest.mark.usefixtures("toys")

@@ -11,8 +11,8 @@ import pytest
 from batchgen.errors import BadRow, JobError
 from batchgen.read import layouts
 from batchgen.read.layouts.base import ColumnLayout, Conversation
-from batchgen.read.registry import Registry
 from batchgen.records import Row
+from tests.support.packages import install
 from tests.support.reading import job_of
 from tests.support.replicas import answered
 
@@ -80,8 +80,7 @@ class Question(ColumnLayout):
 
 
 def test_a_layout_from_outside_is_named_by_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "LAYOUTS", Registry("layout", dict(layouts.LAYOUTS.all())))
-    layouts.LAYOUTS.register("question", Question)
+    install(tmp_path / "site", monkeypatch, {"batchgen.layouts": {"question": f"{__name__}:Question"}})
     source = {"path": str(tmp_path / "in.jsonl"), "prompt": "task", "layout": "question", "system": "Be kind."}
     rows, _ = answered(tmp_path, [{"task": {"question": "Why?", "hint": "Look."}}, {"task": {}}], input=source)
     assert [message["content"] for message in rows[0]["messages"]][:2] == ["Be kind.", "Why?"]
@@ -93,4 +92,4 @@ def test_an_unknown_layout_is_refused_with_the_nearest() -> None:
     with pytest.raises(JobError) as caught:
         layouts.layout_of(job_of(layout="message"))
     known = "prompt, messages, turns, template"
-    assert str(caught.value) == f"input.layout message: no such layout, did you mean messages?; there are {known}"
+    assert str(caught.value) == f"input.layout message: no such name, did you mean messages?; there are {known}"
