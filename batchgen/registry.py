@@ -36,7 +36,7 @@ class Registry(Generic[T]):
             known = self.names()
             raise JobError(f"{self._field} {name}: no such name{did_you_mean(name, known)}", f"there are {', '.join(known)}")
         try:
-            found: T = entry.load()
+            found: T = _load(entry)
         except Exception as error:  # whatever the module of another package raises
             cause = f"{type(error).__name__}: {words(error)}"
             raise JobError(f"{self._field} {name}: {entry.value} cannot be imported: {cause}") from None
@@ -48,6 +48,9 @@ class Registry(Generic[T]):
     def _entries(self) -> dict[str, EntryPoint]:
         added = {entry.name: entry for entry in _installed(self._group, tuple(sys.path)) if entry.name not in self._built_in}
         return self._built_in | added
+
+
+_load = functools.lru_cache(EntryPoint.load)
 
 
 @functools.lru_cache

@@ -47,6 +47,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 
     def command(name: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         line = [str(folder / "bin" / name), *arguments]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         where = cwd or tmp_path_factory.mktemp("empty")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         return subprocess.run(line, cwd=where, env=environment, capture_output=True, text=True, check=False)

@@ -91,14 +91,14 @@ class SpanSource(Datasource):  # type: ignore[misc]
 def group_spans(shards: dict[int, Shard], spans: Iterable[Span]) -> Iterator[tuple[Shard, list[Span]]]:
     """Runs of adjoining spans that one task reads in one pass."""
     group: list[Span] = []
+    most = 0
     for span in spans:
-        if group:
-            shard = shards[group[0].shard]
-            sequential = FORMATS.named(shard.format).is_sequential(shard)
-            full = len(group) >= (TASK_SPANS_STREAMED if sequential else TASK_SPANS)
-            if full or span.shard != shard.index or span.start != group[-1].end:
-                yield shard, group
-                group = []
+        if group and (len(group) >= most or span.shard != group[-1].shard or span.start != group[-1].end):
+            yield shards[group[0].shard], group
+            group = []
+        if not group:
+            shard = shards[span.shard]
+            most = TASK_SPANS_STREAMED if FORMATS.named(shard.format).is_sequential(shard) else TASK_SPANS
         group.append(span)
     if group:
         yield shards[group[0].shard], group

@@ -8,15 +8,16 @@ in `input_extra`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from batchgen.errors import InputError
 
 EXTRA = "input_extra"
+Values = Mapping[str, object]
+"""The values of a row by column."""
 
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
@@ -30,7 +31,7 @@ class Carried:
     type: pa.DataType
     is_json: bool = False
 
-    def array(self, rows: list[dict[str, Any]], misfits: list[dict[str, Any]]) -> pa.Array:
+    def array(self, rows: Sequence[Values], misfits: list[dict[str, object]]) -> pa.Array:
         """The column of JSONL rows; what does not fit its type goes into the row's dict of `misfits` under the input's name."""
         values = [row.get(self.column) for row in rows]
         if self.is_json:
@@ -78,7 +79,7 @@ class CarriedColumns:
         return pa.schema(fields)
 
 
-def infer_types(rows: Iterable[dict[str, Any]]) -> dict[str, pa.DataType | None]:
+def infer_types(rows: Iterable[Values]) -> dict[str, pa.DataType | None]:
     """Arrow types for the columns of JSONL rows, in order of appearance; None for a column that is carried as JSON text.
 
     Scalars and lists of scalars keep their type (int and float together are float64). Objects and values of several kinds
@@ -107,10 +108,10 @@ def _one_type(kinds: set[type]) -> pa.DataType | None:
     return _SCALARS.get(next(iter(kinds))) if len(kinds) == 1 else None
 
 
-def conform(rows: list[dict[str, Any]], kept: pa.Schema) -> pa.Table:
+def conform(rows: Sequence[Values], kept: pa.Schema) -> pa.Table:
     """The carried columns of JSONL rows as a table of schema `kept`."""
     carried = CarriedColumns.of(kept)
-    extra: list[dict[str, Any]] = [{} for _ in rows]
+    extra: list[dict[str, object]] = [{} for _ in rows]
     arrays = {one.name: one.array(rows, extra) for one in carried.columns}
     if carried.extra:
         known = {one.column for one in carried.columns} | {carried.consumed}

@@ -44,13 +44,16 @@ def discover(spec: Input) -> list[Found]:
 
 
 def _shards(spec: Input, path: str) -> list[Found]:
-    endings = formats.known_endings()
+    known = formats.known_endings()
+    endings = tuple(known)
     if spec.format != "auto":
         return formats.FORMATS.named(spec.format).find(path, endings)
     for one in formats.FORMATS.all().values() if not path.endswith(endings) else ():
         if (claimed := one.claim(path, endings)) is not None:
             return claimed
-    return [Found(name, formats.format_by_ending(name)) for name in files(path, endings)]
+    return [
+        Found(name, next((kind for ending, kind in known.items() if name.endswith(ending)), "")) for name in files(path, endings)
+    ]
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from batchgen.read.formats import known_endings
 
 
 def expand(path):
-    return location.expand(path, known_endings())
+    return location.expand(path, tuple(known_endings()))
 
 
 @pytest.fixture

@@ -25,10 +25,6 @@ def format_of(spec: Input, shard: Shard | Found) -> Format:
     return FORMATS.named(shard.format if spec.format == "auto" else spec.format)
 
 
-def known_endings() -> tuple[str, ...]:
-    return tuple(ending for one in FORMATS.all().values() for ending in one.endings)
-
-
-def format_by_ending(name: str) -> str:
-    """The name of the format that claims a file's ending, "" where none does."""
-    return next((one.name for one in FORMATS.all().values() if name.endswith(one.endings)), "")
+def known_endings() -> dict[str, str]:
+    """The endings of file names that `auto` knows, each with the name of its format."""
+    return {ending: one.name for one in FORMATS.all().values() for ending in one.endings}

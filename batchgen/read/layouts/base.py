@@ -23,7 +23,7 @@ class RowLayout(Protocol):
         """The input columns that it reads, each under the job's field that names it."""
         ...
 
-    def read(self, data: Mapping[str, Any]) -> Conversation:
+    def read(self, data: Mapping[str, object]) -> Conversation:
         """Raises BadRow (input, render)."""
         ...
 
@@ -38,7 +38,7 @@ class ColumnLayout(RowLayout):
     def columns(self) -> Mapping[str, str]:
         return {f"input.{self.field}": self.column}
 
-    def value(self, data: Mapping[str, Any]) -> Any:
+    def value(self, data: Mapping[str, object]) -> Any:
         """The row's value. Raises BadRow (input) where it has none."""
         value = data.get(self.column)
         if value is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from batchgen.errors import BadRow
 from batchgen.job.input import Input
@@ -21,7 +20,7 @@ class MessagesLayout(ColumnLayout):
         super().__init__(spec, attributes)
         self._continue, self._attributes = spec.continue_final_message, attributes
 
-    def read(self, data: Mapping[str, Any]) -> Conversation:
+    def read(self, data: Mapping[str, object]) -> Conversation:
         value, column = self.value(data), self.column
         if not isinstance(value, list) or not value:
             raise BadRow("input", f"{column} must be a list of at least one message")

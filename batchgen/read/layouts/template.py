@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from batchgen.errors import JobError
 from batchgen.job.input import Input
@@ -22,5 +21,5 @@ class TemplateLayout(RowLayout):
     def columns(self) -> Mapping[str, str]:
         return {f"input.template: {name}": name for name in sorted(self._template.columns)}
 
-    def read(self, data: Mapping[str, Any]) -> Conversation:
+    def read(self, data: Mapping[str, object]) -> Conversation:
         return [{"role": "user", "content": self._template.render(data)}], ()

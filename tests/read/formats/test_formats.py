@@ -8,10 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from batchgen.errors import JobError, OutputConflict
+from batchgen.errors import InputError, JobError, OutputConflict
 from batchgen.job.input import Input
 from batchgen.output.output import Output
-from batchgen.read import formats
 from batchgen.read.discover import discover
 from batchgen.read.formats.base import Found
 from batchgen.read.formats.jsonl import Jsonl
@@ -27,15 +26,20 @@ from tests.support.reading import read_all
     [
         ("a.jsonl", "jsonl"),
         ("a.ndjson.gz", "jsonl"),
-        ("s3://b/a.jsonl.zst", "jsonl"),
+        ("a.b.jsonl.zst", "jsonl"),
         ("a.parquet", "parquet"),
-        ("a.json", ""),
-        ("a.parquet.gz", ""),
-        ("jsonl", ""),
     ],
 )
-def test_the_format_goes_by_the_ending(name: str, kind: str) -> None:
-    assert formats.format_by_ending(name) == kind
+def test_the_format_goes_by_the_ending(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / name).touch()
+    assert [shard.format for shard in discover(Input(path=str(tmp_path / name), prompt="prompt"))] == [kind]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.parquet.gz", "jsonl"])
+def test_a_file_of_another_ending_has_no_format(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match="unknown format"):
+        discover(Input(path=str(tmp_path / name), prompt="prompt"))
 
 
 def test_an_unknown_format_is_refused_with_the_nearest() -> None:
