@@ -64,4 +64,5 @@ def in_span(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _span.reset(token)
+        with contextlib.suppress(ValueError):  # a task whose loop ends may be closed in the context of another
+            _span.reset(token)
