@@ -1,17 +1,15 @@
-"""check: read and render the whole input here, without Ray, an engine or an output.
-
-What it counts is what `run` will count: the same plan, reader and renderer.
-"""
+"""check: read and render the whole input here, without Ray, an engine or an output, by the plan, reader and renderer of run."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from batchgen.engines.registry import ENGINES
+from batchgen.job.fields import Fields
 from batchgen.plan import plan
 from batchgen.prepare import Prepared
 from batchgen.read import reader
@@ -76,23 +74,18 @@ def check(prepared: Prepared) -> Findings:
     return found
 
 
-def prompts(prepared: Prepared, most: int) -> list[dict[str, Any]]:
+def prompts(prepared: Prepared, most: int) -> list[Fields]:
     """The first prompts exactly as the model will see them."""
     _, _, rows = walk(prepared)
-    shown: list[dict[str, Any]] = []
-    for made in rows:
-        for prompt in made:
-            if len(shown) == most:
-                return shown
-            shown.append(
-                {
-                    "row": prompt.row,
-                    "variant": prompt.variant,
-                    "text": prompt.text,
-                    "token_ids": prompt.token_ids,
-                    "attributes": prompt.attributes,
-                    "sampling": prompt.sampling and dict(prompt.sampling),
-                    "error": f"{prompt.error.code}: {prompt.error.detail}" if prompt.error else None,
-                }
-            )
-    return shown
+    return [
+        {
+            "row": prompt.row,
+            "variant": prompt.variant,
+            "text": prompt.text,
+            "token_ids": prompt.token_ids,
+            "attributes": prompt.attributes,
+            "sampling": prompt.sampling and dict(prompt.sampling),
+            "error": f"{prompt.error.code}: {prompt.error.detail}" if prompt.error else None,
+        }
+        for prompt in itertools.islice(itertools.chain.from_iterable(rows), most)
+    ]

@@ -118,8 +118,8 @@ def verify(
 ) -> None:
     """Prove that every planned row is there exactly once. Reads the files alone. Exit code 1 if not."""
     from batchgen import terminal
+    from batchgen.output.lease import hold
     from batchgen.output.output import Output
-    from batchgen.output.store.lease import hold
 
     output = Output.open(out)
     verdict = output.verify()
@@ -189,10 +189,9 @@ def export(
     from pathlib import Path
 
     from batchgen.export import files
-    from batchgen.export.registry import EXPORTS
     from batchgen.output.output import Output
 
-    for name, lines in files.export(Output.open(out), EXPORTS.named(form), Path(to)).items():
+    for name, lines in files.export(Output.open(out), files.EXPORTS.named(form), Path(to)).items():
         print(f"{Path(to) / name}: {lines:,} lines")
 
 

@@ -64,5 +64,5 @@ def in_span(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # a task whose loop ends may be closed in the context of another
+        with contextlib.suppress(ValueError):  # a task that is dropped with its loop is closed in another context
             _span.reset(token)

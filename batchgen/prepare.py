@@ -11,7 +11,7 @@ from batchgen.output import job_file
 from batchgen.output.store import Store
 from batchgen.read.combinations import with_combinations
 from batchgen.read.discover import discover, refuse_own_output, upstream_fingerprints
-from batchgen.read.formats.base import Found
+from batchgen.read.formats import Found
 from batchgen.read.input_columns import InputColumns, look
 from batchgen.read.layouts import layout_of
 from batchgen.render.model_files import load_model
@@ -38,6 +38,8 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     layout_of(job)  # refuses a layout that the job cannot have
     refuse_own_output(job)
     engine = ENGINES.named(job.engine.kind)
+    if engine.capabilities.needs_model and job.model is None:
+        raise JobError(f"engine.kind {job.engine.kind} needs a model", "set model.source")
     engine.check(job)
     if (uses := TASKS.named(job.task).uses) not in engine.capabilities.tasks:
         raise JobError(f"task {job.task}: engine {job.engine.kind} cannot {uses}", "name another engine.kind")

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
 
 if TYPE_CHECKING:
+    from batchgen.job.fields import Fields
     from batchgen.job.job import Job
+    from batchgen.output.lease import Lease
     from batchgen.output.store import Store
-    from batchgen.output.store.lease import Lease
     from batchgen.prepare import Prepared
 
 
 def run(
-    job: Job | Mapping[str, Any],
+    job: Job | Mapping[str, object],
     *,
     out: TextIO | None = None,
     quiet: bool = False,
     stopping: Callable[[], bool] = lambda: False,
     force: bool = False,
-) -> dict[str, Any]:
+) -> Fields:
     """Run a job to its end, or resume it, and return its status (the fields of `status --json`).
 
     `out` takes progress and summary (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then whether
@@ -34,7 +35,8 @@ def run(
     Raises BatchgenError; whatever it is, committed rows stay, and the same call goes on from there.
     """
     from batchgen.job.job import Job
-    from batchgen.output.store import lease, open_store, probe
+    from batchgen.output import lease
+    from batchgen.output.store import open_store, probe
     from batchgen.prepare import prepare
 
     job = job if isinstance(job, Job) else Job.parse(job)
@@ -48,27 +50,28 @@ def run(
 
 def _run(
     job: Job, store: Store, prepared: Prepared, out: TextIO, quiet: bool, stopping: Callable[[], bool], held: Lease
-) -> dict[str, Any]:
+) -> Fields:
     from batchgen import logs, terminal
-    from batchgen.output import job_file, journal, parts, plan_file, progress
+    from batchgen.output import job_file, parts, plan_file, progress
     from batchgen.output.store import SCRATCH, delete_all
     from batchgen.plan import plan
+    from batchgen.replica import journal
 
     columns = job_file.freeze(store, job, prepared.renderer.model, prepared.columns.kept, prepared.upstream).input_columns
     planned = plan.freeze_plan(job, store, prepared.found, prepared.columns)
     done = parts.committed(store)
     tally = progress.load_tally(store, planned, done)
-    monitor = progress.Monitor(tally, store, job.name, terminal.screen(job.name, out, quiet))
+    monitor = terminal.monitor(tally, store, job.name, out, quiet)
     try:
         if missing := planned.missing(done):
             tally.state = "running"
             store.delete(plan_file.SUCCESS)
             from batchgen.cluster.connect import connected  # Ray only when there is something to do
-            from batchgen.cluster.driver import Driver, Run
+            from batchgen.cluster.driver import Run
 
             logs.identify(job=job.name)
             with connected():
-                Driver(Run(job, prepared.renderer, columns, store, planned, monitor, held, stopping)).run(missing)
+                Run(job, prepared.renderer, columns, store, planned, monitor, held, stopping).execute(missing)
         tally.state = "done"
     except Interrupted:
         tally.state = "interrupted"

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from batchgen.cluster.monitor import Monitor
 from batchgen.errors import VerifyError, printable
 from batchgen.output import parts
+from batchgen.output.format import Fields
 from batchgen.output.plan_file import Plan
-from batchgen.output.progress import Progress, Screen, Tally
+from batchgen.output.progress import Tally
 from batchgen.output.store import Store
 from batchgen.output.verify import Verdict
 
@@ -30,66 +31,40 @@ SUMMARY_SPANS, SUMMARY_ROWS = 8, 2_000
 """How much of an output is searched for the answers that a summary shows."""
 
 
-def screen(name: str, out: TextIO, quiet: bool = False) -> Screen:
-    """Where job `name` is shown: a bar on a terminal, else a line every LINE_SECONDS; `quiet` leaves only the messages."""
-    if quiet:
-        return Messages(out)
-    return LiveBar(name, out) if Console(file=out).is_terminal else Lines(out)
+def monitor(tally: Tally, store: Store, name: str, out: TextIO, quiet: bool = False) -> Monitor:
+    """Shows job `name` as it runs: a bar on a terminal, else a line every LINE_SECONDS; `quiet` leaves only the messages."""
+    console = Console(file=out)
+    kind = Monitor if quiet else LiveBar if console.is_terminal else Lines
+    return kind(tally, store, name, console)
 
 
-class Messages:
-    """Messages, and no progress."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.console = Console(file=out)
-
-    def live(self) -> contextlib.AbstractContextManager[object]:
-        return contextlib.nullcontext()
-
-    def show(self, progress: Progress, force: bool) -> None:
-        pass
-
-    def message(self, text: str) -> None:
-        self.console.print(printable(text), highlight=False, soft_wrap=True, markup=False)
-
-
-class Lines(Messages):
+class Lines(Monitor):
     """A line of progress now and then."""
 
-    def __init__(self, out: TextIO) -> None:
-        super().__init__(out)
-        self._shown = 0.0
+    _shown = 0.0
 
-    def show(self, progress: Progress, force: bool) -> None:
+    def show(self, text: str, force: bool) -> None:
         if force or time.monotonic() - self._shown >= LINE_SECONDS:
             self._shown = time.monotonic()
-            self.message(f"{progress.name}: {progress.rows:,}/{progress.rows_planned:,} rows, {_progress(progress)}")
+            self.message(f"{self.name}: {self.tally.counts.rows:,}/{self.tally.rows_planned:,} rows, {text}")
 
 
-class LiveBar(Messages):
+class LiveBar(Monitor):
     """A progress bar that is drawn again in its place."""
 
-    def __init__(self, name: str, out: TextIO) -> None:
-        super().__init__(out)
+    @functools.cached_property
+    def _bars(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[more]}"))
-        self._bars = Bars(*columns, TimeElapsedColumn(), console=self.console)
-        self._task = self._bars.add_task(name, total=None, more="")
+        bars = Progress(*columns, TimeElapsedColumn(), console=self.console)
+        bars.add_task(self.name, total=None, more="")
+        return bars
 
-    def live(self) -> contextlib.AbstractContextManager[object]:
+    def live(self) -> Progress:
         return self._bars
 
-    def show(self, progress: Progress, force: bool) -> None:
-        self._bars.update(self._task, completed=progress.rows, total=progress.rows_planned, more=_progress(progress))
-
-
-def _progress(now: Progress) -> str:
-    left = "starting" if now.seconds_left is None else f"{_duration(now.seconds_left)} left" if now.seconds_left else "done"
-    return f"{now.ok:,} ok, {now.error:,} error, {now.tokens_per_second:,.0f} tokens/s, {now.replicas} replicas, {left}"
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s" if rest >= 60 else f"{rest}s"
+    def show(self, text: str, force: bool) -> None:
+        done, planned = self.tally.counts.rows, self.tally.rows_planned
+        self._bars.update(self._bars.task_ids[0], completed=done, total=planned, more=text)
 
 
 def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out: TextIO) -> None:
@@ -118,7 +93,7 @@ def _cached(tally: Tally, shared: bool) -> str:
     return f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached"
 
 
-def _first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[dict[str, Any]]]:
+def _first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[Fields]]:
     """The ok answers of the first few input rows, the variants of one row together."""
     for span in [span for span in plan.spans if not span.retry][:SUMMARY_SPANS]:
         try:
@@ -127,7 +102,7 @@ def _first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[dic
             continue
         wanted = ["row", "variant", "sample", "attributes", "messages", "response", "status"]
         table = table.select([name for name in wanted if name in table.column_names]).slice(0, SUMMARY_ROWS)
-        by_row: dict[int, list[dict[str, Any]]] = {}
+        by_row: dict[int, list[Fields]] = {}
         for answer in table.to_pylist():
             if answer["status"] == "ok":
                 by_row.setdefault(answer["row"], []).append(answer)
@@ -138,7 +113,7 @@ def _first_answers(store: Store, plan: Plan, rows: int = 3) -> Iterator[list[dic
             return
 
 
-def _answers_table(answers: list[dict[str, Any]], varied: list[str]) -> Table:
+def _answers_table(answers: list[Fields], varied: list[str]) -> Table:
     table = Table(title=None, show_lines=False, expand=False)
     table.add_column("variant" if varied else "sample")
     table.add_column(Text(printable(f"answer to: {answers[0]['messages'][-2]['content'][:100]}")), overflow="fold")
@@ -148,7 +123,7 @@ def _answers_table(answers: list[dict[str, Any]], varied: list[str]) -> Table:
     return table
 
 
-def print_prompts(prompts: list[dict[str, Any]]) -> None:
+def print_prompts(prompts: list[Fields]) -> None:
     for prompt in prompts:
         print(f"--- row {prompt['row']} variant {prompt['variant']}: {len(prompt['token_ids'])} tokens")
         print(printable(prompt["text"] if prompt["error"] is None else prompt["error"]))
@@ -173,7 +148,7 @@ def print_findings(found: Findings, predicted: str | None) -> None:
         print(f"  ... and {found.bad - len(found.first_errors):,} more")
 
 
-def print_status(found: dict[str, Any]) -> None:
+def print_status(found: Fields) -> None:
     print(f"{found['name']}: {found['state']}")
     print(f"rows:   {found['rows_ok']:,} ok, {found['rows_error']:,} error, {found['rows_planned']:,} planned")
     print(f"spans:  {found['spans_done']:,} of {found['spans_planned']:,}")
@@ -192,7 +167,7 @@ def print_verdict(verdict: Verdict) -> None:
     print(f"{proven}: {rows:,} rows ({verdict.rows_ok:,} ok, {verdict.rows_error:,} error) in {verdict.spans:,} spans")
 
 
-def print_fidelity(found: dict[str, Fidelity], lines: list[list[Any]]) -> None:
+def print_fidelity(found: dict[str, Fidelity], lines: list[tuple[str, int, int, float, float | None]]) -> None:
     """The `lines` of fidelity.table, and what holds of each attribute as a whole."""
     print(f"{'attribute':<20} {'asked':>6} {'answers':>10} {'tokens':>8} {'label':>6}")
     for name, value, answers, tokens, label in lines:

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen import logprobs
-from batchgen.export.files import export
-from batchgen.export.registry import EXPORTS
+from batchgen.export.files import EXPORTS, export
 from batchgen.job.job import Job
 from batchgen.output.output import Output
 from tests.support.finished import Finished

@@ -49,9 +49,9 @@ def _join_or_start() -> None:
         _LOG.info("joined the cluster at %s", ray.get_runtime_context().gcs_address)
     except (ConnectionError, RuntimeError, RayError) as error:
         if named:
-            remedy = "check RAY_ADDRESS; a cluster with token authentication needs RAY_AUTH_MODE=token and its token"
-            where = "(~/.ray/auth_token or RAY_AUTH_TOKEN)"
-            raise EngineError(f"no Ray cluster at {named}: {words(error)}", f"{remedy} {where}") from None
+            token = "RAY_AUTH_MODE=token and its token (~/.ray/auth_token or RAY_AUTH_TOKEN)"
+            remedy = f"check RAY_ADDRESS; a cluster with token authentication needs {token}"
+            raise EngineError(f"no Ray cluster at {named}: {words(error)}", remedy) from None
         _LOG.info("starts a local Ray: %s", words(error))
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 

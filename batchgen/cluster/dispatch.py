@@ -59,10 +59,12 @@ class Dispatcher(Generic[Item]):
         lost = self.running.pop(replica, {})
         self._retired.discard(replica)
         for item in lost:
-            self._release(replica, item)
+            self._holders[item].discard(replica)
             self.deaths[item] = self.deaths.get(item, 0) + 1
         self._free.pop(replica, None)
-        orphans = [item for item in lost if item not in self._holders]
+        orphans = [item for item in lost if not self._holders[item]]
+        for item in orphans:
+            del self._holders[item]
         self.queue.extendleft(reversed(orphans))
         return orphans
 
@@ -75,8 +77,7 @@ class Dispatcher(Generic[Item]):
             replica = min(self._free, key=self._free.__getitem__)
             item = self.queue.popleft()
         else:
-            copy = self._straggler(now)
-            if copy is None:
+            if (copy := self._straggler(now)) is None:
                 return None
             replica, item = copy
         del self._free[replica]
@@ -125,12 +126,6 @@ class Dispatcher(Generic[Item]):
     def idle(self) -> bool:
         """Nothing queued, nothing running."""
         return not self.queue and not self.busy
-
-    def _release(self, replica: ReplicaId, item: Item) -> None:
-        holders = self._holders[item]
-        holders.discard(replica)
-        if not holders:
-            del self._holders[item]
 
     def _straggler(self, now: float) -> tuple[ReplicaId, Item] | None:
         """An idle replica, and the oldest item that runs late without a copy."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import ray
@@ -18,20 +17,18 @@ from batchgen import logs
 from batchgen.cluster import limits
 from batchgen.cluster.dispatch import Dispatcher
 from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
+from batchgen.cluster.lookahead import END
+from batchgen.cluster.monitor import Monitor
 from batchgen.cluster.placement import place
 from batchgen.cluster.pool import STOP_SECONDS, Pool
 from batchgen.errors import EngineError, Interrupted
 from batchgen.job.job import Job
-from batchgen.output import journal
+from batchgen.output.lease import Lease
 from batchgen.output.plan_file import Plan
-from batchgen.output.progress import Monitor
 from batchgen.output.store import Store
-from batchgen.output.store.lease import Lease
 from batchgen.records import Span
 from batchgen.render.renderer import Renderer
-
-if TYPE_CHECKING:
-    from batchgen.cluster.feed import Feed
+from batchgen.replica import journal
 
 DRAIN_SECONDS = 30.0
 """Seconds that running spans have to finish once a run is to stop."""
@@ -41,9 +38,10 @@ POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
 """How long the driver waits for an event while the feed may have a block that is wanted, and while it may not."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """One run of a job over its output. `input_columns`: the schema of the columns that the output carries."""
+    """One run of a job over its output, on a pool of replicas. Ray is connected. `input_columns`: the schema of the columns that
+    the output carries."""
 
     job: Job
     renderer: Renderer
@@ -55,72 +53,58 @@ class Run:
     stopping: Callable[[], bool]
     """Whether somebody has asked the run to drain."""
 
+    def __post_init__(self) -> None:
+        self._log = logs.logger("driver", job=self.job.name)
+        self._began = time.monotonic()
+        self._reason_to_stop: str | None = None
+        self._drained_by = 0.0
 
-class Driver:
-    """Runs the spans of a run that have no part on a pool of replicas. Ray is connected."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._log = logs.logger("driver", job=run.job.name)
-
-    def run(self, missing: list[Span]) -> None:
+    def execute(self, missing: list[Span]) -> None:
         """Feed the `missing` spans to a pool until each has a part. Raises EngineError, LeaseError, StoreError,
         TooManyErrors, and Interrupted when the run drained; what is committed stays."""
-        run, cluster = self._run, ray.cluster_resources()
-        placement = place(run.job, len(missing), cluster)
+        cluster = ray.cluster_resources()
+        placement = place(self.job, len(missing), cluster)
         self._log.info("%d spans to run, %s", len(missing), placement)
         if waits := placement.waits_for(cluster):
-            run.monitor.message(waits)
-        pool = Pool(run.renderer, run.store.url, run.plan.shards, journal.spans(run.store), placement)
+            self.monitor.message(waits)
+        self._pool = Pool(self.renderer, self.store.url, self.plan.shards, journal.spans(self.store), placement)
         grace = STOP_SECONDS
         try:
-            with run.monitor.live():
-                self._run_passes(pool, missing, placement.replicas)
+            with self.monitor.live():
+                self._feed_until_done(missing, placement.replicas)
         except KeyboardInterrupt:
             grace = 0.0
             raise
         finally:
-            pool.stop(grace)
+            self._pool.stop(grace)
 
-    def _run_passes(self, pool: Pool, missing: list[Span], replicas: int) -> None:
+    def _feed_until_done(self, missing: list[Span], replicas: int) -> None:
         """A pass of the feed runs every span whose block is not lost; lost ones are fed again in the next."""
         from batchgen.cluster.feed import Assets, Feed  # Ray Data takes a second to import; the replicas are starting meanwhile
 
-        run, in_vain, began = self._run, 0, time.monotonic()
-        assets = ray.put(Assets(run.renderer, run.input_columns))
+        in_vain, assets = 0, ray.put(Assets(self.renderer, self.input_columns))
         while missing:
-            feed = Feed(assets, run.plan.shards, missing, replicas)
+            self._feed = Feed(assets, self.plan.shards, missing, replicas)
             try:
-                _Pass(run, pool, feed, began, self._log).run()
+                self._run_pass()
             finally:
-                feed.stop()
-            before, missing = len(missing), run.plan.missing(run.monitor.tally.counted)
+                self._feed.stop()
+            before, missing = len(missing), self.plan.missing(self.monitor.tally.counted)
             in_vain = 0 if len(missing) < before else in_vain + 1
             if missing:
                 self._log.warning("%d spans lost their blocks and are fed again", len(missing))
             if in_vain == LOST_PASSES:
                 raise EngineError(f"{len(missing)} spans were fed {in_vain} times and lost each time")
 
-
-class _Pass:
-    """One feed, from its first block until nothing is left to run. `began`: the run's start by time.monotonic."""
-
-    def __init__(self, run: Run, pool: Pool, feed: Feed, began: float, log: logs.Log) -> None:
-        self._job, self._monitor, self._lease, self._stopping = run.job, run.monitor, run.lease, run.stopping
-        self._pool, self._feed, self._log = pool, feed, log
+    def _run_pass(self) -> None:
+        """Assign the spans of the feed and count their receipts, until nothing is left to run."""
         self._dispatcher: Dispatcher[Hashable] = Dispatcher()
-        self._began = began
-        self._reason_to_stop: str | None = None
-        self._drained_by = 0.0
-
-    def run(self) -> None:
-        """Assign spans and count receipts. Raises what Driver.run does."""
         for replica in self._pool.staying:
             self._dispatcher.join(replica)
             self._pool.ask_capacity(replica)
         while not (self._dispatcher.feed_ended and self._dispatcher.idle):
             now = time.monotonic()
-            self._lease.check()
+            self.lease.check()
             self._stop_if_due(now)
             if self._reason_to_stop is None:
                 self._fill_queue()
@@ -128,32 +112,32 @@ class _Pass:
             for event in self._pool.wait(POLL_SECONDS if self._dispatcher.wants_item else IDLE_POLL_SECONDS):
                 self._handle(event)
             self._leave_draining_nodes()
-            self._monitor.tick(len(self._pool.alive))
+            self.monitor.tick(len(self._pool.alive))
 
     def _stop_if_due(self, now: float) -> None:
         """Begin to drain when there is a reason to. Raises Interrupted when that has ended."""
         if self._reason_to_stop is None:
-            tokens = self._monitor.tally.counts.completion_tokens
-            reached = limits.reason_to_stop(self._job.limits, tokens, now - self._began)
-            self._reason_to_stop = "interrupted" if self._stopping() else reached
+            tokens = self.monitor.tally.counts.completion_tokens
+            reached = limits.reason_to_stop(self.job.limits, tokens, now - self._began)
+            self._reason_to_stop = "interrupted" if self.stopping() else reached
             if self._reason_to_stop is None:
                 return
             self._drained_by = now + DRAIN_SECONDS
-            self._monitor.message(f"{self._reason_to_stop}: finishing what is running, at most {DRAIN_SECONDS:.0f} s")
+            self.monitor.message(f"{self._reason_to_stop}: finishing what is running, at most {DRAIN_SECONDS:.0f} s")
             self._log.info("drains: %s", self._reason_to_stop)
         if now > self._drained_by or not self._dispatcher.busy:
             raise Interrupted(self._reason_to_stop, "run again to resume")
 
     def _fill_queue(self) -> None:
         while self._dispatcher.wants_item and (item := self._feed.next()) is not None:
-            if item is self._feed.END:
+            if item is END:
                 self._dispatcher.end_feed()
             else:
                 self._dispatcher.enqueue(item)
 
     def _assign(self, now: float) -> None:
-        tally = self._monitor.tally
-        self._pool.prompts_left = (tally.rows_planned - tally.counts.rows) / self._job.samples
+        tally = self.monitor.tally
+        self._pool.prompts_left = (tally.rows_planned - tally.counts.rows) / self.job.samples
         while (assignment := self._dispatcher.take(now)) is not None:
             replica, item = assignment
             again = self._dispatcher.has_run_before(item)
@@ -164,27 +148,27 @@ class _Pass:
         match event:
             case Ready(replica, engine):
                 self._dispatcher.join(replica)
-                self._monitor.tally.engine = engine
+                self.monitor.tally.engine = engine
             case Capacity(replica, load):
                 self._dispatcher.has_capacity(replica, load)
             case Finished(replica, item, receipt):
                 self._dispatcher.finish(replica, item, time.monotonic())
-                self._monitor.receipt(receipt)
+                self.monitor.receipt(receipt)
                 how = "committed" if receipt.created else "was committed by another"
                 self._log.at(replica=replica, span=receipt.span).debug("%s: %s", how, receipt.counts)
-                limits.refuse_errors(self._monitor.tally, self._job.limits.errors)
+                limits.refuse_errors(self.monitor.tally, self.job.limits.errors)
             case BlockLost(replica, item, message):
                 self._dispatcher.drop(item)
                 self._log.at(replica=replica).warning("block %s is lost: %s", item, message)
             case Died(replica, message):
-                self._monitor.message(f"replica {replica} died: {message}")
+                self.monitor.message(f"replica {replica} died: {message}")
                 orphans = self._dispatcher.lost(replica)
                 self._log.at(replica=replica).warning("died, %d of its spans are queued again: %s", len(orphans), message)
                 limits.refuse_poison((self._dispatcher.deaths[item] for item in orphans), message)
 
     def _leave_draining_nodes(self) -> None:
         for replica in self._pool.draining():
-            self._monitor.message(f"replica {replica}: its node is about to go; it takes no new span")
+            self.monitor.message(f"replica {replica}: its node is about to go; it takes no new span")
             self._dispatcher.retire(replica)
         for replica in self._dispatcher.released():
             self._pool.release(replica)

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from batchgen.records import Receipt
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """The replica's engine has started. `engine`: its capacity (sequences) and workers (processes)."""
 
     replica: int
     engine: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Capacity:
+class Capacity(NamedTuple):
     """The replica can take one more span; `load`: its unfinished prompts, each by its expected length."""
 
     replica: int
     load: float
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """The replica has committed the span of `item`, or found it committed."""
 
     replica: int
@@ -34,8 +30,7 @@ class Finished:
     receipt: Receipt
 
 
-@dataclass(frozen=True)
-class BlockLost:
+class BlockLost(NamedTuple):
     """The block of `item` went with its node: its span must be read again."""
 
     replica: int
@@ -43,8 +38,7 @@ class BlockLost:
     message: str
 
 
-@dataclass(frozen=True)
-class Died:
+class Died(NamedTuple):
     """The replica is gone; `message` is the cause."""
 
     replica: int

@@ -21,7 +21,7 @@ from ray.data import Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from batchgen.cluster.lookahead import END, Lookahead
+from batchgen.cluster.lookahead import Lookahead
 from batchgen.cluster.ray_adapter import blocks
 from batchgen.errors import BatchgenError
 from batchgen.read import reader
@@ -104,29 +104,23 @@ def group_spans(shards: dict[int, Shard], spans: Iterable[Span]) -> Iterator[tup
         yield shards[group[0].shard], group
 
 
-class Feed:
+class Feed(Lookahead):
     """The blocks of some spans, in the order in which they are ready. An execution of Ray Data makes them; it works ahead while
     the replicas load their model, by AHEAD_BYTES or BLOCKS_AHEAD per replica, whichever is more: a row rendered then takes no CPU
     from an engine later."""
-
-    END = END
 
     def __init__(self, assets_ref: Hashable, shards: Iterable[Shard], spans: list[Span], replicas: int) -> None:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         by_index = {shard.index: shard for shard in shards}
         dataset = _dataset(SpanSource(assets_ref, by_index, spans), readers(by_index.values(), replicas))
-        self._blocks = Lookahead(blocks(dataset), BLOCKS_AHEAD * replicas, AHEAD_BYTES)
+        super().__init__(blocks(dataset), BLOCKS_AHEAD * replicas, AHEAD_BYTES)
 
     def next(self) -> Hashable | None:
         """A reference to a span's block, END after the last one, None when none is ready yet. Raises what a read task raised."""
         try:
-            return self._blocks.next()
+            return super().next()
         except Exception as error:
             raise _cause(error) from error
-
-    def stop(self) -> None:
-        """Take no more blocks; the execution is cancelled with its dataset."""
-        self._blocks.stop()
 
 
 def readers(shards: Iterable[Shard], replicas: int) -> int:

@@ -34,15 +34,11 @@ class Placement:
 
     def waits_for(self, cluster: Resources) -> str | None:
         """Why no replica fits into a cluster of these total resources at present, for a person; None if one may."""
-        needed = {"GPU": self.num_gpus, "CPU": self.num_cpus, **self.resources}
-        for name, amount in needed.items():
+        for name, amount in {"GPU": self.num_gpus, "CPU": self.num_cpus, **self.resources}.items():
             if amount > (held := cluster.get(name, 0)):
-                return f"a replica needs {_amount(amount, name)}, the cluster has {held:g}: waiting for more"
+                plural = "s" if name in ("GPU", "CPU") and amount != 1 else ""
+                return f"a replica needs {amount:g} {name}{plural}, the cluster has {held:g}: waiting for more"
         return None
-
-
-def _amount(amount: float, name: str) -> str:
-    return f"{amount:g} {name}{'s' if name in ('GPU', 'CPU') and amount != 1 else ''}"
 
 
 Strategy = Callable[[Job, Resources], Placement]

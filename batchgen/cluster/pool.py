@@ -14,9 +14,11 @@ import os
 import time
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from batchgen import logs
@@ -41,7 +43,7 @@ NODE_DIED = "node has died"
 class _Member:
     """A replica that was asked for, and what the pool knows of it."""
 
-    actor: Any
+    actor: ActorHandle
     node: str | None = None
     """Id of its node, once it is ready."""
     leaving: bool = False
@@ -73,7 +75,7 @@ class Pool:
         self._log = logs.logger("pool", job=renderer.job.name)
         self._log_level = logs.level_of_replicas()
         self._members: dict[int, _Member] = {}
-        self._calls: dict[Any, _Call] = {}
+        self._calls: dict[ObjectRef, _Call] = {}
         self._asked_for = self._failed_starts = 0
         self._looked = 0.0
         self._ready_once = False
@@ -149,7 +151,7 @@ class Pool:
         self._end([self._members[replica].actor for replica in self.alive], seconds)
         self._end([member.actor for member in self._members.values()], 0)
 
-    def _end(self, actors: list[Any], seconds: float) -> None:
+    def _end(self, actors: list[ActorHandle], seconds: float) -> None:
         if actors and seconds:
             stopping = [actor.stop.remote() for actor in actors]
             ray.wait(stopping, num_returns=len(stopping), timeout=seconds)
@@ -168,12 +170,12 @@ class Pool:
             self._calls[member.actor.start_here.remote()] = _Call("start", self._asked_for)
             self._log.at(replica=self._asked_for).info("asked for")
 
-    def _forget(self, replica: int) -> Any:
+    def _forget(self, replica: int) -> ActorHandle:
         """Ignore the replica and its open calls from now on; returns its actor."""
         self._calls = {reference: call for reference, call in self._calls.items() if call.replica != replica}
         return self._members.pop(replica).actor
 
-    def _settle(self, reference: Any) -> Iterator[Event]:
+    def _settle(self, reference: ObjectRef) -> Iterator[Event]:
         call = self._calls.pop(reference)
         try:
             result = ray.get(reference)
@@ -182,23 +184,25 @@ class Pool:
         except RayTaskError as error:
             yield from self._failed(call, error)
         except RayError as error:
-            yield from self._died(call, _why(error))
+            account = words(error, 2000)  # Ray's begins with the names of actor, node and owner
+            yield from self._died(call, (account.partition(" because ")[2] or account)[:300])
         else:
-            yield self._returned(call, result)
+            match call.kind:
+                case "run":
+                    yield Finished(call.replica, call.item, result)
+                case "capacity":
+                    self._members[call.replica].asked = False
+                    yield Capacity(call.replica, result)
+                case "start":
+                    yield self._started(call.replica, *result)
 
-    def _returned(self, call: _Call, result: Any) -> Event:
-        member = self._members[call.replica]
-        if call.kind == "run":
-            return Finished(call.replica, call.item, result)
-        if call.kind == "capacity":
-            member.asked = False
-            return Capacity(call.replica, result)
-        engine, member.node = result
+    def _started(self, replica: int, engine: dict[str, int], node: str) -> Ready:
+        self._members[replica].node = node
         self._ready_once, self._failed_starts = True, 0
         self._refill()
-        self.ask_capacity(call.replica)
-        self._log.at(replica=call.replica).info("ready on node %s: %s", member.node, engine)
-        return Ready(call.replica, engine)
+        self.ask_capacity(replica)
+        self._log.at(replica=replica).info("ready on node %s: %s", node, engine)
+        return Ready(replica, engine)
 
     def _failed(self, call: _Call, error: RayTaskError) -> Iterator[Event]:
         """A method of the actor raised. Raises the errors of ours that end the job."""
@@ -243,9 +247,3 @@ class _Actor(Replica):
         engine = await super().start()
         self._log.info("engine ready: %s", engine)
         return engine, node
-
-
-def _why(error: RayError) -> str:
-    """The cause in Ray's account of a dead actor, which begins with the names of actor, node and owner."""
-    account = words(error, 2000)
-    return (account.partition(" because ")[2] or account)[:300]

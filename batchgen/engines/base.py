@@ -55,16 +55,13 @@ class EngineKind(Protocol):
     """What `engine.kind` names. A job is checked with it before a cluster starts; a replica makes its engine with it."""
 
     @property
-    def name(self) -> str: ...
-
-    @property
     def capabilities(self) -> Capabilities:
         """Asked on the driver and on workers, of what is installed there."""
         ...
 
     def check(self, job: Job) -> None:
-        """Raises JobError for a job that this kind cannot run: a model that it needs, options that it does not have. Imports
-        neither torch nor an engine."""
+        """Raises JobError for a job that this kind cannot run, such as options that it does not have. A model is there already if
+        the kind needs one. Imports neither torch nor an engine."""
         ...
 
     def context(self, job: Job) -> int | None:

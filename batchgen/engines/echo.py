@@ -23,7 +23,7 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 from batchgen.engines.base import EngineKind, Request
-from batchgen.engines.options import parse_options
+from batchgen.engines.registry import parse_options
 from batchgen.errors import BadRow, EngineError
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
@@ -65,7 +65,6 @@ class EchoOptions(Spec):
 
 
 class EchoKind:
-    name = "echo"
     capabilities = Capabilities(needs_model=False)
 
     def check(self, job: Job) -> None:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from batchgen import logprobs
 from batchgen.engines.base import EngineKind, Request
-from batchgen.engines.options import parse_options, require_model
+from batchgen.engines.registry import parse_options
 from batchgen.errors import BadRow, EngineError, JobError, words
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
@@ -49,11 +49,9 @@ class OpenAIOptions(Spec):
 
 
 class OpenAIKind:
-    name = "openai"
     capabilities = Capabilities(prompts="messages", reads_model=False, counts_tokens=True)
 
     def check(self, job: Job) -> None:
-        require_model(job)
         assert job.model is not None
         ours = {
             "attributes.predict": job.attributes.predict if job.attributes else None,
@@ -90,9 +88,8 @@ class OpenAIEngine:
         try:
             import openai
         except ImportError as error:
-            raise EngineError(
-                f"the openai client cannot be imported: {error}", "install batchgen[openai] on every node"
-            ) from error
+            message = f"the openai client cannot be imported: {error}"
+            raise EngineError(message, "install batchgen[openai] on every node") from error
         options = self.options
         self._client = openai.AsyncOpenAI(
             base_url=options.base_url,
@@ -104,9 +101,8 @@ class OpenAIEngine:
             await self._client.models.list()
         except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
             await self.stop()
-            raise EngineError(
-                f"{options.base_url}: {words(error)}", f"check engine.options.base_url and the key in {options.api_key_env}"
-            ) from None
+            remedy = f"check engine.options.base_url and the key in {options.api_key_env}"
+            raise EngineError(f"{options.base_url}: {words(error)}", remedy) from None
         except openai.APIStatusError:
             pass  # it responds; not every endpoint lists its models
 
@@ -123,10 +119,9 @@ class OpenAIEngine:
         assert self._client is not None
         messages = orjson.loads(bytes(request.token_ids))
         model = request.sampling.adapter or self._model
+        parameters = self._parameters(request.sampling)
         try:
-            done = await self._client.chat.completions.create(
-                model=model, messages=messages, **self._parameters(request.sampling)
-            )
+            done = await self._client.chat.completions.create(model=model, messages=messages, **parameters)
         except openai.APITimeoutError as error:
             raise BadRow("timeout", words(error)) from None
         except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
@@ -135,19 +130,15 @@ class OpenAIEngine:
             raise BadRow("engine_rejected", words(error)) from None
         cached = getattr(getattr(done.usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
         choices = sorted(done.choices, key=lambda choice: choice.index)
-        tokens = _counts(choices, done.usage.completion_tokens if done.usage else 0)
-        return [
-            Answer(
-                choice.message.content or "",
-                tokens[number],
-                choice.finish_reason or "stop",
-                _logprob(choice),
-                cached,
-                done.usage.prompt_tokens if done.usage else None,
-                _tokens(choice) if self._token_logprobs else None,
-            )
-            for number, choice in enumerate(choices)
-        ]
+        prompt_tokens, total = (done.usage.prompt_tokens, done.usage.completion_tokens) if done.usage else (None, 0)
+        answers = []
+        for choice, tokens in zip(choices, _counts(choices, total), strict=True):
+            content = _content(choice)
+            scored = None if content is None or not self._token_logprobs else _tokens(content)
+            logprob = None if content is None else sum(token.logprob for token in content)
+            text, reason = choice.message.content or "", choice.finish_reason or "stop"
+            answers.append(Answer(text, tokens, reason, logprob, cached, prompt_tokens, scored))
+        return answers
 
     def _parameters(self, sampling: Sampling) -> dict[str, Any]:
         """What differs from the defaults, under OpenAI's names; fields that OpenAI lacks, as vLLM's server takes them."""
@@ -183,16 +174,8 @@ def _counts(choices: list[Choice], total: int) -> list[int]:
     return [total // len(choices) + (number < total % len(choices)) for number in range(len(choices))]
 
 
-def _logprob(choice: Choice) -> float | None:
-    content = _content(choice)
-    return None if content is None else sum(token.logprob for token in content)
-
-
-def _tokens(choice: Choice) -> pa.StructArray | None:
+def _tokens(content: list[ChatCompletionTokenLogprob]) -> pa.StructArray:
     """The tokens of an answer. A vLLM server puts the chosen alternative before likelier ones, so they are sorted."""
-    content = _content(choice)
-    if content is None:
-        return None
     tokens = []
     for token in content:
         likeliest = sorted(token.top_logprobs or (), key=lambda other: -other.logprob)

@@ -11,7 +11,7 @@ import base64
 import importlib
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Set
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ import pyarrow as pa
 from batchgen import logprobs
 from batchgen.engines import vllm_cpu
 from batchgen.engines.base import EngineKind, Request
-from batchgen.engines.options import require_model
 from batchgen.engines.vllm_options import check_options
 from batchgen.errors import BadRow, EngineError, words
 from batchgen.job.job import Job
@@ -65,14 +64,11 @@ _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class VllmKind:
-    name = "vllm"
-
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(device="cpu" if vllm_cpu.runs_on_cpu() else "gpu")
 
     def check(self, job: Job) -> None:
-        require_model(job)
         check_options(job.engine.options)
 
     def context(self, job: Job) -> int | None:
@@ -117,7 +113,7 @@ class VllmEngine:
         self.capacity = self.workers = 0
         self._vllm = SimpleNamespace()
         self._engine: Any = None
-        self._give_back: Callable[[], None] = lambda: None
+        self._cores: Set[int] = frozenset()
 
     async def start(self) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -128,7 +124,7 @@ class VllmEngine:
             raise EngineError(f"vLLM cannot be imported: {error}", "install batchgen[vllm] on every node") from error
         try:
             arguments = self._vllm.AsyncEngineArgs(**self._arguments)
-            self._engine, self._give_back = vllm_cpu.start(lambda: self._vllm.AsyncLLM.from_engine_args(arguments))
+            self._engine, self._cores = vllm_cpu.start(lambda: self._vllm.AsyncLLM.from_engine_args(arguments))
         except Exception as error:  # vLLM raises whatever its configuration or workers raise
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
         self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
@@ -141,7 +137,7 @@ class VllmEngine:
             raise EngineError(f"vLLM died: {error}") from error
 
     async def stop(self) -> None:
-        self._give_back()  # the next engine of this process inherits its cores
+        vllm_cpu.run_on(os.getpid(), self._cores)  # the next engine of this process inherits its cores
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.shutdown(timeout=0)  # nothing is left to drain; the grace period takes five seconds
@@ -150,14 +146,8 @@ class VllmEngine:
         final: Any = None
         try:
             prompt = await self._prompt(request)
-            outputs = self._engine.generate(
-                prompt,
-                self._parameters(request),
-                request.name,
-                lora_request=self._lora(request.sampling.adapter),
-                priority=request.priority,
-            )
-            async for output in outputs:
+            more = {"lora_request": self._lora(request.sampling.adapter), "priority": request.priority}
+            async for output in self._engine.generate(prompt, self._parameters(request), request.name, **more):
                 final = output
         except self._vllm.EngineDeadError as error:
             raise EngineError(f"vLLM died: {error}") from error
@@ -178,7 +168,7 @@ class VllmEngine:
             for output in sorted(final.outputs, key=lambda output: output.index)
         ]
 
-    async def _prompt(self, request: Request) -> Any:
+    async def _prompt(self, request: Request) -> object:
         if not request.images:
             return self._vllm.tokens_input(request.token_ids)
         pictures = await asyncio.to_thread(lambda: [read_picture(url) for url in request.images])
@@ -186,7 +176,7 @@ class VllmEngine:
         [prompt] = await self._engine.renderer.render_cmpl_async([whole])
         return prompt
 
-    def _parameters(self, request: Request) -> Any:
+    def _parameters(self, request: Request) -> object:
         """vLLM's SamplingParams; it has no best_of, which the task serves."""
         fields = {name: value for name, value in request.sampling if name not in ("best_of", "adapter")}
         if request.sampling.structured_outputs is not None:
@@ -195,7 +185,7 @@ class VllmEngine:
         # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
         return self._vllm.SamplingParams(**fields, output_kind=self._vllm.RequestOutputKind.FINAL_ONLY, skip_clone=True)
 
-    def _lora(self, name: str | None) -> Any:
+    def _lora(self, name: str | None) -> object:
         return None if name is None else self._vllm.LoRARequest(name, self._adapters[name].number, self._adapters[name].path)
 
 

@@ -4,13 +4,13 @@ an engine to the kernel: if that runs a scheduler on the core of a worker, both 
 from __future__ import annotations
 
 import contextlib
-import functools
 import glob
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterator, Set
-from typing import Any
+from typing import TypeVar
 
+T = TypeVar("T")
 KEPT_BYTES = {"MALLOC_MMAP_THRESHOLD_": 2**30, "MALLOC_TRIM_THRESHOLD_": 2**30}
 
 
@@ -30,13 +30,12 @@ def arguments(options: dict[str, object], adapters: int) -> dict[str, object]:
     return changed if runs_on_cpu() else options
 
 
-def start(make: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """The engine that `make` starts, and a function to call at its end, which gives this process its cores back."""
+def start(make: Callable[[], T]) -> tuple[T, Set[int]]:
+    """The engine that `make` starts, and the cores that this process is to get back at its end: none if it keeps all."""
     if not runs_on_cpu():
-        return make(), lambda: None
+        return make(), frozenset()
     keep_freed_memory()
-    engine = make()
-    return engine, functools.partial(run_on, os.getpid(), keep_off_workers())
+    return make(), keep_off_workers()
 
 
 def keep_freed_memory() -> None:

@@ -1,8 +1,7 @@
 """What was asked for against what came: by attribute and value, how long the answers are and how they are labelled.
 
-The output of a steered job says how long its answers are. A label job, whose `parsed` columns are attributes, says how they are
-labelled: where its input is the output of a steered job, what was asked for is in `input_attributes`, and the lengths are of
-that job's answers.
+A label job, whose `parsed` columns are attributes, says how answers are labelled: where its input is the output of a steered job,
+what was asked for is in `input_attributes`, and the lengths are of that job's answers.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -104,13 +102,13 @@ def _correlation(pairs: Iterable[tuple[tuple[int, int], int]]) -> float | None:
     return (n * sxy - sx * sy) / math.sqrt(spread) if spread else None
 
 
-def table(found: dict[str, Fidelity]) -> list[list[Any]]:
+def table(found: dict[str, Fidelity]) -> list[tuple[str, int, int, float, float | None]]:
     """Attribute, value, answers, mean tokens, mean label or None; of the attributes that vary or are labelled, else of all."""
     telling = {name: one for name, one in found.items() if len(one.asked) > 1 or one.labels} or found
-    lines: list[list[Any]] = []
+    lines = []
     for name, one in telling.items():
         for value, answers in one.asked.items():
             labels = one.labels.get(value) or {}
             mean = sum(label * times for label, times in labels.items()) / sum(labels.values()) if labels else None
-            lines.append([name, value, answers, one.mean_tokens[value], mean])
+            lines.append((name, value, answers, one.mean_tokens[value], mean))
     return lines

@@ -1,20 +1,25 @@
-"""Files of lines that are there under their names when all of them are whole."""
+"""The formats of `batchgen export`, and their files of lines, which are there under their names when all of them are whole."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import orjson
 
 from batchgen.errors import StoreError
+from batchgen.output.format import Fields
 from batchgen.output.output import Output
+from batchgen.registry import Registry
 
-Line = Callable[[str, dict[str, Any] | None], None]
+Line = Callable[[str, Fields | None], None]
 """Adds a line of JSON to the file of a name; None makes the file and adds none."""
 Export = Callable[[Output, Line], None]
 """Writes the rows of an output, line by line."""
+EXPORTS: Registry[Export] = Registry(
+    "--format", "batchgen.exports", {name: f"batchgen.export.{name}:export" for name in ("jsonl", "openai")}
+)
 
 
 def export(output: Output, write: Export, folder: Path) -> dict[str, int]:
@@ -37,7 +42,7 @@ class _Files:
     def __enter__(self) -> _Files:
         return self
 
-    def line(self, name: str, fields: dict[str, Any] | None) -> None:
+    def line(self, name: str, fields: Fields | None) -> None:
         if name not in self._open:
             self._open[name] = open(self._folder / f".{name}.part", "wb")  # noqa: SIM115 - closed at the end
             self.counts[name] = 0

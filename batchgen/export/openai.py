@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Any
 
 from batchgen.export.files import Line
+from batchgen.output.format import Fields
 from batchgen.output.output import Output
 
-Row = dict[str, Any]
 _LEAST = -9999.0
 """OpenAI's log-probability of a token that was all but impossible: JSON has no infinity."""
 _STATUS = {"input": 400, "render": 400, "too_long": 400, "engine_rejected": 400, "timeout": 408}
@@ -29,11 +28,11 @@ def export(output: Output, line: Line) -> None:
         line("output.jsonl" if answered else "errors.jsonl", fields)
 
 
-def response(custom_id: str, rows: list[Row], created: int) -> tuple[bool, Row]:
+def response(custom_id: str, rows: list[Fields], created: int) -> tuple[bool, Fields]:
     """Whether a request, whose samples are `rows` of the output, has an answer, and its line in the one file or the other."""
     answered = [row for row in rows if row["status"] == "ok"]
     name = f"{rows[0]['shard']}:{rows[0]['row']}:{rows[0]['variant']}"
-    line: Row = {"id": f"batch_req_{name}", "custom_id": custom_id, "response": None, "error": None}
+    line: Fields = {"id": f"batch_req_{name}", "custom_id": custom_id, "response": None, "error": None}
     if not answered:
         code, detail = rows[0]["error_code"], rows[0]["error_detail"]
         error = {"message": detail, "type": code, "param": None, "code": code}
@@ -62,14 +61,14 @@ def response(custom_id: str, rows: list[Row], created: int) -> tuple[bool, Row]:
     return True, line
 
 
-def _logprobs(tokens: list[Row] | None) -> Row | None:
+def _logprobs(tokens: list[Fields] | None) -> Fields | None:
     if tokens is None:
         return None
     content = [{**_token(token), "top_logprobs": [_token(other) for other in token["top"]]} for token in tokens]
     return {"content": content, "refusal": None}
 
 
-def _token(token: Row) -> Row:
+def _token(token: Fields) -> Fields:
     """A token in OpenAI's words; `bytes` is null where its text does not have them, in a piece of a character."""
     text = token["token"] or ""
     known = text and "\ufffd" not in text

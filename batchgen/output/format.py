@@ -9,46 +9,76 @@ misread an output; fields that are added, with a default that means what their a
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from batchgen import __version__
-from batchgen.errors import NewerFormat
+from batchgen.errors import NewerFormat, VerifyError, words
+from batchgen.output.store import Store
 
 FORMAT = 1
 KEY = b"batchgen"
 """Of the mark in a Parquet file's metadata."""
+Fields = dict[str, Any]
+"""A JSON object, or a row."""
 T = TypeVar("T")
 
 
-def mark() -> dict[str, object]:
+def mark() -> Fields:
     """The fields by which a later release knows what it reads."""
     return {"format": FORMAT, "version": __version__}
 
 
 def refuse_newer(fields: object, name: str) -> None:
     """Raises NewerFormat where the mark among the fields of file `name` is of a later release."""
-    found = fields.get("format", 1) if isinstance(fields, Mapping) else 1
-    if isinstance(found, int) and found > FORMAT:
-        writer = f"batchgen {fields.get('version', 'of a later version')}" if isinstance(fields, Mapping) else ""
-        raise NewerFormat(
-            f"{name}: written by {writer} (format {found}), this is batchgen {__version__} (format {FORMAT})", "upgrade batchgen"
-        )
-
-
-def marked(metadata: Mapping[bytes, bytes] | None, name: str) -> dict[str, object]:
-    """The fields of the mark in the metadata of Parquet file `name`, none where they cannot be read. Raises NewerFormat."""
-    try:
-        fields = orjson.loads((metadata or {}).get(KEY, b"{}"))
-    except ValueError:
-        return {}
-    refuse_newer(fields, name)
-    return fields if isinstance(fields, dict) else {}
+    if isinstance(fields, dict) and isinstance(found := fields.get("format", 1), int) and found > FORMAT:
+        writer = f"batchgen {fields.get('version', 'of a later version')} (format {found})"
+        raise NewerFormat(f"{name}: written by {writer}, this is batchgen {__version__} (format {FORMAT})", "upgrade batchgen")
 
 
 def known(record: type[T], fields: Mapping[str, object]) -> T:
     """A dataclass from the fields that this release knows. Raises TypeError where one without a default is missing."""
     names = {field.name for field in dataclasses.fields(record)}  # type: ignore[arg-type]
     return record(**{name: value for name, value in fields.items() if name in names})
+
+
+def to_parquet(table: pa.Table, about: Fields | None = None) -> bytes:
+    """The bytes of a Parquet file with page checksums, the mark and what the file says `about` itself. Without dictionaries: in
+    files of many columns and few rows they cost more time than they save, and zstd finds what repeats."""
+    metadata = (table.schema.metadata or {}) | {KEY: orjson.dumps(mark() | (about or {}))}
+    table, sink = table.replace_schema_metadata(metadata), io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
+    return sink.getvalue()
+
+
+def read_parquet(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
+    """The table in a Parquet file, its pages checked. Raises VerifyError for a damaged or missing one, NewerFormat."""
+    try:
+        table = pq.ParquetFile(in_arrow_memory(store.get(name)), page_checksum_verification=True).read(columns=columns)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise VerifyError(f"{name}: damaged: {words(error, 200)}") from None
+    marked(table.schema.metadata, f"{store.url}/{name}")
+    return table
+
+
+def in_arrow_memory(data: bytes | None) -> pa.BufferReader:
+    """A copy of `data` for a Parquet reader. A thread of Arrow may let go of it when the interpreter has ended; a Python
+    buffer would then abort the process."""
+    sink = pa.BufferOutputStream()
+    sink.write(data or b"")
+    return pa.BufferReader(sink.getvalue())
+
+
+def marked(metadata: Mapping[bytes, bytes] | None, name: str) -> Fields:
+    """What Parquet file `name` says about itself in its metadata, nothing where it cannot be read. Raises NewerFormat."""
+    try:
+        fields = orjson.loads((metadata or {}).get(KEY, b"{}"))
+    except ValueError:
+        return {}
+    refuse_newer(fields, name)
+    return fields if isinstance(fields, dict) else {}

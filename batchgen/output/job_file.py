@@ -1,20 +1,17 @@
 """`_batchgen/job.json`: what the output remembers of its job, written once.
 
-It holds the resolved job, its meaning field by field, the fingerprint, the model's identity, the carried input columns and the
-columns of every part. A later run under the same output must mean the same: otherwise it is refused with the fields that
-differ. How a job is run (replicas, parallelism, engine options, spans, limits) may change freely.
-
-The file is the program's own: unlike a user's job file it is read with the fields that this release does not have left out, and
-those that it lacks at their defaults, so that an output of any earlier release can be read (format.py).
+A later run under the same output must mean the same: otherwise it is refused with the fields that differ. How a job is run
+(replicas, parallelism, engine options, spans, limits) may change freely. Unlike a user's job file it is read with the fields that
+this release does not have left out, and those that it lacks at their defaults, so that an output of any earlier release can be
+read (format.py).
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -23,8 +20,8 @@ from batchgen.errors import InputError, OutputConflict
 from batchgen.job.job import Job, defaults
 from batchgen.job.meaning import differences, fingerprint
 from batchgen.job.sampling import Sampling
-from batchgen.output.format import mark, refuse_newer
-from batchgen.output.store import Put, Store
+from batchgen.output.format import Fields, mark, refuse_newer
+from batchgen.output.store import Store
 from batchgen.records import output_schema
 from batchgen.render.model_files import ModelFiles
 
@@ -37,8 +34,8 @@ class JobFile:
     for the meaning in the jobs that read this output. `doubt` says why the file cannot be what was written, None where it can."""
 
     job: Job
-    meaning: dict[str, Any]
-    model: dict[str, Any]
+    meaning: Fields
+    model: Fields
     input_columns: pa.Schema
     schema: pa.Schema
     fingerprint: str
@@ -52,26 +49,22 @@ class JobFile:
 
 def load(store: Store) -> JobFile | None:
     """The job file of an output, None for a new output. Raises OutputConflict when it cannot be read or is of a later release."""
-    data = store.get(NAME)
-    if data is None:
+    if (data := store.get(NAME)) is None:
         return None
     try:
         fields = orjson.loads(data)
         refuse_newer(fields, f"{store.url}/{NAME}")
         columns = _decode_schema(fields["carried_schema"])
         job = Job.model_validate(_known(fields["job"]), extra="ignore")
-        stored = fields.get("schema")
-        schema = _decode_schema(stored) if stored is not None else job_schema(job, columns, first_format=True)
-        doubt = _doubt(fields, job)
-        return JobFile(job, fields["meaning"], fields["model"], columns, schema, fields["fingerprint"], doubt)
+        schema = _decode_schema(fields["schema"]) if "schema" in fields else job_schema(job, columns, first_format=True)
+        return JobFile(job, fields["meaning"], fields["model"], columns, schema, fields["fingerprint"], _doubt(fields, job))
     except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise OutputConflict(f"output {store.url}: {NAME} is not a batchgen job: {error}", "choose another output.path") from None
 
 
 def require(store: Store) -> JobFile:
     """As load. Raises InputError where there is no output."""
-    found = load(store)
-    if found is None:
+    if (found := load(store)) is None:
         raise InputError(f"{store.url}: no batchgen output there")
     return found
 
@@ -81,7 +74,7 @@ def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstre
     means = meaning(job, model, upstream)
     schema = job_schema(job, columns)
     frozen = JobFile(job, means, model.identity, columns, schema, fingerprint(means, defaults()))
-    fields: dict[str, Any] = {
+    fields: Fields = {
         **mark(),
         "job": job.model_dump(mode="json", by_alias=True),
         "fingerprint": frozen.fingerprint,
@@ -91,30 +84,27 @@ def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstre
         "carried_schema": _encode_schema(columns),
         "schema": _encode_schema(schema),
     }
-    fields["digest"] = _digest(fields)
-    if store.put_new(NAME, orjson.dumps(fields, option=orjson.OPT_INDENT_2)) is Put.CREATED:
+    fields["digest"] = fingerprint(fields)
+    if store.put_new(NAME, orjson.dumps(fields, option=orjson.OPT_INDENT_2)):
         return frozen
     before = require(store)
     refuse_change(store.url, before, means)
     return before
 
 
-def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = ()) -> dict[str, Any]:
+def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = ()) -> Fields:
     """The job's meaning with the model's identity in it, and the fingerprints of the jobs whose outputs it reads."""
     chained = {"input.fingerprints": list(upstream)} if upstream else {}
     return job.meaning() | chained | {f"model.{name}": value for name, value in model.identity.items()}
 
 
-def refuse_change(output: str, before: JobFile, now: Mapping[str, Any]) -> None:
+def refuse_change(output: str, before: JobFile, now: Fields) -> None:
     """Raises OutputConflict with a line per field that differs."""
     found = differences(before.meaning, now, defaults())
-    if not found:
-        return
-    lines = [f"  {name}: {was!r} there, {is_!r} in this job" for name, (was, is_) in found.items()]
-    raise OutputConflict(
-        f"output {output} belongs to another job; these fields differ:\n" + "\n".join(lines) + "\nbring them back",
-        "or choose another output.path",
-    )
+    lines = "\n".join(f"  {name}: {was!r} there, {is_!r} in this job" for name, (was, is_) in found.items())
+    if lines:
+        what = f"output {output} belongs to another job; these fields differ:\n{lines}\nbring them back"
+        raise OutputConflict(what, "or choose another output.path")
 
 
 def job_schema(job: Job, columns: pa.Schema, first_format: bool = False) -> pa.Schema:
@@ -122,33 +112,26 @@ def job_schema(job: Job, columns: pa.Schema, first_format: bool = False) -> pa.S
     return output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs, first_format)
 
 
-def _known(fields: dict[str, Any]) -> dict[str, Any]:
+def _known(fields: Fields) -> Fields:
     """The stored job without the sampling parameters that this release does not have."""
-
-    def without(holder: Any) -> Any:
-        if not isinstance(holder, dict) or "sampling" not in holder:
-            return holder
-        return {**holder, "sampling": {k: v for k, v in holder["sampling"].items() if k in Sampling.model_fields}}
-
-    known: dict[str, Any] = without(fields)
-    return known | {"errors": {code: without(policy) for code, policy in fields.get("errors", {}).items()}}
+    known = copy.deepcopy(fields)
+    for holder in (known, *known.get("errors", {}).values()):
+        if isinstance(holder, dict) and "sampling" in holder:
+            holder["sampling"] = {k: v for k, v in holder["sampling"].items() if k in Sampling.model_fields}
+    return known
 
 
-def _doubt(fields: Mapping[str, Any], job: Job) -> str | None:
+def _doubt(fields: Fields, job: Job) -> str | None:
     """Why a job file is not as it was written. The first ones have no digest, and their fingerprint is of the whole meaning."""
     if "digest" in fields:
-        return None if fields["digest"] == _digest(fields) else f"{NAME} is not as it was written"
+        written = fingerprint({name: value for name, value in fields.items() if name != "digest"})
+        return None if fields["digest"] == written else f"{NAME} is not as it was written"
     if fields["fingerprint"] != fingerprint(fields["meaning"]):
         return f"the fingerprint in {NAME} is of another meaning"
     of_run = {"input.fingerprints", *(f"model.{name}" for name in fields["model"])}
     meant = {name: value for name, value in fields["meaning"].items() if name not in of_run}
     found = differences(meant, job.meaning(), defaults())
     return f"the job and the meaning in {NAME} differ in {', '.join(found)}" if found else None
-
-
-def _digest(fields: Mapping[str, Any]) -> str:
-    whole = {name: value for name, value in fields.items() if name != "digest"}
-    return hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _encode_schema(schema: pa.Schema) -> str:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import functools
+import uuid
 from collections.abc import Collection, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from batchgen.output import job_file, parts, plan_file, progress, retry, verify
+from batchgen.errors import InputError, OutputConflict, StoreError
+from batchgen.job.job import FINAL
+from batchgen.output import job_file, parts, plan_file, progress, verify
+from batchgen.output.format import Fields
 from batchgen.output.job_file import JobFile
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store, open_store
 from batchgen.output.verify import Verdict
-from batchgen.records import Span
+from batchgen.records import Failed, Span
+
+QUARANTINE = "_batchgen/quarantine"
 
 
 class Output:
-    """A directory or URL that a job writes to. It may be looked at while the job runs.
-
-    `url` names it, `store` reads and writes it, `job` is its job file (the job itself is `job.job`).
-    """
+    """A directory or URL that a job writes to. It may be looked at while the job runs. `url` names it, `store` reads and writes
+    it, `job` is its job file (the job itself is `job.job`)."""
 
     def __init__(self, store: Store, job: JobFile) -> None:
         self.url, self.store, self.job = store.url, store, job
@@ -26,7 +31,7 @@ class Output:
     @classmethod
     def open(cls, where: str | Store) -> Output:
         """The output at a path, a URL or in a store. Raises InputError where there is none, OutputConflict for a job file that
-        cannot be read, NewerFormat for an output of a later release."""
+        cannot be read, NewerFormat."""
         store = open_store(where) if isinstance(where, str) else where
         return cls(store, job_file.require(store))
 
@@ -43,19 +48,23 @@ class Output:
         """The spans that have a part, those of the same rows together: a span, and after it its retries."""
         return self.plan.places(self.parts())
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[Fields]:
         """The rows in plan order, one for each (row, variant, sample): its last attempt. Raises VerifyError for a damaged part,
         NewerFormat."""
         for spans in self.places().values():
-            latest: dict[tuple[int, int, int], dict[str, Any]] = {}
-            for span in spans:
-                found = parts.read_part(self.store, span.name).to_pylist()
-                latest |= {(row["row"], row["variant"], row["sample"]): row for row in found}
-            yield from latest.values()
+            yield from self._latest(spans)
 
-    def status(self) -> dict[str, Any]:
+    def _latest(self, spans: list[Span], columns: list[str] | None = None) -> list[Fields]:
+        """The rows of a span as its retries have left them."""
+        latest: dict[parts.Key, Fields] = {}
+        for span in spans:
+            latest |= {parts.key_of(row): row for row in parts.read_part(self.store, span.name, columns).to_pylist()}
+        return list(latest.values())
+
+    def status(self) -> Fields:
         """Where the job stands: the fields of `status --json`. Raises VerifyError for a damaged part, NewerFormat."""
-        return progress.status(self.store, self.job, self.plan)
+        tally = progress.load_tally(self.store, self.plan, self.parts())
+        return {"name": self.job.job.name, "output": self.url, **tally.status()}
 
     def verify(self) -> Verdict:
         """Whether every planned row is there exactly once, from the files alone. Raises NewerFormat, StoreError."""
@@ -63,10 +72,45 @@ class Output:
 
     def repair(self, verdict: Verdict) -> list[str]:
         """Move the damaged parts of a verdict away, so that the next run makes them again; where they went. No run may be at
-        work on the output. Raises StoreError."""
-        return verify.repair(self.store, verdict)
+        work on the output. A part is deleted when its copy has been read back. Raises StoreError."""
+        moved = []
+        for name in verdict.damaged:
+            data = self.store.get(name)
+            if data is None or data != self.store.get(name):
+                raise StoreError(f"{name}: two reads of it differ", "nothing was moved; run verify again")
+            there = f"{QUARANTINE}/{name.removeprefix(parts.DATA + '/')}.{uuid.uuid4().hex[:8]}"
+            self.store.put_new(there, data)
+            if self.store.get(there) != data:
+                raise StoreError(f"{there}: it is not what was put there", "the part is where it was; run verify again")
+            self.store.delete(plan_file.SUCCESS)
+            self.store.delete(name)
+            moved.append(there)
+        return moved
 
     def retry(self, codes: Collection[str] | None = None) -> int:
-        """Plan the failed rows again, all or those with these error codes, for the next run; how many there are. Raises
-        InputError for an output that is not finished, OutputConflict, VerifyError, NewerFormat."""
-        return retry.plan_retry(self.store, self.job, codes)
+        """Plan the failed rows with these error codes for the next run; how many there are. Without codes, all but those that
+        would only fail again (job.FINAL). None are when the last retry still has spans without a part: the next run finishes it.
+
+        The new parts supersede what earlier parts say of the rows; those stay as they are. Raises InputError for an output whose
+        rows are not all there yet, OutputConflict when another retry is planned at the same time, VerifyError, NewerFormat.
+        """
+        plan, files = plan_file.load_plan(self.store, self.job.factor)
+        committed = self.parts()
+        missing = plan.missing(committed)
+        if any(not span.retry for span in missing):
+            raise InputError(f"{self.url}: {len(missing)} spans have no part yet", "run the job to its end first")
+        if missing:
+            return 0
+        places = plan.places(committed).values()
+        with ThreadPoolExecutor(8) as pool:
+            failed = pool.map(lambda spans: self._failed(spans, codes), places)
+        again = [replace(spans[0], retry=files, again=rows) for spans, rows in zip(places, failed, strict=True) if rows]
+        if again and not plan_file.add(self.store, files, [], again):
+            raise OutputConflict(f"{self.url}: another plan was made at the same time", "run retry again")
+        return sum(len(span.again) for span in again)
+
+    def _failed(self, spans: list[Span], codes: Collection[str] | None) -> tuple[Failed, ...]:
+        """The rows of a span that failed last and are to be run again."""
+        rows = self._latest(spans, ["row", "variant", "sample", "attempt", "status", "error_code"])
+        failed = [Failed(*parts.key_of(row), row["attempt"], row["error_code"]) for row in rows if row["status"] == "error"]
+        return tuple(one for one in failed if (one.code in codes if codes is not None else one.code not in FINAL))

@@ -1,8 +1,7 @@
 """Completions -> one part, once.
 
-The part of a span is built whole in memory, with page checksums, and becomes visible by
-one put_new under the span's name: the first writer wins, a second one learns that it lost and throws its part
-away. The footer carries the part's counts, so that they can be read again without its rows.
+The part of a span becomes visible, as a whole, by one put_new under the span's name: the first writer wins, a second one throws
+its part away. The footer carries the part's counts, so that they can be read again without its rows.
 """
 
 from __future__ import annotations
@@ -11,23 +10,22 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from operator import attrgetter
-from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen import logprobs
 from batchgen.errors import ErrorCode, RowError, VerifyError, words
-from batchgen.output.format import KEY, known, mark, marked
-from batchgen.output.parquet import from_parquet, in_arrow_memory, to_parquet
-from batchgen.output.store import Put, Store
+from batchgen.output.format import Fields, in_arrow_memory, known, marked, read_parquet, to_parquet
+from batchgen.output.store import Store
 from batchgen.records import COLUMNS, Completion, Counts
 
 DATA = "data"
-_ERROR = pa.struct([("code", pa.string()), ("detail", pa.string())])
+ERROR = pa.struct([("code", pa.string()), ("detail", pa.string())])
 Footer = tuple[Counts, dict[ErrorCode, int]]
 """What a part says of itself: its rows and tokens, its errors by code."""
+Key = tuple[int, int, int]
+"""Row, variant, sample."""
 
 
 def part_name(span: str) -> str:
@@ -40,39 +38,39 @@ def span_of(part: str) -> str | None:
     return file.removesuffix(".parquet") if folder == DATA and file.endswith(".parquet") else None
 
 
+def key_of(row: Fields) -> Key:
+    return row["row"], row["variant"], row["sample"]
+
+
 def committed(store: Store) -> set[str]:
     """The names of the spans that have a part: one listing, no part is opened."""
     return {span for name in store.list(DATA) if (span := span_of(name)) is not None}
 
 
 def encode_part(
-    prompts: pa.Table,
-    kept: pa.Table,
-    completions: list[Completion],
-    schema: pa.Schema,
-    shard: str,
-    model: str,
-    footer: Footer,
+    prompts: pa.Table, kept: pa.Table, completions: list[Completion], schema: pa.Schema, shard: str, model: str, footer: Footer
 ) -> bytes:
     """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of blocks.prompt_schema,
     `kept` the carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""
     of_prompts = _at(prompts, [c.prompt for c in completions])
     carried = _at(kept, of_prompts["source"].to_numpy().tolist())
-    columns: dict[str, Any] = {
+    codes, details = pa.array([c.error and (c.error.code, c.error.detail) for c in completions], ERROR).flatten()
+    columns = {
         **{column.name: of_prompts[column.name] for column in COLUMNS if column.source == "prompt"},
         **dict(zip(kept.column_names, carried.columns, strict=True)),
         **_of_completions(completions, schema),
-        **_of_errors(completions),
         "sampling": _sampling(of_prompts["sampling"], completions),
         "shard": pa.repeat(shard, len(completions)),
         "model": pa.repeat(model, len(completions)),
+        "status": pa.array(["error" if c.error else "ok" for c in completions], pa.string()),
+        "error_code": codes,
+        "error_detail": details,
     }
-    about = mark() | {"counts": asdict(footer[0]), "errors": footer[1]}
-    metadata = {KEY: orjson.dumps(about)}
-    return to_parquet(pa.table([columns[name] for name in schema.names], schema=schema.with_metadata(metadata)))
+    table = pa.table([columns[name] for name in schema.names], schema=schema)
+    return to_parquet(table, {"counts": asdict(footer[0]), "errors": footer[1]})
 
 
-def _of_completions(completions: list[Completion], schema: pa.Schema) -> dict[str, Any]:
+def _of_completions(completions: list[Completion], schema: pa.Schema) -> dict[str, pa.Array]:
     """The columns that are fields of a completion. All but the tokens' log-probabilities are converted in one go."""
     names = [column.name for column in COLUMNS if column.source == "completion" and column.name in schema.names]
     plain = pa.struct([schema.field(name) for name in names if name != "token_logprobs"])
@@ -81,12 +79,6 @@ def _of_completions(completions: list[Completion], schema: pa.Schema) -> dict[st
     if "token_logprobs" in names:
         found["token_logprobs"] = logprobs.column([c.token_logprobs for c in completions])
     return found
-
-
-def _of_errors(completions: list[Completion]) -> dict[str, pa.Array]:
-    codes, details = pa.array([c.error and (c.error.code, c.error.detail) for c in completions], _ERROR).flatten()
-    statuses = pa.array(["error" if c.error else "ok" for c in completions], pa.string())
-    return {"status": statuses, "error_code": codes, "error_detail": details}
 
 
 def _at(table: pa.Table, rows: list[int]) -> pa.Table:
@@ -103,16 +95,16 @@ def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.
 
 def footer_of(completions: list[Completion]) -> Footer:
     """The footer of the part of these completions. The prompt of several samples is counted once."""
-    failed = sum(1 for c in completions if c.error)
+    errors = Counter(c.error.code for c in completions if c.error)
     by_prompt = {c.prompt: c for c in reversed(completions)}.values()
     counts = Counts(
-        len(completions) - failed,
-        failed,
-        sum(c.prompt_tokens for c in by_prompt),
-        sum(c.completion_tokens for c in completions),
-        sum(c.cached_tokens for c in by_prompt),
+        ok=len(completions) - errors.total(),
+        error=errors.total(),
+        prompt_tokens=sum(c.prompt_tokens for c in by_prompt),
+        completion_tokens=sum(c.completion_tokens for c in completions),
+        cached_tokens=sum(c.cached_tokens for c in by_prompt),
     )
-    return counts, dict(Counter(c.error.code for c in completions if c.error))
+    return counts, dict(errors)
 
 
 def first_errors(completions: list[Completion], most: int = 5) -> list[RowError]:
@@ -121,25 +113,19 @@ def first_errors(completions: list[Completion], most: int = 5) -> list[RowError]
 
 def commit(store: Store, span: str, part: bytes) -> bool:
     """Make the part visible. False where the span already had one. Raises StoreError."""
-    return store.put_new(part_name(span), part) is Put.CREATED
+    return store.put_new(part_name(span), part)
 
 
 def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.Table:
     """A committed part, its pages checked. Raises VerifyError for a damaged one, NewerFormat."""
-    name = part_name(span)
-    try:
-        table = from_parquet(store.get(name), columns)
-    except (pa.ArrowException, OSError) as error:
-        raise VerifyError(f"{name}: damaged: {words(error, 200)}") from None
-    marked(table.schema.metadata, f"{store.url}/{name}")
-    return table
+    return read_parquet(store, part_name(span), columns)
 
 
 def read_footer(store: Store, span: str) -> Footer:
     """The footer of a committed part. Raises VerifyError for a damaged one, NewerFormat."""
     name = part_name(span)
     try:
-        return footer_in(pq.read_metadata(in_arrow_memory(store.get(name) or b"")).metadata, f"{store.url}/{name}")
+        return footer_in(pq.read_metadata(in_arrow_memory(store.get(name))).metadata, f"{store.url}/{name}")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise VerifyError(f"{name}: damaged: {words(error)}") from None
 

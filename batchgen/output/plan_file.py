@@ -16,20 +16,16 @@ import pyarrow as pa
 
 from batchgen.errors import VerifyError, words
 from batchgen.output import job_file
-from batchgen.output.format import KEY, known, mark, marked
-from batchgen.output.parquet import from_parquet, to_parquet
-from batchgen.output.store import Put, Store
+from batchgen.output.format import known, marked, read_parquet, to_parquet
+from batchgen.output.store import Store
 from batchgen.records import Failed, Shard, Span
 
 FOLDER = "_batchgen/plan"
 SUCCESS = "_SUCCESS"
 """Says that every planned span has its part."""
 _FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
-_AGAIN = pa.list_(
-    pa.struct(
-        [("row", pa.int64()), ("variant", pa.int32()), ("sample", pa.int32()), ("attempt", pa.int32()), ("code", pa.string())]
-    )
-)
+_FAILED = {"row": pa.int64(), "variant": pa.int32(), "sample": pa.int32(), "attempt": pa.int32(), "code": pa.string()}
+_AGAIN = pa.list_(pa.struct(_FAILED))
 
 
 @dataclass(frozen=True)
@@ -41,14 +37,6 @@ class Plan:
     spans: list[Span]
     factor: int
     jobs: frozenset[str] = frozenset()
-
-    @property
-    def rows(self) -> int:
-        """Planned output rows; a retry adds none."""
-        return self.factor * sum(span.rows for span in self.spans if not span.retry)
-
-    def by_name(self) -> dict[str, Span]:
-        return {span.name: span for span in self.spans}
 
     def places(self, committed: set[str]) -> dict[str, list[Span]]:
         """The spans with a part by Span.place: a span, and after it its retries."""
@@ -63,37 +51,36 @@ class Plan:
         return [span for span in self.spans if span.name not in committed]
 
 
-def add(store: Store, number: int, shards: Iterable[Shard], spans: list[Span]) -> Put:
-    """Write plan file `number` (from 0). Exists: somebody else has planned meanwhile, and this plan is void."""
+def name_of(number: int) -> str:
+    return f"{FOLDER}/{number:06d}.parquet"
+
+
+def add(store: Store, number: int, shards: Iterable[Shard], spans: list[Span]) -> bool:
+    """Write plan file `number` (from 0). False where somebody else has planned meanwhile, and this plan is void."""
     store.delete(SUCCESS)
     job = job_file.load(store)
     return store.put_new(name_of(number), encode_plan(shards, spans, job.fingerprint if job else None))
-
-
-def name_of(number: int) -> str:
-    return f"{FOLDER}/{number:06d}.parquet"
 
 
 def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
     """The plan frozen in the output, and how many files it has. Raises VerifyError for a damaged one, NewerFormat."""
     shards: dict[int, Shard] = {}
     spans: list[Span] = []
-    jobs = set()
+    jobs: set[str] = set()
     names = sorted(name for name in store.list(FOLDER) if name.endswith(".parquet"))
     for number, file in enumerate(names):
         if file != name_of(number):
             raise VerifyError(f"{name_of(number)}: missing although {file} is there")
+        table = read_parquet(store, file)
         try:
-            table = from_parquet(store.get(file))
-            about = marked(table.schema.metadata, f"{store.url}/{file}")
             of_file, more = _decode(table, number)
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
             raise VerifyError(f"{file}: damaged: {words(error)}") from None
         shards |= {shard.index: shard for shard in of_file}
         spans += more
-        jobs.add(about.get("job"))
-    named = frozenset(str(job) for job in jobs if job is not None)
-    return Plan(tuple(shards[index] for index in sorted(shards)), spans, factor, named), len(names)
+        if (job := marked(table.schema.metadata, file).get("job")) is not None:
+            jobs.add(str(job))
+    return Plan(tuple(shards[index] for index in sorted(shards)), spans, factor, frozenset(jobs)), len(names)
 
 
 def _decode(table: pa.Table, number: int) -> tuple[list[Shard], list[Span]]:
@@ -110,5 +97,4 @@ def encode_plan(shards: Iterable[Shard], spans: list[Span], job: str | None = No
     columns = {field: pa.array([getattr(span, field) for span in spans], pa.int64()) for field in _FIELDS}
     if any(span.again for span in spans):
         columns["again"] = pa.array([[asdict(one) for one in span.again] for span in spans], _AGAIN)
-    metadata = {"shards": orjson.dumps([asdict(shard) for shard in shards]), KEY: orjson.dumps(mark() | {"job": job})}
-    return to_parquet(pa.table(columns).replace_schema_metadata(metadata))
+    return to_parquet(pa.table(columns, metadata={"shards": orjson.dumps([asdict(shard) for shard in shards])}), {"job": job})

@@ -1,34 +1,29 @@
 """Proof from the files alone: every planned (row, variant, sample) is there exactly once.
 
-Reads the job file, the plan, the listing and every part, with page checksums. The ordinals of different
-spans cannot overlap (the plan is checked for that), so each span is judged alone, with its retries, in bounded memory.
-
-A part is called damaged, and moved away by `repair`, only where its own bytes are to blame: they cannot be read, twice, or
-its rows contradict the plan, while job file and plan show no sign of being other than they were written. A part
-with other columns than the job file lists, or with another footer, is a problem and stays where it is: it may be
-another release's.
+The ordinals of different spans cannot overlap (the plan is checked for that), so each span is judged alone, with its retries, in
+bounded memory. A part is called damaged, and moved away by a repair, only where its own bytes are to blame: they cannot be read,
+twice, or its rows contradict the plan, while job file and plan show no sign of being other than they were written. A part with
+other columns than the job file lists, or with another footer, stays where it is: it may be another release's.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
-from batchgen.errors import StoreError, VerifyError
+from batchgen.errors import VerifyError
 from batchgen.output import parts
+from batchgen.output.format import Fields
 from batchgen.output.job_file import JobFile
+from batchgen.output.parts import Key, key_of
 from batchgen.output.plan_file import SUCCESS, Plan, load_plan
 from batchgen.output.store import Store
 from batchgen.records import Span
-
-QUARANTINE = "_batchgen/quarantine"
-Key = tuple[int, int, int]
 
 
 @dataclass
@@ -45,19 +40,12 @@ class Verdict:
     """Why job file or plan may be what is wrong, and no part can be called damaged."""
 
 
-Kind = Literal["unreadable", "contradiction", "deviation"]
-"""A part cannot be read, its rows contradict the plan, or it is of another form than this job's parts."""
-Problem = tuple[Kind, str]
+class Problem(NamedTuple):
+    """What is wrong with a part: it cannot be read, its rows contradict the plan, or it is otherwise and stays where it is."""
 
-
-@dataclass
-class _Place:
-    """The spans of the same rows: what is wrong with their parts, and the one that can be made again, with the reason."""
-
-    rows_ok: int = 0
-    rows_error: int = 0
-    problems: list[str] = field(default_factory=list)
-    damaged: dict[str, Kind] = field(default_factory=dict)
+    part: str
+    kind: Literal["unreadable", "contradiction", "deviation"]
+    text: str
 
 
 def verify(store: Store, job: JobFile) -> Verdict:
@@ -69,46 +57,26 @@ def verify(store: Store, job: JobFile) -> Verdict:
     verdict = Verdict(spans=len(plan.spans), problems=list(_plan_problems(plan)), doubt=job.doubt)
     if verdict.problems or plan.jobs - {job.fingerprint}:
         verdict.doubt = verdict.doubt or "the plan is damaged, or of another job than the job file"
-    spans = plan.by_name()
-    names = list(store.list(parts.DATA))
-    present = {span for name in names if (span := parts.span_of(name)) in spans}
-    foreign = sorted(name for name in names if parts.span_of(name) not in spans)
+    planned = {parts.part_name(span.name): span for span in plan.spans}
+    present = set(store.list(parts.DATA))
+    foreign = sorted(present - planned.keys())
     if any(map(parts.span_of, foreign)):
         verdict.doubt = verdict.doubt or "there are parts that the plan does not have"
     verdict.problems += [f"{name}: not a part of this plan" for name in foreign]
-    verdict.problems += [f"{parts.part_name(s.name)}: missing ({s.rows} rows)" for s in plan.spans if s.name not in present]
+    verdict.problems += [f"{name}: missing ({span.rows} rows)" for name, span in planned.items() if name not in present]
     if not verdict.problems and store.get(SUCCESS) is None:
         verdict.problems.append(f"{SUCCESS}: missing although every part is there; run the job again to finish it")
+    places = plan.places({planned[name].name for name in present & planned.keys()}).values()
     with ThreadPoolExecutor(4) as pool:
-        places = list(pool.map(lambda spans: _place(store, job, plan, spans), plan.places(present).values()))
-    some_sound = any(not place.problems for place in places)
-    for place in places:
-        verdict.rows_ok += place.rows_ok
-        verdict.rows_error += place.rows_error
-        verdict.problems += place.problems
+        found = list(pool.map(lambda spans: _place(store, job, plan, spans), places))
+    blamed = {"unreadable", "contradiction"} if any(not problems for _, problems in found) else {"unreadable"}
+    for statuses, problems in found:
+        verdict.rows_ok += statuses["ok"]
+        verdict.rows_error += statuses["error"]
+        verdict.problems += [f"{problem.part}: {problem.text}" for problem in problems]
         if verdict.doubt is None:
-            verdict.damaged += [name for name, kind in place.damaged.items() if some_sound or kind == "unreadable"]
+            verdict.damaged += sorted({problem.part for problem in problems if problem.kind in blamed})
     return verdict
-
-
-def repair(store: Store, verdict: Verdict) -> list[str]:
-    """Move the damaged parts of a verdict into quarantine, so that the next run makes their spans again; where they went.
-
-    The output must be at rest. A part is deleted when its copy has been read back. Raises StoreError.
-    """
-    moved = []
-    for name in verdict.damaged:
-        data = store.get(name)
-        if data is None or data != store.get(name):
-            raise StoreError(f"{name}: two reads of it differ", "nothing was moved; run verify again")
-        there = f"{QUARANTINE}/{name.removeprefix(parts.DATA + '/')}.{uuid.uuid4().hex[:8]}"
-        store.put_new(there, data)
-        if store.get(there) != data:
-            raise StoreError(f"{there}: it is not what was put there", "the part is where it was; run verify again")
-        store.delete(SUCCESS)
-        store.delete(name)
-        moved.append(there)
-    return moved
 
 
 def _plan_problems(plan: Plan) -> Iterator[str]:
@@ -123,72 +91,53 @@ def _plan_problems(plan: Plan) -> Iterator[str]:
             yield f"plan: the spans of {shard.name} do not add up to its {shard.rows} rows"
 
 
-def _place(store: Store, job: JobFile, plan: Plan, spans: list[Span]) -> _Place:
-    """A span's part and, after it, those of its retries: each holds the rows that had failed before, and no others."""
-    found = _Place()
+def _place(store: Store, job: JobFile, plan: Plan, spans: list[Span]) -> tuple[Counter[str], list[Problem]]:
+    """How many rows of a place have which status, and what is wrong with its parts: that of a span and, after it, those of its
+    retries. Each of these holds rows that had failed before, and no others. Only the last part can be made again."""
+    found: list[Problem] = []
     last: dict[Key, tuple[str, int]] = {}
-    sound = not spans[0].retry
     for span in spans:
         name = parts.part_name(span.name)
         rows, problems = _part(store, job, plan, span)
-        if span.retry and sound and not problems:
-            problems += [("contradiction", text) for text in _retry_contradictions(span, rows, last)]
-        found.problems += [f"{name}: {text}" for _, text in problems]
+        is_sound = not (spans[0].retry or found or problems)
+        if is_sound and any(last.get((one.row, one.variant, one.sample)) != ("error", one.attempt) for one in span.again):
+            problems = [Problem(name, "contradiction", "it reruns a row that had not failed")]
         if problems and span is not spans[-1]:
-            found.problems.append(f"{name}: it cannot be repaired: rows of it were run again since")
-        elif kinds := {kind for kind, _ in problems} - {"deviation"}:
-            found.damaged[name] = kinds.pop()
-        sound = sound and not problems
-        last |= {_key(row): (row["status"], row["attempt"]) for row in rows}
-    statuses = [status for status, _ in last.values()]
-    found.rows_ok, found.rows_error = statuses.count("ok"), statuses.count("error")
-    return found
+            texts = [*(problem.text for problem in problems), "it cannot be repaired: rows of it were run again since"]
+            problems = [Problem(name, "deviation", text) for text in texts]
+        found += problems
+        last |= {key_of(row): (row["status"], row["attempt"]) for row in rows}
+    return Counter(status for status, _ in last.values()), found
 
 
-def _retry_contradictions(span: Span, rows: list[dict[str, Any]], last: dict[Key, tuple[str, int]]) -> Iterator[str]:
-    """A retry has the rows that it was planned for, which had failed before, each with a later attempt."""
-    again = {(one.row, one.variant, one.sample): one.attempt for one in span.again}
-    found = {_key(row): row["attempt"] for row in rows}
-    if again.keys() != found.keys():
-        yield f"row, variant, sample {min(again.keys() ^ found.keys())} is missing or was not planned"
-    elif any(found[key] <= attempt for key, attempt in again.items()):
-        yield "an attempt that is not after the one before"
-    if any(last.get(key) != ("error", attempt) for key, attempt in again.items()):
-        yield "it reruns a row that had not failed"
-
-
-def _key(row: dict[str, Any]) -> Key:
-    return row["row"], row["variant"], row["sample"]
-
-
-def _part(store: Store, job: JobFile, plan: Plan, span: Span) -> tuple[list[dict[str, Any]], list[Problem]]:
+def _part(store: Store, job: JobFile, plan: Plan, span: Span) -> tuple[list[Fields], list[Problem]]:
     """The rows of a part, none where they cannot be trusted, and what is wrong with it."""
     name = parts.part_name(span.name)
     try:
         table = _read(store, span.name)
     except VerifyError as error:
-        return [], [("unreadable", str(error).removeprefix(f"{name}: "))]
+        return [], [Problem(name, "unreadable", str(error).removeprefix(f"{name}: "))]
     if deviation := _deviation(table.schema, job.schema):
-        return [], [("deviation", f"its columns are not this job's: {deviation}")]
+        return [], [Problem(name, "deviation", f"its columns are not this job's: {deviation}")]
     if any(table[key].null_count for key in ("row", "variant", "sample", "attempt")):
-        return [], [("contradiction", "a null in row, variant, sample or attempt")]
+        return [], [Problem(name, "contradiction", "a null in row, variant, sample or attempt")]
     rows = table.select(["shard", "row", "variant", "sample", "sampling", "attempt", "status"]).to_pylist()
-    problems: list[Problem] = [("contradiction", text) for text in _row_contradictions(job, span, rows)]
+    problems = [Problem(name, "contradiction", text) for text in _row_contradictions(job, span, rows)]
     shards = {row["shard"] for row in rows}
     if shards != {plan.shards[span.shard].name}:
         of_plan = shards <= {shard.name for shard in plan.shards}
-        problems.append(("contradiction" if of_plan else "deviation", "rows of another shard"))
-    statuses = [row["status"] for row in rows]
-    ok, failed = statuses.count("ok"), statuses.count("error")
+        problems.append(Problem(name, "contradiction" if of_plan else "deviation", "rows of another shard"))
+    statuses = Counter(row["status"] for row in rows)
+    ok, failed = statuses["ok"], statuses["error"]
     if ok + failed != len(rows):
-        problems.append(("contradiction", "a status that is neither ok nor error"))
+        problems.append(Problem(name, "contradiction", "a status that is neither ok nor error"))
     try:
-        counts = parts.footer_in(table.schema.metadata, name)[0]
+        counts, _ = parts.footer_in(table.schema.metadata, name)
         if (counts.ok, counts.error) != (ok, failed):
             counted = f"its footer counts {counts.ok} ok and {counts.error} error, its rows are {ok} and {failed}"
-            problems.append(("deviation", counted))
+            problems.append(Problem(name, "deviation", counted))
     except ValueError as error:
-        problems.append(("deviation", f"damaged footer: {error}"))
+        problems.append(Problem(name, "deviation", f"damaged footer: {error}"))
     return rows, problems
 
 
@@ -201,7 +150,7 @@ def _read(store: Store, span: str) -> pa.Table:
 
 
 def _deviation(found: pa.Schema, wanted: pa.Schema) -> str | None:
-    """What the columns of a part have not of those that the job file lists. More columns are another release's."""
+    """What a part lacks of the columns that the job file lists. More columns are another release's."""
     for column in wanted:
         if column.name not in found.names:
             return f"no {column.name}"
@@ -220,21 +169,23 @@ def _of_releases(found: pa.DataType, wanted: pa.DataType) -> bool:
     return same and "n" in one and (one <= other or one >= other)
 
 
-def _row_contradictions(job: JobFile, span: Span, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Every planned row, variant and sample, once, in order; of a retry, every one at most once, in order."""
-    keys = [_key(row) for row in rows]
+def _row_contradictions(job: JobFile, span: Span, rows: list[Fields]) -> Iterator[str]:
+    """Every planned row, variant and sample, once, in order; of a retry, those that it was planned for, with a later attempt."""
+    keys = [key_of(row) for row in rows]
     for key, times in Counter(keys).items():
         if times > 1:
             yield f"row, variant, sample {key} is there {times} times"
     if keys != sorted(keys):
         yield "rows out of input order"
-    if span.retry:
-        return
+    again = {(one.row, one.variant, one.sample): one.attempt for one in span.again}
     ordinals = {row["row"] for row in rows}
-    if len(ordinals) != span.rows or not all(span.start <= ordinal < span.end for ordinal in ordinals):
+    if not span.retry and (len(ordinals) != span.rows or not all(span.start <= ordinal < span.end for ordinal in ordinals)):
         yield f"it has {len(ordinals)} input rows, planned are {span.rows} of {span.start}..{span.end - 1}"
     samples = {(r["row"], r["variant"]): r["sampling"]["n"] if r["sampling"] else job.job.samples for r in rows}
     variants = range(job.job.variants)
     wanted = {(o, v, s) for o in ordinals for v in variants for s in range(samples.get((o, v), 1))}
+    wanted = set(again) if span.retry else wanted
     if wanted != set(keys):
         yield f"row, variant, sample {min(wanted ^ set(keys))} is missing or was not planned"
+    elif any(row["attempt"] <= again[key_of(row)] for row in rows if span.retry):
+        yield "an attempt that is not after the one before"

@@ -13,8 +13,7 @@ from batchgen.output import plan_file
 from batchgen.output.store import Store
 from batchgen.plan.sizes import span_sizes
 from batchgen.read.discover import in_threads
-from batchgen.read.formats import format_of
-from batchgen.read.formats.base import Cut, Found, Measured, Planned
+from batchgen.read.formats import Found, Measured, Planned, format_of
 from batchgen.read.input_columns import InputColumns
 from batchgen.records import Shard, Span
 
@@ -42,7 +41,7 @@ def make_plan(
         return format_of(job.input, now).measure(job.input, shard, now, columns.bytes_per_row)
 
     def plan(one: Measured, later: int) -> Planned | None:
-        return one.plan(Cut(lambda left: sizes.rows(later + left), job.spans.bytes))
+        return one.plan(lambda left: sizes.rows(later + left), job.spans.bytes)
 
     measured = in_threads(lambda pair: measure(*pair), _to_plan(found, known))
     total = sum(one.rows for one in measured)

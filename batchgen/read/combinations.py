@@ -1,13 +1,10 @@
-"""`attributes.sample.from` as a path -> the list of combinations in that file.
-
-The list is part of what a row means and goes into the frozen job; workers do not have the file.
-"""
+"""`attributes.sample.from` as a path -> the list of combinations in that file: it is part of what a row means and goes into the
+frozen job; workers do not have the file."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
 
 import orjson
 
@@ -15,6 +12,7 @@ from batchgen.errors import InputError, JobError, words
 from batchgen.job.attributes import WEIGHT
 from batchgen.job.job import Job
 from batchgen.read.formats.parquet import open_parquet
+from batchgen.records import Data
 
 
 def with_combinations(job: Job) -> Job:
@@ -28,7 +26,7 @@ def with_combinations(job: Job) -> Job:
     return Job.parse(fields, where)
 
 
-def _combinations(where: str, path: str, names: Collection[str]) -> list[dict[str, Any]]:
+def _combinations(where: str, path: str, names: Collection[str]) -> list[Data]:
     """The distinct combinations in a file's rows, in order of appearance, each with its number of rows as weight."""
     try:
         if path.endswith(".parquet"):

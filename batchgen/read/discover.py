@@ -12,8 +12,8 @@ from batchgen.errors import InputError, JobError
 from batchgen.job.input import Input
 from batchgen.job.job import Job
 from batchgen.output.store import open_store
-from batchgen.read import formats
-from batchgen.read.formats.base import Found, files
+from batchgen.read.formats import FORMATS, Found, format_of, known_endings
+from batchgen.read.location import expand
 
 R = TypeVar("R")
 
@@ -28,32 +28,30 @@ def discover(spec: Input) -> list[Found]:
         for shard in _shards(spec, path):
             found.setdefault(shard.name, shard)
     _check_names(found)
-    for shard in found.values():
-        if not shard.format:
-            remedy = f"set input.format, or use an ending of {' '.join(formats.known_endings())}"
-            raise InputError(f"shard {shard.name}: unknown format", remedy)
+    if unknown := next((name for name, shard in found.items() if not shard.format), None):
+        endings = " ".join(known_endings())
+        raise InputError(f"shard {unknown}: unknown format", f"set input.format, or use an ending of {endings}")
     kinds = sorted({shard.format for shard in found.values()})
     if len(kinds) > 1:
         raise InputError(f"input.path leads to both {' and '.join(kinds)} shards", "give each its own job")
 
     def with_version(shard: Found) -> Found:
-        size, stamp = formats.format_of(spec, shard).version(spec, shard.name)
+        size, stamp = format_of(spec, shard).version(spec, shard.name)
         return replace(shard, size=size, stamp=stamp)
 
     return in_threads(with_version, found.values())
 
 
 def _shards(spec: Input, path: str) -> list[Found]:
-    known = formats.known_endings()
-    endings = tuple(known)
     if spec.format != "auto":
-        return formats.FORMATS.named(spec.format).find(path, endings)
-    for one in formats.FORMATS.all().values() if not path.endswith(endings) else ():
-        if (claimed := one.claim(path, endings)) is not None:
+        return FORMATS.named(spec.format).find(path)
+    known = known_endings()
+    endings = tuple(known)
+    for one in FORMATS.all().values() if not path.endswith(endings) else ():
+        if (claimed := one.claim(path)) is not None:
             return claimed
-    return [
-        Found(name, next((kind for ending, kind in known.items() if name.endswith(ending)), "")) for name in files(path, endings)
-    ]
+    by_ending = {name: next((known[end] for end in endings if name.endswith(end)), "") for name in expand(path, endings)}
+    return [Found(name, kind) for name, kind in by_ending.items()]
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -9,11 +9,9 @@ import pyarrow as pa
 
 from batchgen.errors import InputError, JobError
 from batchgen.job.job import Job
-from batchgen.read import formats
-from batchgen.read.columns import Carried, CarriedColumns, infer_types
-from batchgen.read.formats.base import Found, Head
+from batchgen.read.columns import carried_field, extra_field, infer_types
+from batchgen.read.formats import Found, format_of
 from batchgen.read.layouts import layout_of
-from batchgen.records import carried_name
 
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16
 """At most so many rows of about so many shards are looked at."""
@@ -23,9 +21,8 @@ BYTES_PER_ROW = 256.0
 
 @dataclass(frozen=True)
 class InputColumns:
-    """`names` of the input's columns; `kept`, the carried columns under their output names; `bytes_per_row` of JSON text."""
+    """`kept`, the carried columns under their output names; `bytes_per_row` of JSON text."""
 
-    names: tuple[str, ...]
     kept: pa.Schema
     bytes_per_row: float
 
@@ -34,32 +31,24 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     """Read the heads of some shards. Raises InputError, and JobError for a column that the job names and the input lacks."""
     spec = job.input
     step = max(1, len(found) // HEAD_SHARDS)
-    heads = [formats.format_of(spec, shard).head(spec, shard.name, HEAD_ROWS) for shard in found[::step]]
-    types = _types(heads)
-    has_schema = any(head.schema is not None for head in heads)
-    if types or has_schema:
+    heads = [format_of(spec, shard).head(spec, shard.name, HEAD_ROWS) for shard in found[::step]]
+    schemas = [head for head in heads if isinstance(head, pa.Schema)]
+    rows = [row for head in heads if isinstance(head, list) for row in head]
+    types = _unified(schemas) if schemas else infer_types(rows)
+    if types or schemas:
         _check_columns(job, types)
-    carried = []
-    for name in types if spec.keep == "all" else spec.keep:
-        if name == spec.id == "id":
-            continue
-        kind = types.get(name)
-        carried.append(Carried(carried_name(name), name, pa.string() if kind is None else kind, is_json=kind is None))
-    has_extra = not has_schema and bool(types if spec.keep == "all" else spec.keep)
-    consumed = "id" if spec.id == "id" else None
-    kept = CarriedColumns(tuple(carried), has_extra, spec.keep == "all", consumed).schema
+    wanted = list(types) if spec.keep == "all" else spec.keep
+    fields = [carried_field(name, types.get(name)) for name in wanted if not name == spec.id == "id"]
+    if wanted and not schemas:
+        fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
+    kept = pa.schema(fields)
     if twice := next((name for name in kept.names if kept.names.count(name) > 1), None):
         raise InputError(f"two input columns would both be carried as {twice}", "leave one out with input.keep")
-    rows = [row for head in heads for row in head.rows]
     weight = sum(len(orjson.dumps(row)) + 1 for row in rows) / len(rows) if rows else BYTES_PER_ROW
-    return InputColumns(tuple(types), kept, weight)
+    return InputColumns(kept, weight)
 
 
-def _types(heads: list[Head]) -> dict[str, pa.DataType | None]:
-    """The Arrow type of each column; None for one that is carried as JSON text."""
-    schemas = [head.schema for head in heads if head.schema is not None]
-    if not schemas:
-        return infer_types(row for head in heads for row in head.rows)
+def _unified(schemas: list[pa.Schema]) -> dict[str, pa.DataType | None]:
     try:
         whole = pa.unify_schemas(schemas, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -13,8 +13,7 @@ import io
 import os
 import re
 import stat as modes
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import obstore
@@ -31,27 +30,28 @@ if TYPE_CHECKING:
 BUFFER = 8 * 2**20
 """Bytes asked of an object store at a time."""
 T = TypeVar("T")
+_bucket = functools.cache(open_client)
 
 
 def expand(path: str, endings: tuple[str, ...]) -> list[str]:
-    """The shard names of one path, sorted: a file, the files of a glob, or those of a directory (recursively) with one of
-    `endings`."""
+    """The shard names of one path, sorted, without `./` and `//`: a file, the files of a glob, or those of a directory
+    (recursively) with one of `endings`."""
     if path.startswith("hf://"):
         names = _expand_hub(path, endings)
     elif "://" in path:
         names = _expand_objects(path, endings)
     elif os.path.isdir(path):
-        names = _visible(glob.glob(os.path.join(glob.escape(path), "**", "*"), recursive=True), path, endings)
-    elif glob.has_magic(path) and not os.path.exists(path):
-        names = [name for name in glob.glob(path, recursive=True) if not os.path.isdir(name)]
+        names = _visible(_glob(os.path.join(glob.escape(path), "**", "*")), path, endings)
     elif os.path.exists(path):
-        return [path]
+        names = [path]
+    elif glob.has_magic(path):
+        names = _glob(path)
     else:
         raise InputError(f"input.path {path}: no such file or directory", f"relative paths start at {os.getcwd()}")
     if not names:
         what = "nothing matches" if glob.has_magic(path) else f"no shards in it (known endings: {' '.join(endings)})"
         raise InputError(f"input.path {path}: {what}", f"relative paths start at {os.getcwd()}")
-    return sorted(names)
+    return sorted(name if "://" in name else os.path.normpath(name) for name in names)
 
 
 def stat(name: str) -> tuple[int, str]:
@@ -100,9 +100,6 @@ class _ObjectStream(io.RawIOBase):
         self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)
         length = min(len(view), self._size - self._at)
@@ -114,35 +111,29 @@ class _ObjectStream(io.RawIOBase):
         return len(data)
 
 
-def _visible(paths: list[str], root: str, endings: tuple[str, ...]) -> list[str]:
-    """Files with one of `endings`, none of them under a name that starts with _ or a dot."""
-    names = []
-    for path in paths:
-        inner = Path(os.path.relpath(path, root)).parts if "://" not in path else path[len(root) :].split("/")
-        hidden = any(part.startswith(("_", ".")) for part in inner if part)
-        if not hidden and path.endswith(endings) and not ("://" not in path and os.path.isdir(path)):
-            names.append(path)
-    return names
+def _glob(pattern: str) -> list[str]:
+    return [name for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name)]
+
+
+def _visible(names: Iterable[str], root: str, endings: tuple[str, ...]) -> list[str]:
+    """Files with one of `endings`, none of them under a name below `root` that starts with _ or a dot."""
+    return [name for name in names if name.endswith(endings) and not re.search("(^|/)[_.]", name[len(root) :])]
 
 
 def _expand_objects(path: str, endings: tuple[str, ...]) -> list[str]:
     client, key = _locate(path)
-    base = path[: len(path) - len(key)] if key else path.rstrip("/") + "/"
-    if not glob.has_magic(key):
-        folder = key.rstrip("/") + "/" if key else ""
-        found = [base + key for key in _list(path, client, folder)]
-        if not found:
-            stat(path)
-            return [path]
-        return _visible(found, base + folder, endings)
-    literal = re.split(r"[*?\[]", key)[0].rpartition("/")[0]
-    pattern = re.compile(_glob_regex(key))
-    return [base + key for key in _list(path, client, literal) if pattern.fullmatch(key)]
-
-
-def _list(path: str, client: ObjectStore, folder: str) -> list[str]:
+    bucket = path[: len(path) - len(key)] if key else path.rstrip("/") + "/"
+    literal = re.split(r"[*?\[]", key)[0]
+    folder = literal.rpartition("/")[0] if literal != key else key.rstrip("/")
     pages = _ask(path, lambda: list(obstore.list(client, folder or None)))
-    return [item["path"] for page in pages for item in page]
+    found = [item["path"] for page in pages for item in page]
+    if literal != key:
+        pattern = re.compile(_glob_regex(key))
+        return [bucket + name for name in found if pattern.fullmatch(name)]
+    if not found:
+        stat(path)
+        return [path]
+    return _visible([bucket + name for name in found], bucket + folder, endings)
 
 
 def _glob_regex(pattern: str) -> str:
@@ -165,16 +156,10 @@ def _expand_hub(path: str, endings: tuple[str, ...]) -> list[str]:
     return [path]
 
 
-@functools.cache
 def _hub() -> HfFileSystem:
     from huggingface_hub import HfFileSystem
 
     return HfFileSystem()
-
-
-@functools.cache
-def _bucket(url: str) -> ObjectStore:
-    return open_client(url)
 
 
 def _locate(name: str) -> tuple[ObjectStore, str]:

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from batchgen.job.job import Job
-from batchgen.read.formats import format_of
-from batchgen.read.formats.base import SpanRows
+from batchgen.read.formats import SpanRows, format_of
 from batchgen.read.layouts import layout_of
 from batchgen.records import Shard, Span
 

@@ -24,11 +24,12 @@ from batchgen.engines.base import Engine
 from batchgen.engines.registry import ENGINES
 from batchgen.engines.restarting import RestartingEngine
 from batchgen.errors import EngineError, StoreError
-from batchgen.output import journal, parts
+from batchgen.output import parts
 from batchgen.output.store import delete_all, open_store
 from batchgen.records import Completion, Prompt, Receipt, output_schema
 from batchgen.render.blocks import Block, decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
+from batchgen.replica import journal
 from batchgen.replica.admission import IN_ENGINE, Lengths, Priority, Queue, length_key
 from batchgen.tasks import TASKS
 

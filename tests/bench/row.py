@@ -24,7 +24,7 @@ from tokenizers.decoders import DecodeStream
 from workloads import TINY, Workload, make, write
 
 from batchgen.job.job import Job
-from batchgen.output import journal, parts
+from batchgen.output import parts
 from batchgen.output.store import delete_all, open_store
 from batchgen.plan import plan
 from batchgen.prepare import prepare
@@ -32,6 +32,7 @@ from batchgen.read import reader
 from batchgen.records import Completion, Receipt, output_schema
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.render.tokens import Hidden, TokenEncoder
+from batchgen.replica import journal
 from batchgen.replica.replica import Replica
 
 

@@ -69,7 +69,6 @@ def test_what_a_replica_waits_for_is_named(needed: Placement, cluster: dict[str,
 class Seated:
     """An engine kind for a device that batchgen does not know."""
 
-    name = "seated"
     capabilities = Capabilities(needs_model=False, device="seat")
 
 

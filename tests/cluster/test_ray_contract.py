@@ -18,6 +18,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskErr
 
 from batchgen.cluster.connect import connected
 from batchgen.cluster.feed import Assets, Feed
+from batchgen.cluster.lookahead import END
 from batchgen.cluster.pool import NODE_DIED
 from batchgen.cluster.ray_adapter import draining_nodes
 from batchgen.errors import EngineError, InputError
@@ -94,7 +95,7 @@ def fed(folder: Path, **fields: Any) -> list[Any]:
     shards, spans = make(found.job)
     feed, references = Feed(ray.put(Assets(found.renderer, found.columns.kept)), shards, spans, replicas=1), []
     try:
-        while (item := feed.next()) is not Feed.END:
+        while (item := feed.next()) is not END:
             if item is None:
                 time.sleep(0.02)
             else:

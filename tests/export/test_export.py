@@ -10,8 +10,7 @@ import pytest
 
 from batchgen.errors import InputError, StoreError, VerifyError
 from batchgen.export import files
-from batchgen.export.files import Line
-from batchgen.export.registry import EXPORTS
+from batchgen.export.files import EXPORTS, Line
 from batchgen.output import parts
 from batchgen.output.output import Output
 from tests.support.finished import Finished

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from batchgen.cluster import feed
 from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
+from batchgen.cluster.lookahead import END
 from batchgen.cluster.pool import STOP_SECONDS
 from batchgen.errors import EngineError
 from batchgen.read import reader
@@ -27,15 +27,13 @@ class Item:
 
 
 class Feed:
-    END = feed.Feed.END
-
     def __init__(self, assets: Any, shards: Iterable[Any], spans: list[Any], replicas: int) -> None:
         self.renderer, self.input_columns = assets.renderer, assets.input_columns
         self.shards, self.spans = {shard.index: shard for shard in shards}, list(reversed(spans))
 
     def next(self) -> Any:
         if not self.spans:
-            return self.END
+            return END
         span = self.spans.pop()
         shard = self.shards[span.shard]
         [(_, rows, kept)] = reader.read_spans(self.renderer.job, shard, [span], self.input_columns, self.renderer.needed)

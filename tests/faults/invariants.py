@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from batchgen.output import job_file, parts
+from batchgen.output.format import in_arrow_memory
 from batchgen.output.output import Output
-from batchgen.output.parquet import in_arrow_memory
 from batchgen.output.plan_file import SUCCESS, Plan
 from batchgen.output.store import Store
 

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 
 from batchgen import terminal
-from batchgen.cluster import connect, driver, feed
-from batchgen.output import journal, progress, retry, store, verify
-from batchgen.output.store import base, lease, local, objects
+from batchgen.cluster import connect, driver, feed, monitor
+from batchgen.output import lease, output, progress, store, verify
 from batchgen.read import discover
-from batchgen.replica import replica
+from batchgen.replica import journal, replica
 from batchgen.tasks import generate
 from tests.faults import concurrency
 from tests.faults.backends import Bucket, Engine
@@ -50,11 +49,11 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
         stage.generated += 1
 
     clock = SimpleNamespace(monotonic=lambda: world.now, time=lambda: world.now, sleep=world.sleep, thread_time=lambda: 0.0)
-    for module in (lease, objects, progress, terminal, replica, driver, generate):
+    for module in (lease, store, monitor, terminal, replica, driver, generate):
         patch.setattr(module, "time", clock)
-    for module in (lease, base, local, journal):
+    for module in (lease, store, journal):
         patch.setattr(module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=world.dice.getrandbits(128), version=4)))
-    for module in (progress, discover, verify, retry):
+    for module in (progress, discover, verify, output):
         patch.setattr(module, "ThreadPoolExecutor", concurrency.SerialExecutor)
     one_host = world.dice.random() < 0.5
     threading = SimpleNamespace(
@@ -64,8 +63,8 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(lease, "os", SimpleNamespace(getpid=lambda: world.me.process.number))
     patch.setattr(lease, "_host", lambda: "host" if one_host else f"host of {world.me.process.name}")
     patch.setattr(lease, "_started", lambda pid: "then" if pid == "self" or world.lives(pid) else None)
-    patch.setattr(objects, "random", world.dice)
-    patch.setattr(objects, "obstore", stage.bucket)
+    patch.setattr(store, "random", world.dice)
+    patch.setattr(store, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
     patch.setattr(
         replica, "ENGINES", SimpleNamespace(named=lambda _: SimpleNamespace(make=lambda job, model: Engine(world, count)))

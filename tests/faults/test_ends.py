@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from batchgen.output import journal
 from batchgen.output.store import open_store
+from batchgen.replica import journal
 from tests.support.commands import ROWS, SHARDS, batchgen, hear, replicas_of, start, status, write_job
 
 pytestmark = pytest.mark.cluster

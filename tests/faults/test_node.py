@@ -21,8 +21,8 @@ import batchgen
 from batchgen import Output
 from batchgen.cluster import placement
 from batchgen.cluster.placement import Placement
-from batchgen.output import journal
 from batchgen.output.store import open_store
+from batchgen.replica import journal
 
 pytestmark = [pytest.mark.cluster(own=True), pytest.mark.timeout(300)]
 ROWS = 400

@@ -20,12 +20,13 @@ import xxhash
 
 from batchgen.job.job import Job
 from batchgen.job.meaning import differences, fingerprint
-from batchgen.output import job_file, journal, parts, plan_file
+from batchgen.output import job_file, parts, plan_file
 from batchgen.output.format import KEY
 from batchgen.output.job_file import NAME
 from batchgen.output.output import Output
 from batchgen.output.progress import PROGRESS
 from batchgen.prepare import prepare
+from batchgen.replica import journal
 from tests.support.commands import batchgen, in_process
 from tests.support.finished import run_here
 

@@ -16,8 +16,9 @@ import orjson
 import pytest
 
 from batchgen.errors import RUN_ERROR, LeaseError
-from batchgen.output.store import Store, lease, open_store
-from batchgen.output.store.lease import NAME
+from batchgen.output import lease
+from batchgen.output.lease import NAME
+from batchgen.output.store import Store, open_store
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +104,7 @@ def test_a_lease_that_stands_still_is_taken_after_a_while_and_says_so(store: Sto
 @pytest.fixture
 def left_behind(tmp_path: Path) -> Store:
     """An output whose driver, a process of this machine, ended without giving its lease back."""
-    script = "import os, sys\nfrom batchgen.output.store import lease, open_store\n"
+    script = "import os, sys\nfrom batchgen.output import lease\nfrom batchgen.output.store import open_store\n"
     script += "held = lease.hold(open_store(sys.argv[1]), print)\nheld.__enter__()\nos._exit(0)"
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
     return open_store(str(tmp_path))

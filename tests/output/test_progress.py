@@ -114,7 +114,7 @@ def test_a_part_is_counted_once_however_often_it_is_answered_for(output: Committ
     monitor.receipt(receipt)
     monitor.receipt(receipt)
     assert before == receipt.counts, "the footer was read when the tally was loaded"
-    assert (tally.counts, tally.errors, tally.generated) == (before, {"too_long": 1}, 2)
+    assert (tally.counts, tally.errors, tally.spans_generated) == (before, {"too_long": 1}, 2)
 
 
 def test_planned_rows_are_those_of_finished_spans_and_the_plan_of_the_others(output: Committed) -> None:

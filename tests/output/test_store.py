@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from batchgen.errors import BAD_JOB, RUN_ERROR, InputError, StoreError
-from batchgen.output.store import SCRATCH, LocalStore, Put, open_store, probe
+from batchgen.output.store import SCRATCH, LocalStore, open_store, probe
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -21,13 +21,13 @@ def store(request, tmp_path):
 
 
 def test_the_first_put_new_creates_and_the_second_changes_nothing(store):
-    assert store.put_new("data/a.parquet", b"first") is Put.CREATED
-    assert store.put_new("data/a.parquet", b"second") is Put.EXISTS
+    assert store.put_new("data/a.parquet", b"first") is True
+    assert store.put_new("data/a.parquet", b"second") is False
     assert store.get("data/a.parquet") == b"first"
 
 
 def test_put_new_of_the_same_bytes_is_exists_too(store):
-    assert [store.put_new("a", b"same"), store.put_new("a", b"same")] == [Put.CREATED, Put.EXISTS]
+    assert [store.put_new("a", b"same"), store.put_new("a", b"same")] == [True, False]
 
 
 def test_one_of_sixteen_writers_wins_a_name_and_its_bytes_stay(store):
@@ -40,7 +40,7 @@ def test_one_of_sixteen_writers_wins_a_name_and_its_bytes_stay(store):
     threads = [threading.Thread(target=write, args=[number]) for number in range(16)]
     [thread.start() for thread in threads]
     [thread.join(60) for thread in threads]
-    winners = [number for number, answer in answers.items() if answer is Put.CREATED]
+    winners = [number for number, answer in answers.items() if answer is True]
     assert len(answers) == 16
     assert len(winners) == 1
     assert store.get("data/raced") == bytes(winners) * 100_000
@@ -54,7 +54,7 @@ def test_put_replaces_the_whole(store):
 
 def test_a_name_that_was_put_exists(store):
     store.put("a", b"put")
-    assert store.put_new("a", b"new") is Put.EXISTS
+    assert store.put_new("a", b"new") is False
     assert store.get("a") == b"put"
 
 
@@ -97,17 +97,17 @@ def test_delete_removes_one_name_and_twice_is_fine(store):
 def test_a_deleted_name_can_be_created_again(store):
     store.put_new("a", b"1")
     store.delete("a")
-    assert store.put_new("a", b"2") is Put.CREATED
+    assert store.put_new("a", b"2") is True
     assert store.get("a") == b"2"
 
 
 def test_the_probe_passes_where_the_first_answer_was_lost(tmp_path):
     class Forgetful(LocalStore):
-        """Says Exists of every put, as put_new does when the answer to a PUT was lost and it puts again."""
+        """Says of every put that the name exists, as put_new does when the answer to a PUT was lost and it puts again."""
 
         def put_new(self, name, data):
             super().put_new(name, data)
-            return Put.EXISTS
+            return False
 
     probe(Forgetful(tmp_path))
     assert list(tmp_path.rglob("probe-*")) == []
@@ -145,7 +145,7 @@ class Careless:
         self.objects.pop(name, None)
 
 
-@pytest.mark.parametrize("answers", [(Put.CREATED, Put.CREATED), (Put.CREATED, Put.EXISTS), (Put.EXISTS, Put.EXISTS)])
+@pytest.mark.parametrize("answers", [(True, True), (True, False), (False, False)])
 def test_the_probe_refuses_a_store_that_overwrites_and_cleans_up(answers):
     store = Careless(*answers)
     with pytest.raises(StoreError, match=r"^output careless://: a second put .* was not refused; choose a store with") as caught:
@@ -261,7 +261,7 @@ def server(s3, monkeypatch):
 
 def test_a_lost_answer_is_answered_by_putting_again(server):
     server.answers[:] = ["lost"]
-    assert open_store("s3://bucket/out").put_new("a", b"data") in (Put.CREATED, Put.EXISTS)
+    assert open_store("s3://bucket/out").put_new("a", b"data") in (True, False)
     assert list(server.objects.values()) == [b"data"]
     assert server.puts == ["*", "*"]
 
@@ -271,7 +271,7 @@ def test_an_answer_that_says_nothing_of_the_object_is_answered_by_putting_again(
     server.answers[:] = answers
     put = open_store("s3://bucket/out").put_new("a", b"data")
     assert list(server.objects.values()) == [b"data"]
-    assert put is Put.CREATED or "lost" in answers
+    assert put or "lost" in answers
     assert set(server.puts) == {"*"}
 
 

@@ -46,8 +46,8 @@ def test_a_directory_is_its_visible_shards_at_any_depth_sorted(here):
     assert expand("in") == SHARDS
 
 
-def test_the_names_are_spelled_as_the_job_spells_the_path(here):
-    assert expand("./in/sub") == ["./in/sub/d.parquet", "./in/sub/deep/c.jsonl.zst"]
+def test_the_names_are_spelled_as_the_job_spells_the_path_without_dots_and_double_slashes(here):
+    assert expand("./in//sub") == ["in/sub/d.parquet", "in/sub/deep/c.jsonl.zst"]
     assert expand(f"{here}/in") == [f"{here}/{name}" for name in SHARDS]
 
 

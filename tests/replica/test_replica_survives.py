@@ -12,9 +12,9 @@ import pytest
 
 from batchgen.engines.base import Request
 from batchgen.errors import OVER_LIMIT, BadRow, EngineError, TooManyErrors
-from batchgen.output import journal
 from batchgen.prepare import Prepared
 from batchgen.records import Answer, Receipt
+from batchgen.replica import journal
 from batchgen.replica.replica import Replica
 from tests.support import clock
 from tests.support.replicas import PATIENCE, Backwards, blocks, part_bytes, prepared, ran, replica

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchgen import terminal
+from batchgen.cluster.monitor import Monitor
 from batchgen.errors import RowError
 from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
@@ -59,8 +60,8 @@ class Committed:
     def tally(self) -> progress.Tally:
         return progress.load_tally(self.store, self.plan, parts.committed(self.store))
 
-    def monitor(self, out: io.StringIO | None = None, quiet: bool = False) -> progress.Monitor:
-        return progress.Monitor(self.tally(), self.store, "test", terminal.screen("test", out or io.StringIO(), quiet))
+    def monitor(self, out: io.StringIO | None = None, quiet: bool = False) -> Monitor:
+        return terminal.monitor(self.tally(), self.store, "test", out or io.StringIO(), quiet)
 
 
 def answer(prompt: int, text: str) -> Completion:

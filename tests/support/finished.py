@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from batchgen.job.job import Job
-from batchgen.output import job_file, journal, parts, plan_file
+from batchgen.output import job_file, parts, plan_file
 from batchgen.output.output import Output
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store, open_store
@@ -19,6 +19,7 @@ from batchgen.prepare import Prepared, prepare
 from batchgen.read import reader
 from batchgen.records import Receipt
 from batchgen.render.blocks import encode_block, encode_span
+from batchgen.replica import journal
 from batchgen.replica.replica import Replica
 
 ROWS = 30

@@ -12,9 +12,8 @@ import pyarrow as pa
 
 from batchgen.errors import InputError
 from batchgen.job.input import Input
-from batchgen.read import tables
-from batchgen.read.formats.base import Found
-from batchgen.read.formats.table import BATCH_ROWS, Contents, TableFormat
+from batchgen.read.formats import Found
+from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, Contents, TableFormat, check_types
 from batchgen.records import Shard
 
 SCHEMA_CAP = 2**28
@@ -25,13 +24,13 @@ class DatasetFormat(TableFormat):
 
     name = "dataset"
 
-    def find(self, path: str, endings: tuple[str, ...]) -> list[Found]:
+    def find(self, path: str) -> list[Found]:
         return [Found(path, self.name)]
 
     def version(self, spec: Input, name: str) -> tuple[int, str]:
         return 0, self.contents(spec, name).digest
 
-    def schema(self, spec: Input, name: str) -> pa.Schema:
+    def head(self, spec: Input, name: str, rows: int = 0) -> pa.Schema:
         return load_dataset(spec, name).features.arrow_schema
 
     def contents(self, spec: Input, name: str) -> Contents:
@@ -64,7 +63,7 @@ def load_dataset(spec: Input, name: str) -> Any:
     except Exception as error:  # datasets, the Hub client and fsspec each raise their own
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"dataset {name}: {cause}", "name a Hub dataset or a directory made by save_to_disk") from None
-    tables.check_types(name, found.features.arrow_schema)
+    check_types(name, found.features.arrow_schema)
     return found
 
 
@@ -80,7 +79,7 @@ def _refuse_extensions(folder: Path) -> None:
                 mark, length = file.read(4), int.from_bytes(file.read(4), "little")
                 if mark != b"\xff\xff\xff\xff" or length > SCHEMA_CAP:
                     raise InputError(f"{path}: not an Arrow stream", "save the dataset with save_to_disk")
-                if tables.EXTENSION in file.read(length):
+                if EXTENSION in file.read(length):
                     raise InputError(f"{path}: it has an Arrow extension type", "save the column with a plain type")
 
 

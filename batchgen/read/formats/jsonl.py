@@ -13,13 +13,12 @@ from collections.abc import Iterator
 import orjson
 import pyarrow as pa
 
-from batchgen.errors import InputError, RowError, place
+from batchgen.errors import BadRow, InputError, RowError, place
 from batchgen.job.input import Input
 from batchgen.read.columns import conform
-from batchgen.read.formats.base import Cut, Format, Found, Head, Measured, Planned, SpanRows
-from batchgen.read.formats.jsonl_scan import grow, scan
-from batchgen.read.text import is_compressed, lines, open_text
-from batchgen.records import Row, Shard, Span
+from batchgen.read.formats import Format, Found, Head, Measured, Planned, RowsOf, SpanRows, changed
+from batchgen.read.formats.jsonl_text import is_compressed, lines, open_text, scan
+from batchgen.records import Data, Row, Shard, Span
 
 BLANK = (b"", b"\r")
 COMPRESSION = 4.0
@@ -31,14 +30,23 @@ class Jsonl(Format):
     endings = tuple(kind + codec for codec in ("", ".gz", ".zst") for kind in (".jsonl", ".ndjson"))
 
     def row(self, spec: Input, shard: str, ordinal: int, line: bytes | None) -> Row:
-        """The row in a line that is not blank; None is a line over the cap."""
-        return parse_line(shard, ordinal, line, spec.max_row_bytes)
+        """The row in a line that is not blank; None is a line over the cap. An error names shard, line and cause."""
+        try:
+            if line is None:
+                raise BadRow("input", f"the line is over input.max_row_bytes ({spec.max_row_bytes})")
+            return Row(ordinal, self.data(_parse(line.removeprefix(b"\xef\xbb\xbf") if ordinal == 0 else line)))
+        except BadRow as bad:
+            return Row(ordinal, None, RowError(bad.code, f"{place(shard, ordinal)}: {bad}"))
+
+    def data(self, line: Data) -> Data:
+        """The columns of a row from a line's object. Raises BadRow."""
+        return line
 
     def head(self, spec: Input, name: str, rows: int) -> Head:
         with open_text(name) as stream:
             first = itertools.islice(lines(stream, name, spec.max_row_bytes), rows)
             made = [self.row(spec, name, 0, line) for line in first if line not in BLANK]
-        return Head([row.data for row in made if row.data is not None])
+        return [row.data for row in made if row.data is not None]
 
     def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
         text_bytes = found.size * (COMPRESSION if is_compressed(found.name) else 1.0)
@@ -46,9 +54,14 @@ class Jsonl(Format):
         def left(offset: int) -> float:
             return (text_bytes - offset) / bytes_per_row
 
-        def plan(cut: Cut) -> Planned | None:
-            scan_or_grow = grow if shard.digest else scan
-            return scan_or_grow(shard, found, lambda offset: cut.rows(left(offset)), cut.bytes)
+        def plan(rows_of: RowsOf, most: int) -> Planned | None:
+            try:
+                now, spans = scan(shard, found, lambda offset: rows_of(left(offset)), most)
+            except InputError:
+                if shard.digest:
+                    raise changed(shard) from None
+                raise
+            return (now, spans) if spans or not shard.digest else None
 
         return Measured(max(0, int(left(shard.text_bytes))), plan)
 
@@ -71,32 +84,21 @@ class Jsonl(Format):
         return is_compressed(shard.name)
 
 
-def parse_line(shard: str, ordinal: int, line: bytes | None, cap: int) -> Row:
-    """A line as a row: its JSON object, or the error that names shard, line and cause. None is a line over the `cap`."""
-
-    def bad(cause: str) -> Row:
-        return Row(ordinal, None, RowError("input", f"{place(shard, ordinal)}: {cause}"))
-
-    if line is None:
-        return bad(f"the line is over input.max_row_bytes ({cap})")
-    if ordinal == 0:
-        line = line.removeprefix(b"\xef\xbb\xbf")
+def _parse(line: bytes) -> Data:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as strict:
         # Python's json writes NaN and Infinity, which are not JSON but are common in JSONL.
         try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            return bad(f"invalid UTF-8 at byte {error.start + 1}")
-        try:
-            value = json.loads(text)
+            value = json.loads(line.decode())
             json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
+        except UnicodeDecodeError as error:
+            raise BadRow("input", f"invalid UTF-8 at byte {error.start + 1}") from None
         except (ValueError, RecursionError):
-            return bad(f"invalid JSON: {strict}")
+            raise BadRow("input", f"invalid JSON: {strict}") from None
     if not isinstance(value, dict):
-        return bad(f"expected a JSON object, got {type(value).__name__}")
-    return Row(ordinal, value)
+        raise BadRow("input", f"expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 JSONL = Jsonl()

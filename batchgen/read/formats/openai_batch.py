@@ -7,13 +7,10 @@ that would change an answer and is not understood makes the row an error.
 
 from __future__ import annotations
 
-from typing import Any
-
-from batchgen.errors import BadRow, RowError, place
-from batchgen.job.input import Input
+from batchgen.errors import BadRow
 from batchgen.job.sampling import Sampling
 from batchgen.read.formats.jsonl import Jsonl
-from batchgen.records import Row
+from batchgen.records import Data
 
 URL = "/v1/chat/completions"
 _SAMPLING = Sampling.model_fields.keys() - {"logprobs"}
@@ -25,37 +22,27 @@ class OpenAIBatch(Jsonl):
     name = "openai-batch"
     endings = ()
 
-    def row(self, spec: Input, shard: str, ordinal: int, line: bytes | None) -> Row:
-        row = super().row(spec, shard, ordinal, line)
-        if row.data is None:
-            return row
-        try:
-            return Row(ordinal, request(row.data))
-        except BadRow as bad:
-            return Row(ordinal, None, RowError(bad.code, f"{place(shard, ordinal)}: {bad}"))
+    def data(self, line: Data) -> Data:
+        """A line's request as columns: custom_id, messages, sampling."""
+        body = line.get("body")
+        if not isinstance(line.get("custom_id"), str) or not isinstance(body, dict):
+            raise BadRow("input", "an OpenAI batch line has custom_id (a string) and body (an object)")
+        if line.get("url", URL) != URL:
+            raise BadRow("input", f"url {line['url']!r} is not {URL}")
+        given = {name: value for name, value in body.items() if value is not None}
+        for name in given.keys() - _SAMPLING - _IGNORED - _OWN:
+            raise BadRow("input", f"body.{name}: not understood")
+        sampling = {name: given[name] for name in given.keys() & _SAMPLING}
+        if "max_completion_tokens" in given:
+            sampling["max_tokens"] = given["max_completion_tokens"]
+        if given.get("logprobs"):
+            sampling["logprobs"] = given.get("top_logprobs", 0)
+        if constraint := _constraint(given.get("response_format")):
+            sampling["structured_outputs"] = constraint
+        return {"custom_id": line["custom_id"], "messages": body.get("messages"), "sampling": sampling}
 
 
-def request(line: dict[str, Any]) -> dict[str, Any]:
-    """A line's request as the data of a row: custom_id, messages, sampling. Raises BadRow (input)."""
-    body = line.get("body")
-    if not isinstance(line.get("custom_id"), str) or not isinstance(body, dict):
-        raise BadRow("input", "an OpenAI batch line has custom_id (a string) and body (an object)")
-    if line.get("url", URL) != URL:
-        raise BadRow("input", f"url {line['url']!r} is not {URL}")
-    given = {name: value for name, value in body.items() if value is not None}
-    for name in given.keys() - _SAMPLING - _IGNORED - _OWN:
-        raise BadRow("input", f"body.{name}: not understood")
-    sampling = {name: given[name] for name in given.keys() & _SAMPLING}
-    if "max_completion_tokens" in given:
-        sampling["max_tokens"] = given["max_completion_tokens"]
-    if given.get("logprobs"):
-        sampling["logprobs"] = given.get("top_logprobs", 0)
-    if constraint := _constraint(given.get("response_format")):
-        sampling["structured_outputs"] = constraint
-    return {"custom_id": line["custom_id"], "messages": body.get("messages"), "sampling": sampling}
-
-
-def _constraint(form: object) -> dict[str, Any] | None:
+def _constraint(form: object) -> dict[str, object] | None:
     kind = form.get("type") if isinstance(form, dict) else None
     if form is None or kind == "text":
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -12,8 +13,8 @@ import xxhash
 
 from batchgen.errors import InputError, words
 from batchgen.job.input import Input
-from batchgen.read import location, tables
-from batchgen.read.formats.table import BATCH_ROWS, Contents, TableFormat
+from batchgen.read import location
+from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, Contents, TableFormat, check_types
 from batchgen.records import Shard
 
 FOOTER_CAP = 2**28
@@ -25,7 +26,7 @@ class Parquet(TableFormat):
     name = "parquet"
     endings: tuple[str, ...] = (".parquet",)
 
-    def schema(self, spec: Input, name: str) -> pa.Schema:
+    def head(self, spec: Input, name: str, rows: int = 0) -> pa.Schema:
         return open_parquet(name)[0].schema_arrow
 
     def contents(self, spec: Input, name: str) -> Contents:
@@ -34,15 +35,10 @@ class Parquet(TableFormat):
 
     def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
         file, _ = open_parquet(shard.name)
-        groups: list[int] = []
-        at = skip = 0
-        for index in range(file.num_row_groups):
-            rows = file.metadata.row_group(index).num_rows
-            if at + rows > start and at < end:
-                if not groups:
-                    skip = start - at
-                groups.append(index)
-            at += rows
+        rows = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+        ends = [0, *itertools.accumulate(rows)]
+        groups = [index for index in range(len(rows)) if ends[index + 1] > start and ends[index] < end]
+        skip = start - ends[groups[0]] if groups else 0
         try:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, use_threads=False):
                 table = pa.Table.from_batches([batch])
@@ -73,7 +69,7 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
         file = pq.ParquetFile(stream, arrow_extensions_enabled=False)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"shard {name}: damaged Parquet: {words(error)}") from None
-    tables.check_types(name, file.schema_arrow)
+    check_types(name, file.schema_arrow)
     return file, footer
 
 
@@ -82,7 +78,7 @@ def _names_extension(footer: bytes) -> bool:
     for run in re.findall(rb"[A-Za-z0-9+/]{32,}", footer):
         for shift in range(4):
             piece = run[shift : shift + (len(run) - shift) // 4 * 4]
-            if tables.EXTENSION in base64.b64decode(piece):
+            if EXTENSION in base64.b64decode(piece):
                 return True
     return False
 

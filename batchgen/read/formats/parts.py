@@ -19,7 +19,8 @@ from batchgen.output import job_file
 from batchgen.output.parts import DATA
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import open_store
-from batchgen.read.formats.base import Found, files
+from batchgen.read import location
+from batchgen.read.formats import Found, known_endings
 from batchgen.read.formats.parquet import Parquet, open_parquet
 from batchgen.read.formats.table import Contents
 
@@ -30,7 +31,7 @@ class Parts(Parquet):
     settings = frozenset({"sampling"})
     """How the other job's rows were made is not how this one's are to be made."""
 
-    def claim(self, path: str, endings: tuple[str, ...]) -> list[Found] | None:
+    def claim(self, path: str) -> list[Found] | None:
         """Raises OutputConflict for an output whose job file is damaged, InputError where its job is not done."""
         is_store = "://" in path and not path.startswith("hf://")
         if glob.has_magic(path) or not (is_store or os.path.isdir(path)):
@@ -42,10 +43,11 @@ class Parts(Parquet):
         if store.get(SUCCESS) is None:
             raise InputError(f"input.path {path}: the job of this output is not done", "run it to its end first")
         upstream = (path, frozen.fingerprint)
-        return [Found(name, self.name, upstream=upstream) for name in files(f"{path.rstrip('/')}/{DATA}", endings)]
+        names = location.expand(f"{path.rstrip('/')}/{DATA}", tuple(known_endings()))
+        return [Found(name, self.name, upstream=upstream) for name in names]
 
-    def find(self, path: str, endings: tuple[str, ...]) -> list[Found]:
-        claimed = self.claim(path, endings)
+    def find(self, path: str) -> list[Found]:
+        claimed = self.claim(path)
         if claimed is None:
             raise InputError(f"input.path {path}: no output of a job", "leave input.format out")
         return claimed

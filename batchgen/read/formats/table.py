@@ -1,6 +1,8 @@
 """Formats whose shards are Arrow tables: rows go by position, a plan by counts, a changed shard by the digest of its description.
 
-A table does not grow: a shard whose digest differs from the planned one is refused.
+A table does not grow: a shard whose digest differs from the planned one is refused. A process that has imported ray.data
+unpickles some Arrow extension types as soon as it sees a schema that names them: a format refuses a file whose bytes name
+one (EXTENSION) before pyarrow interprets them, and the types of what is opened must be on an allow-list (`check_types`).
 """
 
 from __future__ import annotations
@@ -12,15 +14,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import types
 
 from batchgen.errors import InputError
 from batchgen.job.input import Input
 from batchgen.read.columns import pick
-from batchgen.read.formats.base import Cut, Format, Found, Head, Measured, Planned, SpanRows, changed
+from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.records import Row, Shard, Span
 
 BATCH_ROWS = 1024
 ORDINAL = "\0ordinal"
+EXTENSION = b"ARROW:extension"
+"""The metadata key of an extension type in a schema's bytes."""
+_PLAIN = {pa.null(), pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class TableFormat(Format):
     """Columns that are never taken as data of a row."""
 
     @abstractmethod
-    def schema(self, spec: Input, name: str) -> pa.Schema: ...
+    def head(self, spec: Input, name: str, rows: int = 0) -> pa.Schema: ...
 
     @abstractmethod
     def contents(self, spec: Input, name: str) -> Contents: ...
@@ -51,12 +57,9 @@ class TableFormat(Format):
         """The rows of a table that are input."""
         return table
 
-    def head(self, spec: Input, name: str, rows: int) -> Head:
-        return Head(schema=self.schema(spec, name))
-
     def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
         contents = self.contents(spec, found.name)
-        return Measured(0 if shard.digest else contents.rows, functools.partial(plan_table, shard, contents))
+        return Measured(0 if shard.digest else contents.rows, functools.partial(_plan, shard, contents))
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
         tables = self._numbered(spec, shard, spans[0].start, spans[-1].end)
@@ -82,12 +85,8 @@ class TableFormat(Format):
             yield self.wanted(table.append_column(ORDINAL, pa.array(np.arange(start, start + table.num_rows))))
             start += table.num_rows
 
-    def is_sequential(self, shard: Shard) -> bool:
-        return True
 
-
-def plan_table(shard: Shard, contents: Contents, cut: Cut) -> Planned | None:
-    """See Measured.plan."""
+def _plan(shard: Shard, contents: Contents, rows_of: RowsOf, most: int) -> Planned | None:
     if shard.digest:
         if contents.digest != shard.digest:
             raise changed(shard)
@@ -97,8 +96,24 @@ def plan_table(shard: Shard, contents: Contents, cut: Cut) -> Planned | None:
     spans: list[Span] = []
     start = done = 0
     while done < count:
-        rows = min(cut.rows(count - done), count - done)
+        rows = min(rows_of(count - done), count - done)
         done += rows
         spans.append(Span(shard.index, start, int(ends[done - 1]), rows))
         start = spans[-1].end
     return replace(shard, digest=contents.digest, lines=start, rows=count), spans
+
+
+def check_types(shard: str, schema: pa.Schema) -> None:
+    """Raises InputError for a column whose type is not allowed, at any depth."""
+    for field in schema:
+        if not _is_plain(field.type):
+            cause = f"shard {shard}: column {field.name}: type {field.type} is not allowed"
+            raise InputError(cause, "write it with a plain type")
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    if types.is_nested(kind) and not types.is_union(kind):
+        return all(_is_plain(kind.field(index).type) for index in range(kind.num_fields))
+    return kind in _PLAIN or any((types.is_primitive(kind), types.is_decimal(kind), types.is_fixed_size_binary(kind)))

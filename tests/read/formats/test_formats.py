@@ -12,7 +12,7 @@ from batchgen.errors import InputError, JobError, OutputConflict
 from batchgen.job.input import Input
 from batchgen.output.output import Output
 from batchgen.read.discover import discover
-from batchgen.read.formats.base import Found
+from batchgen.read.formats import Found
 from batchgen.read.formats.jsonl import Jsonl
 from batchgen.read.formats.table import Contents, TableFormat
 from batchgen.records import Row, Shard
@@ -64,13 +64,13 @@ class Squares(TableFormat):
 
     name = "squares"
 
-    def claim(self, path: str, endings: tuple[str, ...]) -> list[Found] | None:
+    def claim(self, path: str) -> list[Found] | None:
         return [Found(path, self.name)] if path.startswith("squares:") else None
 
     def version(self, spec: Input, name: str) -> tuple[int, str]:
         return 0, name
 
-    def schema(self, spec: Input, name: str) -> pa.Schema:
+    def head(self, spec: Input, name: str, rows: int = 0) -> pa.Schema:
         return pa.schema([("prompt", pa.string()), ("square", pa.int64())])
 
     def contents(self, spec: Input, name: str) -> Contents:
@@ -78,7 +78,7 @@ class Squares(TableFormat):
 
     def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
         for number in range(start, end):
-            yield pa.table([[str(number)], [number**2]], schema=self.schema(spec, shard.name))
+            yield pa.table([[str(number)], [number**2]], schema=self.head(spec, shard.name))
 
 
 TEXT, SQUARES = Text(), Squares()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchgen.errors import BadRow
-from batchgen.read.formats.openai_batch import request
+from batchgen.read.formats.openai_batch import OPENAI_BATCH
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -18,7 +18,7 @@ def line(name: str = "r1", **body: Any) -> dict[str, Any]:
 
 def test_a_request_is_a_row_with_its_own_sampling() -> None:
     given = {"temperature": 0.2, "max_completion_tokens": 9, "stop": ["x"], "n": 2, "top_k": 5, "user": "u", "seed": None}
-    assert request(line(**given)) == {
+    assert OPENAI_BATCH.data(line(**given)) == {
         "custom_id": "r1",
         "messages": HELLO,
         "sampling": {"temperature": 0.2, "max_tokens": 9, "stop": ["x"], "n": 2, "top_k": 5},
@@ -41,12 +41,14 @@ def test_a_request_is_a_row_with_its_own_sampling() -> None:
     ],
 )
 def test_parameters_under_other_names(body: dict[str, Any], sampling: dict[str, Any]) -> None:
-    assert request(line(**body))["sampling"] == sampling
+    assert OPENAI_BATCH.data(line(**body))["sampling"] == sampling
 
 
 def test_parts_are_left_to_the_conversation() -> None:
     parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
-    assert request(line(messages=[{"role": "user", "content": parts}]))["messages"] == [{"role": "user", "content": parts}]
+    assert OPENAI_BATCH.data(line(messages=[{"role": "user", "content": parts}]))["messages"] == [
+        {"role": "user", "content": parts}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -61,4 +63,4 @@ def test_parts_are_left_to_the_conversation() -> None:
 )
 def test_what_would_change_an_answer_and_is_not_understood_is_an_error(bad: dict[str, Any], cause: str) -> None:
     with pytest.raises(BadRow, match=cause):
-        request(bad)
+        OPENAI_BATCH.data(bad)

@@ -10,7 +10,7 @@ import pytest
 
 from batchgen.errors import BadRow, JobError
 from batchgen.read import layouts
-from batchgen.read.layouts.base import ColumnLayout, Conversation
+from batchgen.read.layouts import ColumnLayout, Conversation
 from batchgen.records import Row
 from tests.support.packages import install
 from tests.support.reading import job_of

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from batchgen.errors import InputError
-from batchgen.read.tables import check_types
+from batchgen.read.formats.table import check_types
 
 UNION = pa.sparse_union([pa.field("a", pa.int32()), pa.field("b", pa.string())])
 

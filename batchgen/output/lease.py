@@ -1,8 +1,8 @@
 """`_batchgen/lease.json`: one driver for an output. An economy, not the safety: parts stay right under two drivers.
 
-The holder counts up a number in it every BEAT_SECONDS. Who finds a lease watches it: when the number moves, another driver
-is at work; when it stands still for PATIENCE beats, by the watcher's own clock, or when its process was on this
-machine and is gone, the lease is taken over. No clocks of two machines are compared.
+The holder counts up a number in it every BEAT_SECONDS. Who finds a lease watches it: when the number moves, another driver is at
+work; when it stands still for PATIENCE beats, by the watcher's own clock, or when its process was on this machine and is gone,
+the lease is taken over. No clocks of two machines are compared.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from batchgen.errors import LeaseError, StoreError
-from batchgen.output.format import mark
-from batchgen.output.store.base import Put, Store
+from batchgen.output.format import Fields, mark
+from batchgen.output.store import Store
 
 NAME = "_batchgen/lease.json"
 BEAT_SECONDS = 5.0
@@ -29,11 +28,11 @@ PATIENCE = 6
 
 
 class Lease:
-    """A lease that is held. Beats in a thread of its own until `release`."""
+    """A lease that is held. Beats in a thread of its own until `close`."""
 
-    def __init__(self, store: Store, fields: dict[str, Any]) -> None:
+    def __init__(self, store: Store, fields: Fields) -> None:
         self._store, self._fields = store, fields
-        self._taken_by: dict[str, Any] | None = None
+        self._taken_by: Fields | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
@@ -48,11 +47,11 @@ class Lease:
         self._look()
         self.check()
 
-    def release(self) -> None:
+    def close(self) -> None:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(StoreError):
-            if _token(_read(self._store)) == self._fields["token"]:
+            if (_read(self._store) or {}).get("token") == self._fields["token"]:
                 self._store.delete(NAME)
 
     def _beat(self) -> None:
@@ -66,7 +65,7 @@ class Lease:
 
     def _look(self) -> None:
         found = _read(self._store)
-        if found is not None and _token(found) != self._fields["token"]:
+        if found is not None and found.get("token") != self._fields["token"]:
             self._taken_by = found
 
 
@@ -76,59 +75,46 @@ def hold(store: Store, message: Callable[[str], None], force: bool = False) -> I
     driver = {"host": _host(), "pid": os.getpid(), "started": _started("self")}
     fields = {"token": uuid.uuid4().hex, "beat": 0, "driver": driver, **mark()}
     data = orjson.dumps(fields)
-    if store.put_new(NAME, data) is Put.EXISTS:
+    if not store.put_new(NAME, data):
         if not force:
             _wait_until_free(store, message)
         store.put(NAME, data)
-    lease = Lease(store, fields)
-    try:
+    with contextlib.closing(Lease(store, fields)) as lease:
         yield lease
-    finally:
-        lease.release()
 
 
 def _wait_until_free(store: Store, message: Callable[[str], None]) -> None:
-    first = _read(store)
-    if first is None or _is_gone(first):
+    if (first := _read(store)) is None or _is_gone(first):
         return
     message(f"the output has a lease of {_who(first)}: watching it for {BEAT_SECONDS * PATIENCE:.0f} s")
     for _ in range(PATIENCE * 5):
         time.sleep(BEAT_SECONDS / 5)
-        now = _read(store)
-        if now is None:
+        if (now := _read(store)) is None:
             return
         if now != first:
-            raise LeaseError(
-                f"{_who(now)} is at work on the output {store.url}", "wait for it, or take the output from it with --force"
-            )
+            what = f"{_who(now)} is at work on the output {store.url}"
+            raise LeaseError(what, "wait for it, or take the output from it with --force")
 
 
-def _read(store: Store) -> dict[str, Any] | None:
-    data = store.get(NAME)
-    if data is None:
+def _read(store: Store) -> Fields | None:
+    """The lease, with an empty driver where it is damaged; None where there is none."""
+    if (data := store.get(NAME)) is None:
         return None
-    try:
-        fields = orjson.loads(data)
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        fields: Fields = orjson.loads(data)
+        return fields | {"driver": dict(fields.get("driver", {}))}
+    return {"driver": {}}
 
 
-def _token(fields: dict[str, Any] | None) -> Any:
-    return (fields or {}).get("token")
-
-
-def _is_gone(fields: dict[str, Any]) -> bool:
+def _is_gone(fields: Fields) -> bool:
     """Whether the holder was a process of this machine that has ended, even where its number was given again."""
-    driver = fields.get("driver")
-    if not isinstance(driver, dict) or driver.get("host") != _host():
-        return False
-    return _started(driver.get("pid")) != driver.get("started")
+    driver: dict[str, object] = fields["driver"]
+    return driver.get("host") == _host() and _started(driver.get("pid")) != driver.get("started")
 
 
-def _who(fields: dict[str, Any]) -> str:
-    driver = fields.get("driver")
-    return f"process {driver.get('pid')} on {driver.get('host')}" if isinstance(driver, dict) else "another driver"
+def _who(fields: Fields) -> str:
+    driver = fields["driver"]
+    return f"process {driver.get('pid')} on {driver.get('host')}" if driver else "another driver"
 
 
 def _host() -> str:

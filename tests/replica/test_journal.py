@@ -9,9 +9,9 @@ import pytest
 from batchgen import logprobs
 from batchgen.errors import RowError
 from batchgen.job.sampling import check_sampling
-from batchgen.output import journal
 from batchgen.output.store import Store, delete_all, open_store
 from batchgen.records import Completion
+from batchgen.replica import journal
 
 SPAN = "000000-000000000000-000000000200"
 

@@ -1,0 +1,81 @@
+"""The driver's account of a run: receipts are counted, progress.json is kept, and terminal.py shows both. No Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+
+from rich.console import Console
+
+from batchgen.errors import printable
+from batchgen.output import progress
+from batchgen.output.store import Store
+from batchgen.records import Receipt
+
+WRITE_SECONDS = 2.0
+"""How often progress.json is written."""
+SAMPLES = 5
+"""How many errors are kept in words."""
+
+
+class Monitor:
+    """Shows messages, and no progress."""
+
+    def __init__(self, tally: progress.Tally, store: Store, name: str, console: Console) -> None:
+        self.tally, self.name, self.console, self._store = tally, name, console, store
+        self._before = copy.copy(tally)
+        self._began = time.monotonic()
+        self._first, self._last = math.inf, -math.inf
+        self._written = 0.0
+
+    def live(self) -> contextlib.AbstractContextManager[object]:
+        """Holds the screen while a job runs."""
+        return contextlib.nullcontext()
+
+    def show(self, text: str, force: bool) -> None:
+        """Called at every tick, with the tally in words; `force` at the last one."""
+
+    def message(self, text: str) -> None:
+        self.console.print(printable(text), highlight=False, soft_wrap=True, markup=False)
+
+    def receipt(self, receipt: Receipt) -> None:
+        """Count a span's part."""
+        self.tally.add(receipt.span, receipt.counts, receipt.errors)
+        self.tally.spans_generated += 1
+        self.tally.rows_from_journal += receipt.from_journal
+        self.tally.engine_restarts += receipt.restarts
+        self.tally.seconds_committing += receipt.committing
+        self._first, self._last = min(self._first, receipt.first), max(self._last, receipt.last)
+        for error in receipt.samples[: SAMPLES - len(self.tally.samples)]:
+            self.tally.samples.append(f"{error.code}: {error.detail}")
+
+    def tick(self, replicas: int, force: bool = False) -> None:
+        """Write and show where the job stands, if it is time."""
+        now, tally = time.monotonic(), self.tally
+        tally.seconds_total = self._before.seconds_total + now - self._began
+        tally.seconds_generating = self._before.seconds_generating + self._seconds
+        if force or now - self._written >= WRITE_SECONDS:
+            self._written = now
+            self._store.put(progress.PROGRESS, tally.encode())
+        self.show(self._words(replicas), force)
+
+    @property
+    def _seconds(self) -> float:
+        """Of this run, from the first row that entered an engine to the last that left it."""
+        return max(0.0, self._last - self._first)
+
+    def _words(self, replicas: int) -> str:
+        """Counts, the speed of this run, and the time left, unknown as long as no row is done in it."""
+        counts, before, seconds = self.tally.counts, self._before.counts, self._seconds or math.inf
+        speed = (counts.completion_tokens - before.completion_tokens) / seconds
+        rate = (counts.rows - before.rows) / seconds
+        open_rows = self.tally.rows_planned - counts.rows
+        left = (f"{_duration(open_rows / rate)} left" if rate else "starting") if open_rows else "done"
+        return f"{counts.ok:,} ok, {counts.error:,} error, {speed:,.0f} tokens/s, {replicas} replicas, {left}"
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s" if rest >= 60 else f"{rest}s"

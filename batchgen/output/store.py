@@ -1,0 +1,237 @@
+"""The output store: put_new / put / get / list / delete, local or in an object store.
+
+`put_new` is the only way in which rows become visible: it writes a whole object under a name that does not exist yet, or
+changes nothing. An object store does it by one conditional PUT (never multipart, which is unconditional), a local file
+system by a synced temporary file, a hard link and a synced directory. `put` overwrites and is for progress files only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+
+import obstore
+from obstore import exceptions
+
+from batchgen.errors import InputError, StoreError, words
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, MemoryStore
+    from obstore.store import ObjectStore as Client
+
+SCRATCH = "_batchgen/tmp"
+ATTEMPTS = 6
+"""Of an operation of an object store that does not fail with one of FINAL."""
+FINAL = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Store(Protocol):
+    """What the output is written through. Every method raises StoreError when the store fails."""
+
+    url: str
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Make `name` visible with exactly `data`, durable: True, or False where it exists, and nothing has changed."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Replace `name` as a whole."""
+
+    def get(self, name: str) -> bytes | None:
+        """The object, or None where there is none."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Names under the folder `prefix`, in any order."""
+
+    def delete(self, name: str) -> None:
+        """Remove `name`; no error where there is none."""
+
+
+class LocalStore:
+    """A directory."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.root = Path(path).absolute()
+        self.url = str(self.root)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        with self._scratch(name, data) as (scratch, target):
+            try:
+                os.link(scratch, target)
+            except FileExistsError:
+                return False
+            _sync_directory(target.parent)
+        return True
+
+    def put(self, name: str, data: bytes) -> None:
+        with self._scratch(name, data) as (scratch, target):
+            os.replace(scratch, target)
+
+    def get(self, name: str) -> bytes | None:
+        with self._errors(name) as path:
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def list(self, prefix: str) -> Iterator[str]:
+        with self._errors(prefix) as path:
+            for folder, _, files in os.walk(path, onerror=_unless_missing):
+                for file in files:
+                    yield os.path.relpath(os.path.join(folder, file), self.root)
+
+    def delete(self, name: str) -> None:
+        with self._errors(name) as path:
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _errors(self, name: str) -> Iterator[Path]:
+        path = self.root / name
+        try:
+            yield path
+        except OSError as error:
+            raise StoreError(
+                f"output {self.root / name}: {error.strerror or error}", "mend it and run again: nothing is lost"
+            ) from error
+
+    @contextlib.contextmanager
+    def _scratch(self, name: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        """A synced temporary file with `data`, gone at the end, and the path that it is to have."""
+        scratch = self.root / SCRATCH / uuid.uuid4().hex
+        with self._errors(name) as target:
+            scratch.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(scratch, "xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                _make_folder(target.parent)
+                yield scratch, target
+            finally:
+                scratch.unlink(missing_ok=True)
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _make_folder(path: Path) -> None:
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _retried(call: Callable[Concatenate[ObjectStore, str, P], T]) -> Callable[Concatenate[ObjectStore, str, P], T]:
+    @functools.wraps(call)
+    def retried(store: ObjectStore, name: str, /, *more: P.args, **options: P.kwargs) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return call(store, name, *more, **options)
+            except (exceptions.BaseError, OSError) as error:
+                if isinstance(error, FINAL) or attempt == ATTEMPTS:
+                    what = f"output {store.url}/{name}: {words(error)}"
+                    raise StoreError(what, "run again to resume: nothing is lost") from error
+                time.sleep(random.uniform(0, 0.1 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    return retried
+
+
+class ObjectStore:
+    """A prefix of a bucket. An unknown outcome (a lost answer, a 503) is answered by putting again."""
+
+    def __init__(self, url: str, client: Client) -> None:
+        self.url, self._client = url, client
+
+    @_retried
+    def put_new(self, name: str, data: bytes) -> bool:
+        try:
+            obstore.put(self._client, name, data, mode="create", use_multipart=False)
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+            # S3's 409 comes here too, and says only that another PUT was under way, which may have failed.
+            obstore.head(self._client, name)
+            return False
+        return True
+
+    @_retried
+    def put(self, name: str, data: bytes) -> None:
+        obstore.put(self._client, name, data, use_multipart=False)
+
+    @_retried
+    def get(self, name: str) -> bytes | None:
+        try:
+            return bytes(obstore.get(self._client, name).bytes())
+        except (exceptions.NotFoundError, FileNotFoundError):
+            return None
+
+    @_retried
+    def list(self, prefix: str) -> Iterator[str]:
+        return iter([item["path"] for page in obstore.list(self._client, prefix, chunk_size=1000) for item in page])
+
+    @_retried
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(exceptions.NotFoundError, FileNotFoundError):
+            obstore.delete(self._client, name)
+
+
+_MEMORY: dict[str, MemoryStore] = {}
+
+
+def open_client(url: str) -> Client:
+    """An obstore client for an object store URL. Raises InputError for a scheme nobody knows."""
+    scheme = url.partition("://")[0]
+    if scheme == "memory":
+        return _MEMORY.setdefault(url, obstore.store.MemoryStore())
+    options: ClientConfig = {"timeout": "120s"}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
+    if scheme == "s3" and endpoint and endpoint.startswith("http://"):
+        options["allow_http"] = True
+    try:
+        return obstore.store.from_url(url, client_options=options)
+    except (exceptions.BaseError, ValueError) as error:
+        raise InputError(f"{url}: {words(error)}") from None
+
+
+def open_store(url: str) -> Store:
+    """The store at a local path, `file://`, `s3://bucket/prefix`, `gs://`, `az://`, or `memory://name` (this process only), which
+    is not created or contacted yet. Credentials and endpoints come from the environment, under each cloud's own variable names.
+    Raises InputError for a scheme nobody knows."""
+    if "://" not in url or url.startswith("file://"):
+        return LocalStore(url.removeprefix("file://"))
+    return ObjectStore(url, open_client(url))
+
+
+def delete_all(store: Store, names: Iterable[str]) -> None:
+    for name in names:
+        store.delete(name)
+
+
+def probe(store: Store) -> None:
+    """Refuse a store that does not honour put-if-absent. Raises StoreError."""
+    name = f"{SCRATCH}/probe-{uuid.uuid4().hex}"
+    try:
+        store.put_new(name, b"first")  # False too, where its answer was lost and it was put again
+        if store.put_new(name, b"second") or store.get(name) != b"first":
+            what = f"output {store.url}: a second put of the same name was not refused"
+            raise StoreError(what, "choose a store with conditional PUT (If-None-Match) or hard links")
+    finally:
+        with contextlib.suppress(StoreError):
+            store.delete(name)

@@ -1,0 +1,161 @@
+"""Row -> conversation. The field of `input` that is given selects the row layout (prompt, messages, turns, template), unless
+`input.layout` names another for the field's column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from batchgen.errors import BadRow, JobError, RowError, place
+from batchgen.job.fields import Column
+from batchgen.job.input import Input
+from batchgen.job.job import Job
+from batchgen.records import Data, Message, Row
+from batchgen.registry import Registry
+from batchgen.render.messages import read_content
+from batchgen.render.sandbox.template import RowTemplate
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "label")
+Conversation = tuple[list[Message], tuple[str, ...]]
+"""The messages that a row begins with, one at least, and the user turns that follow the model's answers."""
+
+
+class RowLayout(Protocol):
+    """Made from the `input` field and the names of the job's attributes; raises JobError for what it cannot be made from."""
+
+    columns: Mapping[str, str]
+    """The input columns that it reads, each under the job's field that names it."""
+
+    def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None: ...
+
+    def read(self, data: Data) -> Conversation:
+        """Raises BadRow (input, render)."""
+        ...
+
+
+LAYOUTS: Registry[type[RowLayout]] = Registry(
+    "input.layout",
+    "batchgen.layouts",
+    {name: f"{__name__}:{name.capitalize()}Layout" for name in ("prompt", "messages", "turns", "template")},
+)
+
+
+def layout_of(job: Job) -> JobLayout:
+    """Raises JobError for a layout that is not known, and for a template that does not compile."""
+    layout = LAYOUTS.named(job.input.layout or job.input.source[0])
+    return JobLayout(job, layout(job.input, job.schema_names))
+
+
+class JobLayout:
+    """A row layout with the job's system message."""
+
+    def __init__(self, job: Job, layout: RowLayout) -> None:
+        self._layout, self._system = layout, job.input.system
+        self.columns = dict(layout.columns)
+        if isinstance(self._system, Column):
+            self.columns["input.system"] = self._system.column
+
+    def lay_out(self, row: Row, shard: str) -> Row:
+        """The row with its conversation, or with the error that names shard and row."""
+        if row.data is None or row.error is not None:
+            return row
+        try:
+            system = self._system
+            if isinstance(system, Column):
+                system = row.data.get(system.column)
+                if system is not None and not isinstance(system, str):
+                    raise BadRow("input", f"system must be a string, not {_kind(system)}")
+            messages, turns = self._layout.read(row.data)
+        except BadRow as bad:
+            return Row(row.ordinal, row.data, RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}"))
+        if system and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": system})
+        return Row(row.ordinal, row.data, None, messages, turns)
+
+
+class ColumnLayout(RowLayout):
+    """A layout of one column: the one that a field of `input` names."""
+
+    def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None:
+        field, self.column = spec.source
+        self.columns = {f"input.{field}": self.column}
+
+    def value(self, data: Data) -> Any:
+        """The row's value. Raises BadRow (input) where it has none."""
+        value = data.get(self.column)
+        if value is None:
+            raise BadRow("input", f"{self.column} is {'null' if self.column in data else 'missing'}")
+        return value
+
+
+class PromptLayout(ColumnLayout):
+    """One user message."""
+
+    def read(self, data: Data) -> Conversation:
+        value = self.value(data)
+        if not isinstance(value, str):
+            raise BadRow("input", f"{self.column} must be a string, not {_kind(value)}")
+        return [{"role": "user", "content": value}], ()
+
+
+class TurnsLayout(ColumnLayout):
+    """A list of user messages, each answered in order."""
+
+    def read(self, data: Data) -> Conversation:
+        value = self.value(data)
+        if not isinstance(value, list) or not value or not all(isinstance(turn, str) for turn in value):
+            raise BadRow("input", f"{self.column} must be a list of at least one string")
+        return [{"role": "user", "content": value[0]}], tuple(value[1:])
+
+
+class MessagesLayout(ColumnLayout):
+    """A conversation, a list of {role, content} whose last message the model answers or continues. Of a message's other keys,
+    those named like an attribute are kept."""
+
+    def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None:
+        super().__init__(spec, attributes)
+        self._continue, self._attributes = spec.continue_final_message, attributes
+
+    def read(self, data: Data) -> Conversation:
+        value, column = self.value(data), self.column
+        if not isinstance(value, list) or not value:
+            raise BadRow("input", f"{column} must be a list of at least one message")
+        messages = [self._message(f"{column}: message {number}", message) for number, message in enumerate(value, 1)]
+        last, wanted = messages[-1], "user" if self._continue is None else "assistant"
+        if last["role"] != wanted:
+            raise BadRow("input", f"{column}: the last message must be the {wanted}'s, not the {last['role']}'s")
+        if self._continue and not isinstance(last["content"], str):
+            raise BadRow("input", f"{column}: the last message, which is to be continued, has an image")
+        return messages, ()
+
+    def _message(self, where: str, message: object) -> Message:
+        if not isinstance(message, dict):
+            raise BadRow("input", f"{where} must be a struct, not {_kind(message)}")
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise BadRow("input", f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
+        try:
+            read = read_content(content)
+        except BadRow as bad:
+            raise BadRow("input", f"{where}: {bad}") from None
+        if read is None:
+            raise BadRow("input", f"{where}: content must be a string or a list of parts, not {_kind(content)}")
+        return {"role": role, "content": read} | {name: message[name] for name in self._attributes if name in message}
+
+
+class TemplateLayout(RowLayout):
+    """One user message that a Jinja template makes of the row's columns."""
+
+    def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None:
+        try:
+            self._template = RowTemplate(spec.template or "")
+        except ValueError as error:
+            raise JobError(f"input.template: {error}") from None
+        self.columns = {f"input.template: {name}": name for name in sorted(self._template.columns)}
+
+    def read(self, data: Data) -> Conversation:
+        return [{"role": "user", "content": self._template.render(data)}], ()
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__
