@@ -1,7 +1,5 @@
 """check: read and render the whole input here, without Ray, an engine or an output, by the plan, reader and renderer of run."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field

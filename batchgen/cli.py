@@ -1,7 +1,5 @@
 """The command line. Heavy modules are imported inside the verbs, after the arguments are parsed."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

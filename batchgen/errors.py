@@ -18,8 +18,6 @@ A row that cannot be answered is not an exception here: it ends as a `RowError`
 value in the output (`status = error`) and the job goes on.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterable
@@ -125,7 +123,7 @@ _ADDRESS = re.compile(r"(\w+://)(?:[^/@\s]+@)?([^\s?,]*)(\?[^\s,]*)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def words(error: BaseException, most: int = 400) -> str:
+def safe_message(error: BaseException, most: int = 400) -> str:
     """What another library says, on one line of `most` characters; without what addresses in it may have of credentials
     (user:password@, signed queries)."""
     text, _, _ = " ".join(str(error).split()).partition(" Debug source:")  # obstore's repetition of it

@@ -3,8 +3,6 @@
 An answer's tokens are Arrow from the engine to the part, so that a span that is still open does not hold Python objects for them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Job -> Prepared: everything that is looked at before anything is written or started. Imports no Ray."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from batchgen.engines.registry import ENGINES

@@ -222,7 +222,6 @@ class Receipt:
     samples: list[RowError]
     first: float
     last: float
-    seconds: float
     committing: float = 0.0
     from_journal: int = 0
     restarts: int = 0

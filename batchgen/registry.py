@@ -4,14 +4,12 @@ A package adds one by an entry point: the registry's group, the name that a job 
 it is asked for. Built-in names stay batchgen's own.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from batchgen.errors import JobError, did_you_mean, words
+from batchgen.errors import JobError, did_you_mean, safe_message
 
 T = TypeVar("T")
 
@@ -38,7 +36,7 @@ class Registry(Generic[T]):
         try:
             found: T = _load(entry)
         except Exception as error:  # whatever the module of another package raises
-            cause = f"{type(error).__name__}: {words(error)}"
+            cause = f"{type(error).__name__}: {safe_message(error)}"
             raise JobError(f"{self._field} {name}: {entry.value} cannot be imported: {cause}") from None
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.errors import printable, words
+from batchgen.errors import printable, safe_message
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,11 @@ from batchgen.errors import printable, words
     ],
 )
 def test_words_are_one_line_without_credentials(said: str, kept: str) -> None:
-    assert words(Exception(said)) == kept
+    assert safe_message(Exception(said)) == kept
 
 
 def test_words_are_cut() -> None:
-    assert words(Exception("x" * 1000), 7) == "x" * 7
+    assert safe_message(Exception("x" * 1000), 7) == "x" * 7
 
 
 def test_a_terminal_is_told_nothing_but_text() -> None:

@@ -17,7 +17,7 @@ prepare | check | terminal | run | help | cli | __main__ __init__
 """Rooms from the lowest floor to the highest; those of one floor do not know each other."""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.replace("\n", "|").strip("|").split("|")) for room in rooms.split()}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
-NOT_YET = {"over 8,728 lines", "Any is not rare"}
+NOT_YET = {"over 8,728 lines"}
 """What does not hold today, as the tests say it."""
 
 

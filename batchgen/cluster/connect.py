@@ -1,7 +1,5 @@
 """Ray while a run lasts: the caller's connection, the cluster of RAY_ADDRESS or of this machine, else a local one of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -15,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from batchgen import logs
-from batchgen.errors import EngineError, words
+from batchgen.errors import EngineError, safe_message
 
 REACH_SECONDS = 5.0
 _LOG = logs.logger("connect")
@@ -51,8 +49,8 @@ def _join_or_start() -> None:
         if named:
             token = "RAY_AUTH_MODE=token and its token (~/.ray/auth_token or RAY_AUTH_TOKEN)"
             remedy = f"check RAY_ADDRESS; a cluster with token authentication needs {token}"
-            raise EngineError(f"no Ray cluster at {named}: {words(error)}", remedy) from None
-        _LOG.info("starts a local Ray: %s", words(error))
+            raise EngineError(f"no Ray cluster at {named}: {safe_message(error)}", remedy) from None
+        _LOG.info("starts a local Ray: %s", safe_message(error))
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 

@@ -6,8 +6,6 @@ ended and the queue is empty, an idle replica may run a second copy of an item t
 the first copy to finish counts.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import deque
 from collections.abc import Hashable

@@ -4,8 +4,6 @@ It stops early when it is asked to, at a limit (limits.py), when replicas keep d
 lost.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass

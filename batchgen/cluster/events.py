@@ -1,7 +1,5 @@
 """What a pool reports to the driver. Numbers name replicas; an item is the reference to a span's block."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from typing import NamedTuple, TypeAlias
 

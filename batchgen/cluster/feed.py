@@ -6,8 +6,6 @@ would add a second. Blocks stay in the object store; the driver handles referenc
 one when a replica has capacity, so that backpressure is Ray Data's.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import warnings

@@ -1,7 +1,5 @@
 """When a run ends before its last span: a limit of the job, too many failed rows, a span that kills replicas. No Ray, no I/O."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """A bounded look-ahead over an iterator of blocks, in a thread. No Ray."""
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from collections.abc import Hashable, Iterator

@@ -1,7 +1,5 @@
 """The driver's account of a run: receipts are counted, progress.json is kept, and terminal.py shows both. No Ray."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math

@@ -4,8 +4,6 @@ A strategy is chosen by the device of the job's engine. A package that adds an e
 strategy by an entry point of the group `batchgen.placements`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 

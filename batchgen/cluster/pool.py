@@ -7,8 +7,6 @@ that failed one after the other no more are asked for, until a replica is ready 
 count.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time
@@ -25,7 +23,7 @@ from batchgen import logs
 from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.ray_adapter import draining_nodes
-from batchgen.errors import BatchgenError, EngineError, words
+from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer
 from batchgen.replica.admission import share
@@ -131,7 +129,7 @@ class Pool:
         try:
             nodes = draining_nodes()
         except RayError as error:  # the next look will tell
-            self._log.debug("the head did not say which nodes are draining: %s", words(error))
+            self._log.debug("the head did not say which nodes are draining: %s", safe_message(error))
             return []
         found = [replica for replica in self.staying if self._members[replica].node in nodes]
         for replica in found:
@@ -180,11 +178,11 @@ class Pool:
         try:
             result = ray.get(reference)
         except ObjectLostError as error:
-            yield BlockLost(call.replica, call.item, words(error))
+            yield BlockLost(call.replica, call.item, safe_message(error))
         except RayTaskError as error:
             yield from self._failed(call, error)
         except RayError as error:
-            account = words(error, 2000)  # Ray's begins with the names of actor, node and owner
+            account = safe_message(error, 2000)  # Ray's begins with the names of actor, node and owner
             yield from self._died(call, (account.partition(" because ")[2] or account)[:300])
         else:
             match call.kind:
@@ -208,7 +206,7 @@ class Pool:
         """A method of the actor raised. Raises the errors of ours that end the job."""
         cause = error.cause if isinstance(error.cause, BaseException) else error
         if isinstance(cause, ObjectLostError):
-            yield BlockLost(call.replica, call.item, words(cause))
+            yield BlockLost(call.replica, call.item, safe_message(cause))
         elif isinstance(cause, BatchgenError) and not isinstance(cause, EngineError):
             raise cause
         elif call.kind == "start" and not self._ready_once:

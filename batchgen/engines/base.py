@@ -3,8 +3,6 @@
 An engine refuses one prompt with BadRow(engine_rejected) and goes on; EngineError means that it is dead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -19,7 +19,7 @@ from pydantic import Field
 from batchgen import logprobs
 from batchgen.engines.base import EngineKind, Request
 from batchgen.engines.registry import parse_options
-from batchgen.errors import BadRow, EngineError, JobError, words
+from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
@@ -102,7 +102,7 @@ class OpenAIEngine:
         except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
             await self.stop()
             remedy = f"check engine.options.base_url and the key in {options.api_key_env}"
-            raise EngineError(f"{options.base_url}: {words(error)}", remedy) from None
+            raise EngineError(f"{options.base_url}: {safe_message(error)}", remedy) from None
         except openai.APIStatusError:
             pass  # it responds; not every endpoint lists its models
 
@@ -123,11 +123,11 @@ class OpenAIEngine:
         try:
             done = await self._client.chat.completions.create(model=model, messages=messages, **parameters)
         except openai.APITimeoutError as error:
-            raise BadRow("timeout", words(error)) from None
+            raise BadRow("timeout", safe_message(error)) from None
         except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise EngineError(f"{self.options.base_url}: {words(error)}") from None
+            raise EngineError(f"{self.options.base_url}: {safe_message(error)}") from None
         except openai.APIStatusError as error:
-            raise BadRow("engine_rejected", words(error)) from None
+            raise BadRow("engine_rejected", safe_message(error)) from None
         cached = getattr(getattr(done.usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
         choices = sorted(done.choices, key=lambda choice: choice.index)
         prompt_tokens, total = (done.usage.prompt_tokens, done.usage.completion_tokens) if done.usage else (None, 0)

@@ -1,7 +1,5 @@
 """The engine kinds, by the name that `engine.kind` gives, and `engine.options` as the fields of a kind's own Spec."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 from pydantic import ValidationError

@@ -6,8 +6,6 @@ A group that kills the engine is split again and goes last; a prompt that kills 
 prompt among n costs about 1 + log(n) / log(SPLIT) restarts, and no other row.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import math
@@ -15,10 +13,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 
+from batchgen import logs
 from batchgen.engines.base import Engine, Request
 from batchgen.errors import BadRow, EngineError
 from batchgen.records import Answer
 
+_LOG = logs.logger("engine")
 SPLIT = 8
 MOST_DEATHS = 10
 """Deaths without an answer between them after which the engine is given up."""
@@ -137,6 +137,7 @@ class RestartingEngine:
         """Make suspects of the prompts in a dead engine, and begin to start another."""
         if engine is not self._engine or not self._up:
             return
+        _LOG.warning("the engine died with %d prompts in it: %s", len(self._inside), error)
         self._up = False
         self._deaths += 1
         inside, self._inside = list(self._inside), {}
@@ -160,9 +161,11 @@ class RestartingEngine:
             await self._engine.start()
         except Exception as failure:  # whatever it is, the prompts that wait must hear of it
             self._given_up = _engine_error(failure)
+            _LOG.error("the engine is given up: %s", failure)
         else:
             self.restarts += 1
             self._up = True
+            _LOG.info("the engine is up again; %d groups of prompts are suspects", len(self._suspects))
         self._admit()
 
     async def _watch(self) -> None:

@@ -22,7 +22,7 @@ from batchgen import logprobs
 from batchgen.engines import vllm_cpu
 from batchgen.engines.base import EngineKind, Request
 from batchgen.engines.vllm_options import check_options
-from batchgen.errors import BadRow, EngineError, words
+from batchgen.errors import BadRow, EngineError, safe_message
 from batchgen.job.job import Job
 from batchgen.records import Answer, Capabilities
 from batchgen.render.model_files import Adapter, ModelFiles
@@ -153,7 +153,7 @@ class VllmEngine:
             raise EngineError(f"vLLM died: {error}") from error
         except Exception as error:  # of this request alone: vLLM's own classes of it differ from version to version
             cause = error if str(error) else error.__cause__ or error  # vLLM wraps what it did not expect in an empty one
-            raise BadRow("engine_rejected", f"{type(cause).__name__}: {words(cause)}") from None
+            raise BadRow("engine_rejected", f"{type(cause).__name__}: {safe_message(cause)}") from None
         if final is None:
             raise EngineError("vLLM ended a request without an output")
         return [

@@ -6,8 +6,6 @@ is installed they come from vllm_options.json, which this command writes:
     python -m batchgen.engines.vllm_options > batchgen/engines/vllm_options.json
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import importlib.metadata

@@ -4,8 +4,6 @@ A label job, whose `parsed` columns are attributes, says how answers are labelle
 what was asked for is in `input_attributes`, and the lengths are of that job's answers.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable

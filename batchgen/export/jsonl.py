@@ -1,7 +1,5 @@
 """JSONL: a line per row with the output's columns."""
 
-from __future__ import annotations
-
 from batchgen.export.files import Line
 from batchgen.output.output import Output
 

@@ -3,8 +3,6 @@
 Formats: https://platform.openai.com/docs/api-reference/batch (request output objects) and the chat completions that they hold.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 

@@ -1,7 +1,5 @@
 """Help topics: the Markdown files beside this one, printed by `batchgen help TOPIC`."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from importlib import resources

@@ -1,7 +1,5 @@
 """The job file as text: YAML without surprises, overrides, mistakes in words; and what its fields have in common."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Hashable, Iterable
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from batchgen.errors import JobError, did_you_mean, words
+from batchgen.errors import JobError, did_you_mean, safe_message
 
 MOST = 2**31 - 1
 Fields = dict[str, Any]
@@ -54,7 +52,7 @@ def read_yaml(path: str | Path) -> Fields:
     try:
         fields = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        cause = error.strerror if isinstance(error, OSError) else words(error)
+        cause = error.strerror if isinstance(error, OSError) else safe_message(error)
         raise JobError(f"job file {path}: {cause}") from None
     if not isinstance(fields, dict):
         raise JobError(f"job file {path}: expected a mapping of fields, got {type(fields).__name__}")
@@ -70,7 +68,7 @@ def override(fields: Fields, text: str) -> None:
         # A value such as *.jsonl is a glob to a person and an alias to YAML.
         parsed = value if value.startswith("*") else yaml.load(value, _Loader)
     except yaml.YAMLError as error:
-        raise JobError(f"--set {text}: {words(error)}") from None
+        raise JobError(f"--set {text}: {safe_message(error)}") from None
     *parents, last = key.split(".")
     place: Any = fields
     for parent in parents:

@@ -4,8 +4,6 @@ A model that predicts attributes reads a conversation that ends with an answer a
 regular expression holds it to. Form and end marks: the model card of KARAKURI LM 7B APM v0.1.
 """
 
-from __future__ import annotations
-
 from batchgen.job.fields import Fields
 from batchgen.job.schemas import BUILT_IN, Schema
 

@@ -5,8 +5,6 @@ read from an output is compared field by field: a key that one side lacks stands
 dropped from the job leaves its last default in RETIRED.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import get_args

@@ -6,8 +6,6 @@ one and are of format 1. A release reads every format up to its own. The number 
 misread an output; fields that are added, with a default that means what their absence meant, do not change it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 from collections.abc import Mapping
@@ -18,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen import __version__
-from batchgen.errors import NewerFormat, VerifyError, words
+from batchgen.errors import NewerFormat, VerifyError, safe_message
 from batchgen.output.store import Store
 
 FORMAT = 1
@@ -61,7 +59,7 @@ def read_parquet(store: Store, name: str, columns: list[str] | None = None) -> p
     try:
         table = pq.ParquetFile(in_arrow_memory(store.get(name)), page_checksum_verification=True).read(columns=columns)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise VerifyError(f"{name}: damaged: {words(error, 200)}") from None
+        raise VerifyError(f"{name}: damaged: {safe_message(error, 200)}") from None
     marked(table.schema.metadata, f"{store.url}/{name}")
     return table
 

@@ -6,8 +6,6 @@ this release does not have left out, and those that it lacks at their defaults, 
 read (format.py).
 """
 
-from __future__ import annotations
-
 import base64
 import copy
 from collections.abc import Sequence

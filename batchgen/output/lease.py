@@ -5,8 +5,6 @@ work; when it stands still for PATIENCE beats, by the watcher's own clock, or wh
 the lease is taken over. No clocks of two machines are compared.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -4,8 +4,6 @@ The part of a span becomes visible, as a whole, by one put_new under the span's 
 its part away. The footer carries the part's counts, so that they can be read again without its rows.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen import logprobs
-from batchgen.errors import ErrorCode, RowError, VerifyError, words
+from batchgen.errors import ErrorCode, RowError, VerifyError, safe_message
 from batchgen.output.format import Fields, in_arrow_memory, known, marked, read_parquet, to_parquet
 from batchgen.output.store import Store
 from batchgen.records import COLUMNS, Completion, Counts
@@ -127,7 +125,7 @@ def read_footer(store: Store, span: str) -> Footer:
     try:
         return footer_in(pq.read_metadata(in_arrow_memory(store.get(name))).metadata, f"{store.url}/{name}")
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise VerifyError(f"{name}: damaged: {words(error)}") from None
+        raise VerifyError(f"{name}: damaged: {safe_message(error)}") from None
 
 
 def footer_in(metadata: Mapping[bytes, bytes] | None, name: str) -> Footer:

@@ -6,15 +6,13 @@ to run (Failed). The file metadata holds `shards`, the JSON list of the shards a
 format.py with the fingerprint of the job. All are written with put_new, so that of two drivers one plans and the other follows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import orjson
 import pyarrow as pa
 
-from batchgen.errors import VerifyError, words
+from batchgen.errors import VerifyError, safe_message
 from batchgen.output import job_file
 from batchgen.output.format import known, marked, read_parquet, to_parquet
 from batchgen.output.store import Store
@@ -75,7 +73,7 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
         try:
             of_file, more = _decode(table, number)
         except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
-            raise VerifyError(f"{file}: damaged: {words(error)}") from None
+            raise VerifyError(f"{file}: damaged: {safe_message(error)}") from None
         shards |= {shard.index: shard for shard in of_file}
         spans += more
         if (job := marked(table.schema.metadata, file).get("job")) is not None:

@@ -5,8 +5,6 @@ that resumes reads the footers of the few parts that it lacks, so that reported 
 lacks, or says in another format, is made again from the parts.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import os

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 import obstore
 from obstore import exceptions
 
-from batchgen.errors import InputError, StoreError, words
+from batchgen.errors import InputError, StoreError, safe_message
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, MemoryStore
@@ -147,7 +147,7 @@ def _retried(call: Callable[Concatenate[ObjectStore, str, P], T]) -> Callable[Co
                 return call(store, name, *more, **options)
             except (exceptions.BaseError, OSError) as error:
                 if isinstance(error, FINAL) or attempt == ATTEMPTS:
-                    what = f"output {store.url}/{name}: {words(error)}"
+                    what = f"output {store.url}/{name}: {safe_message(error)}"
                     raise StoreError(what, "run again to resume: nothing is lost") from error
                 time.sleep(random.uniform(0, 0.1 * 2**attempt))
         raise AssertionError("unreachable")
@@ -207,7 +207,7 @@ def open_client(url: str) -> Client:
     try:
         return obstore.store.from_url(url, client_options=options)
     except (exceptions.BaseError, ValueError) as error:
-        raise InputError(f"{url}: {words(error)}") from None
+        raise InputError(f"{url}: {safe_message(error)}") from None
 
 
 def open_store(url: str) -> Store:

@@ -6,8 +6,6 @@ twice, or its rows contradict the plan, while job file and plan show no sign of 
 other columns than the job file lists, or with another footer, stays where it is: it may be another release's.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

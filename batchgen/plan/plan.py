@@ -3,8 +3,6 @@
 The ordinal of a row is its line number - 1 (JSONL, where blank lines are no rows) or its position (Parquet, datasets, outputs).
 """
 
-from __future__ import annotations
-
 import itertools
 
 from batchgen.errors import InputError, OutputConflict

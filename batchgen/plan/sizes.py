@@ -1,8 +1,6 @@
 """How many rows a span has: enough spans to spread over a pool, few enough to list, smaller ones at the plan's end. A pool of
 one has nothing to spread: its spans are few and of one size, since each part costs as much as some hundred rows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from batchgen.job.job import Job

@@ -5,8 +5,6 @@ JSONL has no schema, while all parts of an output must have one. Types come from
 in `input_extra`. An output keeps the carried columns as an Arrow schema with notes in the fields' metadata.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 

@@ -1,14 +1,12 @@
 """`attributes.sample.from` as a path -> the list of combinations in that file: it is part of what a row means and goes into the
 frozen job; workers do not have the file."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection
 
 import orjson
 
-from batchgen.errors import InputError, JobError, words
+from batchgen.errors import InputError, JobError, safe_message
 from batchgen.job.attributes import WEIGHT
 from batchgen.job.job import Job
 from batchgen.read.formats.parquet import open_parquet
@@ -36,7 +34,7 @@ def _combinations(where: str, path: str, names: Collection[str]) -> list[Data]:
             with open(path, "rb") as lines:
                 rows = [orjson.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError, InputError) as error:
-        raise JobError(f"{where}: {words(error)}") from None
+        raise JobError(f"{where}: {safe_message(error)}") from None
     counted: Counter[str] = Counter()
     for row in rows:
         if isinstance(row, dict):

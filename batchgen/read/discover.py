@@ -1,7 +1,5 @@
 """The job's paths -> shards, as they are now."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor

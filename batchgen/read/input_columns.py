@@ -1,7 +1,5 @@
 """What the starts of some shards say of the input: its columns, and how the output carries them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import orjson

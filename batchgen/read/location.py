@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
 
-from batchgen.errors import InputError, words
+from batchgen.errors import InputError, safe_message
 from batchgen.output.store import open_client
 
 if TYPE_CHECKING:
@@ -174,4 +174,4 @@ def _ask(name: str, call: Callable[[], T]) -> T:
     except (NotFoundError, FileNotFoundError):
         raise InputError(f"{name}: no such object") from None
     except (BaseError, OSError) as error:
-        raise InputError(f"{name}: {words(error)}", "check the address and the credentials") from None
+        raise InputError(f"{name}: {safe_message(error)}", "check the address and the credentials") from None

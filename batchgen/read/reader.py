@@ -3,8 +3,6 @@
 Untrusted input stops here: a bad row is a Row with an error, and its neighbours are untouched.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pyarrow as pa

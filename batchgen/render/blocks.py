@@ -3,8 +3,6 @@
 A block is a table of one row, so that Ray Data never splits a span. The feed encodes it, a replica decodes it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -3,8 +3,6 @@
 The choice is made by rendering: a template that ignores an attribute makes the same text of two values.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass

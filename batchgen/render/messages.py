@@ -5,8 +5,6 @@ newline between them, as in vLLM's server. Chat templates see an image as {type:
 the tokens, in the order of the conversation.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from typing import Any

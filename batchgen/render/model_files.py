@@ -6,8 +6,6 @@ of a Hub id, or a digest of a directory's files (small files whole, weights by s
 64 KiB samples spread over the file, so that 130 GB cost no more than a few seconds).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from typing import Any
 import orjson
 import xxhash
 
-from batchgen.errors import ModelError, words
+from batchgen.errors import ModelError, safe_message
 from batchgen.job.job import Model
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json"]
@@ -133,7 +131,7 @@ def _from_hub(model: Model, commit: object) -> Path:
     except HFValidationError:
         cause = "not a directory here, and not a Hub id"
     except Exception as error:  # the Hub client raises its own errors, its HTTP library's and OSErrors
-        cause = f"not a directory here, and the Hub answered: {words(error)}"
+        cause = f"not a directory here, and the Hub answered: {safe_message(error)}"
     raise ModelError(f"model.source {model.source}: {cause}", "check the path or the id, and HF_TOKEN for a gated model")
 
 
@@ -188,5 +186,5 @@ def _tokenizer(model: Model, folder: Path) -> str:
         converted = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=model.trust_remote_code)
         return str(converted.backend_tokenizer.to_str())
     except Exception as error:  # transformers raises many kinds for an unreadable tokenizer
-        cause = words(error)
+        cause = safe_message(error)
     raise ModelError(f"{model.source}: no tokenizer.json, and no other tokenizer can be converted: {cause}")

@@ -4,8 +4,6 @@ The prompt is rendered here and sent to the engine as token ids, never as text o
 `check --prompts` shows is the prompt which the model reads.
 """
 
-from __future__ import annotations
-
 import array
 import functools
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ The schema's defaults, the job's values, the row's columns, the message's own ke
 before it.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Mapping

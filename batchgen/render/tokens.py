@@ -4,8 +4,6 @@ A text such as `</s>` in a prompt must not end the sequence. `hide` takes such t
 `encode` tokenizes them apart from the rest with special tokens switched off.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 

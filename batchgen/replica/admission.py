@@ -8,8 +8,6 @@ engines full of later ones, so that spans still finish in about the order of the
 `python tests/bench/simulate.py` shows the effect of each constant.
 """
 
-from __future__ import annotations
-
 import asyncio
 import heapq
 import itertools

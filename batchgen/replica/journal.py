@@ -5,8 +5,6 @@ the others. A file is put once, under a random name; several may hold the same p
 is as good as none, and so is one of a later format. Once the span has its part its files are deleted.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import uuid
 from collections.abc import Iterable

@@ -7,8 +7,6 @@ Finished rows of open spans go into the journal every `spans.journal_seconds`.
 Plain Python: cluster/pool.py makes a Ray actor of it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -127,7 +125,6 @@ class Replica:
             return await self._run(decoded, block.nbytes, again)
 
     async def _run(self, decoded: Block, size: int, again: bool) -> Receipt:
-        began = time.monotonic()
         shard = self.shards[decoded.shard]
         prompts = decode_prompts(decoded.prompts, shard)
         queued = self._priority.of_span(prompts, self.engine.capacity)
@@ -160,7 +157,6 @@ class Replica:
             samples=parts.first_errors(completions),
             first=span.first or last,
             last=last,
-            seconds=time.monotonic() - began,
             committing=self._new_committing_seconds(),
             from_journal=from_journal,
             restarts=self._new_restarts(),

@@ -1,7 +1,5 @@
 """The tasks, by the name that the job's `task` gives: what is asked of the model for a prompt."""
 
-from __future__ import annotations
-
 from batchgen.registry import Registry
 from batchgen.tasks.base import TaskKind
 

@@ -1,7 +1,5 @@
 """What a task is: a prompt in, its completions out, through an engine."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from batchgen.engines.base import Engine

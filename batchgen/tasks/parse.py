@@ -4,8 +4,6 @@ An answer is a JSON object (alone, or in a Markdown code block), or text in whic
 A null, or a group that took no part in the match, stays null.
 """
 
-from __future__ import annotations
-
 import math
 import re
 

@@ -43,9 +43,13 @@ def test_options_are_changed_for_a_cpu_build_only(
         installed(tmp_path, name, version)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert vllm_cpu.runs_on_cpu() == on_cpu
+    monkeypatch.setattr(vllm_cpu, "multiplies_bfloat16", lambda: True)
     changed = vllm_cpu.arguments({"max_loras": 2, "seed": 1}, adapters=2)
     assert changed == ({"max_loras": 3, "seed": 1, "enable_chunked_prefill": False} if on_cpu else {"max_loras": 2, "seed": 1})
     assert vllm_cpu.arguments({"enable_chunked_prefill": True}, adapters=0) == {"enable_chunked_prefill": True}
+    monkeypatch.setattr(vllm_cpu, "multiplies_bfloat16", lambda: False)
+    assert vllm_cpu.arguments({}, adapters=0).get("dtype") == ("float32" if on_cpu else None)
+    assert vllm_cpu.arguments({"dtype": "bfloat16"}, adapters=0)["dtype"] == "bfloat16"
 
 
 two_cores = pytest.mark.skipif(

@@ -55,7 +55,7 @@ class Committed:
         counts, errors = footer = parts.footer_of(done)
         part = parts.encode_part(prompts, kept, done, output_schema(kept.schema, ()), "in.jsonl", "echo", footer)
         assert parts.commit(self.store, span.name, part)
-        return Receipt(span.name, True, counts, errors, parts.first_errors(done), 100.0, 104.0, 4.0)
+        return Receipt(span.name, True, counts, errors, parts.first_errors(done), 100.0, 104.0)
 
     def tally(self) -> progress.Tally:
         return progress.load_tally(self.store, self.plan, parts.committed(self.store))

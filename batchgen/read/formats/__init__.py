@@ -3,8 +3,6 @@
 `jsonl.Jsonl` and `table.TableFormat` are the two families: text that is cut by lines, and tables that are cut by positions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias

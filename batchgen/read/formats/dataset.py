@@ -1,7 +1,5 @@
 """Datasets of the `datasets` library: a directory made by save_to_disk, or a dataset of the Hub."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ A line that is no JSON object is an error row and leaves its neighbours as they 
 an error row, too, and is skipped without being held.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterator

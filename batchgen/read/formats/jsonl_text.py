@@ -1,8 +1,6 @@
 """Text of JSONL shards: streams of uncompressed bytes, the lines in them, each held only up to a cap, and the spans that they are
 cut into. To cut, numpy finds line ends chunk by chunk; nothing is parsed, and one chunk is held."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import BinaryIO
@@ -11,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from batchgen.errors import InputError, words
+from batchgen.errors import InputError, safe_message
 from batchgen.read import location
 from batchgen.read.formats import Found, Planned, changed
 from batchgen.records import Shard, Span
@@ -52,7 +50,7 @@ def read_chunk(stream: BinaryIO, name: str, size: int) -> bytes:
     try:
         return stream.read(size)
     except (OSError, EOFError) as error:
-        raise InputError(f"shard {name}: damaged or unreadable: {words(error)}", "write it again") from None
+        raise InputError(f"shard {name}: damaged or unreadable: {safe_message(error)}", "write it again") from None
 
 
 def lines(stream: BinaryIO, name: str, cap: int, limit: int | None = None) -> Iterator[bytes | None]:

@@ -5,8 +5,6 @@ parameters become the row's own `sampling`; vLLM's additions to them (top_k, min
 that would change an answer and is not understood makes the row an error.
 """
 
-from __future__ import annotations
-
 from batchgen.errors import BadRow
 from batchgen.job.sampling import Sampling
 from batchgen.read.formats.jsonl import Jsonl

@@ -1,7 +1,5 @@
 """Parquet files, read by row range once their footer has been looked at (tables.py)."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 import re
@@ -11,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from batchgen.errors import InputError, words
+from batchgen.errors import InputError, safe_message
 from batchgen.job.input import Input
 from batchgen.read import location
 from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, Contents, TableFormat, check_types
@@ -46,7 +44,7 @@ class Parquet(TableFormat):
                     yield table.slice(skip)
                 skip = max(0, skip - table.num_rows)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"shard {shard.name}: damaged Parquet: {words(error)}") from None
+            raise InputError(f"shard {shard.name}: damaged Parquet: {safe_message(error)}") from None
 
 
 def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
@@ -68,7 +66,7 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
     try:
         file = pq.ParquetFile(stream, arrow_extensions_enabled=False)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"shard {name}: damaged Parquet: {words(error)}") from None
+        raise InputError(f"shard {name}: damaged Parquet: {safe_message(error)}") from None
     check_types(name, file.schema_arrow)
     return file, footer
 

@@ -4,8 +4,6 @@ Failed rows are left out. A retry of the other job adds a part with the rows tha
 this one. The other job's fingerprint is part of what this one's rows mean.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 

@@ -5,8 +5,6 @@ unpickles some Arrow extension types as soon as it sees a schema that names them
 one (EXTENSION) before pyarrow interprets them, and the types of what is opened must be on an allow-list (`check_types`).
 """
 
-from __future__ import annotations
-
 import functools
 from abc import abstractmethod
 from collections.abc import Iterator

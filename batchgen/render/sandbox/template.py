@@ -5,8 +5,6 @@ stricter than in Transformers (printing one is an error, it would lose text in s
 (testing one is allowed), because public templates test keys that messages do not have.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re

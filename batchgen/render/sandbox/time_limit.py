@@ -4,8 +4,6 @@ A thread of this process looks at the running calls now and then and raises Time
 ends loops of Python; one long operation in C ends first.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import threading
