@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -98,3 +99,19 @@ def test_replicas_log_at_least_what_a_reader_of_their_files_needs(root: logging.
         root.setLevel(level)
         found.append(logs.level_of_replicas())
     assert found == [logging.INFO, logging.INFO, logging.DEBUG]
+
+
+@pytest.mark.usefixtures("process")
+def test_a_task_that_is_closed_by_another_leaves_that_ones_span(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "batchgen")
+
+    def of_span() -> Generator[None, None, None]:
+        with logs.in_span("a"):
+            yield
+
+    task = of_span()
+    contextvars.copy_context().run(next, task)
+    with logs.in_span("b"):
+        task.close()
+        logs.logger("replica").info("a row")
+    assert [where(record)[2] for record in caplog.records] == ["b"]

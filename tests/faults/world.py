@@ -51,6 +51,8 @@ class World:
         """How likely whatever can fail is to fail."""
         self.fired: Counter[str] = Counter()
         """The faults that have come about."""
+        self.risk = 0.0
+        """How many faults were to be expected so far."""
         self._threads: list[Thread] = []
         self._of: dict[int, Thread] = {}
         self._numbers = itertools.count(1)
@@ -75,6 +77,7 @@ class World:
 
     def fails(self, fault: str, share: float = 1.0) -> bool:
         """Whether the fault comes about now."""
+        self.risk += self.failures * share
         if self.dice.random() >= self.failures * share:
             return False
         self.fired[fault] += 1
