@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,9 +34,9 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def head() -> Iterator[dict[str, str]]:
     """The environment of a client of a one-node cluster."""
-    temp = tmp_path_factory.mktemp("ray")
+    temp = Path(tempfile.mkdtemp(dir="/tmp"))  # Ray puts sockets there, whose paths must be short
     port, dashboard = free_port(), free_port()
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
@@ -47,12 +49,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         cluster = subprocess.Popen(start.split(), env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     address = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "GCS": f"127.0.0.1:{port}"}
     try:
-        wait = f"until ray list nodes --address {address['GCS']} >/dev/null 2>&1; do kill -0 {cluster.pid} || exit 1; done"
-        subprocess.run(["bash", "-c", wait], env=environment, check=True)
+        look = ["ray", "list", "nodes", "--address", address["GCS"]]
+        while subprocess.run(look, env=environment, capture_output=True, check=False).returncode:
+            assert cluster.poll() is None, (temp / "head.log").read_text()
         yield {**environment, **address}
     finally:
         cluster.terminate()
         cluster.wait()
+        shutil.rmtree(temp, ignore_errors=True)
 
 
 def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
