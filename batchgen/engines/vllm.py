@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import importlib
 import io
 import os
@@ -129,6 +130,7 @@ class VllmEngine:
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
         self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.workers = self._engine.vllm_config.parallel_config.world_size
+        gc.freeze()  # as vLLM's own server does: a full collection would visit all that its modules hold, while the engine waits
 
     async def probe(self) -> None:
         try:
