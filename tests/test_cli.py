@@ -6,9 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
@@ -16,8 +14,7 @@ from batchgen import Output
 from tests.support.commands import in_process as batchgen
 from tests.support.finished import Finished
 
-REPOSITORY = Path(__file__).parents[1]
-TINY = REPOSITORY / "jobs/models/tiny-karakuri"
+TINY = Path(__file__).parents[1] / "jobs/models/tiny-karakuri"
 KARAKURI = "attributes={schema: karakuri, values: {verbosity: 2}}"
 Done = subprocess.CompletedProcess
 
@@ -179,39 +176,6 @@ def test_check_json_counts_bad_rows_by_code(folder: Path) -> None:
         file.write("{no\n")
     done = batchgen(folder, "check", "job.yaml", "--json")
     assert (done.returncode, json.loads(done.stdout)["errors"]) == (3, {"input": 1})
-
-
-# The schema
-
-
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    done = batchgen(tmp_path_factory.mktemp("schema"), "schema")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_the_schema_is_one(schema: Any) -> None:
-    jsonschema.Draft202012Validator.check_schema(schema)
-    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-
-
-@pytest.mark.parametrize("job", sorted((REPOSITORY / "jobs").rglob("*.yaml")), ids=lambda path: path.name)
-def test_every_job_of_the_repository_is_valid_by_the_schema(schema: Any, job: Path) -> None:
-    mistakes = jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(job.read_text(encoding="utf-8")))
-    assert [mistake.message for mistake in mistakes] == []
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"inptu": {}}, {"sampling": {"temprature": 1}}, {"sampling": {"n": 0}}, {"engine": {"kind": None}}, {"input": {}}],
-)
-def test_the_schema_refuses_what_the_program_refuses(schema: Any, change: dict[str, Any]) -> None:
-    job = {"input": {"path": "x", "prompt": "p"}, "output": {"path": "o"}}
-    validator = jsonschema.Draft202012Validator(schema)
-    assert validator.is_valid(job)
-    assert validator.is_valid(job | {"sampling": {"n": {"column": "count"}}, "attributes": {"schema": "karakuri"}})
-    assert not validator.is_valid(job | change)
 
 
 # Imports

@@ -86,7 +86,7 @@ class Replica:
 
     async def start(self) -> dict[str, int]:
         """Load the model; capacity and workers of the engine. Raises EngineError with the end of the engine's log."""
-        import pandas  # noqa: F401, ICN001 - pyarrow imports it at its first array of Python values: now, not at the first commit
+        import pandas  # noqa: F401 - pyarrow imports it at its first array of Python values: now, not at the first commit
 
         try:
             await self.engine.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 from typing import Any
@@ -80,6 +81,7 @@ def test_an_engine_sends_no_statistics_keeps_its_memory_and_keeps_off_its_worker
     assert len(vllm_engine.cores) == 1 or os.sched_getaffinity(0) < vllm_engine.cores
     workers = psutil.Process().children(recursive=True)
     assert any("MALLOC_TRIM_THRESHOLD_" in process.environ() for process in workers), "it keeps what a layer frees"
+    assert gc.get_freeze_count() > 100_000, "the collector does not visit what vLLM's modules hold"
 
 
 def tokens(output: Answer) -> list[dict[str, Any]]:

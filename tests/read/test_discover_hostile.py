@@ -1,5 +1,4 @@
-"""What an input that means ill can do: links, control characters. Extension types are in test_tables, aliases in test_jobfile,
-templates in test_template; what a terminal is shown in test_cli and test_report."""
+"""Hostile inputs: symbolic links that lead back, twice or nowhere; control characters."""
 
 from __future__ import annotations
 
