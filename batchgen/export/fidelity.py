@@ -36,8 +36,7 @@ class Fidelity:
 
 
 def fidelity(output: Output) -> dict[str, Fidelity]:
-    """By attribute, from the `ok` rows of an output. Raises InputError where no row says what was asked for, VerifyError for a
-    damaged part."""
+    """By attribute, of the `ok` rows. Raises InputError where none says what was asked for, VerifyError for a damaged part."""
     asked, tokens, labelled = _columns(output)
     columns = ["status", asked, tokens, *(["parsed"] if labelled else [])]
     lengths: dict[str, Pairs] = {}

@@ -19,17 +19,15 @@ QUARANTINE = "_batchgen/quarantine"
 
 
 class Output:
-    """A directory or URL that a job writes to; it may be read while the job runs. `url` names it, `store` reads and writes it,
-    `job` is its job file (the job itself is `job.job`). Methods raise StoreError, VerifyError for a damaged plan or part, and
-    NewerFormat."""
+    """A directory or URL that a job writes to, to be read at any time. `url` names it, `store` reads and writes it, `job` is its
+    job file (the job is `job.job`). Methods raise StoreError, VerifyError for a damaged plan or part, and NewerFormat."""
 
     def __init__(self, store: Store, job: job_file.JobFile) -> None:
         self.url, self.store, self.job = store.url, store, job
 
     @classmethod
     def open(cls, where: str | Store) -> Self:
-        """The output at a path, a URL or in a store. Raises InputError where there is none, OutputConflict for a job file that
-        cannot be read, NewerFormat."""
+        """The output at a path, a URL or in a store. Raises InputError where there is none, OutputConflict for a bad job file."""
         store = open_store(where) if isinstance(where, str) else where
         if (job := job_file.load(store)) is None:
             raise InputError(f"{store.url}: no batchgen output there")

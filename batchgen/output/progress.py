@@ -123,8 +123,7 @@ class Tally:
 
 
 def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
-    """The tally of an output as its parts say: progress.json, and the footers of the parts that it does not count. Raises
-    VerifyError for a damaged part, NewerFormat."""
+    """The tally of an output: progress.json, and the footers of parts that it does not count. Raises VerifyError, NewerFormat."""
     tally = Tally(plan)
     if committed:
         tally.state = "interrupted" if store.get(SUCCESS) is None else "done"

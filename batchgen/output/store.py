@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import obstore
 from obstore import exceptions
@@ -28,33 +28,15 @@ MISSING = (exceptions.NotFoundError, FileNotFoundError)
 T = TypeVar("T")
 
 
-class Store(Protocol):
-    """What the output is written through. Every method raises StoreError when the store fails."""
-
-    url: str
-
-    def put_new(self, name: str, data: bytes) -> bool:
-        """Create `name`, whole and durable. False where it exists; then nothing has changed."""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Replace `name` as a whole."""
-
-    def get(self, name: str) -> bytes | None:
-        """The object, None where there is none."""
-
-    def list(self, prefix: str) -> Iterator[str]:
-        """Names under the folder `prefix`, in any order."""
-
-    def delete(self, name: str) -> None:
-        """Remove `name`; no error where there is none."""
-
-
 class LocalStore:
+    """A directory. Every method raises StoreError when the store fails."""
+
     def __init__(self, path: str | Path) -> None:
         self.root = Path(path).absolute()
         self.url = str(self.root)
 
     def put_new(self, name: str, data: bytes) -> bool:
+        """Create `name`, whole and durable. False where it exists; then nothing has changed."""
         with self._scratch(name, data) as (scratch, target):
             try:
                 os.link(scratch, target)
@@ -64,21 +46,25 @@ class LocalStore:
         return True
 
     def put(self, name: str, data: bytes) -> None:
+        """Replace `name` as a whole."""
         with self._scratch(name, data) as (scratch, target):
             os.replace(scratch, target)
 
     def get(self, name: str) -> bytes | None:
+        """The object, None where there is none."""
         with self._errors(name) as path, contextlib.suppress(FileNotFoundError):
             return path.read_bytes()
         return None
 
     def list(self, prefix: str) -> Iterator[str]:
+        """Names under the folder `prefix`, in any order."""
         with self._errors(prefix) as path:
             for folder, _, files in os.walk(path, onerror=_unless_missing):
                 for file in files:
                     yield os.path.relpath(os.path.join(folder, file), self.root)
 
     def delete(self, name: str) -> None:
+        """Remove `name`; no error where there is none."""
         with self._errors(name) as path:
             path.unlink(missing_ok=True)
 
@@ -128,7 +114,7 @@ def _sync_directory(path: Path) -> None:
 
 
 class ObjectStore:
-    """A prefix of a bucket. After an unknown outcome (a lost answer, a 503) the operation is done again."""
+    """A prefix of a bucket, with LocalStore's methods. After an unknown outcome (a lost answer, a 503) a call is made again."""
 
     def __init__(self, url: str, client: obstore.store.ObjectStore) -> None:
         self.url, self._client = url, client
@@ -176,6 +162,7 @@ class ObjectStore:
         raise AssertionError("unreachable")
 
 
+Store = LocalStore | ObjectStore
 _MEMORY: dict[str, obstore.store.MemoryStore] = {}
 
 
