@@ -1,14 +1,13 @@
 """What was asked for against what came: by attribute and value, how long the answers are and how they are labelled.
 
-A label job, whose `parsed` columns are attributes, says how answers are labelled: where its input is the output of a steered job,
-what was asked for is in `input_attributes`, and the lengths are of that job's answers.
+Labels are those of a label job, whose `parsed` columns are attributes. Where its input is the output of a steered job, what was
+asked for is in `input_attributes`, and the lengths are of that job's answers.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,12 +15,15 @@ from batchgen.errors import InputError
 from batchgen.output import parts
 from batchgen.output.output import Output
 
+Pairs = Counter[tuple[int, int]]
+"""How often each pair occurs: the value asked for, and a number of tokens or a label."""
+
 
 @dataclass
 class Fidelity:
-    """Of one attribute, over `rows` answers: for each value that was asked for, how many answers there are (`asked`), the mean of
-    their tokens, and how many of them got each label. `exact` is the share of the labelled answers whose label is the value asked
-    for, `mean_error` the mean of label minus value. Correlations are Pearson's; null where one side does not vary."""
+    """One attribute over `rows` answers. By the value asked for: how many answers there are (`asked`), the mean of their tokens,
+    and how many of them got each label. `exact` is the share of the labelled answers whose label is the value asked for,
+    `mean_error` the mean of label minus value. Correlations are Pearson's; None where one side does not vary."""
 
     rows: int
     asked: dict[int, int]
@@ -34,13 +36,11 @@ class Fidelity:
 
 
 def fidelity(output: Output) -> dict[str, Fidelity]:
-    """By attribute, from the `ok` rows of an output. Raises InputError where no row says what was asked for, VerifyError for a
-    damaged part."""
-    asked, labelled = _columns(output)
-    tokens = asked.replace("attributes", "completion_tokens")
+    """By attribute, of the `ok` rows. Raises InputError where none says what was asked for, VerifyError for a damaged part."""
+    asked, tokens, labelled = _columns(output)
     columns = ["status", asked, tokens, *(["parsed"] if labelled else [])]
-    lengths: dict[str, Counter[tuple[int, int]]] = {}
-    labels: dict[str, Counter[tuple[int, int]]] = {}
+    lengths: dict[str, Pairs] = {}
+    labels: dict[str, Pairs] = {}
     for span in sorted(output.parts()):
         table = parts.read_part(output.store, span, columns)
         rows = table.filter(pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table[asked]))).to_pylist()
@@ -52,52 +52,47 @@ def fidelity(output: Output) -> dict[str, Fidelity]:
     return {name: _of(pairs, labels.get(name, Counter())) for name, pairs in lengths.items()}
 
 
-def _columns(output: Output) -> tuple[str, set[str]]:
-    """The column that has what was asked for, and the attributes that are labelled."""
+def _columns(output: Output) -> tuple[str, str, set[str]]:
+    """The columns that have what was asked for and how many tokens came, and the attributes that are labelled."""
     schema, parse = output.job.schema, output.job.job.parse_
-    kinds = parse.kinds if parse else {}
-    parsed = {name for name, kind in kinds.items() if kind in ("integer", "number")}
-    for column in ("input_attributes", "attributes"):
-        if column in schema.names and pa.types.is_struct(schema.field(column).type):
-            names = {inner.name for inner in schema.field(column).type}
-            lengths = column.replace("attributes", "completion_tokens")
-            if lengths in schema.names and (column == "attributes" or names & parsed):
-                return column, names & parsed
-    raise InputError(
-        f"{output.url}: its rows do not say what was asked for", "steer the job, or label the output of one that is steered"
-    )
+    parsed = {name for name, kind in parse.kinds.items() if kind in ("integer", "number")} if parse else set()
+    for asked, tokens in (("input_attributes", "input_completion_tokens"), ("attributes", "completion_tokens")):
+        if {asked, tokens} <= set(schema.names) and pa.types.is_struct(schema.field(asked).type):
+            labelled = {inner.name for inner in schema.field(asked).type} & parsed
+            if labelled or asked == "attributes":
+                return asked, tokens, labelled
+    remedy = "steer the job, or label the output of one that is steered"
+    raise InputError(f"{output.url}: its rows do not say what was asked for", remedy)
 
 
-def _of(lengths: Counter[tuple[int, int]], labels: Counter[tuple[int, int]]) -> Fidelity:
+def _of(lengths: Pairs, labels: Pairs) -> Fidelity:
     asked: Counter[int] = Counter()
     tokens: Counter[int] = Counter()
     for (value, length), times in lengths.items():
         asked[value] += times
         tokens[value] += length * times
-    values = sorted(asked)
     found = Fidelity(
         rows=asked.total(),
-        asked={value: asked[value] for value in values},
-        mean_tokens={value: tokens[value] / asked[value] for value in values},
-        correlation_with_tokens=_correlation(lengths.items()),
+        asked=dict(sorted(asked.items())),
+        mean_tokens={value: tokens[value] / times for value, times in sorted(asked.items())},
+        correlation_with_tokens=_correlation(lengths),
     )
     if labels:
-        marks = sorted({label for _, label in labels})
-        found.labels = {value: {label: labels[value, label] for label in marks if labels[value, label]} for value in values}
+        found.labels = {value: {} for value in found.asked}
+        for (value, label), times in sorted(labels.items()):
+            found.labels[value][label] = times
         found.exact = sum(times for (value, label), times in labels.items() if value == label) / labels.total()
         found.mean_error = sum((label - value) * times for (value, label), times in labels.items()) / labels.total()
-        found.correlation_with_labels = _correlation(labels.items())
+        found.correlation_with_labels = _correlation(labels)
     return found
 
 
-def _correlation(pairs: Iterable[tuple[tuple[int, int], int]]) -> float | None:
-    """Pearson's r of pairs that are there so many times; exact sums of integers, so that nothing cancels."""
-    n = sx = sy = sxx = syy = sxy = 0
-    for (x, y), times in pairs:
-        n, sx, sy = n + times, sx + x * times, sy + y * times
-        sxx, syy, sxy = sxx + x * x * times, syy + y * y * times, sxy + x * y * times
-    spread = (n * sxx - sx * sx) * (n * syy - sy * sy)
-    return (n * sxy - sx * sy) / math.sqrt(spread) if spread else None
+def _correlation(pairs: Pairs) -> float | None:
+    columns = np.array([*pairs]).T
+    if not np.ptp(columns, axis=1).all():
+        return None
+    (xx, xy), (_, yy) = np.cov(columns, fweights=[*pairs.values()])
+    return float(xy / np.sqrt(xx * yy))
 
 
 def table(found: dict[str, Fidelity]) -> list[tuple[str, int, int, float, float | None]]:

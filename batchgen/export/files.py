@@ -1,7 +1,6 @@
-"""The formats of `batchgen export`, and their files of lines, which are there under their names when all of them are whole."""
+"""The formats of `batchgen export`, and their files of lines, which get their names when all of them are whole."""
 
-from __future__ import annotations
-
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -17,44 +16,32 @@ Line = Callable[[str, Fields | None], None]
 """Adds a line of JSON to the file of a name; None makes the file and adds none."""
 Export = Callable[[Output, Line], None]
 """Writes the rows of an output, line by line."""
-EXPORTS: Registry[Export] = Registry(
-    "--format", "batchgen.exports", {name: f"batchgen.export.{name}:export" for name in ("jsonl", "openai")}
-)
+_BUILT_IN = {name: f"batchgen.export.{name}:export" for name in ("jsonl", "openai")}
+EXPORTS: Registry[Export] = Registry("--format", "batchgen.exports", _BUILT_IN)
 
 
 def export(output: Output, write: Export, folder: Path) -> dict[str, int]:
     """Write the output into files in `folder`; their names, and how many lines each has. Raises StoreError, VerifyError."""
+    counts: dict[str, int] = {}
+    files: dict[str, BinaryIO] = {}
+
+    def line(name: str, fields: Fields | None) -> None:
+        if name not in files:
+            part = folder / f".{name}.part"
+            unfinished.callback(part.unlink, missing_ok=True)
+            files[name] = unfinished.enter_context(open(part, "wb"))  # noqa: SIM115 - the stack closes it
+            counts[name] = 0
+        if fields is not None:
+            files[name].write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+            counts[name] += 1
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _Files(folder) as files:
-            write(output, files.line)
-            return dict(files.counts)
+        with contextlib.ExitStack() as unfinished:
+            write(output, line)
+            for name, file in files.items():
+                file.close()
+                (folder / f".{name}.part").replace(folder / name)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror or error}") from error
-
-
-class _Files:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open: dict[str, BinaryIO] = {}
-        self.counts: dict[str, int] = {}
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def line(self, name: str, fields: Fields | None) -> None:
-        if name not in self._open:
-            self._open[name] = open(self._folder / f".{name}.part", "wb")  # noqa: SIM115 - closed at the end
-            self.counts[name] = 0
-        if fields is not None:
-            self._open[name].write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
-            self.counts[name] += 1
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        for name, file in self._open.items():
-            file.close()
-            unfinished = self._folder / f".{name}.part"
-            if kind is None:
-                unfinished.replace(self._folder / name)
-            else:
-                unfinished.unlink()
+    return counts

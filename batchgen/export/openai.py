@@ -22,22 +22,13 @@ def export(output: Output, line: Line) -> None:
     for (_, row, variant), samples in itertools.groupby(output.rows(), lambda row: (row["shard"], row["row"], row["variant"])):
         answers = list(samples)
         name = answers[0]["id"] or str(row)
-        answered, fields = response(f"{name}-{variant}" if variant else name, answers, created)
-        line("output.jsonl" if answered else "errors.jsonl", fields)
+        fields = response(f"{name}-{variant}" if variant else name, answers, created)
+        line("errors.jsonl" if fields["error"] else "output.jsonl", fields)
 
 
-def response(custom_id: str, rows: list[Fields], created: int) -> tuple[bool, Fields]:
-    """Whether a request, whose samples are `rows` of the output, has an answer, and its line in the one file or the other."""
-    answered = [row for row in rows if row["status"] == "ok"]
+def response(custom_id: str, rows: list[Fields], created: int) -> Fields:
+    """The line of a request whose samples are `rows` of the output: an answer where some are ok, else the first one's error."""
     name = f"{rows[0]['shard']}:{rows[0]['row']}:{rows[0]['variant']}"
-    line: Fields = {"id": f"batch_req_{name}", "custom_id": custom_id, "response": None, "error": None}
-    if not answered:
-        code, detail = rows[0]["error_code"], rows[0]["error_detail"]
-        error = {"message": detail, "type": code, "param": None, "code": code}
-        line["response"] = {"status_code": _STATUS.get(code, 500), "request_id": name, "body": {"error": error}}
-        line["error"] = {"code": code, "message": detail}
-        return False, line
-    tokens = rows[0]["prompt_tokens"], sum(row["completion_tokens"] for row in rows)
     choices = [
         {
             "index": row["sample"],
@@ -45,18 +36,20 @@ def response(custom_id: str, rows: list[Fields], created: int) -> tuple[bool, Fi
             "logprobs": _logprobs(row.get("token_logprobs")),
             "finish_reason": row["finish_reason"],
         }
-        for row in answered
+        for row in rows
+        if row["status"] == "ok"
     ]
-    body = {
-        "id": f"chatcmpl-{name}",
-        "object": "chat.completion",
-        "created": created,
-        "model": rows[0]["model"],
-        "choices": choices,
-        "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
-    }
-    line["response"] = {"status_code": 200, "request_id": name, "body": body}
-    return True, line
+    status, error = 200, None
+    if choices:
+        asked, said = rows[0]["prompt_tokens"], sum(row["completion_tokens"] for row in rows)
+        body: Fields = {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": created, "model": rows[0]["model"]}
+        body |= {"choices": choices, "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}}
+    else:
+        code, detail = rows[0]["error_code"], rows[0]["error_detail"]
+        body = {"error": {"message": detail, "type": code, "param": None, "code": code}}
+        status, error = _STATUS.get(code, 500), {"code": code, "message": detail}
+    answer = {"status_code": status, "request_id": name, "body": body}
+    return {"id": f"batch_req_{name}", "custom_id": custom_id, "response": answer, "error": error}
 
 
 def _logprobs(tokens: list[Fields] | None) -> Fields | None:
@@ -67,7 +60,7 @@ def _logprobs(tokens: list[Fields] | None) -> Fields | None:
 
 
 def _token(token: Fields) -> Fields:
-    """A token in OpenAI's words; `bytes` is null where its text does not have them, in a piece of a character."""
+    """A token in OpenAI's words. `bytes` is null where its text lacks them: the token is a piece of a character."""
     text = token["token"] or ""
     known = text and "\ufffd" not in text
     return {"token": text, "logprob": max(token["logprob"], _LEAST), "bytes": list(text.encode()) if known else None}

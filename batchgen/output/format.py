@@ -1,11 +1,12 @@
 """The format of the files under `_batchgen/` and of the parts, and the refusal of a newer one.
 
-job.json, every plan file and every journal file carry the mark of the release that wrote them, and so does the entry `batchgen`
-in every part's metadata: `format`, a number, and `version`, batchgen's. Files without a number were written before there was
-one and are of format 1. A release reads every format up to its own. The number changes when an older release would
-misread an output; fields that are added, with a default that means what their absence meant, do not change it.
+job.json, plan files, journal files and parts (in the metadata) carry the mark of the release that wrote them: `format`, a number,
+and `version`, batchgen's. Files without a number were written before there was one and are of format 1. A release reads every
+format up to its own. The number changes when an older release would misread an output; fields that are added, with a default
+that means what their absence meant, do not change it.
 """
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Mapping
@@ -19,17 +20,13 @@ from batchgen import __version__
 from batchgen.errors import NewerFormat, VerifyError, safe_message
 from batchgen.output.store import Store
 
-FORMAT = 1
 KEY = b"batchgen"
-"""Of the mark in a Parquet file's metadata."""
+"""Key of the mark in a Parquet file's metadata."""
+FORMAT = 1
 Fields = dict[str, Any]
 """A JSON object, or a row."""
 T = TypeVar("T")
-
-
-def mark() -> Fields:
-    """The fields by which a later release knows what it reads."""
-    return {"format": FORMAT, "version": __version__}
+MARK: Fields = {"format": FORMAT, "version": __version__}
 
 
 def refuse_newer(fields: object, name: str) -> None:
@@ -46,37 +43,35 @@ def known(record: type[T], fields: Mapping[str, object]) -> T:
 
 
 def to_parquet(table: pa.Table, about: Fields | None = None) -> bytes:
-    """The bytes of a Parquet file with page checksums, the mark and what the file says `about` itself. Without dictionaries: in
-    files of many columns and few rows they cost more time than they save, and zstd finds what repeats."""
-    metadata = (table.schema.metadata or {}) | {KEY: orjson.dumps(mark() | (about or {}))}
+    """A Parquet file with page checksums, the mark and, beside it, the fields of `about`. Without dictionaries: in files of many
+    columns and few rows they cost more time than they save, and zstd finds repetitions."""
+    metadata = (table.schema.metadata or {}) | {KEY: orjson.dumps(MARK | (about or {}))}
     table, sink = table.replace_schema_metadata(metadata), io.BytesIO()
     pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
     return sink.getvalue()
 
 
 def read_parquet(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
-    """The table in a Parquet file, its pages checked. Raises VerifyError for a damaged or missing one, NewerFormat."""
+    """The table in a Parquet file, its pages checked. Raises VerifyError for a damaged or missing file, NewerFormat."""
     try:
         table = pq.ParquetFile(in_arrow_memory(store.get(name)), page_checksum_verification=True).read(columns=columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise VerifyError(f"{name}: damaged: {safe_message(error, 200)}") from None
-    marked(table.schema.metadata, f"{store.url}/{name}")
+    refuse_newer(about(table), f"{store.url}/{name}")
     return table
 
 
 def in_arrow_memory(data: bytes | None) -> pa.BufferReader:
-    """A copy of `data` for a Parquet reader. A thread of Arrow may let go of it when the interpreter has ended; a Python
-    buffer would then abort the process."""
+    """A copy of `data` for a Parquet reader. A thread of Arrow may release it after the interpreter has ended; releasing a
+    Python buffer would then abort the process."""
     sink = pa.BufferOutputStream()
     sink.write(data or b"")
     return pa.BufferReader(sink.getvalue())
 
 
-def marked(metadata: Mapping[bytes, bytes] | None, name: str) -> Fields:
-    """What Parquet file `name` says about itself in its metadata, nothing where it cannot be read. Raises NewerFormat."""
-    try:
-        fields = orjson.loads((metadata or {}).get(KEY, b"{}"))
-    except ValueError:
-        return {}
-    refuse_newer(fields, name)
-    return fields if isinstance(fields, dict) else {}
+def about(table: pa.Table) -> Fields:
+    """The mark and the fields beside it of the Parquet file that `table` was read from; empty where they cannot be read."""
+    with contextlib.suppress(ValueError):
+        fields = orjson.loads((table.schema.metadata or {}).get(KEY, b"{}"))
+        return fields if isinstance(fields, dict) else {}
+    return {}

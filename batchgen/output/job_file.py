@@ -1,9 +1,8 @@
 """`_batchgen/job.json`: what the output remembers of its job, written once.
 
 A later run under the same output must mean the same: otherwise it is refused with the fields that differ. How a job is run
-(replicas, parallelism, engine options, spans, limits) may change freely. Unlike a user's job file it is read with the fields that
-this release does not have left out, and those that it lacks at their defaults, so that an output of any earlier release can be
-read (format.py).
+(replicas, parallelism, engine options, spans, limits) may change freely. Unlike in a user's job file, unknown fields are
+ignored and missing ones have their defaults: an output of any earlier release can be read (format.py).
 """
 
 import base64
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 import orjson
 import pyarrow as pa
 
-from batchgen.errors import InputError, OutputConflict
+from batchgen.errors import OutputConflict
 from batchgen.job.job import Job, defaults
 from batchgen.job.meaning import differences, fingerprint
 from batchgen.job.sampling import Sampling
-from batchgen.output.format import Fields, mark, refuse_newer
+from batchgen.output.format import MARK, Fields, refuse_newer
 from batchgen.output.store import Store
 from batchgen.records import output_schema
 from batchgen.render.model_files import ModelFiles
@@ -52,40 +51,36 @@ def load(store: Store) -> JobFile | None:
     try:
         fields = orjson.loads(data)
         refuse_newer(fields, f"{store.url}/{NAME}")
-        columns = _decode_schema(fields["carried_schema"])
-        job = Job.model_validate(_known(fields["job"]), extra="ignore")
-        schema = _decode_schema(fields["schema"]) if "schema" in fields else job_schema(job, columns, first_format=True)
+        names = [name for name in ("carried_schema", "schema") if name in fields]
+        schemas = {name: pa.ipc.read_schema(pa.py_buffer(base64.b64decode(fields[name]))) for name in names}
+        columns = schemas["carried_schema"]
+        job = Job.model_validate(_known(copy.deepcopy(fields["job"])), extra="ignore")
+        first = output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs, first_format=True)
+        schema = schemas.get("schema", first)
         return JobFile(job, fields["meaning"], fields["model"], columns, schema, fields["fingerprint"], _doubt(fields, job))
     except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise OutputConflict(f"output {store.url}: {NAME} is not a batchgen job: {error}", "choose another output.path") from None
 
 
-def require(store: Store) -> JobFile:
-    """As load. Raises InputError where there is no output."""
-    if (found := load(store)) is None:
-        raise InputError(f"{store.url}: no batchgen output there")
-    return found
-
-
 def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstream: Sequence[str] = ()) -> JobFile:
-    """Write job.json, or check that the one that is there means the same. Raises OutputConflict."""
+    """Write job.json, or check that the present one means the same. Raises OutputConflict."""
     means = meaning(job, model, upstream)
-    schema = job_schema(job, columns)
+    schema = output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs)
     frozen = JobFile(job, means, model.identity, columns, schema, fingerprint(means, defaults()))
     fields: Fields = {
-        **mark(),
+        **MARK,
         "job": job.model_dump(mode="json", by_alias=True),
         "fingerprint": frozen.fingerprint,
-        "meaning": frozen.meaning,
+        "meaning": means,
         "model": model.identity,
         "carried": {field.name: str(field.type) for field in columns},
-        "carried_schema": _encode_schema(columns),
-        "schema": _encode_schema(schema),
+        "carried_schema": base64.b64encode(columns.serialize()).decode(),
+        "schema": base64.b64encode(schema.serialize()).decode(),
     }
     fields["digest"] = fingerprint(fields)
-    if store.put_new(NAME, orjson.dumps(fields, option=orjson.OPT_INDENT_2)):
-        return frozen
-    before = require(store)
+    while (before := load(store)) is None:
+        if store.put_new(NAME, orjson.dumps(fields, option=orjson.OPT_INDENT_2)):
+            return frozen
     refuse_change(store.url, before, means)
     return before
 
@@ -98,25 +93,18 @@ def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = ()) -> Fields
 
 def refuse_change(output: str, before: JobFile, now: Fields) -> None:
     """Raises OutputConflict with a line per field that differs."""
-    found = differences(before.meaning, now, defaults())
-    lines = "\n".join(f"  {name}: {was!r} there, {is_!r} in this job" for name, (was, is_) in found.items())
-    if lines:
+    if found := differences(before.meaning, now, defaults()):
+        lines = "\n".join(f"  {name}: {was!r} there, {is_!r} in this job" for name, (was, is_) in found.items())
         what = f"output {output} belongs to another job; these fields differ:\n{lines}\nbring them back"
         raise OutputConflict(what, "or choose another output.path")
 
 
-def job_schema(job: Job, columns: pa.Schema, first_format: bool = False) -> pa.Schema:
-    """The columns of the parts of a job, `columns` being its carried input columns; see records.output_schema."""
-    return output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs, first_format)
-
-
 def _known(fields: Fields) -> Fields:
-    """The stored job without the sampling parameters that this release does not have."""
-    known = copy.deepcopy(fields)
-    for holder in (known, *known.get("errors", {}).values()):
+    """The fields of a stored job, from which sampling parameters that this release does not have are removed."""
+    for holder in (fields, *fields.get("errors", {}).values()):
         if isinstance(holder, dict) and "sampling" in holder:
             holder["sampling"] = {k: v for k, v in holder["sampling"].items() if k in Sampling.model_fields}
-    return known
+    return fields
 
 
 def _doubt(fields: Fields, job: Job) -> str | None:
@@ -130,11 +118,3 @@ def _doubt(fields: Fields, job: Job) -> str | None:
     meant = {name: value for name, value in fields["meaning"].items() if name not in of_run}
     found = differences(meant, job.meaning(), defaults())
     return f"the job and the meaning in {NAME} differ in {', '.join(found)}" if found else None
-
-
-def _encode_schema(schema: pa.Schema) -> str:
-    return base64.b64encode(schema.serialize().to_pybytes()).decode()
-
-
-def _decode_schema(text: str) -> pa.Schema:
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

@@ -1,8 +1,8 @@
 """`_batchgen/lease.json`: one driver for an output. An economy, not the safety: parts stay right under two drivers.
 
-The holder counts up a number in it every BEAT_SECONDS. Who finds a lease watches it: when the number moves, another driver is at
-work; when it stands still for PATIENCE beats, by the watcher's own clock, or when its process was on this machine and is gone,
-the lease is taken over. No clocks of two machines are compared.
+The holder counts up a number in the file every BEAT_SECONDS. A driver that finds a lease watches it: when the number moves,
+another driver is at work; when it stands still for PATIENCE beats, by the watcher's own clock, or when the holder was a process
+of this machine and has ended, the lease is taken over. No clocks of two machines are compared.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from batchgen.errors import LeaseError, StoreError
-from batchgen.output.format import Fields, mark
+from batchgen.output.format import MARK, Fields
 from batchgen.output.store import Store
 
 NAME = "_batchgen/lease.json"
@@ -42,7 +42,9 @@ class Lease:
 
     def confirm(self) -> None:
         """As check, of the lease as it is in the store now. Raises StoreError too."""
-        self._look()
+        found = _read(self._store)
+        if found is not None and found.get("token") != self._fields["token"]:
+            self._taken_by = found
         self.check()
 
     def close(self) -> None:
@@ -53,25 +55,17 @@ class Lease:
                 self._store.delete(NAME)
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
-            with contextlib.suppress(StoreError):  # parts will tell that the store is down
-                self._look()
-                if self._taken_by is not None:
-                    return
+        while self._taken_by is None and not self._ended.wait(BEAT_SECONDS):
+            with contextlib.suppress(StoreError, LeaseError):  # parts tell of a store that is down, check of a lost lease
+                self.confirm()
                 self._fields["beat"] += 1
                 self._store.put(NAME, orjson.dumps(self._fields))
-
-    def _look(self) -> None:
-        found = _read(self._store)
-        if found is not None and found.get("token") != self._fields["token"]:
-            self._taken_by = found
 
 
 @contextlib.contextmanager
 def hold(store: Store, message: Callable[[str], None], force: bool = False) -> Iterator[Lease]:
-    """Hold the output's lease; `force` takes it from whoever has it. Raises LeaseError, StoreError."""
-    driver = {"host": machine(), "pid": os.getpid(), "started": started_at("self")}
-    fields = {"token": uuid.uuid4().hex, "beat": 0, "driver": driver, **mark()}
+    """Hold the output's lease; `force` takes it from its holder. Raises LeaseError, StoreError."""
+    fields = {"token": uuid.uuid4().hex, "beat": 0, "driver": process(os.getpid()), **MARK}
     data = orjson.dumps(fields)
     if not store.put_new(NAME, data):
         if not force:
@@ -82,8 +76,11 @@ def hold(store: Store, message: Callable[[str], None], force: bool = False) -> I
 
 
 def _wait_until_free(store: Store, message: Callable[[str], None]) -> None:
-    if (first := _read(store)) is None or _is_gone(first):
+    if (first := _read(store)) is None:
         return
+    holder, there = first["driver"], process(first["driver"].get("pid"))
+    if holder.get("host") == there["host"] and holder.get("started") != there["started"]:
+        return  # the holder has ended, even if its number was given again
     message(f"the output has a lease of {_who(first)}: watching it for {BEAT_SECONDS * PATIENCE:.0f} s")
     for _ in range(PATIENCE * 5):
         time.sleep(BEAT_SECONDS / 5)
@@ -104,26 +101,17 @@ def _read(store: Store) -> Fields | None:
     return {"driver": {}}
 
 
-def _is_gone(fields: Fields) -> bool:
-    """Whether the holder was a process of this machine that has ended, even where its number was given again."""
-    driver: dict[str, object] = fields["driver"]
-    return driver.get("host") == machine() and started_at(driver.get("pid")) != driver.get("started")
-
-
 def _who(fields: Fields) -> str:
     driver = fields["driver"]
     return f"process {driver.get('pid')} on {driver.get('host')}" if driver else "another driver"
 
 
-def machine() -> str:
-    """This machine since its start: a host name alone may be given to many, or boot again."""
+def process(number: object) -> Fields:
+    """A process of this machine. `host` is the machine since it booted: a host name alone may be that of many.
+    `started` is in clock ticks since boot (field 22 of proc_pid_stat(5)), None for a process that is gone."""
     boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()} {boot.read_text().strip()[:8] if boot.exists() else ''}".strip()
-
-
-def started_at(process: object) -> str | None:
-    """When a process of this machine started, in clock ticks since boot (field 22 of proc_pid_stat(5)); None if it is gone."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+    host = f"{socket.gethostname()} {boot.read_text().strip()[:8] if boot.exists() else ''}".strip()
+    found: Fields = {"host": host, "pid": number, "started": None}
+    with contextlib.suppress(OSError, IndexError):
+        found["started"] = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
+    return found

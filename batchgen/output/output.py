@@ -1,19 +1,16 @@
 """Output: what a job has written, or is writing, as one noun."""
 
-from __future__ import annotations
-
 import functools
 import uuid
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Self
 
 from batchgen.errors import InputError, OutputConflict, StoreError
 from batchgen.job.job import FINAL
 from batchgen.output import job_file, parts, plan_file, progress, verify
 from batchgen.output.format import Fields
-from batchgen.output.job_file import JobFile
-from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store, open_store
 from batchgen.output.verify import Verdict
 from batchgen.records import Failed, Span
@@ -22,22 +19,23 @@ QUARANTINE = "_batchgen/quarantine"
 
 
 class Output:
-    """A directory or URL that a job writes to. It may be looked at while the job runs. `url` names it, `store` reads and writes
-    it, `job` is its job file (the job itself is `job.job`)."""
+    """A directory or URL that a job writes to, to be read at any time. `url` names it, `store` reads and writes it, `job` is its
+    job file (the job is `job.job`). Methods raise StoreError, VerifyError for a damaged plan or part, and NewerFormat."""
 
-    def __init__(self, store: Store, job: JobFile) -> None:
+    def __init__(self, store: Store, job: job_file.JobFile) -> None:
         self.url, self.store, self.job = store.url, store, job
 
     @classmethod
-    def open(cls, where: str | Store) -> Output:
-        """The output at a path, a URL or in a store. Raises InputError where there is none, OutputConflict for a job file that
-        cannot be read, NewerFormat."""
+    def open(cls, where: str | Store) -> Self:
+        """The output at a path, a URL or in a store. Raises InputError where there is none, OutputConflict for a bad job file."""
         store = open_store(where) if isinstance(where, str) else where
-        return cls(store, job_file.require(store))
+        if (job := job_file.load(store)) is None:
+            raise InputError(f"{store.url}: no batchgen output there")
+        return cls(store, job)
 
     @functools.cached_property
-    def plan(self) -> Plan:
-        """The spans, as planned when this is first asked for. Raises VerifyError for a damaged plan, NewerFormat."""
+    def plan(self) -> plan_file.Plan:
+        """The spans, as planned when this is first asked for."""
         return plan_file.load_plan(self.store, self.job.factor)[0]
 
     def parts(self) -> set[str]:
@@ -49,30 +47,27 @@ class Output:
         return self.plan.places(self.parts())
 
     def rows(self) -> Iterator[Fields]:
-        """The rows in plan order, one for each (row, variant, sample): its last attempt. Raises VerifyError for a damaged part,
-        NewerFormat."""
+        """The rows in plan order, one for each (row, variant, sample): its last attempt."""
         for spans in self.places().values():
             yield from self._latest(spans)
 
     def _latest(self, spans: list[Span], columns: list[str] | None = None) -> list[Fields]:
         """The rows of a span as its retries have left them."""
-        latest: dict[parts.Key, Fields] = {}
-        for span in spans:
-            latest |= {parts.key_of(row): row for row in parts.read_part(self.store, span.name, columns).to_pylist()}
-        return list(latest.values())
+        tables = (parts.read_part(self.store, span.name, columns) for span in spans)
+        return list({parts.key_of(row): row for table in tables for row in table.to_pylist()}.values())
 
     def status(self) -> Fields:
-        """Where the job stands: the fields of `status --json`. Raises VerifyError for a damaged part, NewerFormat."""
+        """Where the job stands: the fields of `status --json`."""
         tally = progress.load_tally(self.store, self.plan, self.parts())
         return {"name": self.job.job.name, "output": self.url, **tally.status()}
 
     def verify(self) -> Verdict:
-        """Whether every planned row is there exactly once, from the files alone. Raises NewerFormat, StoreError."""
+        """Whether every planned row is there exactly once, from the files alone."""
         return verify.verify(self.store, self.job)
 
     def repair(self, verdict: Verdict) -> list[str]:
-        """Move the damaged parts of a verdict away, so that the next run makes them again; where they went. No run may be at
-        work on the output. A part is deleted when its copy has been read back. Raises StoreError."""
+        """Move the damaged parts of a verdict away, so that the next run makes them again; returns where they went. No run may be
+        at work on the output. A part is deleted when its copy has been read back."""
         moved = []
         for name in verdict.damaged:
             data = self.store.get(name)
@@ -88,12 +83,11 @@ class Output:
         return moved
 
     def retry(self, codes: Collection[str] | None = None) -> int:
-        """Plan the failed rows with these error codes for the next run; how many there are. Without codes, all but those that
-        would only fail again (job.FINAL). None are when the last retry still has spans without a part: the next run finishes it.
+        """Plan the failed rows with these error codes for the next run; returns how many there are. Without codes, all but those
+        that would only fail again (job.FINAL). Zero when the last retry still has spans without a part: the next run finishes it.
 
-        The new parts supersede what earlier parts say of the rows; those stay as they are. Raises InputError for an output whose
-        rows are not all there yet, OutputConflict when another retry is planned at the same time, VerifyError, NewerFormat.
-        """
+        The new parts supersede what earlier parts say of the rows; those stay as they are. Raises InputError for an output that
+        lacks rows, OutputConflict when another retry is planned at the same time."""
         plan, files = plan_file.load_plan(self.store, self.job.factor)
         committed = self.parts()
         missing = plan.missing(committed)

@@ -4,17 +4,16 @@ The part of a span becomes visible, as a whole, by one put_new under the span's 
 its part away. The footer carries the part's counts, so that they can be read again without its rows.
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict
 from operator import attrgetter
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen import logprobs
-from batchgen.errors import ErrorCode, RowError, VerifyError, safe_message
-from batchgen.output.format import Fields, in_arrow_memory, known, marked, read_parquet, to_parquet
+from batchgen.errors import ErrorCode, RowError, VerifyError
+from batchgen.output.format import Fields, about, known, read_parquet, to_parquet
 from batchgen.output.store import Store
 from batchgen.records import COLUMNS, Completion, Counts
 
@@ -48,47 +47,36 @@ def committed(store: Store) -> set[str]:
 def encode_part(
     prompts: pa.Table, kept: pa.Table, completions: list[Completion], schema: pa.Schema, shard: str, model: str, footer: Footer
 ) -> bytes:
-    """The bytes of a part with the columns of `schema` (records.output_schema). `prompts` is a table of blocks.prompt_schema,
-    `kept` the carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""
+    """A part with the columns of `schema` (records.output_schema). `prompts` is a table of blocks.prompt_schema, `kept` the
+    carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""
     of_prompts = _at(prompts, [c.prompt for c in completions])
     carried = _at(kept, of_prompts["source"].to_numpy().tolist())
+    said = [column.name for column in COLUMNS if column.source == "completion" and column.name in schema.names]
+    plain = pa.struct([schema.field(name) for name in said if name != "token_logprobs"])
+    values = pa.array(list(map(attrgetter(*(field.name for field in plain)), completions)), plain)  # all at once: faster
     codes, details = pa.array([c.error and (c.error.code, c.error.detail) for c in completions], ERROR).flatten()
     columns = {
-        **{column.name: of_prompts[column.name] for column in COLUMNS if column.source == "prompt"},
+        **{column.name: of_prompts[column.name] for column in COLUMNS if column.source in ("prompt", "both")},
         **dict(zip(kept.column_names, carried.columns, strict=True)),
-        **_of_completions(completions, schema),
-        "sampling": _sampling(of_prompts["sampling"], completions),
+        **{field.name: column for field, column in zip(plain, values.flatten(), strict=True)},
         "shard": pa.repeat(shard, len(completions)),
         "model": pa.repeat(model, len(completions)),
         "status": pa.array(["error" if c.error else "ok" for c in completions], pa.string()),
         "error_code": codes,
         "error_detail": details,
     }
+    if "token_logprobs" in said:
+        columns["token_logprobs"] = logprobs.column([c.token_logprobs for c in completions])
+    if any(c.sampling for c in completions):  # an attempt changed it
+        given = of_prompts["sampling"].to_pylist()
+        ran = [dict(c.sampling) if c.sampling else other for c, other in zip(completions, given, strict=True)]
+        columns["sampling"] = pa.array(ran, of_prompts["sampling"].type)
     table = pa.table([columns[name] for name in schema.names], schema=schema)
     return to_parquet(table, {"counts": asdict(footer[0]), "errors": footer[1]})
 
 
-def _of_completions(completions: list[Completion], schema: pa.Schema) -> dict[str, pa.Array]:
-    """The columns that are fields of a completion. All but the tokens' log-probabilities are converted in one go."""
-    names = [column.name for column in COLUMNS if column.source == "completion" and column.name in schema.names]
-    plain = pa.struct([schema.field(name) for name in names if name != "token_logprobs"])
-    values = pa.array(list(map(attrgetter(*(field.name for field in plain)), completions)), plain)
-    found = {field.name: column for field, column in zip(plain, values.flatten(), strict=True)}
-    if "token_logprobs" in names:
-        found["token_logprobs"] = logprobs.column([c.token_logprobs for c in completions])
-    return found
-
-
 def _at(table: pa.Table, rows: list[int]) -> pa.Table:
     return table if rows == list(range(len(table))) else table.take(pa.array(rows, pa.int64()))
-
-
-def _sampling(of_prompts: pa.ChunkedArray, completions: list[Completion]) -> pa.ChunkedArray | pa.Array:
-    """What each completion ran with: its own where an attempt changed it, the prompt's otherwise."""
-    if all(c.sampling is None for c in completions):
-        return of_prompts
-    ran = [dict(c.sampling) if c.sampling else given for c, given in zip(completions, of_prompts.to_pylist(), strict=True)]
-    return pa.array(ran, of_prompts.type)
 
 
 def footer_of(completions: list[Completion]) -> Footer:
@@ -115,23 +103,24 @@ def commit(store: Store, span: str, part: bytes) -> bool:
 
 
 def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.Table:
-    """A committed part, its pages checked. Raises VerifyError for a damaged one, NewerFormat."""
+    """A committed part, its pages checked. Read once more where that fails: a store may answer short for a moment. Raises
+    VerifyError for a damaged part, NewerFormat."""
+    with contextlib.suppress(VerifyError):
+        return read_parquet(store, part_name(span), columns)
     return read_parquet(store, part_name(span), columns)
 
 
 def read_footer(store: Store, span: str) -> Footer:
     """The footer of a committed part. Raises VerifyError for a damaged one, NewerFormat."""
-    name = part_name(span)
-    try:
-        return footer_in(pq.read_metadata(in_arrow_memory(store.get(name))).metadata, f"{store.url}/{name}")
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise VerifyError(f"{name}: damaged: {safe_message(error)}") from None
+    if (footer := footer_in(read_part(store, span, []))) is None:
+        raise VerifyError(f"{part_name(span)}: damaged: no counts in it")
+    return footer
 
 
-def footer_in(metadata: Mapping[bytes, bytes] | None, name: str) -> Footer:
-    """The footer in the file metadata of part `name`. Raises ValueError where there is none, NewerFormat."""
-    about = marked(metadata, name)
-    counts, errors = about.get("counts"), about.get("errors")
-    if not (isinstance(counts, dict) and isinstance(errors, dict) and {"ok", "error"} <= counts.keys()):
-        raise ValueError("no counts in it")
-    return known(Counts, counts), errors
+def footer_in(part: pa.Table) -> Footer | None:
+    """The footer of a part that has been read; None where there are no counts in it."""
+    fields = about(part)
+    counts, errors = fields.get("counts"), fields.get("errors")
+    if isinstance(counts, dict) and isinstance(errors, dict) and {"ok", "error"} <= counts.keys():
+        return known(Counts, counts), errors
+    return None

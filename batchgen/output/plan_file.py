@@ -1,9 +1,9 @@
-"""`_batchgen/plan/`: the spans of an output, one file after the other, each written once.
+"""`_batchgen/plan/`: the spans of an output in numbered files, each written once.
 
-000000.parquet holds the spans of the first run; every later file adds some: those of a grown input, or those of a retry, which
-run failed rows of earlier spans again. Columns: shard, start, end, rows, offset, bytes, and for a retry `again`, the rows
-to run (Failed). The file metadata holds `shards`, the JSON list of the shards as they were then, and `batchgen`, the mark of
-format.py with the fingerprint of the job. All are written with put_new, so that of two drivers one plans and the other follows.
+000000.parquet holds the spans of the first run; every later file adds those of a grown input, or those of a retry, which run
+failed rows of earlier spans again. Columns: shard, start, end, rows, offset, bytes, and for a retry `again`, the rows to run
+(Failed). The file metadata holds `shards`, the JSON list of the shards as they were then, and `batchgen`, the mark of format.py
+with the fingerprint of the job. All are written with put_new, so that of two drivers one plans and the other follows.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from batchgen.errors import VerifyError, safe_message
 from batchgen.output import job_file
-from batchgen.output.format import known, marked, read_parquet, to_parquet
+from batchgen.output.format import about, known, read_parquet, to_parquet
 from batchgen.output.store import Store
 from batchgen.records import Failed, Shard, Span
 
@@ -54,7 +54,7 @@ def name_of(number: int) -> str:
 
 
 def add(store: Store, number: int, shards: Iterable[Shard], spans: list[Span]) -> bool:
-    """Write plan file `number` (from 0). False where somebody else has planned meanwhile, and this plan is void."""
+    """Write plan file `number` (from 0). False where another driver has planned meanwhile, and this plan is void."""
     store.delete(SUCCESS)
     job = job_file.load(store)
     return store.put_new(name_of(number), encode_plan(shards, spans, job.fingerprint if job else None))
@@ -71,23 +71,17 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
             raise VerifyError(f"{name_of(number)}: missing although {file} is there")
         table = read_parquet(store, file)
         try:
-            of_file, more = _decode(table, number)
+            shards |= {one["index"]: known(Shard, one) for one in orjson.loads(table.schema.metadata[b"shards"])}
+            columns = [table.column(field).to_pylist() for field in _FIELDS]
+            if "again" in table.column_names:
+                again = [tuple(known(Failed, one) for one in rows) for rows in table.column("again").to_pylist()]
+                columns += [[number] * len(again), again]
         except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
             raise VerifyError(f"{file}: damaged: {safe_message(error)}") from None
-        shards |= {shard.index: shard for shard in of_file}
-        spans += more
-        if (job := marked(table.schema.metadata, file).get("job")) is not None:
+        spans += [Span(*values) for values in zip(*columns, strict=True)]
+        if (job := about(table).get("job")) is not None:
             jobs.add(str(job))
     return Plan(tuple(shards[index] for index in sorted(shards)), spans, factor, frozenset(jobs)), len(names)
-
-
-def _decode(table: pa.Table, number: int) -> tuple[list[Shard], list[Span]]:
-    shards = [known(Shard, fields) for fields in orjson.loads(table.schema.metadata[b"shards"])]
-    columns = [table.column(field).to_pylist() for field in _FIELDS]
-    if "again" in table.column_names:
-        again = [tuple(known(Failed, one) for one in rows) for rows in table.column("again").to_pylist()]
-        columns += [[number] * len(again), again]
-    return shards, [Span(*values) for values in zip(*columns, strict=True)]
 
 
 def encode_plan(shards: Iterable[Shard], spans: list[Span], job: str | None = None) -> bytes:

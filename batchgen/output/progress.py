@@ -1,8 +1,8 @@
 """Where a job stands: what status, progress.json, report.json and the terminal show.
 
 progress.json is rewritten as the job goes. It names, as a bitmap over the plan's spans, which parts its counts include: a run
-that resumes reads the footers of the few parts that it lacks, so that reported counts are exact after any kill. All else that it
-lacks, or says in another format, is made again from the parts.
+that resumes reads the footers of the few others, so that reported counts are exact after any kill. Whatever it lacks, or says in
+another format, is made again from the parts.
 """
 
 import base64
@@ -19,7 +19,7 @@ import orjson
 
 from batchgen.errors import ErrorCode, NewerFormat
 from batchgen.output import parts
-from batchgen.output.format import Fields, mark, refuse_newer
+from batchgen.output.format import MARK, Fields, refuse_newer
 from batchgen.output.plan_file import SUCCESS, Plan
 from batchgen.output.store import Store
 from batchgen.records import Counts
@@ -31,7 +31,10 @@ SUMS = ("seconds_total", "seconds_generating", "seconds_committing", "spans_gene
 
 @dataclass
 class Tally:
-    """Where a job stands. `counted` are the spans whose parts are in `counts`."""
+    """Where a job stands. `counted` are the spans whose parts are in `counts`, `samples` the first errors in words.
+    `seconds_committing` are CPU seconds of the replicas, spent on encoding parts and journal files, checksums included, and on
+    putting them. `spans_generated` are those that replicas answered for; more than `spans_done` is work done twice.
+    `rows_from_journal` did not need an engine, `engine_restarts` are of engines under a living replica."""
 
     plan: Plan
     counted: set[str] = field(default_factory=set)
@@ -43,13 +46,9 @@ class Tally:
     seconds_total: float = 0.0
     seconds_generating: float = 0.0
     seconds_committing: float = 0.0
-    """CPU of the replicas that went into encoding parts and journal files, checksums included, and into putting them."""
     spans_generated: int = 0
-    """Spans that replicas answered for; over `spans_done` it is work done twice."""
     rows_from_journal: int = 0
-    """Rows that came from the journal instead of an engine."""
     engine_restarts: int = 0
-    """Engines that were started again under a living replica."""
 
     def __post_init__(self) -> None:
         self._rows = {span.name: 0 if span.retry else span.rows for span in self.plan.spans}
@@ -63,15 +62,14 @@ class Tally:
         self.counted.add(span)
         self._open_rows -= self._rows[span]
         superseded = Counter(one.code for one in self._again.get(span, ()))
-        self.counts += counts
-        self.counts += Counts(error=-superseded.total())
+        self.counts += counts + Counts(error=-superseded.total())
         for code, number in errors.items():
             self.errors[code] += number
         self.errors.subtract(superseded)
 
     @property
     def rows_planned(self) -> int:
-        """Output rows; those of finished spans as they came, of the others as planned."""
+        """Output rows: those of finished spans as they came, those of the others as planned."""
         return self.counts.rows + self.plan.factor * self._open_rows
 
     def status(self) -> Fields:
@@ -93,12 +91,12 @@ class Tally:
         }
 
     def restore(self, fields: Fields, committed: set[str]) -> None:
-        """Take over what a progress.json says; of its counts nothing where a part that they include is gone. `running` is
-        believed unless its driver was here and is gone."""
+        """Take over what a progress.json says; its counts only where every part that they include is there. `running` is
+        believed unless its driver was on this host and is gone."""
         driver = fields.get("driver", {})
         gone = driver.get("host") == socket.gethostname() and not os.path.exists(f"/proc/{driver.get('pid')}")
-        self.state = fields.get("state") or self.state
-        self.state = "interrupted" if self.state == "running" and gone else self.state
+        state = fields.get("state") or self.state
+        self.state = "interrupted" if state == "running" and gone else state
         for name in SUMS:
             setattr(self, name, type(getattr(self, name))(fields.get(name, 0)))
         self.engine = dict(fields.get("engine", {}))
@@ -119,14 +117,13 @@ class Tally:
             "error_samples": self.samples,
             "engine": self.engine,
             "driver": {"host": socket.gethostname(), "pid": os.getpid()},
-            **mark(),
+            **MARK,
         }
         return orjson.dumps(fields, option=orjson.OPT_INDENT_2)
 
 
 def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
-    """The tally of an output as its parts say: progress.json, and the footers of the parts that it does not count. Raises
-    VerifyError for a damaged part, NewerFormat."""
+    """The tally of an output: progress.json, and the footers of parts that it does not count. Raises VerifyError, NewerFormat."""
     tally = Tally(plan)
     if committed:
         tally.state = "interrupted" if store.get(SUCCESS) is None else "done"

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -18,7 +19,6 @@ from batchgen.errors import VerifyError
 from batchgen.output import parts
 from batchgen.output.format import Fields
 from batchgen.output.job_file import JobFile
-from batchgen.output.parts import Key, key_of
 from batchgen.output.plan_file import SUCCESS, Plan, load_plan
 from batchgen.output.store import Store
 from batchgen.records import Span
@@ -26,20 +26,19 @@ from batchgen.records import Span
 
 @dataclass
 class Verdict:
-    """What was found; the output is proven when `problems` is empty."""
+    """What was found; the output is proven when `problems` is empty. `damaged` are the parts, by name, that have a problem
+    and can be made again. `doubt` says why job file or plan may be what is wrong, and no part can be called damaged."""
 
     spans: int = 0
     rows_ok: int = 0
     rows_error: int = 0
     problems: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
-    """Names of the parts that a problem is of and that can be made again."""
     doubt: str | None = None
-    """Why job file or plan may be what is wrong, and no part can be called damaged."""
 
 
 class Problem(NamedTuple):
-    """What is wrong with a part: it cannot be read, its rows contradict the plan, or it is otherwise and stays where it is."""
+    """What is wrong with a part: it cannot be read, its rows contradict the plan, or it deviates and stays where it is."""
 
     part: str
     kind: Literal["unreadable", "contradiction", "deviation"]
@@ -78,22 +77,21 @@ def verify(store: Store, job: JobFile) -> Verdict:
 
 
 def _plan_problems(plan: Plan) -> Iterator[str]:
-    end: dict[int, int] = {}
-    planned = [span for span in plan.spans if not span.retry]
-    for span in sorted(planned, key=lambda s: (s.shard, s.start)):
-        if span.start < end.get(span.shard, 0):
+    end, rows = Counter[int](), Counter[int]()
+    for span in sorted((span for span in plan.spans if not span.retry), key=attrgetter("shard", "start")):
+        if span.start < end[span.shard]:
             yield f"plan: span {span.name} overlaps the one before it"
-        end[span.shard] = max(span.end, end.get(span.shard, 0))
-    for shard in plan.shards:
-        if sum(span.rows for span in planned if span.shard == shard.index) != shard.rows:
-            yield f"plan: the spans of {shard.name} do not add up to its {shard.rows} rows"
+        end[span.shard] = max(span.end, end[span.shard])
+        rows[span.shard] += span.rows
+    wrong = [shard for shard in plan.shards if rows[shard.index] != shard.rows]
+    yield from (f"plan: the spans of {shard.name} do not add up to its {shard.rows} rows" for shard in wrong)
 
 
 def _place(store: Store, job: JobFile, plan: Plan, spans: list[Span]) -> tuple[Counter[str], list[Problem]]:
-    """How many rows of a place have which status, and what is wrong with its parts: that of a span and, after it, those of its
-    retries. Each of these holds rows that had failed before, and no others. Only the last part can be made again."""
+    """The rows of a place by status, and what is wrong with its parts: that of a span and, after it, those of its retries, each
+    of which holds rows that had failed before, and no others. Only the last part can be made again."""
     found: list[Problem] = []
-    last: dict[Key, tuple[str, int]] = {}
+    last: dict[parts.Key, tuple[str, int]] = {}
     for span in spans:
         name = parts.part_name(span.name)
         rows, problems = _part(store, job, plan, span)
@@ -104,7 +102,7 @@ def _place(store: Store, job: JobFile, plan: Plan, spans: list[Span]) -> tuple[C
             texts = [*(problem.text for problem in problems), "it cannot be repaired: rows of it were run again since"]
             problems = [Problem(name, "deviation", text) for text in texts]
         found += problems
-        last |= {key_of(row): (row["status"], row["attempt"]) for row in rows}
+        last |= {parts.key_of(row): (row["status"], row["attempt"]) for row in rows}
     return Counter(status for status, _ in last.values()), found
 
 
@@ -112,7 +110,7 @@ def _part(store: Store, job: JobFile, plan: Plan, span: Span) -> tuple[list[Fiel
     """The rows of a part, none where they cannot be trusted, and what is wrong with it."""
     name = parts.part_name(span.name)
     try:
-        table = _read(store, span.name)
+        table = parts.read_part(store, span.name)
     except VerifyError as error:
         return [], [Problem(name, "unreadable", str(error).removeprefix(f"{name}: "))]
     if deviation := _deviation(table.schema, job.schema):
@@ -129,22 +127,12 @@ def _part(store: Store, job: JobFile, plan: Plan, span: Span) -> tuple[list[Fiel
     ok, failed = statuses["ok"], statuses["error"]
     if ok + failed != len(rows):
         problems.append(Problem(name, "contradiction", "a status that is neither ok nor error"))
-    try:
-        counts, _ = parts.footer_in(table.schema.metadata, name)
-        if (counts.ok, counts.error) != (ok, failed):
-            counted = f"its footer counts {counts.ok} ok and {counts.error} error, its rows are {ok} and {failed}"
-            problems.append(Problem(name, "deviation", counted))
-    except ValueError as error:
-        problems.append(Problem(name, "deviation", f"damaged footer: {error}"))
+    if (footer := parts.footer_in(table)) is None:
+        problems.append(Problem(name, "deviation", "damaged footer: no counts in it"))
+    elif (footer[0].ok, footer[0].error) != (ok, failed):
+        counted = f"its footer counts {footer[0].ok} ok and {footer[0].error} error, its rows are {ok} and {failed}"
+        problems.append(Problem(name, "deviation", counted))
     return rows, problems
-
-
-def _read(store: Store, span: str) -> pa.Table:
-    """A part. What fails is read once more: a store may answer short for a moment. Raises VerifyError, NewerFormat."""
-    try:
-        return parts.read_part(store, span)
-    except VerifyError:
-        return parts.read_part(store, span)
 
 
 def _deviation(found: pa.Schema, wanted: pa.Schema) -> str | None:
@@ -169,10 +157,8 @@ def _of_releases(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 def _row_contradictions(job: JobFile, span: Span, rows: list[Fields]) -> Iterator[str]:
     """Every planned row, variant and sample, once, in order; of a retry, those that it was planned for, with a later attempt."""
-    keys = [key_of(row) for row in rows]
-    for key, times in Counter(keys).items():
-        if times > 1:
-            yield f"row, variant, sample {key} is there {times} times"
+    keys = [parts.key_of(row) for row in rows]
+    yield from (f"row, variant, sample {key} is there {times} times" for key, times in Counter(keys).items() if times > 1)
     if keys != sorted(keys):
         yield "rows out of input order"
     again = {(one.row, one.variant, one.sample): one.attempt for one in span.again}
@@ -180,10 +166,9 @@ def _row_contradictions(job: JobFile, span: Span, rows: list[Fields]) -> Iterato
     if not span.retry and (len(ordinals) != span.rows or not all(span.start <= ordinal < span.end for ordinal in ordinals)):
         yield f"it has {len(ordinals)} input rows, planned are {span.rows} of {span.start}..{span.end - 1}"
     samples = {(r["row"], r["variant"]): r["sampling"]["n"] if r["sampling"] else job.job.samples for r in rows}
-    variants = range(job.job.variants)
-    wanted = {(o, v, s) for o in ordinals for v in variants for s in range(samples.get((o, v), 1))}
+    wanted = {(o, v, s) for o in ordinals for v in range(job.job.variants) for s in range(samples.get((o, v), 1))}
     wanted = set(again) if span.retry else wanted
     if wanted != set(keys):
         yield f"row, variant, sample {min(wanted ^ set(keys))} is missing or was not planned"
-    elif any(row["attempt"] <= again[key_of(row)] for row in rows if span.retry):
+    elif any(row["attempt"] <= again[parts.key_of(row)] for row in rows if span.retry):
         yield "an attempt that is not after the one before"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from batchgen.cli import app
 from batchgen.errors import InputError
-from batchgen.export.fidelity import fidelity
+from batchgen.export.fidelity import _correlation, fidelity
 from tests.support.finished import Finished
 
 KARAKURI = {"schema": "karakuri", "sweep": {"verbosity": [0, 2, 4]}}
@@ -99,3 +100,8 @@ def test_the_command_prints_a_line_for_every_value(steered: Finished, tmp_path: 
     assert not any(line.startswith("humor") for line in printed), "it neither varies nor is labelled"
     found = json.loads(CliRunner().invoke(app, ["fidelity", output.store.url, "--json"]).stdout)
     assert found["verbosity"]["labels"] == {"0": {"2": 20}, "2": {"2": 20}, "4": {"2": 20}}
+
+
+@pytest.mark.parametrize("label", [0.1, 0.7, 2 / 3])
+def test_labels_that_do_not_vary_have_no_correlation_even_where_sums_of_them_are_rounded(label: float) -> None:
+    assert _correlation(Counter({(value, label): 1000 + 7 * value for value in range(5)})) is None

@@ -48,6 +48,10 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     def count() -> None:
         stage.generated += 1
 
+    def process(number: int) -> dict[str, object]:
+        host = "host" if one_host else f"host of {world.me.process.name}"
+        return {"host": host, "pid": number, "started": "then" if world.lives(number) else None}
+
     clock = SimpleNamespace(monotonic=lambda: world.now, time=lambda: world.now, sleep=world.sleep, thread_time=lambda: 0.0)
     for module in (lease, store, monitor, terminal, replica, driver, generate):
         patch.setattr(module, "time", clock)
@@ -61,8 +65,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     )
     patch.setattr(lease, "threading", threading)
     patch.setattr(lease, "os", SimpleNamespace(getpid=lambda: world.me.process.number))
-    patch.setattr(lease, "machine", lambda: "host" if one_host else f"host of {world.me.process.name}")
-    patch.setattr(lease, "started_at", lambda pid: "then" if pid == "self" or world.lives(pid) else None)
+    patch.setattr(lease, "process", process)
     patch.setattr(store, "random", world.dice)
     patch.setattr(store, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
