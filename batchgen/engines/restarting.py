@@ -1,17 +1,17 @@
 """An engine that outlives its deaths.
 
-An engine that dies, or gives no sign of life for `watchdog` seconds, is replaced by a new one. The prompts in it become suspects:
-they run before all other prompts and apart from them, in groups of a SPLIT-th of those that were in the engine together.
-A group that kills the engine is split again and goes last; a prompt that kills it alone ends as `engine_crash`. One poisonous
-prompt among n costs about 1 + log(n) / log(SPLIT) restarts, and no other row.
+An engine that dies, or gives no sign of life for `watchdog` seconds, is replaced by a new one. The prompts that were in it become
+suspects: they run before all other prompts and apart from them, in groups of a SPLIT-th. A group that kills the engine is split
+again and goes last; a prompt that kills it alone ends as `engine_crash`. One poisonous prompt among n costs about
+1 + log(n) / log(SPLIT) restarts, and no other row.
 """
 
 import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 
 from batchgen import logs
 from batchgen.engines.base import Engine, Request
@@ -25,20 +25,10 @@ MOST_DEATHS = 10
 GUILTY = "the engine died of this prompt, and again when the prompt was alone in it"
 
 
-@dataclass(eq=False)
 class _Visit:
     """A prompt in the engine, or on its way there."""
 
-    time: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
-    """The time it may spend there."""
-    evicted: bool = False
-    """Taken out of a dead engine: its time ended early."""
-    guilty: bool = False
-
-    def evict(self) -> None:
-        if not self.time.expired():
-            self.evicted = True
-            self.time.reschedule(asyncio.get_running_loop().time())
+    guilty = False
 
 
 class RestartingEngine:
@@ -54,8 +44,8 @@ class RestartingEngine:
         self._up = False
         self._given_up: EngineError | None = None
         self._deaths = 0
-        self._inside: dict[_Visit, None] = {}
-        """In the order in which they entered."""
+        self._inside: dict[_Visit, asyncio.Timeout] = {}
+        """The prompts in the engine, in the order in which they entered, and the time that each may spend there."""
         self._suspects: deque[list[_Visit]] = deque()
         """Groups of suspects: the first may enter the engine, the others wait. Other prompts wait until there are none."""
         self._change = asyncio.Event()
@@ -80,44 +70,41 @@ class RestartingEngine:
         """As Engine.generate; raises BadRow for `engine_crash` and `timeout` too, EngineError when the engine is given up."""
         visit = _Visit()
         try:
-            while True:
-                while not self._may_enter(visit):
+            while not visit.guilty:
+                if self._given_up is not None:
+                    raise self._given_up
+                if not self._up or (self._suspects and visit not in self._suspects[0]):
                     await self._change.wait()
-                answers = await self._attempt(visit, request)
-                if answers is not None:
+                elif (answers := await self._attempt(visit, request)) is not None:
                     self._deaths = 0
                     return answers
-                request = replace(request, name=f"{request.name}'")  # as no request of the dead engine was called
+                else:
+                    request = replace(request, name=f"{request.name}'")  # unlike all requests of the dead engine
+            raise BadRow("engine_crash", GUILTY)
         finally:
             self._leave(visit)
-
-    def _may_enter(self, visit: _Visit) -> bool:
-        """Raises the error of a prompt that never will."""
-        if visit.guilty:
-            raise BadRow("engine_crash", GUILTY)
-        if self._given_up is not None:
-            raise self._given_up
-        return self._up and (not self._suspects or visit in self._suspects[0])
 
     async def _attempt(self, visit: _Visit, request: Request) -> list[Answer] | None:
         """The answers; None when the engine died first. Raises BadRow when the engine refuses the prompt or its time is over."""
         engine = self._engine
-        visit.evicted = False
         try:
-            async with asyncio.timeout(self._row_seconds) as visit.time:
-                self._inside[visit] = None
+            async with asyncio.timeout(self._row_seconds) as time:
+                self._inside[visit] = time
                 try:
                     return await engine.generate(request)
                 except EngineError as error:
                     self._died(engine, error)
         except TimeoutError:
-            if not visit.time.expired():
+            if not time.expired():
                 raise  # the engine's own
-            if not visit.evicted:
+            if self._lives(engine):
                 raise BadRow("timeout", f"no answer within limits.row_seconds ({self._row_seconds:g})") from None
         finally:
             self._inside.pop(visit, None)
         return None
+
+    def _lives(self, engine: Engine) -> bool:
+        return self._up and engine is self._engine
 
     def _leave(self, visit: _Visit) -> None:
         for group in self._suspects:
@@ -135,20 +122,24 @@ class RestartingEngine:
 
     def _died(self, engine: Engine, error: EngineError) -> None:
         """Make suspects of the prompts in a dead engine, and begin to start another."""
-        if engine is not self._engine or not self._up:
+        if not self._lives(engine):
             return
         _LOG.warning("the engine died with %d prompts in it: %s", len(self._inside), error)
         self._up = False
         self._deaths += 1
+        now = asyncio.get_running_loop().time()
+        for time in self._inside.values():
+            if not time.expired():
+                time.reschedule(now)
         inside, self._inside = list(self._inside), {}
         group = self._suspects.popleft() if self._suspects else []
-        for visit in inside:
-            visit.evict()
         if len(group) == 1 and inside == group:
             group[0].guilty = True
             self._deaths = 0
         else:
-            self._suspects.extend(_split(inside + [visit for visit in group if visit not in inside]))
+            suspects = inside + [visit for visit in group if visit not in inside]
+            size = math.ceil(len(suspects) / SPLIT) or 1
+            self._suspects.extend(suspects[low : low + size] for low in range(0, len(suspects), size))
         self._spawn(self._restart(error))
 
     async def _restart(self, error: EngineError) -> None:
@@ -186,12 +177,6 @@ class RestartingEngine:
         task = asyncio.create_task(work)
         self._tasks.add(task)  # asyncio itself holds no reference
         task.add_done_callback(self._tasks.discard)
-
-
-def _split(visits: list[_Visit]) -> Iterator[list[_Visit]]:
-    """Groups of a SPLIT-th each."""
-    size = math.ceil(len(visits) / SPLIT) or 1
-    return (visits[low : low + size] for low in range(0, len(visits), size))
 
 
 def _engine_error(error: Exception) -> EngineError:

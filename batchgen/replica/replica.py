@@ -13,13 +13,12 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import pyarrow as pa
 
 from batchgen import logs
-from batchgen.engines.base import Engine
-from batchgen.engines.registry import ENGINES
+from batchgen.engines.base import ENGINES, Engine
 from batchgen.engines.restarting import RestartingEngine
 from batchgen.errors import EngineError, StoreError
 from batchgen.output import parts
@@ -28,7 +27,7 @@ from batchgen.records import Completion, Prompt, Receipt, output_schema
 from batchgen.render.blocks import Block, decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
 from batchgen.replica import journal
-from batchgen.replica.admission import IN_ENGINE, Lengths, Priority, Queue, length_key
+from batchgen.replica.admission import IN_ENGINE, Lengths, Priority, Queue
 from batchgen.tasks import TASKS
 
 _LOG = logs.logger("replica")
@@ -37,13 +36,13 @@ MAX_COMMITTING_SPANS = 4
 MAX_HELD_BYTES = 16 * 2**20
 """Of encoded spans; their token ids take nine times as much as Python's integers."""
 DRAIN_JOURNAL_SECONDS = 1.0
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 @dataclass(eq=False)
 class _OpenSpan:
-    """A span that has no part yet: prompts finished since the last journal file, and its journal files."""
+    """A span that has no part yet: the prompts finished since its last journal file, and its journal files."""
 
     name: str
     size: int
@@ -73,15 +72,10 @@ class Replica:
         self._spans: list[_OpenSpan] = []  # twice the same, where a copy was given up while it ran here
         self._draining = asyncio.Event()
         self._journaling: asyncio.Task[None] | None = None
-        self._accepted_spans = 0
-        self._unfinished = 0
-        self._load = 0.0
-        self._committing = 0
-        self._committing_seconds = 0.0
-        self._restarts = 0
+        self._accepted_spans = self._unfinished = self._committing = self._restarts = 0
+        self._load = self._committing_seconds = 0.0
         self._lengths = Lengths()
-        self._priority = Priority(self._lengths)
-        self._queue = Queue()
+        self._priority, self._queue = Priority(self._lengths), Queue()
         self._change = asyncio.Event()
 
     async def start(self) -> dict[str, int]:
@@ -97,8 +91,7 @@ class Replica:
         """Write the journal and end the engine."""
         if self._journaling is not None:
             self._journaling.cancel()
-        with contextlib.suppress(StoreError):
-            await self._write_journal()
+        await self._write_journal(self._spans)
         await self.engine.stop()
 
     async def drain(self) -> None:
@@ -116,10 +109,7 @@ class Replica:
 
     async def run(self, block: pa.Table, again: bool = False) -> Receipt:
         """Generate and commit one span; `block` is an encoded one (render/blocks.py), `again` whether another replica had it in
-        this run.
-
-        Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see tasks/generate.py).
-        """
+        this run. Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see tasks/generate.py)."""
         decoded = decode_block(block)
         with logs.in_span(decoded.span):
             return await self._run(decoded, block.nbytes, again)
@@ -135,8 +125,8 @@ class Replica:
             done, span.files = await asyncio.to_thread(journal.load, self.store, span.name)
             self._count(unfinished=-len(done), load=-sum(queued[index][1] for index in done))
         from_journal = sum(map(len, done.values()))
-        missing = [index for index in range(len(prompts)) if index not in done]
-        done |= await self._complete(span, {index: (prompts[index], *queued[index]) for index in missing})
+        missing = {index: (prompt, *queued[index]) for index, prompt in enumerate(prompts) if index not in done}
+        done |= await self._complete(span, missing)
         last = time.time()
         self._count(committing=1)
         completions = [completion for index in range(len(prompts)) for completion in done[index]]
@@ -149,6 +139,8 @@ class Replica:
             await asyncio.to_thread(delete_all, self.store, span.files)
         self._count(committing=-1)
         _LOG.info("%s: %s, %d rows from the journal", "committed" if created else "has a part already", counts, from_journal)
+        restarts_before, self._restarts = self._restarts, getattr(self.engine, "restarts", 0)
+        committing, self._committing_seconds = self._committing_seconds, 0.0
         return Receipt(
             span=span.name,
             created=created,
@@ -157,24 +149,37 @@ class Replica:
             samples=parts.first_errors(completions),
             first=span.first or last,
             last=last,
-            committing=self._new_committing_seconds(),
+            committing=committing,
             from_journal=from_journal,
-            restarts=self._new_restarts(),
+            restarts=self._restarts - restarts_before,
         )
 
     async def _complete(self, span: _OpenSpan, prompts: dict[int, tuple[Prompt, int, float]]) -> dict[int, list[Completion]]:
-        """The completions of prompts of a span (each with its priority and expected length) by their index in it. When the engine
-        is given up, the finished ones are in the journal."""
+        """The completions of prompts of a span by their index in it; each prompt comes with its priority and expected length.
+        When the engine is given up, the finished ones are in the journal."""
         self._spans.append(span)
         try:
             completed = await asyncio.gather(*(self._answer(span, index, *one) for index, one in prompts.items()))
         except EngineError:
-            with contextlib.suppress(StoreError):
-                await self._write_journal_of(span)
+            await self._write_journal([span])
             raise
         finally:
             self._spans.remove(span)
         return dict(zip(prompts, completed, strict=True))
+
+    async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> list[Completion]:
+        await self._queue.enter(priority, IN_ENGINE * self.engine.capacity)
+        span.first = span.first or time.time()
+        try:
+            completions = await self._task.complete(index, prompt, priority)
+        finally:
+            self._queue.leave()
+        self._count(unfinished=-1, load=-length)
+        span.fresh[index] = completions
+        for completion in completions:
+            if completion.error is None:
+                self._lengths.learn(prompt, completion.completion_tokens)
+        return completions
 
     def _has_room(self, share: float) -> bool:
         if sum(span.size for span in self._spans) >= MAX_HELD_BYTES:
@@ -189,38 +194,16 @@ class Replica:
         self._committing += committing
         self._change.set()
 
-    async def _timed(self, call: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-        """The result of a call in a thread, whose CPU time is counted as committing."""
+    async def _timed(self, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """The result of a call in a thread, whose CPU time counts as committing."""
 
         def timed() -> tuple[T, float]:
             began = time.thread_time()
-            return call(*arguments, **options), time.thread_time() - began
+            return call(*arguments), time.thread_time() - began
 
         result, seconds = await asyncio.to_thread(timed)
         self._committing_seconds += seconds
         return result
-
-    def _new_committing_seconds(self) -> float:
-        seconds, self._committing_seconds = self._committing_seconds, 0.0
-        return seconds
-
-    def _new_restarts(self) -> int:
-        before, self._restarts = self._restarts, getattr(self.engine, "restarts", 0)
-        return self._restarts - before
-
-    async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> list[Completion]:
-        await self._queue.enter(priority, IN_ENGINE * self.engine.capacity)
-        span.first = span.first or time.time()
-        try:
-            completions = await self._task.complete(index, prompt, priority)
-        finally:
-            self._queue.leave()
-        self._count(unfinished=-1, load=-length)
-        span.fresh[index] = completions
-        for completion in completions:
-            if completion.error is None:
-                self._lengths.learn(length_key(prompt), completion.completion_tokens // (1 + len(prompt.turns)))
-        return completions
 
     async def _keep_journal(self) -> None:
         while True:
@@ -228,24 +211,22 @@ class Replica:
                 await asyncio.wait_for(self._draining.wait(), self.job.spans.journal_seconds)
             if self._draining.is_set():
                 await asyncio.sleep(DRAIN_JOURNAL_SECONDS)
-            with contextlib.suppress(StoreError):  # the commit will say so, when it comes
-                await self._write_journal()
+            await self._write_journal(self._spans)
 
-    async def _write_journal(self) -> None:
-        for span in list(self._spans):
-            await self._write_journal_of(span)
-
-    async def _write_journal_of(self, span: _OpenSpan) -> None:
-        fresh, span.fresh = span.fresh, {}
-        if not fresh:
-            return
-        completions = [completion for of_prompt in fresh.values() for completion in of_prompt]
-        try:
-            span.files.append(await self._timed(journal.write, self.store, span.name, completions))
+    async def _write_journal(self, spans: list[_OpenSpan]) -> None:
+        """Put what these spans have finished since their last files. When the store fails the rows stay for the next time; the
+        commit raises its error."""
+        for span in list(spans):
+            if not span.fresh:
+                continue
+            fresh, span.fresh = span.fresh, {}
+            completions = [completion for of_prompt in fresh.values() for completion in of_prompt]
+            try:
+                span.files.append(await self._timed(journal.write, self.store, span.name, completions))
+            except StoreError:
+                span.fresh = fresh | span.fresh
+                return
             _LOG.debug("journal of %d rows: %s", len(completions), span.files[-1])
-        except StoreError:
-            span.fresh = fresh | span.fresh
-            raise
 
 
 def _log_tail() -> str:

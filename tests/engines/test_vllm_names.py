@@ -9,8 +9,22 @@ from typing import Any
 
 import pytest
 
-from batchgen.engines.vllm import ATTRIBUTES, NAMES
+from batchgen.engines.vllm import NAMES
 from batchgen.engines.vllm_options import installed_options, kept_options
+
+ATTRIBUTES = {
+    "AsyncLLM": ("from_engine_args", "generate", "is_paused", "shutdown", "renderer", "vllm_config"),
+    "RequestOutputKind": ("FINAL_ONLY",),
+    "SamplingParams": ("output_kind", "skip_clone"),
+    "vllm.config:VllmConfig": ("scheduler_config", "parallel_config"),
+    "vllm.config:SchedulerConfig": ("max_num_seqs",),
+    "vllm.config:ParallelConfig": ("world_size",),
+    "vllm.renderers:BaseRenderer": ("render_cmpl_async",),
+    "vllm.outputs:RequestOutput": ("outputs", "num_cached_tokens"),
+    "vllm.outputs:CompletionOutput": ("index", "text", "token_ids", "finish_reason", "cumulative_logprob", "logprobs"),
+    "vllm.logprobs:Logprob": ("logprob", "rank", "decoded_token"),
+}
+"""Attributes that batchgen/engines/vllm.py uses: of the names that it imports, and of the classes of their values."""
 
 
 def has(owner: Any, attribute: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchgen.engines import vllm_options
-from batchgen.engines.registry import ENGINES
+from batchgen.engines.base import ENGINES
 from batchgen.engines.vllm_options import CANNOT, CANNOT_BE, SET_BY, check_options, installed_options, kept_options
 from batchgen.errors import JobError
 from batchgen.job.job import Job

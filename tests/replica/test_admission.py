@@ -17,6 +17,10 @@ def prompt(source, max_tokens=100, turns=(), attributes=None, **sampling):
     return Prompt(source, "in.jsonl", source, 0, None, attributes, turns=list(turns), sampling=fields)
 
 
+def of_key(value):
+    return prompt(0, attributes={"verbosity": value})
+
+
 def placed(order, prompts, capacity=16):
     return [place for place, _ in order.of_span(prompts, capacity)]
 
@@ -26,31 +30,36 @@ def order_of(places):
 
 
 def test_nothing_is_known_before_a_row_is_finished():
-    assert Lengths().expect((), prompt(0, max_tokens=70).sampling) == 70
+    assert Lengths().expect(prompt(0, max_tokens=70)) == 70
 
 
 def test_a_key_is_learned_and_a_new_one_gets_the_mean_of_all():
     lengths = Lengths()
     for _ in range(1_000):
-        lengths.learn((0,), 10)
-        lengths.learn((4,), 50)
-    sampling = prompt(0).sampling
-    assert lengths.expect((0,), sampling) == pytest.approx(10, rel=0.05)
-    assert lengths.expect((4,), sampling) == pytest.approx(50, rel=0.05)
-    assert lengths.expect((2,), sampling) == pytest.approx(30)
+        lengths.learn(of_key(0), 10)
+        lengths.learn(of_key(4), 50)
+    assert lengths.expect(of_key(0)) == pytest.approx(10, rel=0.05)
+    assert lengths.expect(of_key(4)) == pytest.approx(50, rel=0.05)
+    assert lengths.expect(of_key(2)) == pytest.approx(30)
 
 
 def test_an_expectation_stays_between_min_tokens_and_max_tokens():
     lengths = Lengths()
-    lengths.learn((), 50)
-    assert lengths.expect((), prompt(0, max_tokens=20).sampling) == 20
-    assert lengths.expect((), prompt(0, min_tokens=80).sampling) == 80
+    lengths.learn(prompt(0), 50)
+    assert lengths.expect(prompt(0, max_tokens=20)) == 20
+    assert lengths.expect(prompt(0, min_tokens=80)) == 80
 
 
 def test_ignore_eos_makes_the_length_exact_whatever_was_learned():
     lengths = Lengths()
-    lengths.learn((), 5)
-    assert lengths.expect((), prompt(0, max_tokens=90, ignore_eos=True).sampling) == 90
+    lengths.learn(prompt(0), 5)
+    assert lengths.expect(prompt(0, max_tokens=90, ignore_eos=True)) == 90
+
+
+def test_the_turns_of_a_conversation_are_learned_and_expected_one_by_one():
+    lengths = Lengths()
+    lengths.learn(prompt(0, turns=["b", "c"]), 90)
+    assert [lengths.expect(prompt(0, turns=turns)) for turns in ([], ["b"])] == [30, 60]
 
 
 def test_rows_of_one_length_keep_their_order():
@@ -129,7 +138,7 @@ def test_a_prompt_weighs_what_it_is_expected_to_take_by_the_mean_and_an_error_no
 def test_answers_of_no_tokens_are_no_division_by_zero():
     lengths = Lengths()
     for _ in range(100):
-        lengths.learn((), 0)
+        lengths.learn(prompt(0), 0)
     [(_, length)] = Priority(lengths).of_span([prompt(0)], 16)
     assert length == 1
 
@@ -139,7 +148,7 @@ def test_what_was_expected_before_anything_was_learned_does_not_tell_rows_apart_
     order = Priority(lengths)
     order.of_span([prompt(n, 4_000) for n in range(100)], 16)
     for _ in range(1_000):
-        lengths.learn((), 50)
+        lengths.learn(prompt(0), 50)
     for _ in range(40):
         order.of_span([prompt(n, 4_000) for n in range(100)], 16)
     assert not order.tells_apart
@@ -149,7 +158,7 @@ def test_learned_keys_tell_rows_apart():
     lengths = Lengths()
     for key, tokens in ((0, 10), (4, 400)):
         for _ in range(100):
-            lengths.learn((key,), tokens)
+            lengths.learn(of_key(key), tokens)
     order = Priority(lengths)
     order.of_span([prompt(n, attributes={"verbosity": n % 2 * 4}) for n in range(40)], 16)
     assert order.tells_apart
