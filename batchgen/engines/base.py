@@ -42,10 +42,8 @@ class Engine(Protocol):
         """Load the model. Raises EngineError with the engine's own words."""
 
     async def generate(self, request: Request) -> list[Answer]:
-        """The `sampling.n` answers to one prompt, complete. An engine ignores `best_of`, which the task serves.
-
-        Raises BadRow when the engine refuses this prompt, EngineError when it died.
-        """
+        """The `sampling.n` answers to one prompt, complete. An engine ignores `best_of`, which the task serves. Raises BadRow
+        when the engine refuses this prompt, EngineError when it died."""
 
     async def probe(self) -> None:
         """Returns while the engine works; raises EngineError when it died, and never returns when it hangs."""

@@ -28,9 +28,7 @@ from batchgen.job.sampling import Sampling
 from batchgen.logprobs import Token, of_answer
 from batchgen.records import Answer, Capabilities
 from batchgen.render.model_files import ModelFiles
-
-UNBOUNDED = 128
-"""Tokens of an answer without max_tokens and without a context."""
+from batchgen.render.renderer import UNBOUNDED_ANSWER
 
 
 class Length(Spec):
@@ -142,7 +140,7 @@ class EchoEngine:
         seed = sampling.seed if sampling.temperature else 0
         drawn_from = (ids, None, number) if seed is None else (ids, seed + number, 0)  # as vLLM seeds its samples
         dice = random.Random(xxhash.xxh3_64_intdigest(repr(drawn_from).encode()))
-        limit = sampling.max_tokens or UNBOUNDED
+        limit = sampling.max_tokens or UNBOUNDED_ANSWER
         constraint = orjson.loads(sampling.structured_outputs or "{}")
         if "choice" in constraint:
             chosen = dice.choice(constraint["choice"]).split()

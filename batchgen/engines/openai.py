@@ -54,11 +54,9 @@ class OpenAIEngine:
             message = f"the openai client cannot be imported: {error}"
             raise EngineError(message, "install batchgen[openai] on every node") from error
         options = self.options
+        key = os.environ.get(options.api_key_env) or "none"  # a private server may want none
         self._client = openai.AsyncOpenAI(
-            base_url=options.base_url,
-            api_key=os.environ.get(options.api_key_env) or "none",  # a private server may want none
-            timeout=options.timeout,
-            max_retries=options.max_retries,
+            base_url=options.base_url, api_key=key, timeout=options.timeout, max_retries=options.max_retries
         )
         try:
             await self._client.models.list()
@@ -80,12 +78,9 @@ class OpenAIEngine:
         import openai
 
         assert self._client is not None
+        messages, parameters = orjson.loads(bytes(request.token_ids)), self._parameters(request.sampling)
         try:
-            done = await self._client.chat.completions.create(
-                model=request.sampling.adapter or self._model,
-                messages=orjson.loads(bytes(request.token_ids)),
-                **self._parameters(request.sampling),
-            )
+            done = await self._client.chat.completions.create(messages=messages, **parameters)
         except openai.APITimeoutError as error:
             raise BadRow("timeout", safe_message(error)) from None
         except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
@@ -108,10 +103,10 @@ class OpenAIEngine:
         return answers
 
     def _parameters(self, sampling: Sampling) -> dict[str, Any]:
-        """The fields that differ from the defaults, under OpenAI's names. Those that OpenAI lacks go in `extra_body`, where
-        vLLM's server reads them."""
+        """The model, and under OpenAI's names the fields that differ from the defaults. Those that OpenAI lacks are in
+        `extra_body`, where vLLM's server reads them."""
         more = sampling.model_dump(exclude_defaults=True, exclude_none=True, exclude=_ELSEWHERE)
-        made: dict[str, Any] = {name: more.pop(name) for name in _OPENAI if name in more}
+        made = {"model": sampling.adapter or self._model} | {name: more.pop(name) for name in _OPENAI if name in more}
         if "max_tokens" in more:
             made[self.options.max_tokens_field] = more.pop("max_tokens")
         if sampling.logprobs is not None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 
 from batchgen import logs
@@ -32,10 +32,8 @@ class _Visit:
 
 
 class RestartingEngine:
-    """The Engine protocol over the engines that `make` makes, one after the other.
-
-    `watchdog` and `row_seconds` are seconds. `row_seconds` bounds the time of a prompt in the engine, queueing there included.
-    """
+    """The Engine protocol over the engines that `make` makes, one after the other. `watchdog` is in seconds; `row_seconds` bounds
+    the time of a prompt in the engine, queueing there included."""
 
     def __init__(self, make: Callable[[], Engine], watchdog: float, row_seconds: float | None) -> None:
         self._make, self._watchdog, self._row_seconds = make, watchdog, row_seconds
@@ -50,13 +48,14 @@ class RestartingEngine:
         """Groups of suspects: the first may enter the engine, the others wait. Other prompts wait until there are none."""
         self._change = asyncio.Event()
         """Set, and replaced by another, when prompts that wait may enter, or never will."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        """asyncio itself holds no reference to them."""
 
     async def start(self) -> None:
         await self._engine.start()
         self.capacity, self.workers = self._engine.capacity, self._engine.workers
         self._up = True
-        self._spawn(self._watch())
+        self._tasks = [asyncio.create_task(self._watch())]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -140,7 +139,7 @@ class RestartingEngine:
             suspects = inside + [visit for visit in group if visit not in inside]
             size = math.ceil(len(suspects) / SPLIT) or 1
             self._suspects.extend(suspects[low : low + size] for low in range(0, len(suspects), size))
-        self._spawn(self._restart(error))
+        self._tasks.append(asyncio.create_task(self._restart(error)))
 
     async def _restart(self, error: EngineError) -> None:
         with contextlib.suppress(Exception):  # a dead engine may fail to stop
@@ -164,19 +163,13 @@ class RestartingEngine:
         while True:
             await asyncio.sleep(min(10.0, self._watchdog / 4))
             engine = self._engine
-            if not self._up or not self._inside:
-                continue
             try:
-                await asyncio.wait_for(engine.probe(), self._watchdog)
+                if self._up and self._inside:
+                    await asyncio.wait_for(engine.probe(), self._watchdog)
             except TimeoutError:
                 self._died(engine, EngineError(f"the engine gave no sign of life for {self._watchdog:g} s"))
             except Exception as failure:  # an engine that cannot say that it works does not
                 self._died(engine, _engine_error(failure))
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)  # asyncio itself holds no reference
-        task.add_done_callback(self._tasks.discard)
 
 
 def _engine_error(error: Exception) -> EngineError:

@@ -150,8 +150,7 @@ class VllmEngine:
 
 
 def token_logprobs(output: Any, most: int | None) -> pa.StructArray | None:
-    """The tokens of a CompletionOutput. Of each position vLLM lists the `most` likeliest tokens, and the chosen one beside them if it
-    is not among them."""
+    """The tokens of a CompletionOutput, whose positions list the chosen token and the `most` likeliest ones."""
     if output.logprobs is None or most is None:
         return None
     tokens = []

@@ -3,9 +3,8 @@
 The length of an answer with `ignore_eos` is known; others are learned from finished rows, by attribute values (answers of
 verbosity 4 are longer than those of verbosity 0). A row moves ahead of its turn by PUSH times as many places as an engine has
 sequences, times its length relative to the mean: rows of one length keep their order, and no row waits for more than MOST_AHEAD
-engines full of later ones, so that spans still finish in about the order of the plan.
-
-`python tests/bench/simulate.py` shows the effect of each constant.
+engines full of later ones, so that spans still finish in about the order of the plan. `python tests/bench/simulate.py` shows the
+effect of each constant.
 """
 
 import asyncio
@@ -29,44 +28,33 @@ UNBOUNDED = 1024
 """Tokens assumed as the maximum of an answer without max_tokens."""
 
 
-class Lengths:
-    """Completion tokens of a prompt, learned by its attribute values."""
+class Priority:
+    """The priority of each prompt in the queue for an engine, by the lengths of finished ones; the lowest goes first."""
 
     def __init__(self) -> None:
-        self._by_key: dict[Hashable, tuple[float, float]] = {}
-        self._rows = self._tokens = 0.0
+        self._learned: dict[Hashable, tuple[int, int]] = {}
+        """Answers that finished and their tokens, by attribute values; of all under None."""
+        self._arrivals = itertools.count(1)
+        self._rows = self._tokens = self._squares = 0.0
+        """Of the rows expected lately: how many, their tokens, the squares of these."""
 
     def learn(self, prompt: Prompt, tokens: int) -> None:
         """The prompt was answered with this many tokens in all its turns."""
-        key, tokens = _key(prompt), tokens // (1 + len(prompt.turns))
-        rows, total = self._by_key.get(key, (0.0, 0.0))
-        self._by_key[key] = rows + 1, total + tokens
-        self._rows, self._tokens = self._rows + 1, self._tokens + tokens
+        for key in (None, _key(prompt)):
+            answers, total = self._learned.get(key, (0, 0))
+            self._learned[key] = answers + 1, total + tokens // (1 + len(prompt.turns))
 
     def expect(self, prompt: Prompt) -> float:
-        """Tokens of all turns, 0 for an error. A turn is as long as the mean of the key, drawn to the mean of all by PRIOR_ROWS."""
+        """Tokens of all turns, 0 for an error. A turn is as long as the key's mean, drawn to the mean of all by PRIOR_ROWS."""
         sampling, turns = prompt.sampling, 1 + len(prompt.turns)
         if prompt.error is not None or sampling is None:
             return 0.0
         most = sampling.max_tokens or UNBOUNDED
-        if sampling.ignore_eos or not self._rows:
+        if sampling.ignore_eos or None not in self._learned:
             return float(turns * most)
-        rows, total = self._by_key.get(_key(prompt), (0.0, 0.0))
-        learned = (total + PRIOR_ROWS * self._tokens / self._rows) / (rows + PRIOR_ROWS)
+        (all_answers, all_tokens), (answers, tokens) = self._learned[None], self._learned.get(_key(prompt), (0, 0))
+        learned = (tokens + PRIOR_ROWS * all_tokens / all_answers) / (answers + PRIOR_ROWS)
         return float(turns * min(max(learned, sampling.min_tokens, 1), most))
-
-
-def _key(prompt: Prompt) -> Hashable:
-    return tuple(prompt.attributes.values()) if prompt.attributes else ()
-
-
-class Priority:
-    """The priority of each prompt of a replica in the queue for the engine; the lowest goes first."""
-
-    def __init__(self, lengths: Lengths) -> None:
-        self._lengths = lengths
-        self._arrivals = itertools.count(1)
-        self._rows = self._tokens = self._squares = 0.0
 
     @property
     def tells_apart(self) -> bool:
@@ -82,7 +70,7 @@ class Priority:
     def of_span(self, prompts: Iterable[Prompt], capacity: int) -> list[tuple[int, float]]:
         """The priority of each prompt of a span, and its expected length relative to the mean. The variants of a row share a
         priority, and with it their prefix in the cache."""
-        expected = [(prompt.source, self._lengths.expect(prompt)) for prompt in prompts]
+        expected = [(prompt.source, self.expect(prompt)) for prompt in prompts]
         longest: dict[int, float] = {}
         for source, tokens in expected:
             if tokens:
@@ -96,6 +84,10 @@ class Priority:
         ahead = {source: round(capacity * min(PUSH * tokens / mean, MOST_AHEAD)) for source, tokens in longest.items()}
         priorities = {source: next(self._arrivals) - places for source, places in ahead.items()}
         return [(priorities.get(source, 0), tokens / mean) for source, tokens in expected]
+
+
+def _key(prompt: Prompt) -> Hashable:
+    return tuple(prompt.attributes.values()) if prompt.attributes else ()
 
 
 class Queue:

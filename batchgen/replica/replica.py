@@ -3,12 +3,12 @@
 Every prompt is a coroutine, so that no row waits for another. Twice as many as the engine runs at once are inside, so that it
 never starves; the others wait for their turn (admission.py). A replica asks for work through `capacity_left`, which returns when
 it holds fewer prompts than it should and few spans wait for the store, so that finished rows do not pile up behind a slow one.
-Finished rows of open spans go into the journal every `spans.journal_seconds`.
-Plain Python: cluster/pool.py makes a Ray actor of it.
+Finished rows of open spans go into the journal every `spans.journal_seconds`. cluster/pool.py makes a Ray actor of it.
 """
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ from batchgen.records import Completion, Prompt, Receipt, output_schema
 from batchgen.render.blocks import Block, decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
 from batchgen.replica import journal
-from batchgen.replica.admission import IN_ENGINE, Lengths, Priority, Queue
+from batchgen.replica.admission import IN_ENGINE, Priority, Queue
 from batchgen.tasks import TASKS
 
 _LOG = logs.logger("replica")
@@ -42,11 +42,12 @@ Ts = TypeVarTuple("Ts")
 
 @dataclass(eq=False)
 class _OpenSpan:
-    """A span that has no part yet: the prompts finished since its last journal file, and its journal files."""
+    """A span that has no part yet: its finished prompts by index, those since its last journal file, its journal files."""
 
     name: str
     size: int
-    fresh: dict[int, list[Completion]] = field(default_factory=dict)
+    done: dict[int, list[Completion]] = field(default_factory=dict)
+    fresh: list[int] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     first: float = 0.0
     """When its first prompt entered the engine."""
@@ -63,10 +64,8 @@ class Replica:
         self.job = job = renderer.job
         self.store = open_store(output)
         os.environ.update(job.engine.env)
-        kind = ENGINES.named(job.engine.kind)
-        self.engine = engine or RestartingEngine(
-            lambda: kind.make(job, renderer.model), job.engine.watchdog_seconds, job.limits.row_seconds
-        )
+        make = functools.partial(ENGINES.named(job.engine.kind).make, job, renderer.model)
+        self.engine = engine or RestartingEngine(make, job.engine.watchdog_seconds, job.limits.row_seconds)
         self._task = TASKS.named(job.task)(renderer, self.engine)
         self._journaled = frozenset(journaled)
         self._spans: list[_OpenSpan] = []  # twice the same, where a copy was given up while it ran here
@@ -74,8 +73,7 @@ class Replica:
         self._journaling: asyncio.Task[None] | None = None
         self._accepted_spans = self._unfinished = self._committing = self._restarts = 0
         self._load = self._committing_seconds = 0.0
-        self._lengths = Lengths()
-        self._priority, self._queue = Priority(self._lengths), Queue()
+        self._priority, self._queue = Priority(), Queue()
         self._change = asyncio.Event()
 
     async def start(self) -> dict[str, int]:
@@ -112,27 +110,37 @@ class Replica:
         this run. Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see tasks/generate.py)."""
         decoded = decode_block(block)
         with logs.in_span(decoded.span):
-            return await self._run(decoded, block.nbytes, again)
+            span = _OpenSpan(decoded.span, block.nbytes)
+            prompts = decode_prompts(decoded.prompts, self.shards[decoded.shard])
+            from_journal = await self._generate(span, prompts, again)
+            completions = [completion for index in range(len(prompts)) for completion in span.done[index]]
+            return await self._commit(span, decoded, completions, from_journal)
 
-    async def _run(self, decoded: Block, size: int, again: bool) -> Receipt:
-        shard = self.shards[decoded.shard]
-        prompts = decode_prompts(decoded.prompts, shard)
+    async def _generate(self, span: _OpenSpan, prompts: list[Prompt], again: bool) -> int:
+        """Fill `span.done`. Returns the number of rows from the journal. Finished rows are there when the engine is given up."""
         queued = self._priority.of_span(prompts, self.engine.capacity)
         self._count(accepted=1, unfinished=len(prompts), load=sum(length for _, length in queued))
-        span = _OpenSpan(decoded.span, size)
-        done: dict[int, list[Completion]] = {}
         if again or span.name in self._journaled:
-            done, span.files = await asyncio.to_thread(journal.load, self.store, span.name)
-            self._count(unfinished=-len(done), load=-sum(queued[index][1] for index in done))
-        from_journal = sum(map(len, done.values()))
-        missing = {index: (prompt, *queued[index]) for index, prompt in enumerate(prompts) if index not in done}
-        done |= await self._complete(span, missing)
+            span.done, span.files = await asyncio.to_thread(journal.load, self.store, span.name)
+            self._count(unfinished=-len(span.done), load=-sum(queued[index][1] for index in span.done))
+        from_journal = sum(map(len, span.done.values()))
+        missing = [(index, prompt) for index, prompt in enumerate(prompts) if index not in span.done]
+        self._spans.append(span)
+        try:
+            await asyncio.gather(*(self._answer(span, index, prompt, *queued[index]) for index, prompt in missing))
+        except EngineError:
+            await self._write_journal([span])
+            raise
+        finally:
+            self._spans.remove(span)
+        return from_journal
+
+    async def _commit(self, span: _OpenSpan, block: Block, completions: list[Completion], from_journal: int) -> Receipt:
         last = time.time()
         self._count(committing=1)
-        completions = [completion for index in range(len(prompts)) for completion in done[index]]
-        schema = output_schema(decoded.kept.schema, self.job.schema_names, self.job.parsed_type, self.job.output.token_logprobs)
-        label, footer = self.renderer.model.label, parts.footer_of(completions)
-        part = await self._timed(parts.encode_part, decoded.prompts, decoded.kept, completions, schema, shard, label, footer)
+        job, model, shard, footer = self.job, self.renderer.model.label, self.shards[block.shard], parts.footer_of(completions)
+        schema = output_schema(block.kept.schema, job.schema_names, job.parsed_type, job.output.token_logprobs)
+        part = await self._timed(parts.encode_part, block.prompts, block.kept, completions, schema, shard, model, footer)
         created = await self._timed(parts.commit, self.store, span.name, part)
         counts, errors = footer if created else await asyncio.to_thread(parts.read_footer, self.store, span.name)
         if span.files:
@@ -154,20 +162,7 @@ class Replica:
             restarts=self._restarts - restarts_before,
         )
 
-    async def _complete(self, span: _OpenSpan, prompts: dict[int, tuple[Prompt, int, float]]) -> dict[int, list[Completion]]:
-        """The completions of prompts of a span by their index in it; each prompt comes with its priority and expected length.
-        When the engine is given up, the finished ones are in the journal."""
-        self._spans.append(span)
-        try:
-            completed = await asyncio.gather(*(self._answer(span, index, *one) for index, one in prompts.items()))
-        except EngineError:
-            await self._write_journal([span])
-            raise
-        finally:
-            self._spans.remove(span)
-        return dict(zip(prompts, completed, strict=True))
-
-    async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> list[Completion]:
+    async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> None:
         await self._queue.enter(priority, IN_ENGINE * self.engine.capacity)
         span.first = span.first or time.time()
         try:
@@ -175,11 +170,11 @@ class Replica:
         finally:
             self._queue.leave()
         self._count(unfinished=-1, load=-length)
-        span.fresh[index] = completions
+        span.done[index] = completions
+        span.fresh.append(index)
         for completion in completions:
             if completion.error is None:
-                self._lengths.learn(prompt, completion.completion_tokens)
-        return completions
+                self._priority.learn(prompt, completion.completion_tokens)
 
     def _has_room(self, share: float) -> bool:
         if sum(span.size for span in self._spans) >= MAX_HELD_BYTES:
@@ -219,12 +214,12 @@ class Replica:
         for span in list(spans):
             if not span.fresh:
                 continue
-            fresh, span.fresh = span.fresh, {}
-            completions = [completion for of_prompt in fresh.values() for completion in of_prompt]
+            fresh, span.fresh = span.fresh, []
+            completions = [completion for index in fresh for completion in span.done[index]]
             try:
                 span.files.append(await self._timed(journal.write, self.store, span.name, completions))
             except StoreError:
-                span.fresh = fresh | span.fresh
+                span.fresh += fresh
                 return
             _LOG.debug("journal of %d rows: %s", len(completions), span.files[-1])
 
