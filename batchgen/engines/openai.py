@@ -51,8 +51,9 @@ class OpenAIEngine:
         try:
             import openai
         except ImportError as error:
-            message = f"the openai client cannot be imported: {error}"
-            raise EngineError(message, "install batchgen[openai] on every node") from error
+            raise EngineError(
+                f"the openai client cannot be imported: {error}", "install batchgen[openai] on every node"
+            ) from error
         options = self.options
         key = os.environ.get(options.api_key_env) or "none"  # a private server may want none
         self._client = openai.AsyncOpenAI(
@@ -103,8 +104,7 @@ class OpenAIEngine:
         return answers
 
     def _parameters(self, sampling: Sampling) -> dict[str, Any]:
-        """The model, and under OpenAI's names the fields that differ from the defaults. Those that OpenAI lacks are in
-        `extra_body`, where vLLM's server reads them."""
+        """What a request sets besides its messages. Fields that OpenAI lacks go in `extra_body`, which vLLM's server reads."""
         more = sampling.model_dump(exclude_defaults=True, exclude_none=True, exclude=_ELSEWHERE)
         made = {"model": sampling.adapter or self._model} | {name: more.pop(name) for name in _OPENAI if name in more}
         if "max_tokens" in more:

@@ -8,10 +8,10 @@ again and goes last; a prompt that kills it alone ends as `engine_crash`. One po
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from batchgen import logs
 from batchgen.engines.base import Engine, Request
@@ -25,12 +25,6 @@ MOST_DEATHS = 10
 GUILTY = "the engine died of this prompt, and again when the prompt was alone in it"
 
 
-class _Visit:
-    """A prompt in the engine, or on its way there."""
-
-    guilty = False
-
-
 class RestartingEngine:
     """The Engine protocol over the engines that `make` makes, one after the other. `watchdog` is in seconds; `row_seconds` bounds
     the time of a prompt in the engine, queueing there included."""
@@ -38,14 +32,14 @@ class RestartingEngine:
     def __init__(self, make: Callable[[], Engine], watchdog: float, row_seconds: float | None) -> None:
         self._make, self._watchdog, self._row_seconds = make, watchdog, row_seconds
         self._engine = make()
-        self.capacity = self.workers = self.restarts = 0
+        self.capacity = self.workers = self.restarts = self._deaths = 0
         self._up = False
         self._given_up: EngineError | None = None
-        self._deaths = 0
-        self._inside: dict[_Visit, asyncio.Timeout] = {}
-        """The prompts in the engine, in the order in which they entered, and the time that each may spend there."""
-        self._suspects: deque[list[_Visit]] = deque()
+        self._inside: dict[str, asyncio.Timeout] = {}
+        """The prompts in the engine, by the names that they came with, in the order in which they entered; their time limits."""
+        self._suspects: deque[list[str]] = deque()
         """Groups of suspects: the first may enter the engine, the others wait. Other prompts wait until there are none."""
+        self._guilty: set[str] = set()
         self._change = asyncio.Event()
         """Set, and replaced by another, when prompts that wait may enter, or never will."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -67,28 +61,33 @@ class RestartingEngine:
 
     async def generate(self, request: Request) -> list[Answer]:
         """As Engine.generate; raises BadRow for `engine_crash` and `timeout` too, EngineError when the engine is given up."""
-        visit = _Visit()
+        name = request.name
         try:
-            while not visit.guilty:
+            while name not in self._guilty:
                 if self._given_up is not None:
                     raise self._given_up
-                if not self._up or (self._suspects and visit not in self._suspects[0]):
+                if not self._up or (self._suspects and name not in self._suspects[0]):
                     await self._change.wait()
-                elif (answers := await self._attempt(visit, request)) is not None:
+                elif (answers := await self._attempt(name, request)) is not None:
                     self._deaths = 0
                     return answers
                 else:
-                    request = replace(request, name=f"{request.name}'")  # unlike all requests of the dead engine
+                    request = dataclasses.replace(request, name=f"{request.name}'")  # another than in the dead engine
             raise BadRow("engine_crash", GUILTY)
         finally:
-            self._leave(visit)
+            self._guilty.discard(name)
+            for group in self._suspects:
+                if name in group:
+                    group.remove(name)
+            if self._suspects and not self._suspects[0]:
+                self._admit()
 
-    async def _attempt(self, visit: _Visit, request: Request) -> list[Answer] | None:
+    async def _attempt(self, name: str, request: Request) -> list[Answer] | None:
         """The answers; None when the engine died first. Raises BadRow when the engine refuses the prompt or its time is over."""
         engine = self._engine
         try:
             async with asyncio.timeout(self._row_seconds) as time:
-                self._inside[visit] = time
+                self._inside[name] = time
                 try:
                     return await engine.generate(request)
                 except EngineError as error:
@@ -99,18 +98,11 @@ class RestartingEngine:
             if self._lives(engine):
                 raise BadRow("timeout", f"no answer within limits.row_seconds ({self._row_seconds:g})") from None
         finally:
-            self._inside.pop(visit, None)
+            self._inside.pop(name, None)
         return None
 
     def _lives(self, engine: Engine) -> bool:
         return self._up and engine is self._engine
-
-    def _leave(self, visit: _Visit) -> None:
-        for group in self._suspects:
-            if visit in group:
-                group.remove(visit)
-        if self._suspects and not self._suspects[0]:
-            self._admit()
 
     def _admit(self) -> None:
         """Let the next group of suspects enter, or all other prompts when there is none."""
@@ -133,10 +125,10 @@ class RestartingEngine:
         inside, self._inside = list(self._inside), {}
         group = self._suspects.popleft() if self._suspects else []
         if len(group) == 1 and inside == group:
-            group[0].guilty = True
+            self._guilty.update(group)
             self._deaths = 0
         else:
-            suspects = inside + [visit for visit in group if visit not in inside]
+            suspects = inside + [name for name in group if name not in inside]
             size = math.ceil(len(suspects) / SPLIT) or 1
             self._suspects.extend(suspects[low : low + size] for low in range(0, len(suspects), size))
         self._tasks.append(asyncio.create_task(self._restart(error)))

@@ -10,7 +10,7 @@ effect of each constant.
 import asyncio
 import heapq
 import itertools
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 
 from batchgen.records import Prompt
 
@@ -32,7 +32,7 @@ class Priority:
     """The priority of each prompt in the queue for an engine, by the lengths of finished ones; the lowest goes first."""
 
     def __init__(self) -> None:
-        self._learned: dict[Hashable, tuple[int, int]] = {}
+        self._learned: dict[tuple[int, ...] | None, tuple[int, int]] = {}
         """Answers that finished and their tokens, by attribute values; of all under None."""
         self._arrivals = itertools.count(1)
         self._rows = self._tokens = self._squares = 0.0
@@ -40,19 +40,20 @@ class Priority:
 
     def learn(self, prompt: Prompt, tokens: int) -> None:
         """The prompt was answered with this many tokens in all its turns."""
-        for key in (None, _key(prompt)):
+        for key in (None, tuple((prompt.attributes or {}).values())):
             answers, total = self._learned.get(key, (0, 0))
             self._learned[key] = answers + 1, total + tokens // (1 + len(prompt.turns))
 
     def expect(self, prompt: Prompt) -> float:
-        """Tokens of all turns, 0 for an error. A turn is as long as the key's mean, drawn to the mean of all by PRIOR_ROWS."""
+        """Tokens of all turns, 0 for an error. Of a turn: the mean for its attributes, drawn to the mean of all by PRIOR_ROWS."""
         sampling, turns = prompt.sampling, 1 + len(prompt.turns)
         if prompt.error is not None or sampling is None:
             return 0.0
         most = sampling.max_tokens or UNBOUNDED
         if sampling.ignore_eos or None not in self._learned:
             return float(turns * most)
-        (all_answers, all_tokens), (answers, tokens) = self._learned[None], self._learned.get(_key(prompt), (0, 0))
+        all_answers, all_tokens = self._learned[None]
+        answers, tokens = self._learned.get(tuple((prompt.attributes or {}).values()), (0, 0))
         learned = (tokens + PRIOR_ROWS * all_tokens / all_answers) / (answers + PRIOR_ROWS)
         return float(turns * min(max(learned, sampling.min_tokens, 1), most))
 
@@ -84,10 +85,6 @@ class Priority:
         ahead = {source: round(capacity * min(PUSH * tokens / mean, MOST_AHEAD)) for source, tokens in longest.items()}
         priorities = {source: next(self._arrivals) - places for source, places in ahead.items()}
         return [(priorities.get(source, 0), tokens / mean) for source, tokens in expected]
-
-
-def _key(prompt: Prompt) -> Hashable:
-    return tuple(prompt.attributes.values()) if prompt.attributes else ()
 
 
 class Queue:

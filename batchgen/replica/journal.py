@@ -24,8 +24,7 @@ _SCHEMA = pa.schema(
     {column.name: column.type for column in COLUMNS if column.source in ("completion", "both")}
     | {"prompt": pa.int32(), "cached_tokens": pa.int32(), "parsed": pa.string(), "error": ERROR}
 )
-"""The fields of a completion: the output's columns that are of one, and what a part counts or has in other columns. `parsed` is
-JSON: its type is the job's."""
+"""The fields of a completion, most of them with the type of the output's column. `parsed` is JSON: its type is the job's."""
 
 
 def write(store: Store, span: str, completions: list[Completion]) -> str:

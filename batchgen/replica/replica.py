@@ -209,8 +209,7 @@ class Replica:
             await self._write_journal(self._spans)
 
     async def _write_journal(self, spans: list[_OpenSpan]) -> None:
-        """Put what these spans have finished since their last files. When the store fails the rows stay for the next time; the
-        commit raises its error."""
+        """Put what these spans have finished since their last files."""
         for span in list(spans):
             if not span.fresh:
                 continue
@@ -220,7 +219,7 @@ class Replica:
                 span.files.append(await self._timed(journal.write, self.store, span.name, completions))
             except StoreError:
                 span.fresh += fresh
-                return
+                return  # they are put the next time; the commit raises the store's error
             _LOG.debug("journal of %d rows: %s", len(completions), span.files[-1])
 
 
