@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from batchgen.engines.registry import ENGINES
+from batchgen.engines.base import ENGINES
 from batchgen.job.fields import Fields
 from batchgen.plan import plan
 from batchgen.prepare import Prepared

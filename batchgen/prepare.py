@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from batchgen.engines.registry import ENGINES
+from batchgen.engines.base import ENGINES
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.output import job_file

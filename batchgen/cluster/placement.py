@@ -7,7 +7,7 @@ strategy by an entry point of the group `batchgen.placements`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from batchgen.engines.registry import ENGINES
+from batchgen.engines.base import ENGINES
 from batchgen.job.job import Job
 from batchgen.registry import Registry
 

@@ -1,1 +1,0 @@
-"""Engines: the protocol (base), the kinds by name (registry), one that outlives its deaths (restarting), the built-in ones."""

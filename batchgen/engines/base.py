@@ -1,22 +1,29 @@
-"""What an engine is: prompts as token ids in, `n` answers out.
+"""What an engine is (prompts as token ids in, `n` answers out), and the engine kinds by name.
 
 An engine refuses one prompt with BadRow(engine_rejected) and goes on; EngineError means that it is dead.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from pydantic import ValidationError
+
+from batchgen.errors import JobError
+from batchgen.job.fields import Spec, explain
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
 from batchgen.records import Answer, Capabilities
+from batchgen.registry import Registry
 from batchgen.render.model_files import ModelFiles
+
+Options = TypeVar("Options", bound=Spec)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt for an engine. `name` is unique among running requests; of the requests that wait, one with a lower `priority`
-    runs first; `images` are those of the conversation, as data URLs, in order."""
+    """One prompt for an engine. `name` is unique among running requests. Of the waiting requests the one with the lowest
+    `priority` runs first. `images` are those of the conversation, as data URLs, in order."""
 
     name: str
     token_ids: list[int]
@@ -33,18 +40,13 @@ class Engine(Protocol):
 
     async def start(self) -> None:
         """Load the model. Raises EngineError with the engine's own words."""
-        ...
 
     async def generate(self, request: Request) -> list[Answer]:
-        """The `sampling.n` answers to one prompt, complete. `best_of` is the task's to serve: an engine ignores it.
-
-        Raises BadRow when the engine refuses this prompt, EngineError when it died.
-        """
-        ...
+        """The `sampling.n` answers to one prompt, complete. An engine ignores `best_of`, which the task serves. Raises BadRow
+        when the engine refuses this prompt, EngineError when it died."""
 
     async def probe(self) -> None:
         """Returns while the engine works; raises EngineError when it died, and never returns when it hangs."""
-        ...
 
     async def stop(self) -> None: ...
 
@@ -54,18 +56,27 @@ class EngineKind(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Asked on the driver and on workers, of what is installed there."""
-        ...
+        """Those of the engine that is installed here; the driver and the workers ask."""
 
     def check(self, job: Job) -> None:
-        """Raises JobError for a job that this kind cannot run, such as options that it does not have. A model is there already if
-        the kind needs one. Imports neither torch nor an engine."""
-        ...
+        """Raises JobError for a job that this kind cannot run, for example with unknown options. The job has a model if the kind
+        needs one. Imports neither torch nor an engine."""
 
     def context(self, job: Job) -> int | None:
         """The context that the options set, in tokens; None for the model's own."""
-        ...
 
     def make(self, job: Job, model: ModelFiles) -> Engine:
-        """An engine that is not started, for a job that `check` let pass."""
-        ...
+        """An engine that is not started, for a job that passed `check`."""
+
+
+_BUILT_IN = {name: f"batchgen.engines.{name}:KIND" for name in ("vllm", "openai", "echo")}
+ENGINES: Registry[EngineKind] = Registry("engine.kind", "batchgen.engines", _BUILT_IN)
+
+
+def parse_options(job: Job, options: type[Options]) -> Options:
+    """The options of the job's engine. Raises JobError that names each mistake and lists all options."""
+    try:
+        return options.model_validate(job.engine.options)
+    except ValidationError as error:
+        mistakes = "; ".join(f"engine.options.{line}" for line in explain(error, options))
+        raise JobError(mistakes, f"{job.engine.kind} has {', '.join(options.model_fields)}") from None

@@ -5,8 +5,6 @@ on the prompt's token ids, the seed (unless temperature is 0) and the sample's n
 equally likely. Of the constraints (`structured_outputs`) it honours `choice` only. Its options are the fields of EchoOptions.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import os
@@ -22,8 +20,7 @@ import xxhash
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from batchgen.engines.base import EngineKind, Request
-from batchgen.engines.registry import parse_options
+from batchgen.engines.base import EngineKind, Request, parse_options
 from batchgen.errors import BadRow, EngineError
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
@@ -31,10 +28,7 @@ from batchgen.job.sampling import Sampling
 from batchgen.logprobs import Token, of_answer
 from batchgen.records import Answer, Capabilities
 from batchgen.render.model_files import ModelFiles
-
-_DEAD = "echo died"
-UNBOUNDED = 128
-"""Tokens of an answer without max_tokens and without a context."""
+from batchgen.render.renderer import UNBOUNDED_ANSWER
 
 
 class Length(Spec):
@@ -64,35 +58,18 @@ class EchoOptions(Spec):
     freeze_on: str | None = Field(None, description="Fault: after a prompt that contains this text no prompt is answered.")
 
 
-class EchoKind:
-    capabilities = Capabilities(needs_model=False)
-
-    def check(self, job: Job) -> None:
-        parse_options(job, EchoOptions)
-
-    def context(self, job: Job) -> int | None:
-        return parse_options(job, EchoOptions).max_model_len
-
-    def make(self, job: Job, model: ModelFiles) -> EchoEngine:
-        return EchoEngine(parse_options(job, EchoOptions), model.tokenizer, job.output.token_logprobs)
-
-
-KIND: EngineKind = EchoKind()
-
-
 class EchoEngine:
     """`tokenizer` is the text of a tokenizer.json; without one a token is a byte."""
 
     workers = 1
 
     def __init__(self, options: EchoOptions, tokenizer: str | None = None, token_logprobs: bool = False) -> None:
-        self.options = options
-        self.capacity = options.max_num_seqs
+        self.options, self.capacity = options, options.max_num_seqs
         self._token_logprobs = token_logprobs
         self._tokenizer = None if tokenizer is None else Tokenizer.from_str(tokenizer)
         self._slots = asyncio.Semaphore(self.capacity)
-        self._sleeping: set[asyncio.Future[None]] = set()
-        self._dead = self._frozen = False
+        self._died = asyncio.Event()
+        self._frozen = False
         self._process: subprocess.Popen[bytes] | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -102,7 +79,7 @@ class EchoEngine:
         if self.options.start_error is not None and (broken_while is None or os.path.exists(broken_while)):
             raise EngineError(self.options.start_error)
         if self.options.process:
-            # It ends with this process, too: nobody else holds the other end of its input.
+            # `cat` ends with this process, which alone holds the other end of its input.
             self._process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
             self._watching = asyncio.create_task(self._die_with(self._process))
 
@@ -121,7 +98,7 @@ class EchoEngine:
         words = re.findall(r"\w+", text) or ["nothing"]
         answers = [self._answer(words, ids, request.sampling, number) for number in range(request.sampling.n)]
         seconds = self.options.latency + self.options.seconds_per_token * max(answer.tokens for answer in answers)
-        if seconds or self._dead or self._frozen:
+        if seconds or self._frozen or self._died.is_set():
             async with self._slots:
                 await self._sleep(seconds)
         if self.options.meter:
@@ -130,12 +107,12 @@ class EchoEngine:
         return answers
 
     async def _fault(self, text: str) -> None:
-        """The faults that the options wish of a prompt with this text."""
+        """The faults that the options ask for at a prompt with this text."""
         options = self.options
         if options.kill_on and options.kill_on in text:
             os.kill(os.getpid(), signal.SIGKILL)
         if options.die_on and options.die_on in text:
-            self._die()
+            self._died.set()
         if options.freeze_on and options.freeze_on in text:
             self._frozen = True
         if options.reject_on and options.reject_on in text:
@@ -144,60 +121,44 @@ class EchoEngine:
             await asyncio.sleep(0.05)
 
     async def _sleep(self, seconds: float) -> None:
-        """Until the seconds are over; forever in a frozen engine. Raises EngineError in a dead one, asleep or not."""
-        loop = asyncio.get_running_loop()
-        waking: asyncio.Future[None] = loop.create_future()
-        self._sleeping.add(waking)
-        timer = loop.call_later(seconds, self._wake, waking)
+        """Returns after these seconds, or never in a frozen engine. Raises EngineError once the engine is dead."""
         try:
-            if self._dead:
-                raise EngineError(_DEAD)
-            await waking
-        finally:
-            timer.cancel()
-            self._sleeping.discard(waking)
-
-    def _wake(self, waking: asyncio.Future[None]) -> None:
-        if not self._frozen and not waking.done():
-            waking.set_result(None)
+            async with asyncio.timeout(seconds):
+                await self._died.wait()
+        except TimeoutError:
+            if not self._frozen:
+                return
+        await self._died.wait()
+        raise EngineError("echo died")
 
     async def _die_with(self, process: subprocess.Popen[bytes]) -> None:
         with process:
             await asyncio.to_thread(process.wait)
-        self._die()
-
-    def _die(self) -> None:
-        self._dead = True
-        for waking in self._sleeping:
-            if not waking.done():
-                waking.set_exception(EngineError(_DEAD))
+        self._died.set()
 
     def _answer(self, words: list[str], ids: list[int], sampling: Sampling, number: int) -> Answer:
         seed = sampling.seed if sampling.temperature else 0
         drawn_from = (ids, None, number) if seed is None else (ids, seed + number, 0)  # as vLLM seeds its samples
         dice = random.Random(xxhash.xxh3_64_intdigest(repr(drawn_from).encode()))
-        limit = sampling.max_tokens or UNBOUNDED
+        limit = sampling.max_tokens or UNBOUNDED_ANSWER
         constraint = orjson.loads(sampling.structured_outputs or "{}")
         if "choice" in constraint:
             chosen = dice.choice(constraint["choice"]).split()
             words = " ".join(constraint["choice"]).split()
-            return self._scored(" ".join(chosen[:limit]), "stop" if len(chosen) <= limit else "length", words, sampling.logprobs)
-        wanted = limit if sampling.ignore_eos else max(self._length(dice), sampling.min_tokens)
-        answer = " ".join(dice.choices(words, k=min(wanted, limit)))
-        reason = "length" if wanted >= limit else "stop"
-        for stop in sampling.stop:
-            before, found, _ = answer.partition(stop)
-            if found:
-                answer, reason = before + (found if sampling.include_stop_str_in_output else ""), "stop"
-        return self._scored(answer, reason, words, sampling.logprobs)
-
-    def _scored(self, text: str, reason: str, words: list[str], logprobs: int | None) -> Answer:
-        """The answer of a text that was drawn from `words`."""
+            text, reason = " ".join(chosen[:limit]), "stop" if len(chosen) <= limit else "length"
+        else:
+            wanted = limit if sampling.ignore_eos else max(self._length(dice), sampling.min_tokens)
+            text = " ".join(dice.choices(words, k=min(wanted, limit)))
+            reason = "length" if wanted >= limit else "stop"
+            for stop in sampling.stop:
+                before, found, _ = text.partition(stop)
+                if found:
+                    text, reason = before + (found if sampling.include_stop_str_in_output else ""), "stop"
         tokens = len(text.split())
-        if logprobs is None:
+        if sampling.logprobs is None:
             return Answer(text, tokens, reason)
         each = -math.log(len(words) or 1)
-        scored = _scored_words(text, each, words, logprobs) if self._token_logprobs else None
+        scored = _scored(text, each, words, sampling.logprobs) if self._token_logprobs else None
         return Answer(text, tokens, reason, each * tokens, token_logprobs=scored)
 
     def _length(self, dice: random.Random) -> int:
@@ -210,11 +171,27 @@ class EchoEngine:
         return max(1, round(dice.lognormvariate(math.log(length.mean) - length.sigma**2 / 2, length.sigma)))
 
 
-def _scored_words(answer: str, each: float, words: list[str], most: int) -> pa.StructArray:
-    """The words of an answer with the white space around them, equally likely; beside each `most` words, itself first."""
+def _scored(text: str, each: float, words: list[str], most: int) -> pa.StructArray:
+    """The words of an answer with their white space, of log-probability `each`; beside each `most` words, itself first."""
     tokens: list[tuple[None, str, float, list[Token]]] = []
-    for word in re.findall(r"\s*\S+(?:\s+$)?", answer):
+    for word in re.findall(r"\s*\S+(?:\s+$)?", text):
         space = " " if tokens else ""
         likeliest = list(dict.fromkeys([word, *(space + other for other in words)]))[:most]
         tokens.append((None, word, each, [(None, other, each) for other in likeliest]))
     return of_answer(tokens)
+
+
+class EchoKind:
+    capabilities = Capabilities(needs_model=False)
+
+    def check(self, job: Job) -> None:
+        parse_options(job, EchoOptions)
+
+    def context(self, job: Job) -> int | None:
+        return parse_options(job, EchoOptions).max_model_len
+
+    def make(self, job: Job, model: ModelFiles) -> EchoEngine:
+        return EchoEngine(parse_options(job, EchoOptions), model.tokenizer, job.output.token_logprobs)
+
+
+KIND: EngineKind = EchoKind()

@@ -3,11 +3,8 @@
 The endpoint applies its own chat template, so a prompt is the conversation's JSON (render's HOSTED_TEMPLATE; a token is a byte),
 and the endpoint counts the tokens. The openai client retries, backs off and honours Retry-After. A row's adapter names a model of
 the endpoint. The key comes from the environment variable that `engine.options.api_key_env` names, and from nowhere else.
-
-A request that the endpoint refuses is an error row. An endpoint that cannot be reached, or refuses the key, is a dead engine.
+A refused request is an error row. An endpoint that cannot be reached, or that refuses the key, is a dead engine.
 """
-
-from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -17,8 +14,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from batchgen import logprobs
-from batchgen.engines.base import EngineKind, Request
-from batchgen.engines.registry import parse_options
+from batchgen.engines.base import EngineKind, Request, parse_options
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
@@ -28,15 +24,10 @@ from batchgen.render.model_files import ModelFiles
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-    from openai.types.chat.chat_completion import Choice
     from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
 
 _OPENAI = ("temperature", "top_p", "n", "seed", "stop", "presence_penalty", "frequency_penalty")
-_VLLM = (
-    *("top_k", "min_p", "min_tokens", "repetition_penalty", "stop_token_ids", "bad_words", "ignore_eos"),
-    *("include_stop_str_in_output", "skip_special_tokens"),
-)
-_DEFAULTS = Sampling()
+_ELSEWHERE = {"best_of", "adapter", "logprobs"}  # the task's, the name of the model, a flag and a number
 
 
 class OpenAIOptions(Spec):
@@ -46,6 +37,98 @@ class OpenAIOptions(Spec):
     timeout: float = Field(600.0, gt=0, description="Seconds before a request without a response fails.")
     max_retries: int = Field(8, ge=0, description="Retries of a request that met 408, 409, 429, 5xx or no response.")
     max_tokens_field: str = Field("max_tokens", description="Name of the length limit; some models want max_completion_tokens.")
+
+
+class OpenAIEngine:
+    workers = 1
+
+    def __init__(self, options: OpenAIOptions, model: str, token_logprobs: bool = False) -> None:
+        self.options, self.capacity = options, options.concurrency
+        self._model, self._token_logprobs = model, token_logprobs
+        self._client: AsyncOpenAI | None = None
+
+    async def start(self) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise EngineError(
+                f"the openai client cannot be imported: {error}", "install batchgen[openai] on every node"
+            ) from error
+        options = self.options
+        key = os.environ.get(options.api_key_env) or "none"  # a private server may want none
+        self._client = openai.AsyncOpenAI(
+            base_url=options.base_url, api_key=key, timeout=options.timeout, max_retries=options.max_retries
+        )
+        try:
+            await self._client.models.list()
+        except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            await self.stop()
+            remedy = f"check engine.options.base_url and the key in {options.api_key_env}"
+            raise EngineError(f"{options.base_url}: {safe_message(error)}", remedy) from None
+        except openai.APIStatusError:
+            pass  # it responds; not every endpoint lists its models
+
+    async def stop(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def probe(self) -> None:
+        return None  # requests have time limits of their own
+
+    async def generate(self, request: Request) -> list[Answer]:
+        import openai
+
+        assert self._client is not None
+        messages, parameters = orjson.loads(bytes(request.token_ids)), self._parameters(request.sampling)
+        try:
+            done = await self._client.chat.completions.create(messages=messages, **parameters)
+        except openai.APITimeoutError as error:
+            raise BadRow("timeout", safe_message(error)) from None
+        except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise EngineError(f"{self.options.base_url}: {safe_message(error)}") from None
+        except openai.APIStatusError as error:
+            raise BadRow("engine_rejected", safe_message(error)) from None
+        cached = getattr(getattr(done.usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
+        prompt_tokens, total = (done.usage.prompt_tokens, done.usage.completion_tokens) if done.usage else (None, 0)
+        choices = sorted(done.choices, key=lambda choice: choice.index)
+        contents = [choice.logprobs.content if choice.logprobs else None for choice in choices]
+        counts = [len(content or ()) for content in contents]
+        if sum(counts) != total:  # not every token is listed: the sum is split evenly
+            counts = [total // len(counts) + (number < total % len(counts)) for number in range(len(counts))]
+        answers = []
+        for choice, content, tokens in zip(choices, contents, counts, strict=True):
+            logprob = None if content is None else sum(token.logprob for token in content)
+            scored = None if content is None or not self._token_logprobs else _tokens(content)
+            text, reason = choice.message.content or "", choice.finish_reason or "stop"
+            answers.append(Answer(text, tokens, reason, logprob, cached, prompt_tokens, scored))
+        return answers
+
+    def _parameters(self, sampling: Sampling) -> dict[str, Any]:
+        """What a request sets besides its messages. Fields that OpenAI lacks go in `extra_body`, which vLLM's server reads."""
+        more = sampling.model_dump(exclude_defaults=True, exclude_none=True, exclude=_ELSEWHERE)
+        made = {"model": sampling.adapter or self._model} | {name: more.pop(name) for name in _OPENAI if name in more}
+        if "max_tokens" in more:
+            made[self.options.max_tokens_field] = more.pop("max_tokens")
+        if sampling.logprobs is not None:
+            made |= {"logprobs": True} | ({"top_logprobs": sampling.logprobs} if sampling.logprobs else {})
+        constraint = orjson.loads(more.pop("structured_outputs", "null"))
+        if constraint and "json" in constraint:
+            # OpenAI refuses strict schemas that leave properties open.
+            strict = constraint["json"].get("additionalProperties") is False
+            schema = {"name": "answer", "schema": constraint["json"], "strict": strict}
+            made["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif constraint:
+            more["structured_outputs"] = constraint
+        return made | ({"extra_body": more} if more else {})
+
+
+def _tokens(content: "list[ChatCompletionTokenLogprob]") -> pa.StructArray:
+    """The tokens of an answer. A vLLM server puts the chosen alternative before likelier ones, so this sorts them."""
+    tokens = []
+    for token in content:
+        likeliest = sorted(token.top_logprobs or (), key=lambda other: -other.logprob)
+        tokens.append((None, token.token, token.logprob, [(None, other.token, other.logprob) for other in likeliest]))
+    return logprobs.of_answer(tokens)
 
 
 class OpenAIKind:
@@ -72,112 +155,3 @@ class OpenAIKind:
 
 
 KIND: EngineKind = OpenAIKind()
-
-
-class OpenAIEngine:
-    workers = 1
-
-    def __init__(self, options: OpenAIOptions, model: str, token_logprobs: bool = False) -> None:
-        self.options = options
-        self.capacity = options.concurrency
-        self._model = model
-        self._token_logprobs = token_logprobs
-        self._client: AsyncOpenAI | None = None
-
-    async def start(self) -> None:
-        try:
-            import openai
-        except ImportError as error:
-            message = f"the openai client cannot be imported: {error}"
-            raise EngineError(message, "install batchgen[openai] on every node") from error
-        options = self.options
-        self._client = openai.AsyncOpenAI(
-            base_url=options.base_url,
-            api_key=os.environ.get(options.api_key_env) or "none",  # a private server may want none
-            timeout=options.timeout,
-            max_retries=options.max_retries,
-        )
-        try:
-            await self._client.models.list()
-        except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            await self.stop()
-            remedy = f"check engine.options.base_url and the key in {options.api_key_env}"
-            raise EngineError(f"{options.base_url}: {safe_message(error)}", remedy) from None
-        except openai.APIStatusError:
-            pass  # it responds; not every endpoint lists its models
-
-    async def stop(self) -> None:
-        if self._client is not None:
-            await self._client.close()
-
-    async def probe(self) -> None:
-        return None  # requests have time limits of their own
-
-    async def generate(self, request: Request) -> list[Answer]:
-        import openai
-
-        assert self._client is not None
-        messages = orjson.loads(bytes(request.token_ids))
-        model = request.sampling.adapter or self._model
-        parameters = self._parameters(request.sampling)
-        try:
-            done = await self._client.chat.completions.create(model=model, messages=messages, **parameters)
-        except openai.APITimeoutError as error:
-            raise BadRow("timeout", safe_message(error)) from None
-        except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise EngineError(f"{self.options.base_url}: {safe_message(error)}") from None
-        except openai.APIStatusError as error:
-            raise BadRow("engine_rejected", safe_message(error)) from None
-        cached = getattr(getattr(done.usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
-        choices = sorted(done.choices, key=lambda choice: choice.index)
-        prompt_tokens, total = (done.usage.prompt_tokens, done.usage.completion_tokens) if done.usage else (None, 0)
-        answers = []
-        for choice, tokens in zip(choices, _counts(choices, total), strict=True):
-            content = _content(choice)
-            scored = None if content is None or not self._token_logprobs else _tokens(content)
-            logprob = None if content is None else sum(token.logprob for token in content)
-            text, reason = choice.message.content or "", choice.finish_reason or "stop"
-            answers.append(Answer(text, tokens, reason, logprob, cached, prompt_tokens, scored))
-        return answers
-
-    def _parameters(self, sampling: Sampling) -> dict[str, Any]:
-        """What differs from the defaults, under OpenAI's names; fields that OpenAI lacks, as vLLM's server takes them."""
-        given = {name: value for name, value in sampling if value != getattr(_DEFAULTS, name) and value is not None}
-        made: dict[str, Any] = {name: given[name] for name in _OPENAI if name in given}
-        if "max_tokens" in given:
-            made[self.options.max_tokens_field] = given["max_tokens"]
-        if sampling.logprobs is not None:
-            made["logprobs"] = True
-            made |= {"top_logprobs": sampling.logprobs} if sampling.logprobs else {}
-        more = {name: given[name] for name in _VLLM if name in given}
-        constraint = orjson.loads(given.get("structured_outputs", "null"))
-        if constraint and "json" in constraint:
-            # OpenAI refuses strict schemas that leave properties open.
-            strict = constraint["json"].get("additionalProperties") is False
-            schema = {"name": "answer", "schema": constraint["json"], "strict": strict}
-            made["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif constraint:
-            more["structured_outputs"] = constraint
-        return made | ({"extra_body": more} if more else {})
-
-
-def _content(choice: Choice) -> list[ChatCompletionTokenLogprob] | None:
-    """The tokens of an answer; None where the endpoint does not list them."""
-    return choice.logprobs.content if choice.logprobs else None
-
-
-def _counts(choices: list[Choice], total: int) -> list[int]:
-    """The number of tokens of each choice. The endpoint gives their sum; it is split evenly unless the tokens are listed."""
-    listed = [len(_content(choice) or ()) for choice in choices]
-    if sum(listed) == total:
-        return listed
-    return [total // len(choices) + (number < total % len(choices)) for number in range(len(choices))]
-
-
-def _tokens(content: list[ChatCompletionTokenLogprob]) -> pa.StructArray:
-    """The tokens of an answer. A vLLM server puts the chosen alternative before likelier ones, so they are sorted."""
-    tokens = []
-    for token in content:
-        likeliest = sorted(token.top_logprobs or (), key=lambda other: -other.logprob)
-        tokens.append((None, token.token, token.logprob, [(None, other.token, other.logprob) for other in likeliest]))
-    return logprobs.of_answer(tokens)

@@ -1,17 +1,17 @@
 """An engine that outlives its deaths.
 
-An engine that dies, or gives no sign of life for `watchdog` seconds, is replaced by a new one. The prompts in it become suspects:
-they run before all other prompts and apart from them, in groups of a SPLIT-th of those that were in the engine together.
-A group that kills the engine is split again and goes last; a prompt that kills it alone ends as `engine_crash`. One poisonous
-prompt among n costs about 1 + log(n) / log(SPLIT) restarts, and no other row.
+An engine that dies, or gives no sign of life for `watchdog` seconds, is replaced by a new one. The prompts that were in it become
+suspects: they run before all other prompts and apart from them, in groups of a SPLIT-th. A group that kills the engine is split
+again and goes last; a prompt that kills it alone ends as `engine_crash`. One poisonous prompt among n costs about
+1 + log(n) / log(SPLIT) restarts, and no other row.
 """
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 
 from batchgen import logs
 from batchgen.engines.base import Engine, Request
@@ -25,48 +25,31 @@ MOST_DEATHS = 10
 GUILTY = "the engine died of this prompt, and again when the prompt was alone in it"
 
 
-@dataclass(eq=False)
-class _Visit:
-    """A prompt in the engine, or on its way there."""
-
-    time: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
-    """The time it may spend there."""
-    evicted: bool = False
-    """Taken out of a dead engine: its time ended early."""
-    guilty: bool = False
-
-    def evict(self) -> None:
-        if not self.time.expired():
-            self.evicted = True
-            self.time.reschedule(asyncio.get_running_loop().time())
-
-
 class RestartingEngine:
-    """The Engine protocol over the engines that `make` makes, one after the other.
-
-    `watchdog` and `row_seconds` are seconds. `row_seconds` bounds the time of a prompt in the engine, queueing there included.
-    """
+    """The Engine protocol over the engines that `make` makes, one after the other. `watchdog` is in seconds; `row_seconds` bounds
+    the time of a prompt in the engine, queueing there included."""
 
     def __init__(self, make: Callable[[], Engine], watchdog: float, row_seconds: float | None) -> None:
         self._make, self._watchdog, self._row_seconds = make, watchdog, row_seconds
         self._engine = make()
-        self.capacity = self.workers = self.restarts = 0
+        self.capacity = self.workers = self.restarts = self._deaths = 0
         self._up = False
         self._given_up: EngineError | None = None
-        self._deaths = 0
-        self._inside: dict[_Visit, None] = {}
-        """In the order in which they entered."""
-        self._suspects: deque[list[_Visit]] = deque()
+        self._inside: dict[str, asyncio.Timeout] = {}
+        """The prompts in the engine, by the names that they came with, in the order in which they entered; their time limits."""
+        self._suspects: deque[list[str]] = deque()
         """Groups of suspects: the first may enter the engine, the others wait. Other prompts wait until there are none."""
+        self._guilty: set[str] = set()
         self._change = asyncio.Event()
         """Set, and replaced by another, when prompts that wait may enter, or never will."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        """asyncio itself holds no reference to them."""
 
     async def start(self) -> None:
         await self._engine.start()
         self.capacity, self.workers = self._engine.capacity, self._engine.workers
         self._up = True
-        self._spawn(self._watch())
+        self._tasks = [asyncio.create_task(self._watch())]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -78,53 +61,48 @@ class RestartingEngine:
 
     async def generate(self, request: Request) -> list[Answer]:
         """As Engine.generate; raises BadRow for `engine_crash` and `timeout` too, EngineError when the engine is given up."""
-        visit = _Visit()
+        name = request.name
         try:
-            while True:
-                while not self._may_enter(visit):
+            while name not in self._guilty:
+                if self._given_up is not None:
+                    raise self._given_up
+                if not self._up or (self._suspects and name not in self._suspects[0]):
                     await self._change.wait()
-                answers = await self._attempt(visit, request)
-                if answers is not None:
+                elif (answers := await self._attempt(name, request)) is not None:
                     self._deaths = 0
                     return answers
-                request = replace(request, name=f"{request.name}'")  # as no request of the dead engine was called
-        finally:
-            self._leave(visit)
-
-    def _may_enter(self, visit: _Visit) -> bool:
-        """Raises the error of a prompt that never will."""
-        if visit.guilty:
+                else:
+                    request = dataclasses.replace(request, name=f"{request.name}'")  # another than in the dead engine
             raise BadRow("engine_crash", GUILTY)
-        if self._given_up is not None:
-            raise self._given_up
-        return self._up and (not self._suspects or visit in self._suspects[0])
+        finally:
+            self._guilty.discard(name)
+            for group in self._suspects:
+                if name in group:
+                    group.remove(name)
+            if self._suspects and not self._suspects[0]:
+                self._admit()
 
-    async def _attempt(self, visit: _Visit, request: Request) -> list[Answer] | None:
+    async def _attempt(self, name: str, request: Request) -> list[Answer] | None:
         """The answers; None when the engine died first. Raises BadRow when the engine refuses the prompt or its time is over."""
         engine = self._engine
-        visit.evicted = False
         try:
-            async with asyncio.timeout(self._row_seconds) as visit.time:
-                self._inside[visit] = None
+            async with asyncio.timeout(self._row_seconds) as time:
+                self._inside[name] = time
                 try:
                     return await engine.generate(request)
                 except EngineError as error:
                     self._died(engine, error)
         except TimeoutError:
-            if not visit.time.expired():
+            if not time.expired():
                 raise  # the engine's own
-            if not visit.evicted:
+            if self._lives(engine):
                 raise BadRow("timeout", f"no answer within limits.row_seconds ({self._row_seconds:g})") from None
         finally:
-            self._inside.pop(visit, None)
+            self._inside.pop(name, None)
         return None
 
-    def _leave(self, visit: _Visit) -> None:
-        for group in self._suspects:
-            if visit in group:
-                group.remove(visit)
-        if self._suspects and not self._suspects[0]:
-            self._admit()
+    def _lives(self, engine: Engine) -> bool:
+        return self._up and engine is self._engine
 
     def _admit(self) -> None:
         """Let the next group of suspects enter, or all other prompts when there is none."""
@@ -135,21 +113,25 @@ class RestartingEngine:
 
     def _died(self, engine: Engine, error: EngineError) -> None:
         """Make suspects of the prompts in a dead engine, and begin to start another."""
-        if engine is not self._engine or not self._up:
+        if not self._lives(engine):
             return
         _LOG.warning("the engine died with %d prompts in it: %s", len(self._inside), error)
         self._up = False
         self._deaths += 1
+        now = asyncio.get_running_loop().time()
+        for time in self._inside.values():
+            if not time.expired():
+                time.reschedule(now)
         inside, self._inside = list(self._inside), {}
         group = self._suspects.popleft() if self._suspects else []
-        for visit in inside:
-            visit.evict()
         if len(group) == 1 and inside == group:
-            group[0].guilty = True
+            self._guilty.update(group)
             self._deaths = 0
         else:
-            self._suspects.extend(_split(inside + [visit for visit in group if visit not in inside]))
-        self._spawn(self._restart(error))
+            suspects = inside + [name for name in group if name not in inside]
+            size = math.ceil(len(suspects) / SPLIT) or 1
+            self._suspects.extend(suspects[low : low + size] for low in range(0, len(suspects), size))
+        self._tasks.append(asyncio.create_task(self._restart(error)))
 
     async def _restart(self, error: EngineError) -> None:
         with contextlib.suppress(Exception):  # a dead engine may fail to stop
@@ -173,25 +155,13 @@ class RestartingEngine:
         while True:
             await asyncio.sleep(min(10.0, self._watchdog / 4))
             engine = self._engine
-            if not self._up or not self._inside:
-                continue
             try:
-                await asyncio.wait_for(engine.probe(), self._watchdog)
+                if self._up and self._inside:
+                    await asyncio.wait_for(engine.probe(), self._watchdog)
             except TimeoutError:
                 self._died(engine, EngineError(f"the engine gave no sign of life for {self._watchdog:g} s"))
             except Exception as failure:  # an engine that cannot say that it works does not
                 self._died(engine, _engine_error(failure))
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)  # asyncio itself holds no reference
-        task.add_done_callback(self._tasks.discard)
-
-
-def _split(visits: list[_Visit]) -> Iterator[list[_Visit]]:
-    """Groups of a SPLIT-th each."""
-    size = math.ceil(len(visits) / SPLIT) or 1
-    return (visits[low : low + size] for low in range(0, len(visits), size))
 
 
 def _engine_error(error: Exception) -> EngineError:

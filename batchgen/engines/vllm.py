@@ -4,8 +4,6 @@
 safetensors, no statistics log, a queue that honours priorities, workers as processes of this replica (`mp`).
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import gc
@@ -41,56 +39,23 @@ NAMES = {
     "StructuredOutputsParams": "vllm.sampling_params",
     "tokens_input": "vllm.inputs",
 }
-"""All names of vLLM that are imported, with their modules, which vLLM does not promise to keep. vllm_options.py reads the source
-of the first module. tests/engines/test_vllm_names.py notices the loss of one, or of an attribute below."""
-ATTRIBUTES = {
-    "AsyncLLM": ("from_engine_args", "generate", "is_paused", "shutdown", "renderer", "vllm_config"),
-    "RequestOutputKind": ("FINAL_ONLY",),
-    "SamplingParams": ("output_kind", "skip_clone"),
-    "vllm.config:VllmConfig": ("scheduler_config", "parallel_config"),
-    "vllm.config:SchedulerConfig": ("max_num_seqs",),
-    "vllm.config:ParallelConfig": ("world_size",),
-    "vllm.renderers:BaseRenderer": ("render_cmpl_async",),
-    "vllm.outputs:RequestOutput": ("outputs", "num_cached_tokens"),
-    "vllm.outputs:CompletionOutput": ("index", "text", "token_ids", "finish_reason", "cumulative_logprob", "logprobs"),
-    "vllm.logprobs:Logprob": ("logprob", "rank", "decoded_token"),
-}
-"""Attributes in use: of these names, and of the classes of what they hold and return."""
-
+"""All names that are imported from vLLM, with their modules, which may change. vllm_options.py reads the source of the first one.
+tests/engines/test_vllm_names.py notices the loss of a name, or of an attribute in use, which it lists."""
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""The formats of images that are read: of all that PIL knows, those that need no other program. A row is untrusted."""
+"""The formats of images that are read: those of PIL that need no other program. A row is untrusted."""
 MOST_PIXELS = 2**26
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""That vLLM allocates."""
-
-
-class VllmKind:
-    @property
-    def capabilities(self) -> Capabilities:
-        return Capabilities(device="cpu" if vllm_cpu.runs_on_cpu() else "gpu")
-
-    def check(self, job: Job) -> None:
-        check_options(job.engine.options)
-
-    def context(self, job: Job) -> int | None:
-        return job.engine.options.get("max_model_len")
-
-    def make(self, job: Job, model: ModelFiles) -> VllmEngine:
-        return VllmEngine(engine_arguments(job, model), model.adapters, job.output.token_logprobs)
-
-
-KIND: EngineKind = VllmKind()
+"""Those that vLLM allocates."""
 
 
 def engine_arguments(job: Job, model: ModelFiles) -> dict[str, object]:
     """AsyncEngineArgs of a job: batchgen's defaults, the job's options, and what other fields of the job set."""
     spec = job.engine
-    ranks = spec.tensor_parallel_size * spec.pipeline_parallel_size
     options: dict[str, object] = {
         "load_format": "safetensors",
         "disable_log_stats": True,
         "scheduling_policy": "priority",
-        "distributed_executor_backend": "mp" if ranks > 1 else None,
+        "distributed_executor_backend": "mp" if spec.tensor_parallel_size * spec.pipeline_parallel_size > 1 else None,
     }
     if model.adapters:
         needed = max(adapter.rank for adapter in model.adapters.values())
@@ -158,17 +123,12 @@ class VllmEngine:
             raise BadRow("engine_rejected", f"{type(cause).__name__}: {safe_message(cause)}") from None
         if final is None:
             raise EngineError("vLLM ended a request without an output")
-        return [
-            Answer(
-                output.text,
-                len(output.token_ids),
-                output.finish_reason or "stop",
-                output.cumulative_logprob,
-                final.num_cached_tokens or 0,
-                token_logprobs=token_logprobs(output, request.sampling.logprobs) if self._token_logprobs else None,
-            )
-            for output in sorted(final.outputs, key=lambda output: output.index)
-        ]
+        answers = []
+        for output in sorted(final.outputs, key=lambda output: output.index):
+            reason, logprob, cached = output.finish_reason or "stop", output.cumulative_logprob, final.num_cached_tokens or 0
+            scored = token_logprobs(output, request.sampling.logprobs) if self._token_logprobs else None
+            answers.append(Answer(output.text, len(output.token_ids), reason, logprob, cached, token_logprobs=scored))
+        return answers
 
     async def _prompt(self, request: Request) -> object:
         if not request.images:
@@ -192,8 +152,7 @@ class VllmEngine:
 
 
 def token_logprobs(output: Any, most: int | None) -> pa.StructArray | None:
-    """The tokens of a CompletionOutput. vLLM's entry of a position has the chosen token and the `most` likeliest, which may be or
-    not be one of them."""
+    """The tokens of a CompletionOutput, whose positions list the chosen token and the `most` likeliest ones."""
     if output.logprobs is None or most is None:
         return None
     tokens = []
@@ -204,7 +163,7 @@ def token_logprobs(output: Any, most: int | None) -> pa.StructArray | None:
     return logprobs.of_answer(tokens)
 
 
-def read_picture(url: str) -> Image:
+def read_picture(url: str) -> "Image":
     """The image in a data URL, as RGB. Raises ValueError or PIL's errors for anything else."""
     import PIL.Image
 
@@ -213,3 +172,21 @@ def read_picture(url: str) -> Image:
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"an image of {image.width} x {image.height} pixels, over {MOST_PIXELS}")
     return image.convert("RGB")
+
+
+class VllmKind:
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(device="cpu" if vllm_cpu.runs_on_cpu() else "gpu")
+
+    def check(self, job: Job) -> None:
+        check_options(job.engine.options)
+
+    def context(self, job: Job) -> int | None:
+        return job.engine.options.get("max_model_len")
+
+    def make(self, job: Job, model: ModelFiles) -> VllmEngine:
+        return VllmEngine(engine_arguments(job, model), model.adapters, job.output.token_logprobs)
+
+
+KIND: EngineKind = VllmKind()

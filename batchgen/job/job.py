@@ -1,7 +1,7 @@
 """Job file -> Job: validated, frozen, fingerprinted.
 
 Unknown keys are errors everywhere except in `engine.options`, which the engine's kind checks
-(engines/registry.py): they have the engine's own names. Fields that change what a row means are part of the
+(engines/base.py): they have the engine's own names. Fields that change what a row means are part of the
 fingerprint; the others (replicas, parallelism, engine options, span size, limits) are not.
 """
 

@@ -3,17 +3,15 @@
 The length of an answer with `ignore_eos` is known; others are learned from finished rows, by attribute values (answers of
 verbosity 4 are longer than those of verbosity 0). A row moves ahead of its turn by PUSH times as many places as an engine has
 sequences, times its length relative to the mean: rows of one length keep their order, and no row waits for more than MOST_AHEAD
-engines full of later ones, so that spans still finish in about the order of the plan.
-
-`python tests/bench/simulate.py` shows the effect of each constant.
+engines full of later ones, so that spans still finish in about the order of the plan. `python tests/bench/simulate.py` shows the
+effect of each constant.
 """
 
 import asyncio
 import heapq
 import itertools
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 
-from batchgen.job.sampling import Sampling
 from batchgen.records import Prompt
 
 MIN_HELD, IN_ENGINE, MAX_HELD = 1.25, 2, 16
@@ -21,45 +19,43 @@ MIN_HELD, IN_ENGINE, MAX_HELD = 1.25, 2, 16
 APART = 0.3
 """Lengths differ when their standard deviation is over this fraction of their mean."""
 PUSH, MOST_AHEAD = 4.0, 16.0
-"""Engines full of rows: by which a row of mean length moves ahead, and at most."""
+"""Engines full of rows by which a row moves ahead: one of mean length, and any at most."""
 HALF_LIFE = 16.0
 """Engines full of rows after which an expectation counts half."""
 PRIOR_ROWS = 8.0
-"""Rows of mean length that every key is taken to have had."""
+"""Rows of mean length with which every combination of attribute values begins."""
 UNBOUNDED = 1024
-"""Tokens assumed as the most of an answer without max_tokens."""
-
-
-class Lengths:
-    """Expected completion tokens of a row, by a key of the caller's."""
-
-    def __init__(self) -> None:
-        self._by_key: dict[Hashable, tuple[float, float]] = {}
-        self._rows = self._tokens = 0.0
-
-    def learn(self, key: Hashable, tokens: int) -> None:
-        """A row of this key was answered with this many tokens."""
-        rows, total = self._by_key.get(key, (0.0, 0.0))
-        self._by_key[key] = rows + 1, total + tokens
-        self._rows, self._tokens = self._rows + 1, self._tokens + tokens
-
-    def expect(self, key: Hashable, sampling: Sampling) -> float:
-        """Tokens of one answer: the mean of the key's rows, drawn to the mean of all by PRIOR_ROWS of them."""
-        most = sampling.max_tokens or UNBOUNDED
-        if sampling.ignore_eos or not self._rows:
-            return most
-        rows, total = self._by_key.get(key, (0.0, 0.0))
-        learned = (total + PRIOR_ROWS * self._tokens / self._rows) / (rows + PRIOR_ROWS)
-        return float(min(max(learned, sampling.min_tokens, 1), most))
+"""Tokens assumed as the maximum of an answer without max_tokens."""
 
 
 class Priority:
-    """The priority of each prompt of a replica in the queue for the engine; a lower one goes first."""
+    """The priority of each prompt in the queue for an engine, by the lengths of finished ones; the lowest goes first."""
 
-    def __init__(self, lengths: Lengths) -> None:
-        self._lengths = lengths
-        self._arrived = 0
+    def __init__(self) -> None:
+        self._learned: dict[tuple[int, ...] | None, tuple[int, int]] = {}
+        """Answers that finished and their tokens, by attribute values; of all under None."""
+        self._arrivals = itertools.count(1)
         self._rows = self._tokens = self._squares = 0.0
+        """Of the rows expected lately: how many, their tokens, the squares of these."""
+
+    def learn(self, prompt: Prompt, tokens: int) -> None:
+        """The prompt was answered with this many tokens in all its turns."""
+        for key in (None, tuple((prompt.attributes or {}).values())):
+            answers, total = self._learned.get(key, (0, 0))
+            self._learned[key] = answers + 1, total + tokens // (1 + len(prompt.turns))
+
+    def expect(self, prompt: Prompt) -> float:
+        """Tokens of all turns, 0 for an error. Of a turn: the mean for its attributes, drawn to the mean of all by PRIOR_ROWS."""
+        sampling, turns = prompt.sampling, 1 + len(prompt.turns)
+        if prompt.error is not None or sampling is None:
+            return 0.0
+        most = sampling.max_tokens or UNBOUNDED
+        if sampling.ignore_eos or None not in self._learned:
+            return float(turns * most)
+        all_answers, all_tokens = self._learned[None]
+        answers, tokens = self._learned.get(tuple((prompt.attributes or {}).values()), (0, 0))
+        learned = (tokens + PRIOR_ROWS * all_tokens / all_answers) / (answers + PRIOR_ROWS)
+        return float(turns * min(max(learned, sampling.min_tokens, 1), most))
 
     @property
     def tells_apart(self) -> bool:
@@ -75,7 +71,7 @@ class Priority:
     def of_span(self, prompts: Iterable[Prompt], capacity: int) -> list[tuple[int, float]]:
         """The priority of each prompt of a span, and its expected length relative to the mean. The variants of a row share a
         priority, and with it their prefix in the cache."""
-        expected = [(prompt.source, self._expect(prompt)) for prompt in prompts]
+        expected = [(prompt.source, self.expect(prompt)) for prompt in prompts]
         longest: dict[int, float] = {}
         for source, tokens in expected:
             if tokens:
@@ -86,21 +82,13 @@ class Priority:
         self._tokens = kept * self._tokens + sum(longest.values())
         self._squares = kept * self._squares + sum(tokens**2 for tokens in longest.values())
         mean = self._tokens / self._rows if self._rows else 1.0
-        priorities = {}
-        for source, tokens in longest.items():
-            self._arrived += 1
-            priorities[source] = self._arrived - round(capacity * min(PUSH * tokens / mean, MOST_AHEAD))
+        ahead = {source: round(capacity * min(PUSH * tokens / mean, MOST_AHEAD)) for source, tokens in longest.items()}
+        priorities = {source: next(self._arrivals) - places for source, places in ahead.items()}
         return [(priorities.get(source, 0), tokens / mean) for source, tokens in expected]
-
-    def _expect(self, prompt: Prompt) -> float:
-        """Tokens of all turns; none of a prompt that is an error already."""
-        if prompt.error is not None or prompt.sampling is None:
-            return 0.0
-        return (1 + len(prompt.turns)) * self._lengths.expect(length_key(prompt), prompt.sampling)
 
 
 class Queue:
-    """Where prompts wait for their turn in an engine, in the order of their priorities; those of one priority as they came."""
+    """Where prompts wait for their turn in an engine, by priority; those of one priority in the order in which they came."""
 
     def __init__(self) -> None:
         self._inside = 0
@@ -133,8 +121,3 @@ def share(left: float, pool: int) -> float:
     """The prompts that one replica of `pool` may hold of `left` unfinished ones: all where it is alone, else somewhat less than
     its part, so that the last ones go to whoever is done first."""
     return left / (1.5 * pool - 0.5)
-
-
-def length_key(prompt: Prompt) -> Hashable:
-    """The key by which the length of a prompt's answer is learned: its attribute values."""
-    return tuple(prompt.attributes.values()) if prompt.attributes else ()

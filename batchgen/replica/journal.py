@@ -7,7 +7,6 @@ is as good as none, and so is one of a later format. Once the span has its part 
 
 import dataclasses
 import uuid
-from collections.abc import Iterable
 
 import orjson
 import pyarrow as pa
@@ -25,26 +24,23 @@ _SCHEMA = pa.schema(
     {column.name: column.type for column in COLUMNS if column.source in ("completion", "both")}
     | {"prompt": pa.int32(), "cached_tokens": pa.int32(), "parsed": pa.string(), "error": ERROR}
 )
-"""The fields of a completion: the output's columns that are of one, and what a part counts or has in other columns. `parsed` is
-JSON: its type is the job's."""
+"""The fields of a completion, most of them with the type of the output's column. `parsed` is JSON: its type is the job's."""
 
 
-def write(store: Store, span: str, completions: Iterable[Completion]) -> str:
-    """Put a journal file with whole prompts (all their samples); its name. Raises StoreError."""
-    completions = list(completions)
+def write(store: Store, span: str, completions: list[Completion]) -> str:
+    """Put a journal file with whole prompts (all their samples). Returns its name. Raises StoreError."""
     columns = {name: [getattr(c, name) for c in completions] for name in _SCHEMA.names}
     columns["parsed"] = [orjson.dumps(parsed).decode() for parsed in columns["parsed"]]
     columns["sampling"] = [sampling and dict(sampling) for sampling in columns["sampling"]]
     columns["error"] = [error and dataclasses.asdict(error) for error in columns["error"]]
-    tokens = logprobs.column(columns.pop("token_logprobs"))
-    arrays = {name: pa.array(column, _SCHEMA.field(name).type) for name, column in columns.items()} | {"token_logprobs": tokens}
+    columns["token_logprobs"] = logprobs.column(columns["token_logprobs"])
     name = f"{FOLDER}/{span}/{uuid.uuid4().hex}.parquet"
-    store.put_new(name, to_parquet(pa.table([arrays[name] for name in _SCHEMA.names], schema=_SCHEMA)))
+    store.put_new(name, to_parquet(pa.table(columns, schema=_SCHEMA)))
     return name
 
 
 def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str]]:
-    """The finished prompts of a span by their index, and the names of the files read. Raises StoreError."""
+    """The completions of finished prompts by their index in the span, and the names of its files. Raises StoreError."""
     found: dict[int, list[Completion]] = {}
     names = sorted(store.list(f"{FOLDER}/{span}"))
     for name in names:

@@ -3,23 +3,22 @@
 Every prompt is a coroutine, so that no row waits for another. Twice as many as the engine runs at once are inside, so that it
 never starves; the others wait for their turn (admission.py). A replica asks for work through `capacity_left`, which returns when
 it holds fewer prompts than it should and few spans wait for the store, so that finished rows do not pile up behind a slow one.
-Finished rows of open spans go into the journal every `spans.journal_seconds`.
-Plain Python: cluster/pool.py makes a Ray actor of it.
+Finished rows of open spans go into the journal every `spans.journal_seconds`. cluster/pool.py makes a Ray actor of it.
 """
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import pyarrow as pa
 
 from batchgen import logs
-from batchgen.engines.base import Engine
-from batchgen.engines.registry import ENGINES
+from batchgen.engines.base import ENGINES, Engine
 from batchgen.engines.restarting import RestartingEngine
 from batchgen.errors import EngineError, StoreError
 from batchgen.output import parts
@@ -28,7 +27,7 @@ from batchgen.records import Completion, Prompt, Receipt, output_schema
 from batchgen.render.blocks import Block, decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
 from batchgen.replica import journal
-from batchgen.replica.admission import IN_ENGINE, Lengths, Priority, Queue, length_key
+from batchgen.replica.admission import IN_ENGINE, Priority, Queue
 from batchgen.tasks import TASKS
 
 _LOG = logs.logger("replica")
@@ -37,17 +36,18 @@ MAX_COMMITTING_SPANS = 4
 MAX_HELD_BYTES = 16 * 2**20
 """Of encoded spans; their token ids take nine times as much as Python's integers."""
 DRAIN_JOURNAL_SECONDS = 1.0
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 @dataclass(eq=False)
 class _OpenSpan:
-    """A span that has no part yet: prompts finished since the last journal file, and its journal files."""
+    """A span that has no part yet: its finished prompts by index, those since its last journal file, its journal files."""
 
     name: str
     size: int
-    fresh: dict[int, list[Completion]] = field(default_factory=dict)
+    done: dict[int, list[Completion]] = field(default_factory=dict)
+    fresh: list[int] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     first: float = 0.0
     """When its first prompt entered the engine."""
@@ -64,24 +64,16 @@ class Replica:
         self.job = job = renderer.job
         self.store = open_store(output)
         os.environ.update(job.engine.env)
-        kind = ENGINES.named(job.engine.kind)
-        self.engine = engine or RestartingEngine(
-            lambda: kind.make(job, renderer.model), job.engine.watchdog_seconds, job.limits.row_seconds
-        )
+        make = functools.partial(ENGINES.named(job.engine.kind).make, job, renderer.model)
+        self.engine = engine or RestartingEngine(make, job.engine.watchdog_seconds, job.limits.row_seconds)
         self._task = TASKS.named(job.task)(renderer, self.engine)
         self._journaled = frozenset(journaled)
         self._spans: list[_OpenSpan] = []  # twice the same, where a copy was given up while it ran here
         self._draining = asyncio.Event()
         self._journaling: asyncio.Task[None] | None = None
-        self._accepted_spans = 0
-        self._unfinished = 0
-        self._load = 0.0
-        self._committing = 0
-        self._committing_seconds = 0.0
-        self._restarts = 0
-        self._lengths = Lengths()
-        self._priority = Priority(self._lengths)
-        self._queue = Queue()
+        self._accepted_spans = self._unfinished = self._committing = self._restarts = 0
+        self._load = self._committing_seconds = 0.0
+        self._priority, self._queue = Priority(), Queue()
         self._change = asyncio.Event()
 
     async def start(self) -> dict[str, int]:
@@ -99,8 +91,7 @@ class Replica:
         """Write the journal and end the engine."""
         if self._journaling is not None:
             self._journaling.cancel()
-        with contextlib.suppress(StoreError):
-            await self._write_journal()
+        await self._write_journal(self._spans)
         await self.engine.stop()
 
     async def drain(self) -> None:
@@ -118,39 +109,48 @@ class Replica:
 
     async def run(self, block: pa.Table, again: bool = False) -> Receipt:
         """Generate and commit one span; `block` is an encoded one (render/blocks.py), `again` whether another replica had it in
-        this run.
-
-        Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see tasks/generate.py).
-        """
+        this run. Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see tasks/generate.py)."""
         decoded = decode_block(block)
         with logs.in_span(decoded.span):
-            return await self._run(decoded, block.nbytes, again)
+            span = _OpenSpan(decoded.span, block.nbytes)
+            prompts = decode_prompts(decoded.prompts, self.shards[decoded.shard])
+            from_journal = await self._generate(span, prompts, again)
+            completions = [completion for index in range(len(prompts)) for completion in span.done[index]]
+            return await self._commit(span, decoded, completions, from_journal)
 
-    async def _run(self, decoded: Block, size: int, again: bool) -> Receipt:
-        shard = self.shards[decoded.shard]
-        prompts = decode_prompts(decoded.prompts, shard)
+    async def _generate(self, span: _OpenSpan, prompts: list[Prompt], again: bool) -> int:
+        """Fill `span.done`. Returns the number of rows from the journal. Finished rows are there when the engine is given up."""
         queued = self._priority.of_span(prompts, self.engine.capacity)
         self._count(accepted=1, unfinished=len(prompts), load=sum(length for _, length in queued))
-        span = _OpenSpan(decoded.span, size)
-        done: dict[int, list[Completion]] = {}
         if again or span.name in self._journaled:
-            done, span.files = await asyncio.to_thread(journal.load, self.store, span.name)
-            self._count(unfinished=-len(done), load=-sum(queued[index][1] for index in done))
-        from_journal = sum(map(len, done.values()))
-        missing = [index for index in range(len(prompts)) if index not in done]
-        done |= await self._complete(span, {index: (prompts[index], *queued[index]) for index in missing})
+            span.done, span.files = await asyncio.to_thread(journal.load, self.store, span.name)
+            self._count(unfinished=-len(span.done), load=-sum(queued[index][1] for index in span.done))
+        from_journal = sum(map(len, span.done.values()))
+        missing = [(index, prompt) for index, prompt in enumerate(prompts) if index not in span.done]
+        self._spans.append(span)
+        try:
+            await asyncio.gather(*(self._answer(span, index, prompt, *queued[index]) for index, prompt in missing))
+        except EngineError:
+            await self._write_journal([span])
+            raise
+        finally:
+            self._spans.remove(span)
+        return from_journal
+
+    async def _commit(self, span: _OpenSpan, block: Block, completions: list[Completion], from_journal: int) -> Receipt:
         last = time.time()
         self._count(committing=1)
-        completions = [completion for index in range(len(prompts)) for completion in done[index]]
-        schema = output_schema(decoded.kept.schema, self.job.schema_names, self.job.parsed_type, self.job.output.token_logprobs)
-        label, footer = self.renderer.model.label, parts.footer_of(completions)
-        part = await self._timed(parts.encode_part, decoded.prompts, decoded.kept, completions, schema, shard, label, footer)
+        job, model, shard, footer = self.job, self.renderer.model.label, self.shards[block.shard], parts.footer_of(completions)
+        schema = output_schema(block.kept.schema, job.schema_names, job.parsed_type, job.output.token_logprobs)
+        part = await self._timed(parts.encode_part, block.prompts, block.kept, completions, schema, shard, model, footer)
         created = await self._timed(parts.commit, self.store, span.name, part)
         counts, errors = footer if created else await asyncio.to_thread(parts.read_footer, self.store, span.name)
         if span.files:
             await asyncio.to_thread(delete_all, self.store, span.files)
         self._count(committing=-1)
         _LOG.info("%s: %s, %d rows from the journal", "committed" if created else "has a part already", counts, from_journal)
+        restarts_before, self._restarts = self._restarts, getattr(self.engine, "restarts", 0)
+        committing, self._committing_seconds = self._committing_seconds, 0.0
         return Receipt(
             span=span.name,
             created=created,
@@ -159,24 +159,24 @@ class Replica:
             samples=parts.first_errors(completions),
             first=span.first or last,
             last=last,
-            committing=self._new_committing_seconds(),
+            committing=committing,
             from_journal=from_journal,
-            restarts=self._new_restarts(),
+            restarts=self._restarts - restarts_before,
         )
 
-    async def _complete(self, span: _OpenSpan, prompts: dict[int, tuple[Prompt, int, float]]) -> dict[int, list[Completion]]:
-        """The completions of prompts of a span (each with its priority and expected length) by their index in it. When the engine
-        is given up, the finished ones are in the journal."""
-        self._spans.append(span)
+    async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> None:
+        await self._queue.enter(priority, IN_ENGINE * self.engine.capacity)
+        span.first = span.first or time.time()
         try:
-            completed = await asyncio.gather(*(self._answer(span, index, *one) for index, one in prompts.items()))
-        except EngineError:
-            with contextlib.suppress(StoreError):
-                await self._write_journal_of(span)
-            raise
+            completions = await self._task.complete(index, prompt, priority)
         finally:
-            self._spans.remove(span)
-        return dict(zip(prompts, completed, strict=True))
+            self._queue.leave()
+        self._count(unfinished=-1, load=-length)
+        span.done[index] = completions
+        span.fresh.append(index)
+        for completion in completions:
+            if completion.error is None:
+                self._priority.learn(prompt, completion.completion_tokens)
 
     def _has_room(self, share: float) -> bool:
         if sum(span.size for span in self._spans) >= MAX_HELD_BYTES:
@@ -191,38 +191,16 @@ class Replica:
         self._committing += committing
         self._change.set()
 
-    async def _timed(self, call: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-        """The result of a call in a thread, whose CPU time is counted as committing."""
+    async def _timed(self, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """The result of a call in a thread, whose CPU time counts as committing."""
 
         def timed() -> tuple[T, float]:
             began = time.thread_time()
-            return call(*arguments, **options), time.thread_time() - began
+            return call(*arguments), time.thread_time() - began
 
         result, seconds = await asyncio.to_thread(timed)
         self._committing_seconds += seconds
         return result
-
-    def _new_committing_seconds(self) -> float:
-        seconds, self._committing_seconds = self._committing_seconds, 0.0
-        return seconds
-
-    def _new_restarts(self) -> int:
-        before, self._restarts = self._restarts, getattr(self.engine, "restarts", 0)
-        return self._restarts - before
-
-    async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> list[Completion]:
-        await self._queue.enter(priority, IN_ENGINE * self.engine.capacity)
-        span.first = span.first or time.time()
-        try:
-            completions = await self._task.complete(index, prompt, priority)
-        finally:
-            self._queue.leave()
-        self._count(unfinished=-1, load=-length)
-        span.fresh[index] = completions
-        for completion in completions:
-            if completion.error is None:
-                self._lengths.learn(length_key(prompt), completion.completion_tokens // (1 + len(prompt.turns)))
-        return completions
 
     async def _keep_journal(self) -> None:
         while True:
@@ -230,24 +208,21 @@ class Replica:
                 await asyncio.wait_for(self._draining.wait(), self.job.spans.journal_seconds)
             if self._draining.is_set():
                 await asyncio.sleep(DRAIN_JOURNAL_SECONDS)
-            with contextlib.suppress(StoreError):  # the commit will say so, when it comes
-                await self._write_journal()
+            await self._write_journal(self._spans)
 
-    async def _write_journal(self) -> None:
-        for span in list(self._spans):
-            await self._write_journal_of(span)
-
-    async def _write_journal_of(self, span: _OpenSpan) -> None:
-        fresh, span.fresh = span.fresh, {}
-        if not fresh:
-            return
-        completions = [completion for of_prompt in fresh.values() for completion in of_prompt]
-        try:
-            span.files.append(await self._timed(journal.write, self.store, span.name, completions))
+    async def _write_journal(self, spans: list[_OpenSpan]) -> None:
+        """Put what these spans have finished since their last files."""
+        for span in list(spans):
+            if not span.fresh:
+                continue
+            fresh, span.fresh = span.fresh, []
+            completions = [completion for index in fresh for completion in span.done[index]]
+            try:
+                span.files.append(await self._timed(journal.write, self.store, span.name, completions))
+            except StoreError:
+                span.fresh += fresh
+                return  # they are put the next time; the commit raises the store's error
             _LOG.debug("journal of %d rows: %s", len(completions), span.files[-1])
-        except StoreError:
-            span.fresh = fresh | span.fresh
-            raise
 
 
 def _log_tail() -> str:

@@ -1,10 +1,10 @@
-"""Pools of up to 1,000 replicas, simulated: dispatch.py, the plan's span sizes and lengths.py are the ones that run in a job.
+"""Pools of up to 1,000 replicas, simulated: dispatch.py, the plan's span sizes and admission.py are the ones that run in a job.
 
     python tests/bench/simulate.py [--replicas 1,8,64,1000] [--rows-per-replica 1000] [--step 0.030 0.0003] [--seed 0]
                                    [--sequences 64] [--mean 300] [--cold 90] [--feed 200] [--deaths 0.1]
 
 A replica is a continuous batch of `--sequences`: with n of them running, every sequence gains a token each base + n x slope
-seconds (`--step`; service.py measures it). Rows wait in the engine in the order of lengths.py. Spans come from the feed at
+seconds (`--step`; service.py measures it). Rows wait in the engine in the order of admission.py. Spans come from the feed at
 `--feed` a second. Replicas start after a lognormal cold start (`--cold` seconds) and die at `--deaths` an hour each; a dead
 one's open spans are done again, and another starts. The lengths of answers are known beforehand, as with `ignore_eos`, but for
 `lengths unknown` (utilisation). `plain` is one size of span and rows in their order. Nothing else is modelled: no prefill, no
@@ -26,7 +26,7 @@ from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
 from batchgen.plan.sizes import Sizes, span_sizes
 from batchgen.records import Prompt
-from batchgen.replica.admission import Lengths, Priority, share
+from batchgen.replica.admission import Priority, share
 
 LOOK = 0.5  # seconds between the driver's looks for stragglers
 
@@ -144,7 +144,7 @@ def simulate(world: World) -> Outcome:
         elif kind == "tick":
             at(now + LOOK, "tick", 0)
         elif kind == "join":
-            replicas[who] = Replica(Priority(Lengths()), at=now)
+            replicas[who] = Replica(Priority(), at=now)
             dispatcher.join(who)
             answer(who)
             if world.deaths:

@@ -15,9 +15,8 @@ import psutil
 import pytest
 from tokenizers import Tokenizer
 
-from batchgen.engines.base import Request
+from batchgen.engines.base import ENGINES, Request
 from batchgen.engines.echo import EchoEngine, EchoOptions
-from batchgen.engines.registry import ENGINES
 from batchgen.errors import BadRow, EngineError, JobError
 from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling

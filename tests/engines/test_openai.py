@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchgen.engines.base import ENGINES
 from batchgen.engines.openai import OpenAIEngine
-from batchgen.engines.registry import ENGINES
 from batchgen.errors import EngineError, JobError, ModelError
 from batchgen.job.job import Job
 from batchgen.records import Receipt

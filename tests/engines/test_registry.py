@@ -1,4 +1,4 @@
-"""registry.py: engine kinds by name, and one that another package adds."""
+"""base.py: engine kinds by name, and one that another package adds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.engines.registry import ENGINES
+from batchgen.engines.base import ENGINES
 from batchgen.errors import JobError, UsageError
 from batchgen.job.job import Job
 from batchgen.prepare import prepare

@@ -5,12 +5,29 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from batchgen.engines.vllm import ATTRIBUTES, NAMES
+from batchgen.engines import vllm_options
+from batchgen.engines.vllm import NAMES
 from batchgen.engines.vllm_options import installed_options, kept_options
+
+ATTRIBUTES = {
+    "AsyncLLM": ("from_engine_args", "generate", "is_paused", "shutdown", "renderer", "vllm_config"),
+    "RequestOutputKind": ("FINAL_ONLY",),
+    "SamplingParams": ("output_kind", "skip_clone"),
+    "vllm.config:VllmConfig": ("scheduler_config", "parallel_config"),
+    "vllm.config:SchedulerConfig": ("max_num_seqs",),
+    "vllm.config:ParallelConfig": ("world_size",),
+    "vllm.renderers:BaseRenderer": ("render_cmpl_async",),
+    "vllm.outputs:RequestOutput": ("outputs", "num_cached_tokens"),
+    "vllm.outputs:CompletionOutput": ("index", "text", "token_ids", "finish_reason", "cumulative_logprob", "logprobs"),
+    "vllm.logprobs:Logprob": ("logprob", "rank", "decoded_token"),
+}
+"""Attributes that batchgen/engines/vllm.py uses: of the names that it imports, and of the classes of their values."""
 
 
 def has(owner: Any, attribute: str) -> bool:
@@ -52,8 +69,20 @@ def test_the_options_read_from_the_source_are_the_fields_of_the_class() -> None:
 
 
 def test_the_kept_options_are_those_of_the_installed_vllm() -> None:
-    """Else: python -m batchgen.engines.vllm_options > batchgen/engines/vllm_options.json"""
+    """Else: python -m tests.engines.test_vllm_names"""
     found = installed_options()
     if found is None:
         pytest.skip("no vLLM is installed")
     assert dataclasses.replace(kept_options(), installed=True) == found
+
+
+def write_kept_options() -> None:
+    """The file of the kept options anew, from the installed vLLM."""
+    found = installed_options()
+    assert found is not None, "no vLLM is installed here"
+    kept = {"version": found.version, "options": dict(sorted(found.types.items()))}
+    Path(vllm_options.__file__).with_suffix(".json").write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+if __name__ == "__main__":
+    write_kept_options()

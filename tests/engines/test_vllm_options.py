@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from batchgen.engines import vllm_options
-from batchgen.engines.registry import ENGINES
-from batchgen.engines.vllm_options import CANNOT, CANNOT_BE, SET_BY, check_options, installed_options, kept_options
+from batchgen.engines.base import ENGINES
+from batchgen.engines.vllm_options import CANNOT_BE, LEAVE_OUT, check_options, installed_options, kept_options
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 
@@ -103,7 +103,7 @@ def test_every_mistake_has_a_line(no_vllm: None) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [*SET_BY, *CANNOT, "data_parallel_size", "data_parallel_backend"])
+@pytest.mark.parametrize("name", [*LEAVE_OUT, "data_parallel_size", "data_parallel_backend"])
 def test_what_a_job_sets_elsewhere_or_a_replica_cannot_serve_is_refused_whatever_it_is(no_vllm: None, name: str) -> None:
     assert name in kept_options().types, "vLLM has it"
     assert refusal(**{name: 1}).startswith(f"engine.options.{name}: leave it out; ")

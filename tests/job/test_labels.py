@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.engines.registry import ENGINES
+from batchgen.engines.base import ENGINES
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.job.schemas import BUILT_IN

@@ -9,12 +9,16 @@ import pytest
 from batchgen.errors import RowError
 from batchgen.job.sampling import Sampling
 from batchgen.records import Prompt
-from batchgen.replica.admission import IN_ENGINE, MAX_HELD, MIN_HELD, MOST_AHEAD, Lengths, Priority, Queue, share
+from batchgen.replica.admission import IN_ENGINE, MAX_HELD, MIN_HELD, MOST_AHEAD, Priority, Queue, share
 
 
 def prompt(source, max_tokens=100, turns=(), attributes=None, **sampling):
     fields = Sampling.model_construct(max_tokens=max_tokens, **sampling)
     return Prompt(source, "in.jsonl", source, 0, None, attributes, turns=list(turns), sampling=fields)
+
+
+def of_key(value):
+    return prompt(0, attributes={"verbosity": value})
 
 
 def placed(order, prompts, capacity=16):
@@ -26,41 +30,46 @@ def order_of(places):
 
 
 def test_nothing_is_known_before_a_row_is_finished():
-    assert Lengths().expect((), prompt(0, max_tokens=70).sampling) == 70
+    assert Priority().expect(prompt(0, max_tokens=70)) == 70
 
 
 def test_a_key_is_learned_and_a_new_one_gets_the_mean_of_all():
-    lengths = Lengths()
+    order = Priority()
     for _ in range(1_000):
-        lengths.learn((0,), 10)
-        lengths.learn((4,), 50)
-    sampling = prompt(0).sampling
-    assert lengths.expect((0,), sampling) == pytest.approx(10, rel=0.05)
-    assert lengths.expect((4,), sampling) == pytest.approx(50, rel=0.05)
-    assert lengths.expect((2,), sampling) == pytest.approx(30)
+        order.learn(of_key(0), 10)
+        order.learn(of_key(4), 50)
+    assert order.expect(of_key(0)) == pytest.approx(10, rel=0.05)
+    assert order.expect(of_key(4)) == pytest.approx(50, rel=0.05)
+    assert order.expect(of_key(2)) == pytest.approx(30)
 
 
 def test_an_expectation_stays_between_min_tokens_and_max_tokens():
-    lengths = Lengths()
-    lengths.learn((), 50)
-    assert lengths.expect((), prompt(0, max_tokens=20).sampling) == 20
-    assert lengths.expect((), prompt(0, min_tokens=80).sampling) == 80
+    order = Priority()
+    order.learn(prompt(0), 50)
+    assert order.expect(prompt(0, max_tokens=20)) == 20
+    assert order.expect(prompt(0, min_tokens=80)) == 80
 
 
 def test_ignore_eos_makes_the_length_exact_whatever_was_learned():
-    lengths = Lengths()
-    lengths.learn((), 5)
-    assert lengths.expect((), prompt(0, max_tokens=90, ignore_eos=True).sampling) == 90
+    order = Priority()
+    order.learn(prompt(0), 5)
+    assert order.expect(prompt(0, max_tokens=90, ignore_eos=True)) == 90
+
+
+def test_the_turns_of_a_conversation_are_learned_and_expected_one_by_one():
+    order = Priority()
+    order.learn(prompt(0, turns=["b", "c"]), 90)
+    assert [order.expect(prompt(0, turns=turns)) for turns in ([], ["b"])] == [30, 60]
 
 
 def test_rows_of_one_length_keep_their_order():
-    order = Priority(Lengths())
+    order = Priority()
     places = [*placed(order, [prompt(n) for n in range(40)]), *placed(order, [prompt(n) for n in range(40)])]
     assert order_of(places) == list(range(80))
 
 
 def test_the_variants_of_a_row_share_a_place_and_rows_of_other_spans_do_not_come_between_them():
-    order = Priority(Lengths())
+    order = Priority()
     span = [prompt(source, max_tokens=10 * (1 + variant)) for source in range(5) for variant in range(3)]
     places = placed(order, span)
     assert [places[3 * n : 3 * n + 3] for n in range(5)] == [[places[3 * n]] * 3 for n in range(5)]
@@ -68,13 +77,13 @@ def test_the_variants_of_a_row_share_a_place_and_rows_of_other_spans_do_not_come
 
 
 def test_a_long_row_goes_ahead_and_a_conversation_counts_all_its_turns():
-    order = Priority(Lengths())
+    order = Priority()
     places = placed(order, [prompt(0, 10), prompt(1, 10), prompt(2, 100), prompt(3, 10, turns=["b", "c"])])
     assert order_of(places) == [2, 3, 0, 1]
 
 
 def test_no_row_waits_for_more_than_a_few_engines_full_of_later_ones():
-    dice, order, capacity = random.Random(1), Priority(Lengths()), 16
+    dice, order, capacity = random.Random(1), Priority(), 16
     places = []
     for _ in range(50):
         places += placed(order, [prompt(n, dice.choice([1, 10, 400])) for n in range(20)], capacity)
@@ -84,7 +93,7 @@ def test_no_row_waits_for_more_than_a_few_engines_full_of_later_ones():
 
 
 def test_an_error_row_takes_no_place_of_others():
-    order = Priority(Lengths())
+    order = Priority()
     unread = Prompt(1, "in.jsonl", 1, 0, None, error=RowError("input", "no"))
     too_long = replace(prompt(2, max_tokens=None), error=RowError("too_long", "no"))
     first, _, _, last = placed(order, [prompt(0), unread, too_long, prompt(3)])
@@ -93,7 +102,7 @@ def test_an_error_row_takes_no_place_of_others():
 
 def depth(lengths, part=1e9, order=None):
     """The load up to which a replica wants more, after a span of such rows; none has few prompts."""
-    order = order or Priority(Lengths())
+    order = order or Priority()
     order.of_span([prompt(n, length, ignore_eos=True) for n, length in enumerate(lengths)], 16)
     return next(load for load in range(1_000) if not order.wants_more(1_000, load, 16, part))
 
@@ -110,7 +119,7 @@ def test_a_deep_queue_is_no_deeper_than_the_replicas_share_of_the_job():
 
 
 def test_a_replica_of_few_long_prompts_wants_as_many_as_its_engine_needs():
-    order = Priority(Lengths())
+    order = Priority()
     assert order.wants_more(MIN_HELD * 16 - 1, 1e9, 16, 0.0)
     assert not order.wants_more(MIN_HELD * 16, 1e9, 16, 0.0)
 
@@ -123,34 +132,32 @@ def test_a_prompt_weighs_what_it_is_expected_to_take_by_the_mean_and_an_error_no
         failed,
         prompt(3, 120, ignore_eos=True),
     ]
-    assert [length for _, length in Priority(Lengths()).of_span(asked, 16)] == pytest.approx([0.5, 0.5, 0.0, 2.0])
+    assert [length for _, length in Priority().of_span(asked, 16)] == pytest.approx([0.5, 0.5, 0.0, 2.0])
 
 
 def test_answers_of_no_tokens_are_no_division_by_zero():
-    lengths = Lengths()
+    order = Priority()
     for _ in range(100):
-        lengths.learn((), 0)
-    [(_, length)] = Priority(lengths).of_span([prompt(0)], 16)
+        order.learn(prompt(0), 0)
+    [(_, length)] = order.of_span([prompt(0)], 16)
     assert length == 1
 
 
 def test_what_was_expected_before_anything_was_learned_does_not_tell_rows_apart_for_long():
-    lengths = Lengths()
-    order = Priority(lengths)
+    order = Priority()
     order.of_span([prompt(n, 4_000) for n in range(100)], 16)
     for _ in range(1_000):
-        lengths.learn((), 50)
+        order.learn(prompt(0), 50)
     for _ in range(40):
         order.of_span([prompt(n, 4_000) for n in range(100)], 16)
     assert not order.tells_apart
 
 
 def test_learned_keys_tell_rows_apart():
-    lengths = Lengths()
+    order = Priority()
     for key, tokens in ((0, 10), (4, 400)):
         for _ in range(100):
-            lengths.learn((key,), tokens)
-    order = Priority(lengths)
+            order.learn(of_key(key), tokens)
     order.of_span([prompt(n, attributes={"verbosity": n % 2 * 4}) for n in range(40)], 16)
     assert order.tells_apart
 
