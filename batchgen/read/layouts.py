@@ -13,7 +13,7 @@ from batchgen.job.job import Job
 from batchgen.records import Data, Message, Row
 from batchgen.registry import Registry
 from batchgen.render.messages import read_content
-from batchgen.render.sandbox.template import RowTemplate
+from batchgen.render.sandbox import RowTemplate
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "label")
 Conversation = tuple[list[Message], tuple[str, ...]]

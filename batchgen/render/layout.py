@@ -1,9 +1,8 @@
-"""Conversation -> text: through the model's chat template, or the schema's layout where that does not honour the values.
-
-The choice is made by rendering: a template that ignores an attribute makes the same text of two values.
-"""
+"""Conversation -> text: through the model's chat template, or the schema's layout where that does not honour the values. The
+choice is made by rendering: a template that ignores an attribute makes the same text of two values."""
 
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,20 @@ from batchgen.errors import BadRow, ModelError
 from batchgen.job.job import Job
 from batchgen.job.schemas import BuiltIn, Layout, Schema
 from batchgen.records import Capabilities, Message
-from batchgen.render.messages import Content, check_inline, with_marks
+from batchgen.render.messages import Content, with_marks
 from batchgen.render.model_files import ModelFiles
-from batchgen.render.sandbox.template import ChatTemplate
+from batchgen.render.sandbox import ChatTemplate
 from batchgen.render.steering import Steering
 
 LayoutKind = Literal["model template", "schema template", "schema block", "none"]
 SCHEMAS = Path(__file__).parent / "schemas"
+_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class _Form:
-    """One way to make the text: a chat template, or None for plain completion; with a block, the messages carry it."""
+class Form:
+    """One way to make the text: a chat template, or None for plain completion; with a block, the messages carry it. `kind` is how
+    the attribute values get into the text."""
 
     kind: LayoutKind
     template: ChatTemplate | None
@@ -32,7 +33,7 @@ class _Form:
 
 
 class PromptText:
-    """Makes the text of a conversation. Raises ModelError where neither template nor layout honours an attribute."""
+    """Makes the text of a conversation, in the `form` that fits the job. Raises ModelError where none honours an attribute."""
 
     def __init__(self, job: Job, model: ModelFiles, steering: Steering, capabilities: Capabilities) -> None:
         self._model, self._steering = model, steering
@@ -42,32 +43,30 @@ class PromptText:
         own = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
         if job.attributes is not None and job.attributes.predict is not None:
             self._arguments["label"] = job.attributes.predict
-            self._form = self._choose_labeler(own, job.attributes.schema)
+            self.form = self._choose_labeler(own, job.attributes.schema)
         elif steering.schema is not None:
-            self._form = self._choose(own, steering.schema)
+            self.form = self._choose(own, steering.schema)
         else:
-            self._form = _Form("none", own)
-
-    @property
-    def kind(self) -> LayoutKind:
-        """The way in which attribute values get into the text."""
-        return self._form.kind
-
-    @property
-    def has_template(self) -> bool:
-        return self._form.template is not None
+            self.form = Form("none", own)
 
     def render(self, messages: list[Message]) -> str:
-        """The text of a conversation whose messages carry their values. Raises BadRow (render)."""
-        if messages[-1]["role"] == "assistant" and self._continues:
-            return self._up_to_the_last_text(messages)
-        return self._whole(self._form, messages)
+        """The text of a conversation whose messages carry their values; up to its last message where the model continues that.
+        As with Transformers' continue_final_message, white space that the template strips is lost. Raises BadRow (render)."""
+        if not self._continues or messages[-1]["role"] != "assistant":
+            return self._whole(self.form, messages)
+        text, last = self._whole(self.form, messages, answering=False), messages[-1]["content"]
+        for beginning in (last, last.strip()):
+            if beginning and (found := text.rfind(beginning)) >= 0:
+                return text[: found + len(beginning)]
+        raise BadRow("render", "the last message, which is to be continued, is not in the chat template's text")
 
-    def check_images(self, pictures: list[str]) -> None:
-        """Raises BadRow (input, render) for images that the model is not shown."""
+    def check_images(self, urls: list[str]) -> None:
+        """Raises BadRow (input, render) for images that the model is not shown. A row makes no replica fetch or open anything."""
         if self._hosted:
             return
-        check_inline(pictures)
+        for number, url in enumerate(urls, 1):
+            if not _DATA_URL.match(url):
+                raise BadRow("input", f"image {number}: only images in the row itself are read (data:image/...;base64,...)")
         if not self._takes_images:
             raise BadRow("render", f"the chat template of {self._model.label} takes no images")
 
@@ -77,53 +76,34 @@ class PromptText:
         values = self._steering.schema.default_values if self._steering.schema else {}
         parts = [{"type": "text", "text": "Hello"}, {"type": "image_url", "image_url": {"url": ""}}]
         try:
-            bare, full = (self._whole(self._form, [{"role": "user", "content": parts[:number], **values}]) for number in (1, 2))
+            bare, full = (self._whole(self.form, [{"role": "user", "content": parts[:number], **values}]) for number in (1, 2))
         except BadRow:
             return False
         return bare != full and "'text'" not in full
 
-    def _up_to_the_last_text(self, messages: list[Message]) -> str:
-        """The conversation up to the end of its last message's text, which the model continues; as with Transformers'
-        continue_final_message, white space that the template strips is lost."""
-        text, last = self._whole(self._form, messages, answering=False), messages[-1]["content"]
-        for beginning in (last, last.strip()):
-            if beginning and (found := text.rfind(beginning)) >= 0:
-                return text[: found + len(beginning)]
-        raise BadRow("render", "the last message, which is to be continued, is not in the chat template's text")
-
-    def _whole(self, form: _Form, messages: list[Message], answering: bool = True) -> str:
+    def _whole(self, form: Form, messages: list[Message], answering: bool = True) -> str:
         if form.block is not None:
-            messages = self._with_block(form.block, messages)
+            users = [index for index, message in enumerate(messages) if message["role"] == "user"]
+            messages = list(messages)
+            for index in users if form.block.turns == "all" else users[-1:]:
+                message = messages[index]
+                content = with_block(message["content"], form.block, self._steering.of(message))
+                messages[index] = {**message, "content": content}
         if form.template is None:
             return "\n\n".join(message["content"] for message in messages)
-        if not self._hosted:
-            messages = with_marks(messages)
-        variables: dict[str, object] = dict(self._model.special)
-        if self._steering.names:
-            # Some templates read the values from their arguments instead of the message.
+        if not self._hosted and not all(isinstance(message["content"], str) for message in messages):
+            messages = [{**message, "content": with_marks(message["content"])} for message in messages]
+        values: dict[str, object] = {}
+        if self._steering.names:  # some templates read the values from their arguments instead of the message
             values = {name: messages[-1].get(name) for name in self._steering.names}
-            variables = {**values, "attribute_names": list(self._steering.names), **variables}
-        return form.template.render(messages, {**self._arguments, **variables}, answering)
+            values["attribute_names"] = list(self._steering.names)
+        return form.template.render(messages, {**self._arguments, **values, **self._model.special}, answering)
 
-    def _with_block(self, block: Layout, messages: list[Message]) -> list[Message]:
-        last = max(index for index, message in enumerate(messages) if message["role"] == "user")
-
-        def carries(index: int, message: Message) -> bool:
-            return message["role"] == "user" and (block.turns == "all" or index == last)
-
-        return [
-            {**message, "content": with_block(message["content"], block, self._steering.of(message))}
-            if carries(index, message)
-            else message
-            for index, message in enumerate(messages)
-        ]
-
-    def _choose(self, own: ChatTemplate | None, schema: Schema) -> _Form:
+    def _choose(self, own: ChatTemplate | None, schema: Schema) -> Form:
         """The first form whose text changes with every attribute."""
-        ignored: list[str] = list(schema.names)
+        ignored = list(schema.names)
         for form in self._forms(own, schema):
-            ignored = self._ignored(form, schema)
-            if not ignored:
+            if not (ignored := self._ignored(form, schema)):
                 return form
         raise ModelError(
             f"the chat template of {self._model.label} ignores {', '.join(ignored)}: the prompt stays the "
@@ -132,48 +112,40 @@ class PromptText:
             "attributes.schema a layout",
         )
 
-    def _forms(self, own: ChatTemplate | None, schema: Schema) -> Iterator[_Form]:
+    def _forms(self, own: ChatTemplate | None, schema: Schema) -> Iterator[Form]:
         if own is not None:
-            yield _Form("model template", own)
+            yield Form("model template", own)
         if schema.layout is not None and schema.layout.block is not None:
-            yield _Form("schema block", own, schema.layout)
+            yield Form("schema block", own, schema.layout)
         elif (template := _template_of(schema)) and not self._hosted:  # an endpoint has a template of its own
-            yield _Form("schema template", ChatTemplate(template, self._model.label))
+            yield Form("schema template", ChatTemplate(template, self._model.label))
 
-    def _choose_labeler(self, own: ChatTemplate | None, schema: Schema) -> _Form:
+    def _choose_labeler(self, own: ChatTemplate | None, schema: Schema) -> Form:
         """The model's own template where it asks for the labels that its argument names; else the schema's."""
         talk: list[Message] = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
-
-        def probe(template: ChatTemplate, label: str) -> str | None:
-            try:
-                return template.render(talk, {**self._arguments, **self._model.special, "label": label})
-            except BadRow:
-                return None
-
         if own is not None:
-            texts = {probe(own, label) for label in schema.labels}
-            if None not in texts and len(texts) == len(schema.labels):
-                return _Form("model template", own)
+            try:
+                texts = {own.render(talk, {**self._arguments, **self._model.special, "label": label}) for label in schema.labels}
+            except BadRow:
+                texts = set()
+            if len(texts) == len(schema.labels):
+                return Form("model template", own)
         template = _template_of(schema)
         assert template is not None
-        return _Form("schema template", ChatTemplate(template, self._model.label))
+        return Form("schema template", ChatTemplate(template, self._model.label))
 
-    def _ignored(self, form: _Form, schema: Schema) -> list[str]:
+    def _ignored(self, form: Form, schema: Schema) -> list[str]:
         """The attributes that do not change the text."""
-
-        def probe(values: dict[str, int]) -> str:
-            try:
-                return self._whole(form, [{"role": "user", "content": "Hello", **values}])
-            except BadRow as error:
-                raise ModelError(f"{self._model.label}: {error}", "give another model.chat_template") from None
-
-        defaults = schema.default_values
-        base = probe(defaults)
+        hello = {"role": "user", "content": "Hello", **schema.default_values}
         ignored = []
-        for name, default in defaults.items():
-            low, high = schema.limits(name)
-            if low != high and probe({**defaults, name: high if default == low else low}) == base:
-                ignored.append(name)
+        try:
+            base = self._whole(form, [hello])
+            for name, default in schema.default_values.items():
+                low, high = schema.limits(name)
+                if low != high and self._whole(form, [{**hello, name: high if default == low else low}]) == base:
+                    ignored.append(name)
+        except BadRow as error:
+            raise ModelError(f"{self._model.label}: {error}", "give another model.chat_template") from None
         return ignored
 
 

@@ -1,11 +1,7 @@
-"""The content of a message: a text, or a list of parts, some of them images.
+"""The content of a message: a text, or a list of parts, some of them images. Parts are OpenAI's: {type: text, text} and {type:
+image_url, image_url: {url}}. Parts that are all text are one text, with a newline between them, as in vLLM's server. Chat
+templates see an image as {type: image}; the image itself goes to the engine with the tokens, in the order of the conversation."""
 
-Parts are OpenAI's: {type: text, text} and {type: image_url, image_url: {url}}. Parts that are all text are one text, with a
-newline between them, as in vLLM's server. Chat templates see an image as {type: image}; the image itself goes to the engine with
-the tokens, in the order of the conversation.
-"""
-
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,9 +11,7 @@ from batchgen.errors import BadRow
 from batchgen.records import Message
 
 Part = dict[str, Any]
-"""A part of a message: {type: text, text}, or {type: image_url, image_url: {url}}."""
 Content = str | list[Part]
-_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
 def read_content(value: object) -> Content | None:
@@ -58,24 +52,11 @@ def images(messages: Iterable[Message]) -> list[str]:
     return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
 
 
-def with_marks(messages: list[Message]) -> list[Message]:
-    """The conversation as chat templates take it."""
-    if all(isinstance(message["content"], str) for message in messages):
-        return messages
-
-    def marked(content: Content) -> Content:
-        if isinstance(content, str):
-            return content
-        return [part if part["type"] == "text" else {"type": "image"} for part in content]
-
-    return [{**message, "content": marked(message["content"])} for message in messages]
-
-
-def check_inline(urls: Iterable[str]) -> None:
-    """Raises BadRow (input) for an image that is not in the row itself: a row makes no replica fetch or open anything."""
-    for number, url in enumerate(urls, 1):
-        if not _DATA_URL.match(url):
-            raise BadRow("input", f"image {number}: only images in the row itself are read (data:image/...;base64,...)")
+def with_marks(content: Content) -> Content:
+    """The content as chat templates take it."""
+    if isinstance(content, str):
+        return content
+    return [part if part["type"] == "text" else {"type": "image"} for part in content]
 
 
 def as_text(content: Content) -> str:

@@ -1,10 +1,5 @@
-"""The model's files that matter before an engine starts: tokenizer, chat template, context length.
-
-`load_model` reads them from a directory or, for a Hub id, through huggingface_hub's cache; the
-weights are left to the engine. `identity` is what the fingerprint keeps of a model: the commit
-of a Hub id, or a digest of a directory's files (small files whole, weights by size and sixteen
-64 KiB samples spread over the file, so that 130 GB cost no more than a few seconds).
-"""
+"""The model's files that matter before an engine starts: tokenizer, chat template, context length. They are read from a directory
+or, for a Hub id, through huggingface_hub's cache; the weights are left to the engine."""
 
 import os
 from collections.abc import Mapping
@@ -20,6 +15,7 @@ from batchgen.job.job import Model
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json"]
 TEMPLATE_CAP = 2**20
+_DIGESTED = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
 HOSTED_TEMPLATE = (
     "[{% for message in messages %}{\"role\": {{ message['role'] | tojson }}, \"content\": {{ message['content'] | tojson }}}"
     "{{ '' if loop.last else ', ' }}{% endfor %}]"
@@ -43,11 +39,9 @@ class Adapter:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What rendering needs of a model; small enough to travel to every worker.
-
-    `tokenizer` is the text of tokenizer.json, None for the byte tokenizer of a job without a
-    model; `chat_template` is None for plain completion; `context` is in tokens.
-    """
+    """What rendering needs of a model; small enough to travel to every worker. `tokenizer` is the text of tokenizer.json, None
+    for the byte tokenizer of a job without a model; `chat_template` is None for plain completion; `context` is in tokens.
+    `identity` is what the fingerprint keeps of the model: the commit of a Hub id, or the digest of a directory."""
 
     label: str
     source: str | None
@@ -69,12 +63,11 @@ def load_model(model: Model | None, recorded: Mapping[str, object] | None = None
         return ModelFiles(model.source, model.source, None, None, HOSTED_TEMPLATE, {}, None, {"source": model.source})
     folder = Path(model.source)
     if folder.is_dir():
-        revision, source, label = None, str(folder.absolute()), model.source
+        label, source, revision = model.source, str(folder.absolute()), None
         identity: dict[str, object] = {"digest": directory_digest(folder)}
     else:
         folder = _from_hub(model, (recorded or {}).get("commit"))
-        revision, source = folder.name, model.source
-        label = f"{source}@{revision}"
+        label, source, revision = f"{model.source}@{folder.name}", model.source, folder.name
         identity = {"source": source, "commit": revision}
     config = _json(folder / "config.json")
     settings = _json(folder / "tokenizer_config.json")
@@ -96,16 +89,16 @@ def load_model(model: Model | None, recorded: Mapping[str, object] | None = None
 def _adapter(number: int, name: str, folder: Path) -> Adapter:
     config = _json(folder / "adapter_config.json")
     if not (folder / "adapter_model.safetensors").is_file() or not isinstance(config.get("r"), int):
-        raise ModelError(
-            f"model.adapters.{name} {folder}: no LoRA adapter there", "it has adapter_config.json and adapter_model.safetensors"
-        )
+        problem = f"model.adapters.{name} {folder}: no LoRA adapter there"
+        raise ModelError(problem, "it has adapter_config.json and adapter_model.safetensors")
     return Adapter(number, str(folder.absolute()), config["r"])
 
 
 def directory_digest(folder: Path) -> str:
-    """xxh3-128 over the names, sizes and contents (of large files: samples) of a model directory."""
+    """xxh3-128 over the names, sizes and contents of a model directory. Of a file over 32 MiB, sixteen samples of 64 KiB spread
+    over it are enough, so that 130 GB cost no more than a few seconds."""
     digest = xxhash.xxh3_128()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _MODEL_SUFFIXES):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _DIGESTED):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with open(path, "rb") as file:
@@ -116,9 +109,6 @@ def directory_digest(folder: Path) -> str:
                 file.seek((size - 2**16) * place // 15)
                 digest.update(file.read(2**16))
     return digest.hexdigest()
-
-
-_MODEL_SUFFIXES = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
 
 
 def _from_hub(model: Model, commit: object) -> Path:
@@ -155,21 +145,19 @@ def _text(path: Path) -> str:
 def _template(model: Model, folder: Path, settings: dict[str, Any]) -> str | None:
     if model.chat_template == "none":
         return None
-    if model.chat_template is not None:
-        path = Path(model.chat_template)
-        if not path.is_file():
-            raise ModelError(f"model.chat_template {path}: no such file", "name a Jinja file, or `none` for plain completion")
+    path = Path(model.chat_template) if model.chat_template is not None else folder / "chat_template.jinja"
+    if path.is_file():
         text = _text(path)
-    elif (folder / "chat_template.jinja").is_file():
-        text = _text(folder / "chat_template.jinja")
+    elif model.chat_template is not None:
+        raise ModelError(f"model.chat_template {path}: no such file", "name a Jinja file, or `none` for plain completion")
     else:
-        value = settings.get("chat_template")
-        if isinstance(value, list):
-            named = {entry["name"]: entry["template"] for entry in value}
-            value = named.get("default", next(iter(named.values()), None))
-        if not isinstance(value, str):
+        found = settings.get("chat_template")
+        if isinstance(found, list):
+            named = {entry["name"]: entry["template"] for entry in found}
+            found = named.get("default", next(iter(named.values()), None))
+        if not isinstance(found, str):
             return None
-        text = value
+        text = found
     if len(text) > TEMPLATE_CAP:
         raise ModelError(f"{model.source}: the chat template has {len(text)} characters, over {TEMPLATE_CAP}")
     return text

@@ -1,12 +1,9 @@
-"""Row -> prompts: attributes, chat template, token ids, length check.
-
-The prompt is rendered here and sent to the engine as token ids, never as text or messages, so that the prompt which
-`check --prompts` shows is the prompt which the model reads.
-"""
+"""Row -> prompts: attributes, chat template, token ids, length check. An engine gets the token ids, never text or messages, so
+that the prompt which `check --prompts` shows is the prompt which the model reads."""
 
 import array
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import orjson
 import xxhash
@@ -15,7 +12,7 @@ from batchgen.errors import BadRow, ModelError, RowError, place
 from batchgen.job.job import Job, unknown_adapter
 from batchgen.job.sampling import Sampling, check_sampling
 from batchgen.records import Capabilities, Data, Message, Prompt, Row
-from batchgen.render.layout import LayoutKind, PromptText
+from batchgen.render.layout import PromptText
 from batchgen.render.messages import images
 from batchgen.render.model_files import ModelFiles
 from batchgen.render.steering import Steering
@@ -25,68 +22,56 @@ UNBOUNDED_ANSWER = 128
 """Tokens of an answer without max_tokens and without a context."""
 KNOWN_SAMPLINGS = 4096
 """Checked samplings that are remembered: a check costs more than the rest of a short row, and many rows say the same."""
-
-
 TOKENS = Capabilities()
 
 
 class Renderer:
     """Turns rows into prompts for an engine with these capabilities, whose context is `context` tokens (None: the model's own).
-    Pickles as its arguments.
-
-    Raises ModelError when the model cannot take the job: it has no chat template for a conversation, or neither its template
-    nor the schema's layout honours an attribute.
-    """
+    Pickles as its arguments. Raises ModelError when the model has no chat template for a conversation, or when neither its
+    template nor the schema's layout honours an attribute."""
 
     def __init__(self, job: Job, model: ModelFiles, capabilities: Capabilities = TOKENS, context: int | None = None) -> None:
         self.job, self.model = job, model
-        self._capabilities, self._context = capabilities, context
-        self.context = context or model.context
+        self._capabilities, self.context = capabilities, context or model.context
         self._steering = Steering(job.attributes)
         self._constant_sampling = check_sampling(job.constant_sampling)
         self._sampling_columns = job.sampling_columns
         self._known_sampling = functools.lru_cache(KNOWN_SAMPLINGS, typed=True)(self._check_sampling)
         self._tokens = TokenEncoder(model)
         self._text = PromptText(job, model, self._steering, capabilities)
-        if not self._text.has_template and (job.input.messages or job.input.turns):
-            raise ModelError(
-                f"model {model.label} has no chat template, which messages and turns need",
-                "name one with model.chat_template",
-            )
-
-    @property
-    def layout(self) -> LayoutKind:
-        return self._text.kind
+        self.layout = self._text.form.kind
+        self._has_template = self._text.form.template is not None
+        if not self._has_template and (job.input.messages or job.input.turns):
+            problem = f"model {model.label} has no chat template, which messages and turns need"
+            raise ModelError(problem, "name one with model.chat_template")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Renderer, (self.job, self.model, self._capabilities, self._context)
+        return Renderer, (self.job, self.model, self._capabilities, self.context)
 
     @property
     def needed(self) -> set[str]:
         """The input columns that rendering reads, beside those of the row's layout."""
-        named = {self.job.input.id, "sampling", *self.job.sampling_columns.values(), *self._steering.columns.values()}
+        named = {self.job.input.id, "sampling", *self._sampling_columns.values(), *self._steering.columns.values()}
         return {name for name in named if name}
 
     def prompts(self, row: Row, shard: str, source: int = 0) -> list[Prompt]:
-        """The prompts of a row, one per variant; a bad row becomes error prompts. `source` is the row's index in its span.
-        Never raises for a row."""
-        error = row.error
+        """The prompts of a row, one per variant; of a bad row, error prompts. `source` is the row's index in its span."""
+        value = (row.data or {}).get(self.job.input.id) if self.job.input.id else None
+        name, error = None if value is None else str(value), row.error
         if error is None:
             try:
-                return self._prompts(row, shard, source)
+                return list(self._prompts(row, shard, source, name))
             except BadRow as bad:
                 error = RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}")
-        name = self._id(row)
         return [Prompt(source, shard, row.ordinal, number, name, error=error) for number in range(self.job.variants)]
 
-    def _prompts(self, row: Row, shard: str, source: int) -> list[Prompt]:
+    def _prompts(self, row: Row, shard: str, source: int, name: str | None) -> Iterator[Prompt]:
         data, messages = row.data or {}, row.messages or []
         if pictures := images(messages):
             self._text.check_images(pictures)
         own = self._steering.own(data)
         sampling, row_seed = self._sampling(data)
         steers = bool(self._steering.names) and any(message["role"] == "user" for message in messages)
-        made = []
         for number, variant in enumerate(self._steering.variants(shard, row.ordinal)):
             steered = self._steering.steer(messages, own, variant)
             text, ids, error = "", list[int](), None
@@ -98,12 +83,12 @@ class Renderer:
                 changed["max_tokens"] = self.within_context(sampling, len(ids))
             except BadRow as bad:
                 error = RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}")
-            prompt = Prompt(
+            yield Prompt(
                 source=source,
                 shard=shard,
                 row=row.ordinal,
                 variant=number,
-                id=self._id(row),
+                id=name,
                 attributes=self._steering.of(steered[-1]) if steers else None,
                 messages=steered,
                 turns=list(row.turns),
@@ -112,16 +97,11 @@ class Renderer:
                 sampling=sampling.model_copy(update=changed),
                 error=error,
             )
-            made.append(prompt)
-        return made
 
     def encode(self, messages: list[Message]) -> tuple[str, list[int]]:
-        """Text and token ids of a conversation whose user messages carry their attribute values.
-
-        Raises BadRow (render, too_long).
-        """
-        shown, hidden = self._tokens.hide(messages)
-        text, ids = self._tokens.encode(self._text.render(shown), hidden, add_special_tokens=not self._text.has_template)
+        """Text and token ids of a conversation whose user messages carry their values. Raises BadRow (render, too_long)."""
+        shown, mark = self._tokens.hide(messages)
+        text, ids = self._tokens.encode(self._text.render(shown), mark, add_special_tokens=not self._has_template)
         if not ids:
             raise BadRow("render", "the prompt has no tokens")
         if self.context is not None and len(ids) >= self.context:
@@ -143,10 +123,6 @@ class Renderer:
         if left < max(1, sampling.min_tokens):
             raise BadRow("too_long", f"the prompt has {tokens} tokens: no room for min_tokens {sampling.min_tokens}")
         return left if sampling.max_tokens is None else min(sampling.max_tokens, left)
-
-    def _id(self, row: Row) -> str | None:
-        value = (row.data or {}).get(self.job.input.id) if self.job.input.id else None
-        return None if value is None else str(value)
 
     def _sampling(self, data: Data) -> tuple[Sampling, bool]:
         """The row's sampling, and whether the seed is the row's own."""

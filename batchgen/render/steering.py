@@ -1,8 +1,5 @@
-"""The attribute values of each message, in every variant of a row.
-
-The schema's defaults, the job's values, the row's columns, the message's own keys, the variant's values: each wins over those
-before it.
-"""
+"""The attribute values of each message, in every variant of a row: the schema's defaults, the job's values, the row's columns,
+the message's own keys, the variant's values, of which a later one wins."""
 
 import itertools
 import random
@@ -33,8 +30,7 @@ class Steering:
         return self._checked({name: data.get(column) for name, column in self.columns.items()})
 
     def variants(self, shard: str, ordinal: int) -> list[dict[str, int]]:
-        """The values in which each variant of a row differs: those of the sweep, or k draws that depend on the seed and the row's
-        name alone."""
+        """The values in which the variants of a row differ: the sweep's, or k draws from the seed and the row's name alone."""
         if self._draw is None:
             return self._points
         dice = random.Random(xxhash.xxh3_64_intdigest(orjson.dumps([self._draw.seed, shard, ordinal])))

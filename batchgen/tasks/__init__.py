@@ -1,6 +1,28 @@
-"""The tasks, by the name that the job's `task` gives: what is asked of the model for a prompt."""
+"""The tasks, by the name that the job's `task` gives. A task turns a prompt into its completions, through an engine."""
 
+from typing import Protocol
+
+from batchgen.engines.base import Engine
+from batchgen.records import Completion, Prompt
 from batchgen.registry import Registry
-from batchgen.tasks.base import TaskKind
+from batchgen.render.renderer import Renderer
+
+
+class Task(Protocol):
+    """What one replica does with every prompt."""
+
+    async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
+        """The completions of the prompt at `index` of a span, one for each of its samples, in order; of a retry, those that
+        failed. A failed sample is a completion with an error. `priority` is that of the requests. Raises TooManyErrors where the
+        job says `fail` for the class of an error, EngineError when the engine is given up."""
+
+
+class TaskKind(Protocol):
+    """Makes the task of a replica. `uses` is the capability that it needs of an engine."""
+
+    uses: str
+
+    def __call__(self, renderer: Renderer, engine: Engine) -> Task: ...
+
 
 TASKS: Registry[TaskKind] = Registry("task", "batchgen.tasks", {"generate": "batchgen.tasks.generate:Generation"})

@@ -1,24 +1,20 @@
 """The task `generate`: one prompt -> its completions, with samples, scripted turns and the job's policy for failed rows.
 
 The samples of a prompt are requested together. Each sample that fails is tried again as `errors` says for its class: with the
-seed it had, or, after an answer that was cut at max_tokens (`truncated`) or that does not parse, with a new one. `attempt`
-counts. An answer that does not parse is kept beside its error.
-
-A row with best_of has its samples chosen among that many candidates, each a whole conversation; a sample that is tried again is
-the one at its rank among as many new candidates.
+seed it had, or, after an answer that was cut at max_tokens (`truncated`) or that does not parse, with a new one. An answer that
+does not parse is kept beside its error. The samples of a row with best_of are chosen among that many candidates, each a whole
+conversation; a sample that is tried again is the one at its rank among as many new candidates.
 """
-
-from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from batchgen.engines.base import Engine, Request
 from batchgen.errors import BadRow, EngineError, RowError, TooManyErrors
+from batchgen.job.input import Input
 from batchgen.job.job import Failure, Retry
 from batchgen.job.sampling import Sampling
 from batchgen.records import Answer, Completion, Message, Prompt
@@ -30,153 +26,13 @@ LARGEST_SEED = 2**63 - 1
 RENDER_THREADS = 4
 
 
-class Generation:
-    uses = "generate"
-
-    def __init__(self, renderer: Renderer, engine: Engine) -> None:
-        self._renderer, self._engine = renderer, engine
-        self._job = renderer.job
-        self._policy = renderer.job.errors
-        self._parser = Parser(self._job.parse_) if self._job.parse_ else None
-        self._rendering = ThreadPoolExecutor(RENDER_THREADS, "render")  # starts a thread when there is work
-        self._requests = 0
-
-    async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
-        """The samples of the prompt at `index` of a span, in order; of a retry, those that failed.
-
-        Raises TooManyErrors where the job says `fail` for the class of an error, EngineError when the engine is given up.
-        """
-        began = time.monotonic()
-        samples = prompt.sampling.n if prompt.sampling else self._job.samples
-        numbers = [failed.sample for failed in prompt.failed] or range(samples)
-        earlier = [failed.attempt for failed in prompt.failed] or [0] * samples
-        candidates = await self._first(prompt, numbers, priority)
-        if self._policy:
-            each = zip(candidates, numbers, earlier, strict=True)
-            candidates = await asyncio.gather(*(self._retried(prompt, *one, priority) for one in each))
-        seconds = time.monotonic() - began
-        return [
-            candidate.completion(index, number, before + candidate.attempt, seconds)
-            for candidate, number, before in zip(candidates, numbers, earlier, strict=True)
-        ]
-
-    async def _first(self, prompt: Prompt, numbers: Sequence[int], priority: int) -> list[Candidate]:
-        """The candidates of the first attempt of this run."""
-        if prompt.error is not None or prompt.sampling is None:
-            return [self._candidate(prompt, prompt.error) for _ in numbers]
-        if not prompt.failed:
-            return await self._best(prompt, prompt.sampling, priority)
-        again = []
-        for failed in prompt.failed:
-            sampling = for_one_sample(prompt.sampling, failed.sample)
-            if failed.code == "parse":
-                sampling = with_new_seed(prompt, sampling, failed.attempt)
-            again.append(self._one(prompt, sampling, failed.sample, priority, changed=failed.code == "parse"))
-        return await asyncio.gather(*again)
-
-    def _candidate(self, prompt: Prompt, error: RowError | None = None) -> Candidate:
-        spec = self._job.input
-        return Candidate(prompt.messages, spec.answer_role, spec.continue_final_message is True, error)
-
-    async def _one(self, prompt: Prompt, sampling: Sampling, number: int, priority: int, changed: bool) -> Candidate:
-        """Sample `number` with the sampling of `for_one_sample`; `changed` says that it is not the prompt's."""
-        candidate = (await self._best(prompt, sampling, priority))[number if sampling.best_of else 0]
-        if changed:
-            candidate.sampling = _recorded(prompt, sampling)
-        return candidate
-
-    async def _best(self, prompt: Prompt, sampling: Sampling, priority: int) -> list[Candidate]:
-        """`n` candidates, the best of `best_of`, best first, where that is set."""
-        if sampling.best_of is None:
-            return await self._candidates(prompt, sampling, priority)
-        everyone = sampling.model_copy(update={"n": sampling.best_of, "best_of": None})
-        return sorted(await self._candidates(prompt, everyone, priority), key=lambda one: one.rank)[: sampling.n]
-
-    async def _candidates(self, prompt: Prompt, sampling: Sampling, priority: int) -> list[Candidate]:
-        """`n` conversations from the first prompt to the last scripted turn; those that fail hold their error."""
-        candidates = [self._candidate(prompt) for _ in range(sampling.n)]
-        try:
-            answers = await self._generate(prompt.token_ids, sampling, priority, images(prompt.messages))
-        except BadRow as bad:
-            for candidate in candidates:
-                candidate.error = _error(prompt, bad)
-            return candidates
-        for candidate, answer in zip(candidates, answers, strict=True):
-            candidate.add(answer, prompt.token_ids)
-        if prompt.turns:
-            each = enumerate(candidates)
-            await asyncio.gather(*(self._script(prompt, one, _of_sample(sampling, n), priority) for n, one in each))
-        if self._parser is not None:
-            for candidate in candidates:
-                self._parse(prompt, candidate, self._parser)
-        return candidates
-
-    def _parse(self, prompt: Prompt, candidate: Candidate, parser: Parser) -> None:
-        if candidate.error is None and candidate.last is not None:
-            try:
-                candidate.parsed = parser.parse(candidate.text)
-            except BadRow as bad:
-                candidate.error = _error(prompt, bad)
-
-    async def _script(self, prompt: Prompt, candidate: Candidate, sampling: Sampling, priority: int) -> None:
-        """The scripted turns of one candidate after the first: each follows the model's own answers."""
-        try:
-            for turn in prompt.turns:
-                assert candidate.last is not None
-                candidate.messages = self._renderer.continued(candidate.messages, candidate.last.text, turn)
-                _, ids = await self._encode(candidate.messages)
-                [answer] = await self._generate(ids, self._fitted(sampling, ids), priority, images(candidate.messages))
-                candidate.add(answer, ids)
-        except BadRow as bad:
-            candidate.error = _error(prompt, bad)
-
-    async def _retried(self, prompt: Prompt, candidate: Candidate, number: int, before: int, priority: int) -> Candidate:
-        """The sample after the job's policy for the class of its failure, which may be another after each attempt. It had
-        `before` attempts in earlier runs."""
-        while (kind := next((kind for kind in candidate.failures if kind in self._policy), None)) is not None:
-            policy = self._policy[kind]
-            if policy == "fail":
-                detail = candidate.error.detail if candidate.error else f"{prompt.place}: cut at max_tokens"
-                raise TooManyErrors(f"{kind}: {detail}", f"errors.{kind} is fail: mend the row or the job and run again")
-            if not isinstance(policy, Retry) or candidate.attempt > policy.retry or prompt.sampling is None:
-                break
-            sampling = for_one_sample(prompt.sampling, number).model_copy(update=policy.sampling)
-            if kind in ("truncated", "parse"):
-                sampling = with_new_seed(prompt, sampling, candidate.attempt + before)
-            attempt = candidate.attempt + 1
-            try:
-                sampling = self._fitted(sampling, prompt.token_ids)
-                candidate = await self._one(prompt, sampling, number, priority, changed=True)
-            except BadRow as bad:
-                candidate = self._candidate(prompt, _error(prompt, bad))
-                candidate.sampling = _recorded(prompt, sampling)
-            candidate.attempt = attempt
-        return candidate
-
-    async def _encode(self, messages: list[Message]) -> tuple[str, list[int]]:
-        """As Renderer.encode, in a thread: a template that takes its time must not hold up the other rows."""
-        return await asyncio.get_running_loop().run_in_executor(self._rendering, self._renderer.encode, messages)
-
-    def _fitted(self, sampling: Sampling, ids: list[int]) -> Sampling:
-        """The sampling with the max_tokens that the context leaves. Raises BadRow (too_long)."""
-        return sampling.model_copy(update={"max_tokens": self._renderer.within_context(sampling, len(ids))})
-
-    async def _generate(self, ids: list[int], sampling: Sampling, priority: int, pictures: list[str]) -> list[Answer]:
-        self._requests += 1
-        answers = await self._engine.generate(Request(str(self._requests), ids, sampling, priority, pictures))
-        if len(answers) != sampling.n:
-            raise EngineError(f"the engine answered {len(answers)} times instead of {sampling.n}")
-        return answers
-
-
 @dataclass
 class Candidate:
-    """One sample's conversation as it goes: its messages so far, the tokens of all its turns, the last answer."""
+    """One sample's conversation as it goes: its messages so far, the tokens of all its turns, the last answer. `sampling` is the
+    one it ran with, where that is not the prompt's."""
 
+    spec: Input
     messages: list[Message]
-    role: str
-    continues: bool
-    """Whether the last message is the beginning of the answer."""
     error: RowError | None = None
     last: Answer | None = None
     prompt_tokens: int = 0
@@ -187,11 +43,10 @@ class Candidate:
     attempt: int = 1
     parsed: dict[str, object] | None = None
     sampling: Sampling | None = None
-    """The sampling it ran with, where that is not the prompt's."""
 
     @property
     def failures(self) -> list[Failure]:
-        """The classes of the failure, as `errors` names them: an answer that was cut may be one that does not parse."""
+        """The classes of the failure, as `errors` names them: an answer that was cut may also be one that does not parse."""
         cut = self.last is not None and self.last.finish_reason == "length"
         if self.error is None:
             return ["truncated"] if cut else []
@@ -206,12 +61,12 @@ class Candidate:
 
     @property
     def text(self) -> str:
-        """The last answer, with the beginning that it had."""
+        """The last answer, after the beginning that it continues."""
         assert self.last is not None
-        return (self.messages[-1]["content"] if self.continues else "") + self.last.text
+        return (self.messages[-1]["content"] if self.spec.continue_final_message else "") + self.last.text
 
     def add(self, answer: Answer, ids: list[int]) -> None:
-        """Take the answer to the conversation so far, whose token ids are `ids`."""
+        """Add the answer to the conversation so far, whose token ids are `ids`."""
         self.last, self.digest = answer, prompt_hash(ids, images(self.messages))
         self.prompt_tokens += len(ids) if answer.prompt_tokens is None else answer.prompt_tokens
         self.completion_tokens += answer.tokens
@@ -224,7 +79,7 @@ class Candidate:
         text = None if kept is None else self.text
         messages = tuple((message["role"], as_text(message["content"])) for message in self.messages)
         if text is not None:
-            messages = (*messages[: -1 if self.continues else None], (self.role, text))
+            messages = (*messages[: -1 if self.spec.continue_final_message else None], (self.spec.answer_role, text))
         return Completion(
             prompt=prompt,
             sample=sample,
@@ -245,27 +100,129 @@ class Candidate:
         )
 
 
-def with_new_seed(prompt: Prompt, sampling: Sampling, attempts: int) -> Sampling:
-    """The sampling with another seed, where it has one: the same seed would give the same answer."""
-    if sampling.seed is None:
-        return sampling
-    return sampling.model_copy(update={"seed": derive_seed(sampling.seed, prompt.shard, prompt.row, attempts)})
+class Generation:
+    uses = "generate"
 
+    def __init__(self, renderer: Renderer, engine: Engine) -> None:
+        self._renderer, self._engine = renderer, engine
+        self._job = renderer.job
+        self._policy = renderer.job.errors
+        self._parser = Parser(self._job.parse_) if self._job.parse_ else None
+        self._rendering = ThreadPoolExecutor(RENDER_THREADS, "render")  # starts a thread when there is work
+        self._requests = 0
 
-def for_one_sample(sampling: Sampling, number: int) -> Sampling:
-    """The sampling with which sample `number` is tried again: its own alone, or that of all candidates of a best_of."""
-    return sampling if sampling.best_of else _of_sample(sampling, number)
+    async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
+        """As tasks.Task says."""
+        began = time.monotonic()
+        samples = prompt.sampling.n if prompt.sampling else self._job.samples
+        numbers = [failed.sample for failed in prompt.failed] or range(samples)
+        earlier = [failed.attempt for failed in prompt.failed] or [0] * samples
+        if prompt.error is not None or prompt.sampling is None:
+            candidates = [Candidate(self._job.input, prompt.messages, prompt.error) for _ in numbers]
+        elif prompt.failed:
+            again = (self._again(prompt, one.sample, one.code, one.attempt, priority) for one in prompt.failed)
+            candidates = await asyncio.gather(*again)
+        else:
+            candidates = await self._candidates(prompt, prompt.sampling, priority)
+        if self._policy:
+            each = zip(candidates, numbers, earlier, strict=True)
+            candidates = await asyncio.gather(*(self._retried(prompt, *one, priority) for one in each))
+        seconds = time.monotonic() - began
+        return [
+            candidate.completion(index, number, before + candidate.attempt, seconds)
+            for candidate, number, before in zip(candidates, numbers, earlier, strict=True)
+        ]
+
+    async def _retried(self, prompt: Prompt, candidate: Candidate, number: int, before: int, priority: int) -> Candidate:
+        """The sample after the job's policy for the class of its failure, which may be another after each attempt. It had
+        `before` attempts in earlier runs."""
+        while (kind := next((kind for kind in candidate.failures if kind in self._policy), None)) is not None:
+            policy = self._policy[kind]
+            if policy == "fail":
+                detail = candidate.error.detail if candidate.error else f"{prompt.place}: cut at max_tokens"
+                raise TooManyErrors(f"{kind}: {detail}", f"errors.{kind} is fail: mend the row or the job and run again")
+            if not isinstance(policy, Retry) or candidate.attempt > policy.retry or prompt.sampling is None:
+                break
+            attempt = candidate.attempt
+            candidate = await self._again(prompt, number, kind, before + attempt, priority, policy)
+            candidate.attempt = attempt + 1
+        return candidate
+
+    async def _again(
+        self, prompt: Prompt, number: int, kind: str, attempts: int, priority: int, policy: Retry | None = None
+    ) -> Candidate:
+        """Sample `number` once more, with the sampling of the policy, after `attempts` of which the last failed as `kind`."""
+        assert prompt.sampling is not None
+        sampling = prompt.sampling if prompt.sampling.best_of else _of_sample(prompt.sampling, number)
+        if policy is not None:
+            sampling = sampling.model_copy(update=policy.sampling)
+        if kind in ("truncated", "parse") and sampling.seed is not None:  # the same seed would give the same answer
+            seed = derive_seed(sampling.seed, prompt.shard, prompt.row, attempts)
+            sampling = sampling.model_copy(update={"seed": seed})
+        try:
+            sampling = self._fitted(sampling, prompt.token_ids)
+            candidates = await self._candidates(prompt, sampling, priority)
+            candidate = candidates[number if sampling.best_of else 0]
+        except BadRow as bad:
+            candidate = Candidate(self._job.input, prompt.messages, _error(prompt, bad))
+        if policy is not None or kind == "parse":
+            candidate.sampling = sampling.model_copy(update={"n": prompt.sampling.n})
+        return candidate
+
+    async def _candidates(self, prompt: Prompt, sampling: Sampling, priority: int) -> list[Candidate]:
+        """`n` conversations from the first prompt to the last scripted turn; those that fail hold their error. Where best_of is
+        set, they are the best of that many, best first."""
+        n, best_of = sampling.n, sampling.best_of
+        if best_of is not None:
+            sampling = sampling.model_copy(update={"n": best_of, "best_of": None})
+        try:
+            answers = await self._generate(prompt.token_ids, sampling, priority, images(prompt.messages))
+        except BadRow as bad:
+            return [Candidate(self._job.input, prompt.messages, _error(prompt, bad)) for _ in range(n)]
+        candidates = [Candidate(self._job.input, prompt.messages) for _ in answers]
+        for candidate, answer in zip(candidates, answers, strict=True):
+            candidate.add(answer, prompt.token_ids)
+        if prompt.turns:
+            each = ((one, _of_sample(sampling, number)) for number, one in enumerate(candidates))
+            await asyncio.gather(*(self._script(prompt, *one, priority) for one in each))
+        for candidate in candidates:
+            if self._parser is not None and candidate.error is None:
+                try:
+                    candidate.parsed = self._parser.parse(candidate.text)
+                except BadRow as bad:
+                    candidate.error = _error(prompt, bad)
+        return candidates if best_of is None else sorted(candidates, key=lambda one: one.rank)[:n]
+
+    async def _script(self, prompt: Prompt, candidate: Candidate, sampling: Sampling, priority: int) -> None:
+        """The scripted turns of one candidate after the first: each follows the model's own answers."""
+        loop = asyncio.get_running_loop()
+        try:
+            for turn in prompt.turns:
+                assert candidate.last is not None
+                candidate.messages = self._renderer.continued(candidate.messages, candidate.last.text, turn)
+                # In a thread: a template that takes its time must not hold up the other rows.
+                _, ids = await loop.run_in_executor(self._rendering, self._renderer.encode, candidate.messages)
+                [answer] = await self._generate(ids, self._fitted(sampling, ids), priority, images(candidate.messages))
+                candidate.add(answer, ids)
+        except BadRow as bad:
+            candidate.error = _error(prompt, bad)
+
+    def _fitted(self, sampling: Sampling, ids: list[int]) -> Sampling:
+        """The sampling with the max_tokens that the context leaves. Raises BadRow (too_long)."""
+        return sampling.model_copy(update={"max_tokens": self._renderer.within_context(sampling, len(ids))})
+
+    async def _generate(self, ids: list[int], sampling: Sampling, priority: int, pictures: list[str]) -> list[Answer]:
+        self._requests += 1
+        answers = await self._engine.generate(Request(str(self._requests), ids, sampling, priority, pictures))
+        if len(answers) != sampling.n:
+            raise EngineError(f"the engine answered {len(answers)} times instead of {sampling.n}")
+        return answers
 
 
 def _of_sample(sampling: Sampling, number: int) -> Sampling:
     """The sampling of sample `number` alone; an engine seeds the samples of a prompt one after the other."""
-    seed = sampling.seed
-    return sampling.model_copy(update={"n": 1, "seed": seed if seed is None else min(seed + number, LARGEST_SEED)})
-
-
-def _recorded(prompt: Prompt, sampling: Sampling) -> Sampling:
-    """The sampling of another attempt as the output has it: `n` is the number of samples of the row."""
-    return sampling.model_copy(update={"n": prompt.sampling.n if prompt.sampling else 1})
+    seed = None if sampling.seed is None else min(sampling.seed + number, LARGEST_SEED)
+    return sampling.model_copy(update={"n": 1, "seed": seed})
 
 
 def _error(prompt: Prompt, bad: BadRow) -> RowError:

@@ -1,8 +1,5 @@
-"""Answer -> typed columns, as the job's `parse` declares them.
-
-An answer is a JSON object (alone, or in a Markdown code block), or text in which a regular expression finds named groups.
-A null, or a group that took no part in the match, stays null.
-"""
+"""Answer -> typed columns, as the job's `parse` declares them. An answer is a JSON object (alone, or in a Markdown code block),
+or text in which a regular expression finds named groups. A null, or a group that took no part in the match, stays null."""
 
 import math
 import re
@@ -23,7 +20,12 @@ class Parser:
 
     def parse(self, answer: str) -> dict[str, object]:
         """The columns of an answer. Raises BadRow (parse)."""
-        found = _object(answer) if self._regex is None else _groups(self._regex, answer)
+        if self._regex is None:
+            found = _object(answer)
+        elif match := self._regex.search(answer):
+            found = match.groupdict()
+        else:
+            raise BadRow("parse", "the regex matches nowhere in the answer")
         columns = {}
         for name, kind in self._kinds.items():
             if name not in found:
@@ -48,20 +50,11 @@ def _object(answer: str) -> dict[str, object]:
     return value
 
 
-def _groups(regex: re.Pattern[str], answer: str) -> dict[str, object]:
-    match = regex.search(answer)
-    if match is None:
-        raise BadRow("parse", "the regex matches nowhere in the answer")
-    return {**match.groupdict()}
-
-
 def _typed(value: object, kind: Kind) -> object:
     """The value as Arrow takes it. Raises ValueError for a value of another type."""
     if kind == "json":
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
-    if kind == "string" and isinstance(value, str):
-        return value
-    if kind == "boolean" and isinstance(value, bool):
+    if (kind == "string" and isinstance(value, str)) or (kind == "boolean" and isinstance(value, bool)):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         if kind == "number":
@@ -75,10 +68,8 @@ def _from_text(text: str, kind: Kind) -> object:
     """What a group's text says: `3`, `3.0` and `True` as models write them. Raises ValueError."""
     if kind == "string":
         return text
-    if kind == "boolean":
-        return orjson.loads(text.lower())
-    if kind == "json":
-        return orjson.loads(text)
+    if kind in ("boolean", "json"):
+        return orjson.loads(text.lower() if kind == "boolean" else text)
     if not _NUMBER.fullmatch(text):
         raise ValueError
     return int(text) if text.lstrip("+-").isdigit() else float(text)

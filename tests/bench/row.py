@@ -31,7 +31,7 @@ from batchgen.prepare import prepare
 from batchgen.read import reader
 from batchgen.records import Completion, Receipt, output_schema
 from batchgen.render.blocks import encode_block, encode_span
-from batchgen.render.tokens import Hidden, TokenEncoder
+from batchgen.render.tokens import TokenEncoder
 from batchgen.replica import journal
 from batchgen.replica.replica import Replica
 
@@ -67,7 +67,7 @@ def stages(job: Job) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "plan (digest, line ends)", lambda: plan.make_plan(job, made.found, made.columns)
     yield "read", lambda: list(reader.read_spans(job, shard, spans, made.columns.kept, renderer.needed))
     yield "render and tokenize", lambda: [renderer.prompts(row, shard.name) for row in rows]
-    yield "of it tokenize", lambda: [encoder.encode(prompt.text, Hidden(), False) for prompt in prompts]
+    yield "of it tokenize", lambda: [encoder.encode(prompt.text, "", False) for prompt in prompts]
     yield (
         "render, tokenize and encode as blocks",
         lambda: [encode_block(span, encode_span(renderer, shard.name, of_span), kept) for span, of_span, kept in found],

@@ -152,6 +152,16 @@ def test_a_block_stands_beside_user_texts_before_the_models_template(layout: dic
     assert text == "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in turns) + "<|im_start|>assistant\n"
 
 
+@pytest.mark.parametrize("turns", ["all", "last"])
+def test_a_conversation_without_a_user_message_has_no_block(turns: str) -> None:
+    layout = {"block": " <{pairs}>", "turns": turns}
+    spec = {"path": "x", "messages": "m", "continue_final_message": True}
+    prompt = one(
+        bare(CHATML, attributes={"schema": TWO | {"layout": layout}}, input=spec), m=[{"role": "assistant", "content": "A"}]
+    )
+    assert prompt.text == "<|im_start|>assistant\nA"
+
+
 def test_without_a_schema_no_layout_is_chosen() -> None:
     assert (bare(CHATML).layout, one(bare(CHATML), prompt="Hello").attributes) == ("none", None)
 

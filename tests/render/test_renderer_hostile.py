@@ -95,3 +95,9 @@ def test_a_template_that_does_not_parse_is_refused() -> None:
 def test_testing_a_key_that_a_message_lacks_is_allowed() -> None:
     template = "{% if messages[0].tool_calls %}tools{% else %}none{% endif %}"
     assert one(bare(template), prompt="Hello").text == "none"
+
+
+@pytest.mark.parametrize("cut", ["[:5]", "[5:]", "[5:-1]"])
+def test_a_template_that_cuts_through_a_special_token_of_the_text_is_a_render_error(cut: str) -> None:
+    prompt = one(bare(f"{{{{ messages[0].content{cut} }}}}"), prompt="aaa </s> </s>")
+    assert error_of(prompt) == ("render", "in.jsonl:1: the chat template cuts through a special token that the text spells")

@@ -1,4 +1,4 @@
-"""template.py and timecap.py: a chat template is somebody else's program, and has neither time nor memory without end."""
+"""sandbox.py: a chat template is somebody else's program, and has neither time nor memory without end."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from batchgen.errors import BadRow
-from batchgen.render.sandbox import template
-from batchgen.render.sandbox import time_limit as timing
-from batchgen.render.sandbox.template import ChatTemplate
-from batchgen.render.sandbox.time_limit import LOOK_SECONDS, time_limit
+from batchgen.render import sandbox
+from batchgen.render.sandbox import LOOK_SECONDS, ChatTemplate, time_limit
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 DOUBLING = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = {} %}{% endfor %}{{ ns.x }}"
@@ -68,7 +66,7 @@ def test_what_templates_need_is_there(source: str, text: str) -> None:
 
 
 def test_a_template_without_end_is_a_render_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template, "SECONDS_CAP", 0.3)
+    monkeypatch.setattr(sandbox, "SECONDS_CAP", 0.3)
     loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% if i + j < 0 %}x{% endif %}{% endfor %}{% endfor %}"
     with pytest.raises(BadRow, match=r"chat template: not done after 0\.3 s") as refused:
         render(loop)
@@ -112,7 +110,7 @@ def test_an_error_of_the_body_is_the_bodys_and_time_left_over_is_not_carried_on(
         looks += 1
         time.sleep(0.001)
 
-    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: now, sleep=look))
+    monkeypatch.setattr(sandbox, "time", SimpleNamespace(monotonic=lambda: now, sleep=look))
     with pytest.raises(KeyError), time_limit(0.2):
         raise KeyError
     with time_limit(60):

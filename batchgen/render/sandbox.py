@@ -1,16 +1,19 @@
-"""Chat templates: Jinja in a sandbox, compatible with Transformers', strict about what is undefined.
+"""Chat templates: Jinja in a sandbox, compatible with Transformers'. Templates are untrusted: they run in Jinja's
+ImmutableSandboxedEnvironment, and their time and their output are capped. Undefined values are stricter than in Transformers
+(printing one is an error, it would lose text in silence) and laxer than StrictUndefined (testing one is allowed), because public
+templates test keys that messages do not have."""
 
-Templates are untrusted: they run in Jinja's ImmutableSandboxedEnvironment, and their output is capped. Undefined values are
-stricter than in Transformers (printing one is an error, it would lose text in silence) and laxer than StrictUndefined
-(testing one is allowed), because public templates test keys that messages do not have.
-"""
-
+import contextlib
+import ctypes
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn
 
 import jinja2
 import jinja2.compiler
@@ -23,12 +26,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batchgen.errors import BadRow, ModelError
 from batchgen.records import Message
-from batchgen.render.sandbox.time_limit import time_limit
 
-P = ParamSpec("P")
-T = TypeVar("T")
 TEXT_CAP = 2**26
 SECONDS_CAP = 10.0
+LOOK_SECONDS = 0.25
 _WIDE = re.compile(r"\d{7,}")
 
 
@@ -53,9 +54,7 @@ class RowTemplate:
     def __init__(self, source: str) -> None:
         try:
             self._template = _ENVIRONMENT.from_string(source)
-            self.columns = (
-                frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source))) - _ENVIRONMENT.globals.keys()
-            )
+            self.columns = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - _ENVIRONMENT.globals.keys()
         except jinja2.TemplateError as error:
             raise ValueError(str(error)) from None
 
@@ -148,9 +147,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         return wrapped
 
 
-def _capped(function: Callable[P, T]) -> Callable[P, T]:
+def _capped(function: Callable[..., str]) -> Callable[..., str]:
     @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+    def call(*args: object, **kwargs: object) -> str:
         _refuse_over_cap(_grown(*args, *kwargs.values()))
         return function(*args, **kwargs)
 
@@ -170,35 +169,98 @@ def _refuse_over_cap(size: int) -> None:
         raise SecurityError(f"a value of more than {TEXT_CAP} characters, elements or bits")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = _Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=_Undefined,
-        extensions=[jinja2.ext.loopcontrols, _Generation],
-    )
-
-    def raise_exception(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        value: object,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    for name in ("batch", "center", "format", "pprint", "slice", "urlize", "wordwrap", "xmlattr"):
-        del environment.filters[name]  # they pad or multiply, and no chat template needs them
-    for name in ("indent", "join", "replace"):
-        environment.filters[name] = _capped(environment.filters[name])
-    del environment.globals["lipsum"]
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
+class _TimeUp(BaseException):
+    """Not an Exception, so that the template does not catch it."""
 
 
-_ENVIRONMENT = _environment()
+@dataclass(eq=False)
+class _Call:
+    thread: int
+    deadline: float
+    fired: bool = False
+
+
+class _Watcher:
+    """A thread that looks at the running calls now and then and raises _TimeUp inside one that is over its time. That ends loops
+    of Python; one long operation in C ends first. The thread starts with the first call, and waits while there are none."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: set[_Call] = set()
+        self._thread: threading.Thread | None = None
+        self._not_empty = threading.Event()
+
+    def add(self, call: _Call) -> None:
+        with self._lock:
+            self._calls.add(call)
+            if self._thread is None or not self._thread.is_alive():  # a forked process has no thread of its parent
+                self._thread = threading.Thread(target=self._watch, name="time-limit", daemon=True)
+                self._thread.start()
+        self._not_empty.set()
+
+    def remove(self, call: _Call) -> None:
+        """After this the call is not fired any more."""
+        with self._lock:
+            self._calls.discard(call)
+
+    def _watch(self) -> None:
+        while True:
+            self._not_empty.wait()
+            time.sleep(LOOK_SECONDS)
+            with self._lock:
+                now = time.monotonic()
+                for call in [call for call in self._calls if now > call.deadline]:
+                    self._calls.remove(call)
+                    call.fired = True
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(call.thread), ctypes.py_object(_TimeUp))
+                if not self._calls:
+                    self._not_empty.clear()
+
+
+_WATCHER = _Watcher()
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError when the body, which must not nest another limit, takes longer than this (by LOOK_SECONDS)."""
+    call = _Call(threading.get_ident(), time.monotonic() + seconds)
+    raised = False
+    _WATCHER.add(call)
+    try:
+        try:
+            yield
+        except _TimeUp:
+            raised = True
+            raise
+        finally:
+            _WATCHER.remove(call)
+            while call.fired and not raised:  # _TimeUp is under way: it comes at one of the next instructions
+                time.sleep(LOOK_SECONDS)
+    except _TimeUp:
+        raise TimeoutError from None
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+_ENVIRONMENT = _Environment(
+    trim_blocks=True, lstrip_blocks=True, undefined=_Undefined, extensions=[jinja2.ext.loopcontrols, _Generation]
+)
+for _name in ("batch", "center", "format", "pprint", "slice", "urlize", "wordwrap", "xmlattr"):
+    del _ENVIRONMENT.filters[_name]  # they pad or multiply, and no chat template needs them
+for _name in ("indent", "join", "replace"):
+    _ENVIRONMENT.filters[_name] = _capped(_ENVIRONMENT.filters[_name])
+_ENVIRONMENT.filters["tojson"] = _tojson
+del _ENVIRONMENT.globals["lipsum"]
+_ENVIRONMENT.globals |= {"raise_exception": _raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
