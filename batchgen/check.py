@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from batchgen.engines.base import ENGINES
+from batchgen.errors import printable
 from batchgen.job.fields import Fields
+from batchgen.job.job import Job
 from batchgen.plan import plan
 from batchgen.prepare import Prepared
 from batchgen.read import reader
@@ -33,38 +35,29 @@ class Findings:
     planned_rows: int = 0
 
 
-def walk(prepared: Prepared) -> tuple[list[Shard], list[Span], Iterator[list[Prompt]]]:
-    """The plan of a new output, and the prompts of its rows, row by row."""
-    job = prepared.job
-    shards, spans = plan.make_plan(job, prepared.found, prepared.columns)
-
-    def prompts() -> Iterator[list[Prompt]]:
-        for shard in shards:
-            mine = [span for span in spans if span.shard == shard.index]
-            if mine:
-                for _, rows, _ in reader.read_spans(job, shard, mine, prepared.columns.kept, prepared.renderer.needed):
-                    yield from (prepared.renderer.prompts(row, shard.name) for row in rows)
-
-    return shards, spans, prompts()
+def _rows(prepared: Prepared, shards: list[Shard], spans: list[Span]) -> Iterator[list[Prompt]]:
+    """The prompts of each planned row."""
+    for shard in shards:
+        if mine := [span for span in spans if span.shard == shard.index]:
+            for _, rows, _ in reader.read_spans(prepared.job, shard, mine, prepared.columns.kept, prepared.renderer.needed):
+                yield from (prepared.renderer.prompts(row, shard.name) for row in rows)
 
 
 def check(prepared: Prepared) -> Findings:
     """Look at every row. Raises UsageError for what concerns the whole input."""
-    shards, spans, rows = walk(prepared)
-    renderer = prepared.renderer
-    found = Findings(len(shards), len(spans), context=renderer.context, layout=renderer.layout)
+    shards, spans = plan.make_plan(prepared.job, prepared.found, prepared.columns)
+    found = Findings(len(shards), len(spans), context=prepared.renderer.context, layout=prepared.renderer.layout)
     lengths: list[int] = []
-    for prompts in rows:
+    for prompts in _rows(prepared, shards, spans):
         found.rows += 1
         found.prompts += len(prompts)
-        errors = [prompt.error for prompt in prompts if prompt.error]
         lengths += [len(prompt.token_ids) for prompt in prompts if prompt.token_ids]
         found.planned_rows += sum(p.sampling.n if p.sampling else prepared.job.samples for p in prompts)
-        if errors:
+        if error := next((prompt.error for prompt in prompts if prompt.error), None):
             found.bad += 1
-            found.errors[errors[0].code] = found.errors.get(errors[0].code, 0) + 1
+            found.errors[error.code] = found.errors.get(error.code, 0) + 1
             if len(found.first_errors) < SHOWN_ERRORS:
-                found.first_errors.append(f"{errors[0].code}: {errors[0].detail}")
+                found.first_errors.append(f"{error.code}: {error.detail}")
     if lengths and not ENGINES.named(prepared.job.engine.kind).capabilities.counts_tokens:
         marks = np.percentile(lengths, [0, 50, 90, 99, 100]).astype(int)
         found.tokens = dict(zip(("min", "p50", "p90", "p99", "max"), map(int, marks), strict=True))
@@ -74,7 +67,7 @@ def check(prepared: Prepared) -> Findings:
 
 def prompts(prepared: Prepared, most: int) -> list[Fields]:
     """The first prompts exactly as the model will see them."""
-    _, _, rows = walk(prepared)
+    rows = _rows(prepared, *plan.make_plan(prepared.job, prepared.found, prepared.columns))
     return [
         {
             "row": prompt.row,
@@ -87,3 +80,29 @@ def prompts(prepared: Prepared, most: int) -> list[Fields]:
         }
         for prompt in itertools.islice(itertools.chain.from_iterable(rows), most)
     ]
+
+
+def print_prompts(prompts: list[Fields]) -> None:
+    for prompt in prompts:
+        print(f"--- row {prompt['row']} variant {prompt['variant']}: {len(prompt['token_ids'])} tokens")
+        print(printable(prompt["text"] if prompt["error"] is None else prompt["error"]))
+        print(f"token ids: {prompt['token_ids']}")
+
+
+def print_findings(found: Findings, job: Job) -> None:
+    predicted = job.attributes.predict if job.attributes else None
+    print(f"input:    {found.rows:,} rows in {found.shards:,} shards, {found.spans:,} spans")
+    print(f"output:   {found.planned_rows:,} rows planned ({found.prompts:,} prompts)")
+    if predicted is not None:
+        print(f"labels:   {predicted}, asked for through the {found.layout}")
+    elif found.layout != "none":
+        print(f"steering: through the {found.layout}, every attribute changes the prompt")
+    if found.tokens:
+        tokens = ", ".join(f"{name} {value:,}" for name, value in found.tokens.items())
+        print(f"tokens:   {tokens} (context {found.context or 'unbounded'})")
+    counted = ", ".join(f"{code} {number:,}" for code, number in sorted(found.errors.items()))
+    print(f"bad rows: {found.bad:,}" + (f" ({counted})" if counted else ""))
+    for line in found.first_errors:
+        print(f"  {printable(line)}")
+    if found.bad > len(found.first_errors):
+        print(f"  ... and {found.bad - len(found.first_errors):,} more")

@@ -39,12 +39,11 @@ __all__ = [
     "UsageError",
     "VerifyError",
 ]
-"""The tree."""
-OK, RUN_ERROR, BAD_JOB, OVER_LIMIT, INTERRUPTED = 0, 1, 2, 3, 75
+RUN_ERROR, BAD_JOB, OVER_LIMIT, INTERRUPTED = 1, 2, 3, 75
 
 
 class BatchgenError(Exception):
-    """A run error: message first, remedy second, shown to the user as `error: ...`."""
+    """Message first, remedy second, shown to the user as `error: ...`."""
 
     exit_code: ClassVar[int] = RUN_ERROR
 
@@ -56,40 +55,31 @@ class UsageError(BatchgenError):
     exit_code = BAD_JOB
 
 
-class JobError(UsageError):
-    """The job file is wrong."""
+class JobError(UsageError): ...
 
 
-class InputError(UsageError):
-    """The input cannot be planned or read as the job says."""
+class InputError(UsageError): ...
 
 
-class ModelError(UsageError):
-    """The model's files do not allow what the job asks."""
+class ModelError(UsageError): ...
 
 
-class OutputConflict(UsageError):
-    """The output holds rows that mean something else than this job's."""
+class OutputConflict(UsageError): ...
 
 
-class NewerFormat(OutputConflict):
-    """The output was written by a release whose format this one does not know."""
+class NewerFormat(OutputConflict): ...
 
 
-class StoreError(BatchgenError):
-    """The store did not do what was asked of it."""
+class StoreError(BatchgenError): ...
 
 
-class EngineError(BatchgenError):
-    """No replica can generate."""
+class EngineError(BatchgenError): ...
 
 
-class LeaseError(BatchgenError):
-    """One driver for an output."""
+class LeaseError(BatchgenError): ...
 
 
-class VerifyError(BatchgenError):
-    """The output is not what the plan promises."""
+class VerifyError(BatchgenError): ...
 
 
 class TooManyErrors(BatchgenError):
@@ -124,14 +114,13 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def safe_message(error: BaseException, most: int = 400) -> str:
-    """What another library says, on one line of `most` characters; without what addresses in it may have of credentials
-    (user:password@, signed queries)."""
+    """Another library's error on one line of at most `most` characters; addresses lose user:password@ and signed queries."""
     text, _, _ = " ".join(str(error).split()).partition(" Debug source:")  # obstore's repetition of it
     return _ADDRESS.sub(lambda found: f"{found[1]}{found[2]}{'?...' if found[3] else ''}", text)[:most]
 
 
 def printable(text: str) -> str:
-    """Text of a row or of another library for a terminal: control characters other than newline and tab are escaped."""
+    """Text of a row or of another library for a terminal: control characters except newline and tab are escaped."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 

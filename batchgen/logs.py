@@ -4,8 +4,6 @@ A program that uses batchgen as a library sees the records in its own handlers. 
 replica's go to the log of its Ray worker. They hold no secret: settings of the environment are never logged.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Iterator, MutableMapping
@@ -24,8 +22,7 @@ logging.getLogger(ROOT).addHandler(logging.NullHandler())
 class Log(logging.LoggerAdapter[logging.Logger]):
     """A logger that knows where it speaks: `log.at(replica=3, span=name).info(...)`."""
 
-    def at(self, **where: object) -> Log:
-        """The same logger at a replica or span."""
+    def at(self, **where: object) -> "Log":
         return Log(self.logger, {**(self.extra or {}), **where})
 
     def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:

@@ -256,6 +256,13 @@ def test_export_says_what_it_wrote_and_refuses_what_it_does_not_know(tmp_path: P
     assert not (tmp_path / "x").exists()
 
 
+def test_a_retry_with_a_mistake_plans_nothing(tmp_path: Path) -> None:
+    made = Finished(tmp_path)
+    before = made.plan.spans
+    assert "unknown field 'temprature'" in mistake(batchgen(tmp_path, "retry", "out", "--set", "sampling.temprature=1"))
+    assert made.plan.spans == before
+
+
 def test_the_rows_of_an_output_are_read_from_its_path(tmp_path: Path) -> None:
     Finished(tmp_path)
     found = list(Output.open(str(tmp_path / "out")).rows())

@@ -105,3 +105,16 @@ def table(found: dict[str, Fidelity]) -> list[tuple[str, int, int, float, float 
             mean = sum(label * times for label, times in labels.items()) / sum(labels.values()) if labels else None
             lines.append((name, value, answers, one.mean_tokens[value], mean))
     return lines
+
+
+def print_fidelity(found: dict[str, Fidelity]) -> None:
+    """What was asked against what came, a line each, and what holds of each attribute as a whole."""
+    print(f"{'attribute':<20} {'asked':>6} {'answers':>10} {'tokens':>8} {'label':>6}")
+    for name, value, answers, tokens, label in table(found):
+        print(f"{name:<20} {value:>6} {answers:>10,} {tokens:>8.1f} {'-' if label is None else format(label, '.2f'):>6}")
+    for name, one in found.items():
+        for what, r in (("tokens", one.correlation_with_tokens), ("labels", one.correlation_with_labels)):
+            if r is not None:
+                print(f"{name}: correlation with {what} {r:.2f}")
+        if one.exact is not None:
+            print(f"{name}: label as asked {one.exact:.0%}, {one.mean_error:+.2f} on average")

@@ -1,9 +1,11 @@
-"""The `attributes` field of a job: a schema by name or in full, values, a sweep or draws, columns."""
+"""The `attributes` field of a job: a schema by name or in full, values, a sweep or draws, columns; and label jobs.
 
-from __future__ import annotations
+The model of a label job predicts attributes: it reads a conversation that ends with an answer and writes the values, greedily, in
+a form that a regular expression holds it to. Form and end marks: the model card of KARAKURI LM 7B APM v0.1.
+"""
 
 import functools
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -11,14 +13,13 @@ from batchgen.job.fields import Fields, Spec
 from batchgen.job.schemas import BUILT_IN, Schema, sweep
 
 WEIGHT = "weight"
-"""Key of a combination: how likely it is beside the others."""
+"""Key of a combination of a sample: how likely it is beside the others."""
 
 
 class Draw(Spec):
     k: int = Field(ge=1, le=1024, description="Draws per row. Each makes one variant; the same combination may be drawn twice.")
     from_: str | Annotated[list[Fields], Field(min_length=1)] = Field(
-        alias="from",
-        description="Combinations to draw from: a list of mappings, or a local JSONL or Parquet file with a column per attribute (training rows, for example).",
+        alias="from", description="Combinations: list of mappings, or a local JSONL or Parquet file with a column per attribute."
     )
     seed: int = Field(0, description="Seed of the draws. A row's draws depend only on this seed and the row's name.")
 
@@ -27,22 +28,18 @@ class Attributes(Spec):
     schema_: str | Schema = Field(alias="schema", description=f"A built-in name ({', '.join(BUILT_IN)}) or a schema of your own.")
     values: Fields = Field({}, description="Values for every row. A row's own column wins.")
     sweep: dict[str, list[Any]] | list[Fields] = Field(
-        {},
-        description="Variants of each row: every combination of these values (a mapping of lists), or every mapping of a list.",
+        {}, description="Variants of each row: every combination of these values (a mapping of lists), or each mapping of a list."
     )
     sample: Draw | None = Field(None, description="Variants of each row: k random draws from many combinations. Excludes sweep.")
     predict: str | None = Field(
-        None,
-        description="Labels to predict, for a schema whose model writes the values (karakuri-apm): helpsteer or oasst. "
-        "Sets the labeler's prompt, constraint, stop and `parse`.",
+        None, description="Labels to predict (schema karakuri-apm): helpsteer or oasst. Sets prompt, constraint, stop and parse."
     )
     columns: dict[str, str] | bool = Field(
-        True,
-        description="Input columns that hold a row's own values. true: those named like the attributes. A mapping: attribute to column. false: none.",
+        True, description="Columns with a row's own values: named like the attributes (true), {attribute: column}, none (false)."
     )
 
     @model_validator(mode="after")
-    def _check(self) -> Attributes:
+    def _check(self) -> Self:
         schema = self.schema
         if schema.labels or self.predict is not None:
             self._check_prediction()
@@ -55,6 +52,9 @@ class Attributes(Spec):
             if self.sweep:
                 raise ValueError("sample and sweep both make variants: give one of them")
             self._check_points("sample.from", self._drawn)
+        for number, weight in enumerate(self.weights, 1):
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
+                raise ValueError(f"sample.from: combination {number}: {WEIGHT} {weight!r} is not a number over 0")
         if isinstance(self.columns, dict):
             schema.check(dict.fromkeys(self.columns))
         return self
@@ -73,23 +73,19 @@ class Attributes(Spec):
             if not values:
                 raise ValueError(f"sweep.{name} is empty")
             for value in values:
-                if value is None:
+                if not self.schema.check({name: value}):
                     raise ValueError(f"sweep.{name}: null is not a value")
-                self.schema.check({name: value})
             if len(set(values)) != len(values):
                 raise ValueError(f"sweep.{name} names a value twice")
 
     def _check_points(self, where: str, points: list[Fields]) -> None:
         for number, point in enumerate(points, 1):
             try:
-                checked = self._values_of(point)
+                checked = self.schema.check(point)
             except ValueError as error:
                 raise ValueError(f"{where}: combination {number}: {error}") from None
             if not checked:
                 raise ValueError(f"{where}: combination {number} sets nothing")
-            weight = point.get(WEIGHT, 1)
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
-                raise ValueError(f"{where}: combination {number}: {WEIGHT} {weight!r} is not a number over 0")
 
     @functools.cached_property
     def schema(self) -> Schema:  # type: ignore[override]
@@ -107,30 +103,29 @@ class Attributes(Spec):
     @property
     def varied(self) -> list[str]:
         """Names of the attributes in which the variants of a row differ."""
-        if self.sample is not None:
-            return list(dict.fromkeys(name for point in self._drawn for name in point if name != WEIGHT))
         return list(dict.fromkeys(name for point in self.points for name in point))
 
     @functools.cached_property
     def points(self) -> list[dict[str, int]]:
         """The combinations of the sweep or of the sample, checked; one that sets nothing without either."""
-        if self.sample is not None:
-            return [self._values_of(point) for point in self._drawn]
-        points = self.sweep if isinstance(self.sweep, list) and self.sweep else sweep(self.sweep or {})  # type: ignore[arg-type]
+        points: list[Fields] = self.sweep if isinstance(self.sweep, list) else sweep(self.sweep)
+        points = self._drawn if self.sample is not None else points or [{}]
         return [self.schema.check(point) for point in points]
 
     @property
     def weights(self) -> list[float]:
         """How likely each combination of the sample is beside the others."""
-        return [point.get(WEIGHT, 1) for point in self._drawn]
+        return [point.get(WEIGHT, 1) for point in self._combinations]
 
     @property
-    def _drawn(self) -> list[Fields]:
+    def _combinations(self) -> list[Fields]:
         """The combinations of the sample, once those of a file are in its place (read/combinations.py)."""
         return self.sample.from_ if self.sample is not None and isinstance(self.sample.from_, list) else []
 
-    def _values_of(self, point: Fields) -> dict[str, int]:
-        return self.schema.check({name: value for name, value in point.items() if name != WEIGHT})
+    @property
+    def _drawn(self) -> list[Fields]:
+        """The combinations of the sample without their weights."""
+        return [{name: value for name, value in point.items() if name != WEIGHT} for point in self._combinations]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -143,3 +138,23 @@ class Attributes(Spec):
             return {}
         renamed = self.columns if isinstance(self.columns, dict) else {}
         return {name: renamed.get(name, name) for name in self.schema.names}
+
+
+def with_prediction(fields: Fields) -> Fields:
+    """The fields of a job; those of a label job with what follows from `predict`, where they do not say it themselves."""
+    attributes = fields.get("attributes")
+    asked = attributes if isinstance(attributes, dict) else {}
+    schema = BUILT_IN.get(str(asked.get("schema")))
+    labels = schema.labels.get(str(asked.get("predict"))) if schema else None
+    if schema is None or labels is None:
+        return fields
+    ranges = {name: "[{}-{}]".format(*schema.limits(name)) for name in labels.names}
+    pattern = "".join(f" {name}: {digits}" for name, digits in ranges.items())
+    named = " ".join(f"{name}: (?P<{name}>{digits})" for name, digits in ranges.items())
+    greedy = {"temperature": 0, "max_tokens": 64, "stop": labels.end, "structured_outputs": {"regex": pattern}}
+    made = {"parse": {"regex": named, "columns": dict.fromkeys(ranges, "integer")}, **fields}
+    for name, inner in {"input": {"continue_final_message": False, "answer_role": "label"}, "sampling": greedy}.items():
+        own = fields.get(name)
+        if own is None or isinstance(own, dict):
+            made[name] = inner | (own or {})
+    return made

@@ -1,9 +1,8 @@
 """The job file as text: YAML without surprises, overrides, mistakes in words; and what its fields have in common."""
 
-import types
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +13,7 @@ MOST = 2**31 - 1
 Fields = dict[str, Any]
 """Fields of a job as YAML, JSON or a row gives them, not validated yet."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_UNION_TAGS = {"str", "bool", "int", "float", "Column", "Schema", "Retry"}
 
 
 class Spec(BaseModel):
@@ -86,44 +86,37 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line per mistake; a branch of a union that wants another type is no mistake where one has more to say."""
-    items = error.errors(include_url=False)
-    paths = [[part for part in item["loc"] if not _is_union_tag(part)] for item in items]
-    sure = [path for path, item in zip(paths, items, strict=True) if not item["type"].endswith("_type")]
+    found = [([part for part in item["loc"] if not _is_union_tag(part)], item) for item in error.errors(include_url=False)]
+    sure = [path for path, item in found if not item["type"].endswith("_type")]
     lines = []
-    for path, item in zip(paths, items, strict=True):
+    for path, item in found:
         if item["type"].endswith("_type") and any(other[: len(path)] == path for other in sure):
             continue
-        where = ".".join(map(str, path))
+        message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             *parents, key = item["loc"]
-            lines.append(f"{where}: {unknown_key(str(key), _fields_at(model, parents))}")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {message}" if where else message)
+            message = unknown_key(str(key), _fields_at(model, parents))
+        where = ".".join(map(str, path))
+        lines.append(f"{where}: {message}" if where else message)
     return list(dict.fromkeys(lines))
+
+
+def models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models that a field's type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from models_in(argument)
 
 
 def _is_union_tag(part: object) -> bool:
     return isinstance(part, str) and (part in _UNION_TAGS or "[" in part)
 
 
-_UNION_TAGS = {"str", "bool", "int", "float", "Column", "Schema", "Retry"}
-
-
 def _fields_at(model: type[BaseModel], parents: Iterable[object]) -> list[str]:
-    here: object = model
+    here: type[BaseModel] | None = model
     for part in parents:
-        if _is_union_tag(part) or not (isinstance(here, type) and issubclass(here, BaseModel)):
-            continue
-        found = next((f for n, f in here.model_fields.items() if part in (n, f.alias)), None)
-        here = _model_in(found.annotation) if found else None
-    if isinstance(here, type) and issubclass(here, BaseModel):
-        return [field.alias or name for name, field in here.model_fields.items()]
-    return []
-
-
-def _model_in(annotation: object) -> object:
-    if get_origin(annotation) in (Union, types.UnionType):
-        models = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
-        return models[0] if models else None
-    return annotation
+        if here is not None and not _is_union_tag(part):
+            found = next((field for name, field in here.model_fields.items() if part in (name, field.alias)), None)
+            here = next(models_in(found.annotation), None) if found else None
+    return [field.alias or name for name, field in here.model_fields.items()] if here else []

@@ -1,14 +1,17 @@
-"""The `input` field of a job: which shards, and what of a row makes its prompt."""
+"""The fields `input` and `parse` of a job: which shards, what of a row makes its prompt, and what is read from an answer."""
 
-from __future__ import annotations
+import re
+from typing import Annotated, Literal, Self
 
-from typing import Annotated, Literal
-
+import pyarrow as pa
 from pydantic import Field, model_validator
 
 from batchgen.job.fields import Column, Spec
 
 _PROMPTS = ("prompt", "messages", "turns", "template")
+Kind = Literal["string", "integer", "number", "boolean", "json"]
+"""JSON Schema's names of types, and json, any value as its text."""
+_TYPES: dict[Kind, pa.DataType] = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
 
 class Input(Spec):
@@ -19,22 +22,14 @@ class Input(Spec):
         "auto",
         description="Format of the files: jsonl, parquet, dataset, openai-batch (OpenAI batch files: custom_id, body), output (of another job), or one that a package adds. auto: by file name.",
     )
-    layout: str | None = Field(
-        None, description="Row layout of the named column, in place of the field's own: one that a package adds."
-    )
+    layout: str | None = Field(None, description="Row layout of the named column, in place of the field's own: a package's.")
     split: str = Field("train", description="Split of the dataset (`format: dataset`).")
     subset: str | None = Field(None, description="Configuration of a Hub dataset (`format: dataset`).")
-    id: str | None = Field(
-        None, description="Column with the row's name. Copied to the output; rows are identified by shard and row number."
-    )
+    id: str | None = Field(None, description="Column with the row's name, for the output; shard and row number identify a row.")
     prompt: str | None = Field(None, description="Column with one user message.")
-    messages: str | None = Field(
-        None, description="Column with a conversation: a list of {role, content}, the last from the user."
-    )
+    messages: str | None = Field(None, description="Column with a conversation: list of {role, content}, the last from the user.")
     turns: str | None = Field(None, description="Column with a list of user messages, answered in order.")
-    template: str | None = Field(
-        None, description="Jinja template of one user message; the row's columns are its variables: {{ column }}."
-    )
+    template: str | None = Field(None, description="Jinja template of one user message; columns are its variables: {{ column }}.")
     system: str | Column | None = Field(None, description="System message: a constant, or {column: NAME}.")
     continue_final_message: bool | None = Field(
         None,
@@ -53,7 +48,7 @@ class Input(Spec):
         return fields
 
     @model_validator(mode="after")
-    def _one_prompt(self) -> Input:
+    def _one_prompt(self) -> Self:
         named = [name for name in _PROMPTS if getattr(self, name) is not None]
         if len(named) != 1:
             raise ValueError(f"name exactly one of {', '.join(_PROMPTS)} (got {', '.join(named) or 'none'})")
@@ -69,3 +64,36 @@ class Input(Spec):
     @property
     def paths(self) -> list[str]:
         return [self.path] if isinstance(self.path, str) else list(self.path)
+
+
+class Parse(Spec):
+    regex: str | None = Field(None, description="Regex whose named groups are the columns. null: the answer is a JSON object.")
+    columns: dict[str, Kind] = Field({}, description="string (a group's default), integer, number, boolean, json (any, as text).")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.regex is None:
+            if not self.columns:
+                raise ValueError("name the columns that the answer's JSON object has")
+            return self
+        try:
+            groups = set(re.compile(self.regex).groupindex)
+        except re.error as error:
+            raise ValueError(f"regex: {error}") from None
+        if not groups:
+            raise ValueError("regex: it has no named groups, (?P<name>...)")
+        if unknown := self.columns.keys() - groups:
+            raise ValueError(f"columns.{min(unknown)}: no group of that name in the regex")
+        return self
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """All columns, in order."""
+        if self.regex is None:
+            return dict(self.columns)
+        return {name: self.columns.get(name, "string") for name in re.compile(self.regex).groupindex}
+
+    @property
+    def type(self) -> pa.DataType:
+        """Of the output's `parsed` column."""
+        return pa.struct([(name, _TYPES.get(kind, pa.string())) for name, kind in self.kinds.items()])

@@ -1,45 +1,36 @@
 """Job file -> Job: validated, frozen, fingerprinted.
 
-Unknown keys are errors everywhere except in `engine.options`, which the engine's kind checks
-(engines/base.py): they have the engine's own names. Fields that change what a row means are part of the
-fingerprint; the others (replicas, parallelism, engine options, span size, limits) are not.
+Unknown keys are errors everywhere except in `engine.options`, whose names are the engine's own (engines/base.py checks them).
+Fields that change what a row means are part of the fingerprint; others (replicas, engine options, span size, limits) are not.
 """
-
-from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import AwareDatetime, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from batchgen.errors import ErrorCode, JobError
-from batchgen.job.attributes import Attributes
+from batchgen.job.attributes import Attributes, with_prediction
 from batchgen.job.fields import Fields, Fraction, Spec, explain, override, read_yaml, unknown_key
-from batchgen.job.input import Input
-from batchgen.job.labels import with_prediction
+from batchgen.job.input import Input, Parse
 from batchgen.job.meaning import RETIRED, defaults_of, fingerprint, flatten
-from batchgen.job.parse import Parse
 from batchgen.job.sampling import Sampling, check_sampling, sampling_json_schema
 
 
 class Model(Spec):
     source: str = Field(description="Model directory, Hugging Face Hub id, or the model's name at an endpoint.")
     revision: str | None = Field(None, description="Branch, tag or commit of the Hub id. The output records the commit.")
-    chat_template: str | None = Field(
-        None, description="Path of a Jinja chat template, or `none` for plain completion. Default: the model's own."
-    )
+    chat_template: str | None = Field(None, description="Jinja file, or `none` for plain completion. Default: the model's own.")
     chat_template_kwargs: Fields = Field({}, description="Variables for the chat template (enable_thinking, label).")
-    adapters: dict[str, str] = Field(
-        {}, description="LoRA adapters: name to directory (PEFT, safetensors). Every node needs the directories."
-    )
+    adapters: dict[str, str] = Field({}, description="LoRA adapters (PEFT, safetensors): name to a directory on every node.")
     trust_remote_code: bool = Field(False, description="Run the model repository's code. `revision` must be a full commit hash.")
 
     @model_validator(mode="after")
-    def _pinned(self) -> Model:
+    def _pinned(self) -> Self:
         if self.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             raise ValueError("trust_remote_code runs the model's own code: pin revision to a full commit hash")
         return self
@@ -60,12 +51,10 @@ class Engine(Spec):
 
 class Replicas(Spec):
     min: int = Field(1, ge=1, description="Minimum replicas to request, even if the cluster holds fewer now.")
-    max: int | None = Field(
-        None, ge=1, description="Maximum replicas. Default: as many as the cluster's GPUs hold, at least `min`."
-    )
+    max: int | None = Field(None, ge=1, description="Maximum replicas. Default: what the cluster's GPUs hold, at least `min`.")
 
     @model_validator(mode="after")
-    def _order(self) -> Replicas:
+    def _order(self) -> Self:
         if self.max is not None and self.max < self.min:
             raise ValueError(f"max {self.max} is less than min {self.min}")
         return self
@@ -77,9 +66,7 @@ class Limits(Spec):
     hours: float | None = Field(None, gt=0, description="Stop after this many hours of one run; resumable.")
     deadline: AwareDatetime | None = Field(None, description="Stop at this time, 2026-12-01T06:00+09:00; resumable.")
     row_seconds: float | None = Field(
-        4 * 3600.0,
-        gt=0,
-        description="Seconds a row may spend in the engine, queueing included, before it becomes a `timeout` row.",
+        4 * 3600.0, gt=0, description="Seconds a row may spend in the engine, queueing included, before it is a `timeout` row."
     )
 
 
@@ -102,13 +89,9 @@ FINAL = {"input", "render", "too_long"}
 
 
 class Spans(Spec):
-    rows: int | None = Field(
-        None, ge=1, description="Maximum input rows of a span. Default: chosen from the size of the input, fewer towards its end."
-    )
+    rows: int | None = Field(None, ge=1, description="Maximum input rows of a span. Default: by input size, fewer at its end.")
     bytes: int = Field(16 * 2**20, ge=1, description="Maximum bytes of JSONL of a span; one line may exceed it.")
-    journal_seconds: float = Field(
-        30.0, gt=0, description="Seconds between two journals. A journal keeps the finished rows of unfinished spans."
-    )
+    journal_seconds: float = Field(30.0, gt=0, description="Seconds between journals of the finished rows of unfinished spans.")
 
 
 class OutputSpec(Spec):
@@ -120,10 +103,7 @@ class OutputSpec(Spec):
 
 
 class Job(Spec):
-    """A job: what to read, what to ask of which model, where the answers go.
-
-    `Job.load(path)` reads a job file, `Job.parse(fields)` a mapping; both raise JobError.
-    """
+    """What to read, what to ask of which model, where the answers go. `load` reads a job file, `parse` a mapping of fields."""
 
     name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Name shown in progress and reports.")
     input: Input = Field(description="Rows to read.")
@@ -134,9 +114,7 @@ class Job(Spec):
     sampling: Annotated[Fields, WithJsonSchema(sampling_json_schema())] = Field(
         {}, description="Sampling of every row. Any field may be {column: NAME}; fields of a row's own `sampling` win."
     )
-    parse_: Parse | None = Field(
-        None, alias="parse", description="Typed columns read from the answer; the output has them in `parsed`."
-    )
+    parse_: Parse | None = Field(None, alias="parse", description="Typed columns read from the answer, in the output's `parsed`.")
     replicas: Replicas = Field(Replicas(), description="Number of replicas. Each runs one engine.")
     limits: Limits = Field(Limits(), description="When to stop early.")
     errors: dict[Failure, Policy] = Field(
@@ -152,7 +130,7 @@ class Job(Spec):
         return with_prediction(fields) if isinstance(fields, dict) else fields
 
     @model_validator(mode="after")
-    def _whole(self) -> Job:
+    def _whole(self) -> Self:
         adapter = self.constant_sampling.get("adapter")
         if adapter is not None and adapter not in self.adapters:
             raise ValueError(f"sampling.adapter: {unknown_adapter(adapter, self.adapters)}")
@@ -212,7 +190,7 @@ class Job(Spec):
         return int(self.constant_sampling.get("n", 1))
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Job:
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
         """Read a YAML job file and apply `key.path=value` overrides. Raises JobError."""
         fields = read_yaml(path)
         for text in overrides:
@@ -220,7 +198,7 @@ class Job(Spec):
         return cls.parse(fields, f"job file {path}")
 
     @classmethod
-    def parse(cls, fields: Mapping[str, Any], origin: str = "job") -> Job:
+    def parse(cls, fields: Mapping[str, Any], origin: str = "job") -> Self:
         """Validate a mapping of fields. Raises JobError with one line per mistake."""
         try:
             return cls.model_validate(fields)
@@ -228,35 +206,27 @@ class Job(Spec):
             raise JobError("\n".join(f"{origin}: {line}" for line in explain(error, cls))) from None
 
     def meaning(self) -> dict[str, object]:
-        """The fields that decide what a row means, flat, without the model's files (see model.py)."""
-        kept = {
-            "input": {"max_row_bytes", "path"},
-            "engine": {"tensor_parallel_size", "pipeline_parallel_size", "options", "env", "watchdog_seconds"},
-            "output": {"path"},
-        }
+        """The fields that decide what a row means, flat, without the model's files (output/job_file.py adds them)."""
         whole = self.model_dump(
             mode="json",
             by_alias=True,
-            include={
-                **dict.fromkeys(("input", "attributes", "engine", "task", "parse_", "output"), True),
-                "model": {"chat_template_kwargs"},
+            exclude={
+                **dict.fromkeys(("name", "sampling", "replicas", "limits", "errors", "spans"), True),
+                "model": {"source", "revision", "chat_template", "adapters", "trust_remote_code"},
+                "input": {"max_row_bytes", "path"},
+                "engine": {"tensor_parallel_size", "pipeline_parallel_size", "options", "env", "watchdog_seconds"},
+                "output": {"path"},
             },
-            exclude=kept,
         )
-        whole["sampling"] = {
-            **dict(check_sampling(self.constant_sampling)),
-            **{k: {"column": c} for k, c in self.sampling_columns.items()},
-        }
-        if self.attributes is not None:
-            schema = self.attributes.schema
-            whole["attributes"]["values"] = schema.check(self.attributes.values)
-            if isinstance(self.attributes.sweep, dict):
-                whole["attributes"]["sweep"] = {
-                    k: [schema.check({k: v})[k] for v in points] for k, points in self.attributes.sweep.items()
-                }
-            if self.attributes.sample is not None:
-                whole["attributes"]["sample"]["from"] = fingerprint({"from": self.attributes.sample.from_})
-        if whole["input"]["layout"] is None:  # outputs of before there was one have none
+        columns = {key: {"column": column} for key, column in self.sampling_columns.items()}
+        whole["sampling"] = dict(check_sampling(self.constant_sampling)) | columns
+        if (attributes := self.attributes) is not None:
+            whole["attributes"]["values"] = attributes.schema.check(attributes.values)
+            if isinstance(attributes.sweep, dict):
+                whole["attributes"]["sweep"] = {name: [int(v) for v in values] for name, values in attributes.sweep.items()}
+            if attributes.sample is not None:
+                whole["attributes"]["sample"]["from"] = fingerprint({"from": attributes.sample.from_})
+        if whole["input"]["layout"] is None:  # outputs older than the field have none
             del whole["input"]["layout"]
         if isinstance(whole["input"]["keep"], list):
             whole["input"]["keep"] = sorted(whole["input"]["keep"])

@@ -6,12 +6,14 @@ dropped from the job leaves its last default in RETIRED.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import get_args
+from collections.abc import Mapping
 
 import orjson
 from pydantic import BaseModel
 
+from batchgen.job.fields import models_in
+
+Meaning = Mapping[str, object]
 RETIRED: dict[str, object] = {}
 """Dotted keys that released meanings have and today's have not, with the default that they had."""
 
@@ -22,19 +24,17 @@ def flatten(value: object, prefix: str = "") -> dict[str, object]:
         return {prefix: value}
     flat: dict[str, object] = {}
     for key, entry in value.items():
-        flat.update(flatten(entry, f"{prefix}.{key}" if prefix else str(key)))
+        flat |= flatten(entry, f"{prefix}.{key}" if prefix else str(key))
     return flat
 
 
-def fingerprint(meaning: Mapping[str, object], defaults: Mapping[str, object] | None = None) -> str:
+def fingerprint(meaning: Meaning, defaults: Meaning | None = None) -> str:
     """sha256, in hex, of the canonical JSON of the fields that differ from `defaults`."""
     telling = {key: value for key, value in meaning.items() if defaults is None or value != defaults.get(key)}
     return hashlib.sha256(orjson.dumps(telling, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def differences(
-    before: Mapping[str, object], now: Mapping[str, object], defaults: Mapping[str, object]
-) -> dict[str, tuple[object, object]]:
+def differences(before: Meaning, now: Meaning, defaults: Meaning) -> dict[str, tuple[object, object]]:
     """The fields that differ, each with its value before and now. A missing field has its default, or None."""
     found = {}
     for name in dict.fromkeys([*before, *now]):
@@ -53,13 +53,6 @@ def defaults_of(model: type[BaseModel], prefix: str = "") -> dict[str, object]:
             default = field.get_default(call_default_factory=True)
             plain = default.model_dump(mode="json", by_alias=True) if isinstance(default, BaseModel) else default
             found |= flatten(plain, key)
-        for inner in _models(field.annotation):
+        for inner in models_in(field.annotation):
             found = defaults_of(inner, f"{key}.") | found
     return found
-
-
-def _models(annotation: object) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)

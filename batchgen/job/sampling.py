@@ -3,20 +3,14 @@
 The names, meanings and ranges are vLLM's SamplingParams.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Annotated, get_args, get_origin
+from typing import Annotated, Self, get_args, get_origin
 
 import orjson
 import pyarrow as pa
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from batchgen.job.fields import MOST, Column, Fields, Fraction, Spec, explain
-
-Positive = Annotated[int, Field(ge=1, le=MOST)]
-Count = Annotated[int, Field(ge=0, le=MOST)]
-
 
 _KINDS = {"json": {"type": ["object", "string"]}, "regex": {"type": "string"}, "grammar": {"type": "string"}}
 _CHOICE = {"type": "array", "items": {"type": "string"}, "minItems": 1}
@@ -29,64 +23,48 @@ _LISTS = ("stop", "bad_words")
 
 
 class Sampling(Spec):
-    """Every field with its default."""
-
     model_config = ConfigDict(strict=True)
 
-    n: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Answers per prompt.")
+    n: int = Field(1, ge=1, le=1024, description="Answers per prompt.")
     best_of: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
         description="Generate this many candidates (>= n) and keep the n most likely, best first. Tokens of discarded candidates are not counted. Sets logprobs to 0 where it is null. null: off.",
     )
-    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="Softmax temperature. 0: greedy.")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="Sample from the most likely tokens whose probabilities add up to this. 1: off."
-    )
-    top_k: Annotated[int, Field(ge=-1, le=MOST)] = Field(0, description="Sample from this many most likely tokens. 0 or -1: off.")
+    temperature: float = Field(1.0, ge=0, description="Softmax temperature. 0: greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens with this sum of probabilities. 1: off.")
+    top_k: int = Field(0, ge=-1, le=MOST, description="Sample from this many most likely tokens. 0 or -1: off.")
     min_p: Fraction = Field(0.0, description="Minimum probability of a token, relative to the most likely one. 0: off.")
-    max_tokens: Positive | None = Field(None, description="Maximum tokens of an answer. null: up to the end of the context.")
-    min_tokens: Count = Field(0, description="Minimum tokens of an answer before it may stop.")
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(
-        0.0, description="Penalty for tokens already in the answer, -2 to 2. 0: off."
-    )
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = Field(
-        0.0, description="Penalty per occurrence of a token in the answer, -2 to 2. 0: off."
-    )
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = Field(
-        1.0, description="Factor against tokens already in prompt or answer, above 0 up to 2. 1: off."
-    )
+    max_tokens: int | None = Field(None, ge=1, le=MOST, description="Maximum tokens of an answer. null: to the context's end.")
+    min_tokens: int = Field(0, ge=0, le=MOST, description="Minimum tokens of an answer before it may stop.")
+    presence_penalty: float = Field(0.0, ge=-2, le=2, description="Penalty for tokens already in the answer, -2 to 2. 0: off.")
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="Penalty per occurrence in the answer, -2 to 2. 0: off.")
+    repetition_penalty: float = Field(1.0, gt=0, le=2, description="Factor against tokens in prompt or answer, up to 2. 1: off.")
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
-        0,
-        description="Random seed. A constant of the job is combined with the row's name into one seed per row; a row's own seed is used unchanged. null: unseeded.",
+        0, description="Random seed; the job's is combined with the row's name, a row's own is used unchanged. null: unseeded."
     )
     stop: list[Annotated[str, Field(min_length=1)]] = Field([], description="Strings that end the answer.")
-    stop_token_ids: list[Count] = Field([], description="Token ids that end the answer.")
+    stop_token_ids: list[Annotated[int, Field(ge=0, le=MOST)]] = Field([], description="Token ids that end the answer.")
     bad_words: list[Annotated[str, Field(min_length=1)]] = Field([], description="Strings that are never generated.")
     ignore_eos: bool = Field(False, description="Continue after the end-of-sequence token.")
     include_stop_str_in_output: bool = Field(False, description="Keep the stop string in the answer.")
     skip_special_tokens: bool = Field(True, description="Omit special tokens from the answer.")
     adapter: str | None = Field(None, description="LoRA adapter, by its name in model.adapters. null: the base model.")
     structured_outputs: Annotated[str | None, WithJsonSchema(_CONSTRAINT)] = Field(
-        None,
-        description="Constraint on the answer: exactly one of {json: SCHEMA}, {regex: TEXT}, {choice: [TEXT]}, {grammar: TEXT}.",
+        None, description="Constraint on the answer, one of {json: SCHEMA}, {regex: TEXT}, {choice: [TEXT]}, {grammar: TEXT}."
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
-        None,
-        description="Fill cumulative_logprob, and list this many most likely alternatives per token in token_logprobs. null: no log-probabilities.",
+        None, description="Fill cumulative_logprob; list this many likeliest alternatives a token in token_logprobs. null: off."
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _integral(cls, fields: Fields) -> Fields:
-        """Integral floats are integers: a Parquet column with nulls has no integers in pandas."""
-        return {k: int(v) if k in _INTEGERS and isinstance(v, float) and v.is_integer() else v for k, v in fields.items()}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _compared(cls, fields: Fields) -> Fields:
-        """The best are chosen by their log-probabilities."""
-        wanted = fields.get("best_of") is not None and fields.get("logprobs") is None
-        return {**fields, "logprobs": 0} if wanted else fields
+    def _plain(cls, fields: Fields) -> Fields:
+        """Integral floats as integers, since a Parquet column with nulls has no integers in pandas; and log-probabilities for
+        best_of, which compares them."""
+        plain = {k: int(v) if k in _INTEGERS and isinstance(v, float) and v.is_integer() else v for k, v in fields.items()}
+        if plain.get("best_of") is not None and plain.get("logprobs") is None:
+            plain["logprobs"] = 0
+        return plain
 
     @field_validator(*_LISTS, mode="before")
     @classmethod
@@ -98,10 +76,7 @@ class Sampling(Spec):
     def _constraint(cls, value: object) -> object:
         """A mapping, or its JSON text, as canonical JSON text without the nulls of a Parquet struct."""
         if isinstance(value, str):
-            try:
-                value = orjson.loads(value)
-            except orjson.JSONDecodeError as error:
-                raise ValueError(f"a text must be JSON: {error}") from None
+            value = _from_json(value, "a text must be JSON")
         if not isinstance(value, dict):
             return value
         given = {key: entry for key, entry in value.items() if entry is not None}
@@ -112,11 +87,11 @@ class Sampling(Spec):
         if kind == "choice" and not all(isinstance(text, str) for text in given[kind]):
             raise ValueError("choice: expected a list of texts")
         if kind == "json" and isinstance(given[kind], str):
-            given[kind] = _schema(given[kind])
+            given[kind] = _from_json(given[kind], "json: the schema is no JSON")
         return orjson.dumps(given, option=orjson.OPT_SORT_KEYS).decode()
 
     @model_validator(mode="after")
-    def _order(self) -> Sampling:
+    def _order(self) -> Self:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
         if self.best_of is not None and self.best_of < self.n:
@@ -124,11 +99,11 @@ class Sampling(Spec):
         return self
 
 
-def _schema(text: str) -> object:
+def _from_json(text: str, mistake: str) -> object:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise ValueError(f"json: the schema is no JSON: {error}") from None
+        raise ValueError(f"{mistake}: {error}") from None
 
 
 _INTEGERS = {name for name, field in Sampling.model_fields.items() if "int" in str(field.annotation)}
@@ -136,12 +111,11 @@ _INTEGERS = {name for name, field in Sampling.model_fields.items() if "int" in s
 
 def _arrow_type(annotation: object) -> pa.DataType:
     """The Arrow type of a field; what may be null has the type of the rest."""
-    args = [argument for argument in get_args(annotation) if argument is not type(None)]
     if get_origin(annotation) is list:
-        return pa.list_(_arrow_type(args[0]))
+        return pa.list_(_arrow_type(get_args(annotation)[0]))
     if isinstance(annotation, type):
         return {bool: pa.bool_(), int: pa.int32(), float: pa.float64(), str: pa.string()}[annotation]
-    return _arrow_type(args[0])
+    return _arrow_type(get_args(annotation)[0])
 
 
 SAMPLING_TYPE = pa.struct(
@@ -160,10 +134,9 @@ def check_sampling(fields: Mapping[str, object]) -> Sampling:
 
 def sampling_json_schema() -> Fields:
     schema = Sampling.model_json_schema()
-    column = Column.model_json_schema()
     for name, field in schema["properties"].items():
         schema["properties"][name] = {
-            "anyOf": [field, column, *([{"type": "string", "minLength": 1}] if name in _LISTS else [])],
+            "anyOf": [field, Column.model_json_schema(), *([{"type": "string", "minLength": 1}] if name in _LISTS else [])],
             "description": field["description"],
             "default": field["default"],
         }

@@ -4,19 +4,17 @@ Sources: the model cards of KARAKURI LM 70B Chat v0.1, 8x7B Chat v0.1, 8x7B Inst
 prompt forms); the NeMo-Aligner SteerLM prompt form. The chat templates of the built-in schemas are render/schemas/<name>.jinja.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
-import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from batchgen.job.fields import MOST, Spec
 
 Range = Annotated[list[Annotated[int, Field(ge=-MOST, le=MOST)]], Field(min_length=2, max_length=2)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 
 
 class Layout(Spec):
@@ -24,13 +22,11 @@ class Layout(Spec):
     block: str | None = Field(None, description="Text added to user messages; {pairs} is replaced by the values.")
     pair: str = Field("{name}: {value}", description="Format of one value in {pairs}.")
     separator: str = Field(" ", description="Text between two values in {pairs}.")
-    where: Literal["suffix", "prefix"] = Field(
-        "suffix", description="Where the block goes: after (suffix) or before (prefix) the message text."
-    )
+    where: Literal["suffix", "prefix"] = Field("suffix", description="The block goes after (suffix) or before (prefix) the text.")
     turns: Literal["all", "last"] = Field("all", description="User messages that get the block.")
 
     @model_validator(mode="after")
-    def _one_form(self) -> Layout:
+    def _one_form(self) -> Self:
         if (self.template is None) == (self.block is None):
             raise ValueError("give exactly one of template and block")
         if self.block is not None and "{pairs}" not in self.block:
@@ -56,21 +52,13 @@ class Labels(Spec):
 
 
 class Schema(Spec):
-    names: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = Field(
-        min_length=1, description="Attribute names, in the order of the prompt."
-    )
-    range: Range | dict[str, Range] = Field(
-        [0, 4], description="[low, high], both included: for all attributes, or a mapping by name."
-    )
-    defaults: dict[str, int] = Field(
-        {}, description="Values of attributes that neither the job nor the row sets. Default: the low end of the range."
-    )
-    layout: Layout | None = Field(
-        None, description="Text form of the values, for a model whose chat template does not read them."
-    )
+    names: list[Name] = Field(min_length=1, description="Attribute names, in the order of the prompt.")
+    range: Range | dict[str, Range] = Field([0, 4], description="[low, high], both included: for all attributes or by name.")
+    defaults: dict[str, int] = Field({}, description="Values that neither job nor row sets. Default: the range's low end.")
+    layout: Layout | None = Field(None, description="Text form of the values, for a chat template that does not read them.")
 
     @model_validator(mode="after")
-    def _consistent(self) -> Schema:
+    def _consistent(self) -> Self:
         for name in {"role", "content", "messages"} & set(self.names):
             raise ValueError(f"an attribute cannot be called {name}: chat templates mean something else by it")
         if len(set(self.names)) != len(self.names):
@@ -89,7 +77,7 @@ class Schema(Spec):
     @property
     def labels(self) -> Mapping[str, Labels]:
         """The forms of a labeler's answer by their name; none for a model that reads the values."""
-        return {}
+        return _LABELS.get(self.label, {})
 
     def limits(self, name: str) -> tuple[int, int]:
         """The lowest and the highest value of an attribute, both included."""
@@ -111,26 +99,19 @@ class Schema(Spec):
     def _checked(self, name: str, value: object) -> int:
         """The value as an int; an integral float is that integer. Raises ValueError."""
         low, high = self.limits(name)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value != int(value) or not low <= value <= high:  # type: ignore[call-overload, operator]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value != int(value):
             raise ValueError(f"{name}: {value!r} is not an integer {low}..{high}")
-        return int(value)  # type: ignore[call-overload, no-any-return]
+        return int(value)
 
 
 class BuiltIn(Schema):
-    """A schema with a name and a chat template of its own. One with `labels` belongs to a model that writes the values; the
-    template's argument `label` selects which."""
+    """A schema with a name and a chat template of its own."""
 
     name: str
-    forms: dict[str, Labels] = {}
 
     @property
     def label(self) -> str:
         return self.name
-
-    @property
-    def labels(self) -> Mapping[str, Labels]:
-        return self.forms
 
 
 def sweep(points: Mapping[str, list[int]]) -> list[dict[str, int]]:
@@ -140,24 +121,16 @@ def sweep(points: Mapping[str, list[int]]) -> list[dict[str, int]]:
 
 _HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 _OASST = ("quality", "toxicity", "humor", "creativity")
-
-
-def _zero_to_four(name: str, names: tuple[str, ...], labels: Mapping[str, Labels] | None = None) -> BuiltIn:
-    defaults = {name: 0 if name in ("toxicity", "humor", "creativity") else 4 for name in names}
-    return BuiltIn(name=name, names=list(names), defaults=defaults, forms=dict(labels or {}))
-
-
+_LOW = {"toxicity", "humor", "creativity"}
+"""Attributes whose default is 0; of the others it is 4."""
+_NAMES = {
+    **dict.fromkeys(("karakuri", "karakuri-8x7b-chat", "karakuri-8x7b-instruct", "karakuri-apm"), _HELPSTEER + _OASST),
+    "steerlm": _OASST + _HELPSTEER,
+}
+_APM = {"helpsteer": Labels(names=_HELPSTEER, end="[/ATTR_1]"), "oasst": Labels(names=_OASST, end="[/ATTR_2]")}
+_LABELS = {"karakuri-apm": _APM}
+"""Of the schemas whose models write the values; the argument `label` of their chat templates selects which."""
 BUILT_IN = {
-    schema.name: schema
-    for schema in (
-        _zero_to_four("karakuri", _HELPSTEER + _OASST),
-        _zero_to_four("karakuri-8x7b-chat", _HELPSTEER + _OASST),
-        _zero_to_four("karakuri-8x7b-instruct", _HELPSTEER + _OASST),
-        _zero_to_four(
-            "karakuri-apm",
-            _HELPSTEER + _OASST,
-            {"helpsteer": Labels(names=_HELPSTEER, end="[/ATTR_1]"), "oasst": Labels(names=_OASST, end="[/ATTR_2]")},
-        ),
-        _zero_to_four("steerlm", _OASST + _HELPSTEER),
-    )
+    name: BuiltIn(name=name, names=[*names], defaults={each: 0 if each in _LOW else 4 for each in names})
+    for name, names in _NAMES.items()
 }

@@ -8,6 +8,7 @@ Finished rows of open spans go into the journal every `spans.journal_seconds`. c
 
 import asyncio
 import contextlib
+import importlib
 import functools
 import os
 import time
@@ -78,8 +79,7 @@ class Replica:
 
     async def start(self) -> dict[str, int]:
         """Load the model; capacity and workers of the engine. Raises EngineError with the end of the engine's log."""
-        import pandas  # noqa: F401 - pyarrow imports it at its first array of Python values: now, not at the first commit
-
+        importlib.import_module("pandas")  # pyarrow does, at its first array of Python values: now, not at the first commit
         try:
             await self.engine.start()
         except EngineError as error:

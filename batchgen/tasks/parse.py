@@ -7,7 +7,7 @@ import re
 import orjson
 
 from batchgen.errors import BadRow
-from batchgen.job.parse import Kind, Parse
+from batchgen.job.input import Kind, Parse
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _BLOCK = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL | re.IGNORECASE)

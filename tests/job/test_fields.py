@@ -34,6 +34,7 @@ def test_a_missing_job_file_is_named(tmp_path):
     ("made", "line"),
     [
         (fields(sampilng={}), "job: sampilng: unknown field 'sampilng', did you mean 'sampling'?"),
+        (fields(int={}), "job: unknown field 'int', did you mean 'input'?"),
         (fields(input={"promt": "x"}), "job: input.promt: unknown field 'promt', did you mean 'prompt'?"),
         (fields(sampling={"temprature": 1}), "job: sampling: unknown field 'temprature', did you mean 'temperature'?"),
         (fields(replicas={"maxx": 1}), "job: replicas.maxx: unknown field 'maxx', did you mean 'max'?"),

@@ -60,6 +60,7 @@ def test_other_combinations_are_another_job() -> None:
     [
         ({"sweep": [{"verbosity": 5}]}, "sweep: combination 1: verbosity: 5 is not an integer 0..4"),
         ({"sweep": [{}]}, "sweep: combination 1 sets nothing"),
+        ({"sweep": [{"humor": 1, "weight": 2}]}, "sweep: combination 1: weight: no such attribute in schema custom"),
         ({"sample": {"k": 1, "from": [{"wit": 1}]}}, "sample.from: combination 1: wit: no such attribute in schema custom"),
         (
             {"sample": {"k": 1, "from": [{"humor": 1, "weight": 0}]}},

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from batchgen.engines.base import Request
 from batchgen.errors import BadRow
 from batchgen.job.fields import explain
-from batchgen.job.parse import Parse
+from batchgen.job.input import Parse
 from batchgen.records import Answer
 from batchgen.tasks.parse import Parser
 from tests.support.replicas import answered, blocks, part_bytes, prepared, ran, replica
