@@ -8,8 +8,8 @@ Finished rows of open spans go into the journal every `spans.journal_seconds`. c
 
 import asyncio
 import contextlib
-import importlib
 import functools
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterable
