@@ -1,11 +1,6 @@
-"""The record of each stage and the Arrow schemas that carry them.
+"""The record of each stage, and the columns of the output that they end in."""
 
-A completion ends as a row of Parquet (`output_schema`).
-"""
-
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -21,11 +16,10 @@ MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string
 class Shard:
     """One input file as it was when it was planned.
 
-    `name` is the path as the job spells it, `size` its stored bytes, `stamp` the store's cheap
-    mark of a version (mtime or ETag). `digest` is xxh3-128 over the first `text_bytes` of its
-    uncompressed text (JSONL), over the footer (Parquet), or the fingerprint of a dataset.
-    `lines` is the ordinal after the last planned row, `rows` how many rows there are,
-    `terminated` whether the last planned line ended in a newline.
+    `name` is the path as the job spells it, `size` its stored bytes, `stamp` the store's cheap mark of a version (mtime or
+    ETag). `digest` is xxh3-128 over the first `text_bytes` of its uncompressed text (JSONL), over the footer (Parquet), or the
+    fingerprint of a dataset. `lines` is the ordinal after the last planned row, `rows` the number of planned rows, `terminated`
+    whether the last planned line ended in a newline.
     """
 
     index: int
@@ -55,9 +49,8 @@ class Failed:
 class Span:
     """Rows `start <= ordinal < end` of one shard, `rows` of which exist (blank lines do not).
 
-    `offset` and `bytes` locate the lines of a JSONL shard in its uncompressed text; both are
-    0 for Parquet and datasets. A span with a `retry` (the number of its plan file) is of the `again` rows alone; its part
-    supersedes what earlier parts say of them.
+    `offset` and `bytes` locate the lines of a JSONL shard in its uncompressed text; both are 0 for other formats. A span with a
+    `retry` (the number of its plan file) has the `again` rows alone; its part supersedes what earlier parts say of them.
     """
 
     shard: int
@@ -88,8 +81,8 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as read and laid out: the conversation so far, and the user turns that follow the model's answers. `data` is None
-    where it cannot be read, `messages` where it has no conversation; `error` says why."""
+    """A row as read and laid out: the conversation so far, and the user turns that follow the model's answers. `error` says why
+    `data` or `messages` is None."""
 
     ordinal: int
     data: Data | None
@@ -103,8 +96,8 @@ class Prompt:
     """One variant of a row, ready for an engine, or the `error` that makes it none.
 
     `source` is the index of the row in its span's table of carried columns, `shard` the shard's name. `messages` is the
-    conversation so far, `turns` the user messages still to be put after the model's answers, `text` what `token_ids` encode.
-    `failed` are the samples that a retry runs again; it is empty in a first run, which runs them all.
+    conversation so far, `turns` the user messages that follow the model's answers, `text` what `token_ids` encode. `failed` are
+    the samples that a retry runs again, none in a first run.
     """
 
     source: int
@@ -145,9 +138,9 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Answer:
-    """One of an engine's `n` answers to a prompt. `cumulative_logprob` needs `sampling.logprobs`; `cached_tokens`
-    of the prompt were found in the engine's prefix cache. `prompt_tokens` is set by an engine that counts them by itself.
-    `token_logprobs` (logprobs.of_answer) needs `output.token_logprobs` besides; without it no engine makes them."""
+    """One of an engine's `n` answers to a prompt. `cumulative_logprob` needs `sampling.logprobs`, `token_logprobs`
+    (logprobs.of_answer) needs `output.token_logprobs` besides. `cached_tokens` of the prompt were found in the engine's prefix
+    cache. `prompt_tokens` is set by an engine that counts them itself."""
 
     text: str
     tokens: int
@@ -160,9 +153,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One row of a part: sample `sample` of the prompt at index `prompt` of its span. `messages` are roles and contents.
-    `sampling` is what it ran with where that is not the prompt's, with the prompt's `n`. `token_logprobs`
-    (logprobs.of_answer) are of `response` alone."""
+    """One row of a part: a sample of the prompt at index `prompt` of its span. `messages` are roles and contents. `sampling` is
+    set where it is not the prompt's, with the prompt's `n`. `token_logprobs` (logprobs.of_answer) are those of `response`."""
 
     prompt: int
     sample: int
@@ -184,8 +176,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows and tokens of a part, of a run, of a job; they add up. `cached_tokens` are those of the prompt tokens that
-    the engine found in its prefix cache."""
+    """Rows and tokens of a part, a run or a job. The engine found `cached_tokens` of the prompt tokens in its prefix cache."""
 
     ok: int = 0
     error: int = 0
@@ -193,14 +184,8 @@ class Counts:
     completion_tokens: int = 0
     cached_tokens: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.ok + other.ok,
-            self.error + other.error,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.cached_tokens + other.cached_tokens,
-        )
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def rows(self) -> int:
@@ -209,11 +194,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a replica answers for a span. `created` is False where the part was already there;
-    `counts` are then those of that part. `from_journal` rows come from the span's journal; `restarts` are the engine's since the
-    replica's last receipt. `first` and `last` are the replica's wall-clock seconds at
-    which the span's first row entered the engine and its last one left it; `committing` are the CPU seconds
-    of encoding parts and journal files and putting them, since the replica's last receipt."""
+    """What a replica answers for a span. `created` is False where the part was there already; `counts` are those of that part
+    then. `from_journal` rows come from the span's journal. `first` and `last` are the replica's wall-clock seconds at which the
+    span's first row entered the engine and its last one left it. Since the replica's last receipt: `committing`, the CPU seconds
+    of encoding and putting parts and journal files, and `restarts` of the engine."""
 
     span: str
     created: bool
@@ -233,8 +217,7 @@ def attributes_type(names: tuple[str, ...]) -> pa.DataType:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the output. `type` is None where the job decides it. `source` is where its values come from: the table of
-    prompts, a field of the completion, the error of the completion, the span, or both prompt and completion. `later` columns
+    """A column of the output. `type` is None where the job decides it, `source` the record that has its values. `later` columns
     are not in the first outputs, whose job files do not list their columns."""
 
     name: str
