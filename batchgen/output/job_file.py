@@ -66,13 +66,13 @@ def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstre
     """Write job.json, or check that the present one means the same. Raises OutputConflict."""
     means = meaning(job, model, upstream)
     schema = output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs)
-    frozen = JobFile(job, means, model.identity, columns, schema, fingerprint(means, defaults()))
+    frozen = JobFile(job, means, model.version, columns, schema, fingerprint(means, defaults()))
     fields: Fields = {
         **MARK,
         "job": job.model_dump(mode="json", by_alias=True),
         "fingerprint": frozen.fingerprint,
         "meaning": means,
-        "model": model.identity,
+        "model": model.version,
         "carried": {field.name: str(field.type) for field in columns},
         "carried_schema": base64.b64encode(columns.serialize()).decode(),
         "schema": base64.b64encode(schema.serialize()).decode(),
@@ -86,9 +86,9 @@ def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstre
 
 
 def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = ()) -> Fields:
-    """The job's meaning with the model's identity in it, and the fingerprints of the jobs whose outputs it reads."""
+    """The job's meaning with the model's version in it, and the fingerprints of the jobs whose outputs it reads."""
     chained = {"input.fingerprints": list(upstream)} if upstream else {}
-    return job.meaning() | chained | {f"model.{name}": value for name, value in model.identity.items()}
+    return job.meaning() | chained | {f"model.{name}": value for name, value in model.version.items()}
 
 
 def refuse_change(output: str, before: JobFile, now: Fields) -> None:

@@ -41,7 +41,7 @@ class Adapter:
 class ModelFiles:
     """What rendering needs of a model; small enough to travel to every worker. `tokenizer` is the text of tokenizer.json, None
     for the byte tokenizer of a job without a model; `chat_template` is None for plain completion; `context` is in tokens.
-    `identity` is what the fingerprint keeps of the model: the commit of a Hub id, or the digest of a directory."""
+    `version` is what the fingerprint keeps of the model: the commit of a Hub id, or the digest of a directory."""
 
     label: str
     source: str | None
@@ -50,12 +50,12 @@ class ModelFiles:
     chat_template: str | None
     special: dict[str, str]
     context: int | None
-    identity: dict[str, object]
+    version: dict[str, object]
     adapters: dict[str, Adapter] = field(default_factory=dict)
 
 
 def load_model(model: Model | None, recorded: Mapping[str, object] | None = None, hosted: bool = False) -> ModelFiles:
-    """Read the files of `model`, unless it is `hosted` behind an endpoint. `recorded` is the identity that an earlier run of
+    """Read the files of `model`, unless it is `hosted` behind an endpoint. `recorded` is the version that an earlier run of
     the same output froze: a Hub revision that was not pinned stays at that commit. Raises ModelError."""
     if model is None:
         return ModelFiles("echo", None, None, None, PLAIN, {}, None, {"source": None})
@@ -64,15 +64,15 @@ def load_model(model: Model | None, recorded: Mapping[str, object] | None = None
     folder = Path(model.source)
     if folder.is_dir():
         label, source, revision = model.source, str(folder.absolute()), None
-        identity: dict[str, object] = {"digest": directory_digest(folder)}
+        version: dict[str, object] = {"digest": directory_digest(folder)}
     else:
         folder = _from_hub(model, (recorded or {}).get("commit"))
         label, source, revision = f"{model.source}@{folder.name}", model.source, folder.name
-        identity = {"source": source, "commit": revision}
+        version = {"source": source, "commit": revision}
     config = _json(folder / "config.json")
     settings = _json(folder / "tokenizer_config.json")
     template = _template(model, folder, settings)
-    identity["chat_template"] = xxhash.xxh3_128_hexdigest((template or "").encode())
+    version["chat_template"] = xxhash.xxh3_128_hexdigest((template or "").encode())
     special = {}
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
         value = settings.get(name)
@@ -82,8 +82,8 @@ def load_model(model: Model | None, recorded: Mapping[str, object] | None = None
     context = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
     adapters = {name: _adapter(number, name, Path(path)) for number, (name, path) in enumerate(model.adapters.items(), 1)}
     if adapters:
-        identity["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
-    return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, identity, adapters)
+        version["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
+    return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, version, adapters)
 
 
 def _adapter(number: int, name: str, folder: Path) -> Adapter:

@@ -19,7 +19,7 @@ from batchgen.render.model_files import ModelFiles, load_model
 KEPT = pa.schema([pa.field("prompt", pa.string(), metadata={"column": "prompt"}), ("tags", pa.list_(pa.int64()))])
 INPUT = {"path": "in.jsonl", "prompt": "prompt"}
 KARAKURI: dict[str, Any] = {"schema": "karakuri", "values": {"verbosity": 2}, "sweep": {"humor": [0, 1]}}
-MODEL = replace(load_model(None), identity={"digest": "aa", "chat_template": "bb"})
+MODEL = replace(load_model(None), version={"digest": "aa", "chat_template": "bb"})
 
 
 def make_job(**fields: Any) -> Job:
@@ -56,7 +56,7 @@ def test_a_new_output_remembers_nothing(tmp_path: Path) -> None:
 def test_what_is_frozen_is_read_back(store: LocalStore) -> None:
     frozen = load(store)
     assert frozen is not None
-    assert (frozen.job, frozen.model, frozen.meaning) == (make_job(), MODEL.identity, meaning(make_job(), MODEL))
+    assert (frozen.job, frozen.model, frozen.meaning) == (make_job(), MODEL.version, meaning(make_job(), MODEL))
     assert frozen.input_columns.equals(KEPT, check_metadata=True)
     assert re.fullmatch(r"[0-9a-f]{64}", frozen.fingerprint)
 
@@ -94,9 +94,9 @@ def test_the_prompt_column_moved_to_messages_names_both_fields(store: LocalStore
 
 
 def test_another_model_or_template_is_refused(store: LocalStore) -> None:
-    other = replace(MODEL, identity={"digest": "cc", "chat_template": "bb"})
+    other = replace(MODEL, version={"digest": "cc", "chat_template": "bb"})
     assert conflict(store, make_job(), other) == ["model.digest: 'aa' there, 'cc' in this job"]
-    other = replace(MODEL, identity={"digest": "aa", "chat_template": "dd"})
+    other = replace(MODEL, version={"digest": "aa", "chat_template": "dd"})
     assert conflict(store, make_job(), other) == ["model.chat_template: 'bb' there, 'dd' in this job"]
 
 

@@ -36,13 +36,13 @@ def test_the_tiny_model_is_read_whole() -> None:
     assert model.special == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     assert model.tokenizer == (TINY / "tokenizer.json").read_text(encoding="utf-8")
     assert model.chat_template == (TINY / "chat_template.jinja").read_text(encoding="utf-8")
-    assert set(model.identity) == {"digest", "chat_template"}
+    assert set(model.version) == {"digest", "chat_template"}
 
 
 def test_a_job_without_a_model_gets_bytes_and_a_plain_template() -> None:
     model = load_model(None)
     assert (model.tokenizer, model.chat_template, model.context, model.special) == (None, PLAIN, None, {})
-    assert model.identity == {"source": None}
+    assert model.version == {"source": None}
 
 
 def test_a_template_named_in_the_job_wins_over_the_models_own(folder: Path) -> None:
@@ -121,13 +121,13 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
 def test_the_identity_does_not_depend_on_where_the_model_lies(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     moved = tmp_path_factory.mktemp("moved") / "model"
     shutil.copytree(folder, moved)
-    assert load_model(Model(source=str(moved))).identity == load_model(Model(source=str(folder))).identity
+    assert load_model(Model(source=str(moved))).version == load_model(Model(source=str(folder))).version
 
 
 def test_the_identity_changes_with_the_template_named_in_the_job(folder: Path) -> None:
     (folder / "other.txt").write_text("another template")
-    own = load_model(Model(source=str(folder))).identity
-    named = load_model(Model(source=str(folder), chat_template=str(folder / "other.txt"))).identity
+    own = load_model(Model(source=str(folder))).version
+    named = load_model(Model(source=str(folder), chat_template=str(folder / "other.txt"))).version
     assert [key for key in own if own[key] != named[key]] == ["chat_template"]
 
 
@@ -191,7 +191,7 @@ def test_an_adapter_is_part_of_what_the_model_is(folder: Path) -> None:
     first = load_model(named)
     assert (first.adapters["a"].number, first.adapters["a"].rank) == (1, 4)
     (adapter / "adapter_model.safetensors").write_bytes(b"others!")
-    assert load_model(named).identity["adapters"] != first.identity["adapters"]
+    assert load_model(named).version["adapters"] != first.version["adapters"]
 
 
 def test_an_adapter_with_pickled_weights_is_none(folder: Path) -> None:
