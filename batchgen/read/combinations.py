@@ -1,8 +1,7 @@
-"""`attributes.sample.from` as a path -> the list of combinations in that file: it is part of what a row means and goes into the
+"""`attributes.sample.from` as a path -> the combinations in that file. They are part of what a row means, so they go into the
 frozen job; workers do not have the file."""
 
 from collections import Counter
-from collections.abc import Collection
 
 import orjson
 
@@ -10,22 +9,16 @@ from batchgen.errors import InputError, JobError, safe_message
 from batchgen.job.attributes import WEIGHT
 from batchgen.job.job import Job
 from batchgen.read.formats.parquet import open_parquet
-from batchgen.records import Data
 
 
 def with_combinations(job: Job) -> Job:
-    """The job with the file's combinations in the path's place. Raises JobError."""
+    """The job with the combinations in the file's rows in place of its path: in order of appearance, each once with its number of
+    rows as weight. Raises JobError."""
     sample = job.attributes.sample if job.attributes else None
     if job.attributes is None or sample is None or not isinstance(sample.from_, str):
         return job
-    where = f"attributes.sample.from {sample.from_}"
-    fields = job.model_dump(mode="json", by_alias=True)
-    fields["attributes"]["sample"]["from"] = _combinations(where, sample.from_, job.attributes.schema.names)
-    return Job.parse(fields, where)
-
-
-def _combinations(where: str, path: str, names: Collection[str]) -> list[Data]:
-    """The distinct combinations in a file's rows, in order of appearance, each with its number of rows as weight."""
+    path, names = sample.from_, job.attributes.schema.names
+    where = f"attributes.sample.from {path}"
     try:
         if path.endswith(".parquet"):
             file, _ = open_parquet(path)
@@ -42,4 +35,6 @@ def _combinations(where: str, path: str, names: Collection[str]) -> list[Data]:
     counted.pop("{}", None)
     if not counted:
         raise JobError(f"{where}: no row in it has one of {', '.join(names)}")
-    return [{**orjson.loads(point), WEIGHT: times} for point, times in counted.items()]
+    fields = job.model_dump(mode="json", by_alias=True)
+    fields["attributes"]["sample"]["from"] = [{**orjson.loads(point), WEIGHT: times} for point, times in counted.items()]
+    return Job.parse(fields, where)

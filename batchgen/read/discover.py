@@ -1,4 +1,4 @@
-"""The job's paths -> shards, as they are now."""
+"""The job's paths -> shards as they are now."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -19,16 +19,22 @@ R = TypeVar("R")
 def discover(spec: Input) -> list[Found]:
     """The shards of the job's paths, in order, each once.
 
-    Raises JobError for an unknown format, InputError when there are no shards, or shards of two formats.
+    Raises JobError for an unknown format, InputError where there are no shards, shards of two formats, one file under two names,
+    or a name that cannot be shown.
     """
     found: dict[str, Found] = {}
     for path in spec.paths:
         for shard in _shards(spec, path):
             found.setdefault(shard.name, shard)
-    _check_names(found)
-    if unknown := next((name for name, shard in found.items() if not shard.format), None):
-        endings = " ".join(known_endings())
-        raise InputError(f"shard {unknown}: unknown format", f"set input.format, or use an ending of {endings}")
+    by_file: dict[str, str] = {}
+    for name, shard in found.items():
+        if not name.isprintable():
+            raise InputError(f"shard {name!r}: control characters or bytes that are no UTF-8 in its name", "rename it")
+        if "://" not in name and (other := by_file.setdefault(os.path.realpath(name), name)) != name:
+            raise InputError(f"shards {other} and {name} are one file", "leave the symbolic link out")
+        if not shard.format:
+            endings = " ".join(known_endings())
+            raise InputError(f"shard {name}: unknown format", f"set input.format, or use an ending of {endings}")
     kinds = sorted({shard.format for shard in found.values()})
     if len(kinds) > 1:
         raise InputError(f"input.path leads to both {' and '.join(kinds)} shards", "give each its own job")
@@ -48,23 +54,7 @@ def _shards(spec: Input, path: str) -> list[Found]:
     for one in FORMATS.all().values() if not path.endswith(endings) else ():
         if (claimed := one.claim(path)) is not None:
             return claimed
-    by_ending = {name: next((known[end] for end in endings if name.endswith(end)), "") for name in expand(path, endings)}
-    return [Found(name, kind) for name, kind in by_ending.items()]
-
-
-def _check_names(names: Iterable[str]) -> None:
-    """Raises InputError for a name that cannot be shown, and for two names of one file."""
-    by_file: dict[str, str] = {}
-    for name in names:
-        if not name.isprintable():
-            raise InputError(f"shard {name!r}: control characters or bytes that are no UTF-8 in its name", "rename it")
-        if "://" not in name and (other := by_file.setdefault(os.path.realpath(name), name)) != name:
-            raise InputError(f"shards {other} and {name} are one file", "leave the symbolic link out")
-
-
-def upstream_fingerprints(found: list[Found]) -> tuple[str, ...]:
-    """The fingerprints of the jobs whose outputs the input is, in the order of the paths."""
-    return tuple(fingerprint for _, fingerprint in dict.fromkeys(one.upstream for one in found if one.upstream))
+    return [Found(name, next((known[end] for end in endings if name.endswith(end)), "")) for name in expand(path, endings)]
 
 
 def refuse_own_output(job: Job) -> None:
@@ -77,6 +67,6 @@ def refuse_own_output(job: Job) -> None:
 
 
 def in_threads(call: Callable[..., R], *arguments: Iterable[object]) -> list[R]:
-    """`map`, eight calls at a time; for calls that wait for a store."""
+    """`map` for calls that wait for a store, eight at a time."""
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(call, *arguments))

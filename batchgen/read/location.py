@@ -1,11 +1,8 @@
-"""Where shards lie: expand the job's paths to shard names, stat them, open them.
+"""Expand the job's paths to shard names, stat shards, open them. Every function raises InputError.
 
-A shard's name is its path as the job spells it, so that a job that moves with its working
-directory keeps its names. Local files, s3:// gs:// az:// (obstore) and hf://datasets/...
-(huggingface_hub). Only regular files are read. Every function raises InputError.
+A shard's name is its path as the job spells it, so that a job that moves with its working directory keeps its names. Paths are
+local (regular files only), s3:// gs:// az:// (obstore) or hf://datasets/... (huggingface_hub).
 """
-
-from __future__ import annotations
 
 import functools
 import glob
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import ObjectStore
 
 from batchgen.errors import InputError, safe_message
 from batchgen.output.store import open_client
@@ -25,17 +23,16 @@ from batchgen.output.store import open_client
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from huggingface_hub import HfFileSystem
-    from obstore.store import ObjectStore
 
 BUFFER = 8 * 2**20
-"""Bytes asked of an object store at a time."""
+"""Bytes per request to an object store."""
 T = TypeVar("T")
 _bucket = functools.cache(open_client)
 
 
 def expand(path: str, endings: tuple[str, ...]) -> list[str]:
-    """The shard names of one path, sorted, without `./` and `//`: a file, the files of a glob, or those of a directory
-    (recursively) with one of `endings`."""
+    """The shard names of a path, sorted, without `./` and `//`: the path itself, the files of a glob, or those of a directory at
+    any depth with one of `endings`."""
     if path.startswith("hf://"):
         names = _expand_hub(path, endings)
     elif "://" in path:
@@ -73,8 +70,8 @@ def stat(name: str) -> tuple[int, str]:
 
 
 def open_shard(name: str) -> BinaryIO:
-    """A seekable binary stream over the stored bytes."""
-    size, _ = stat(name)
+    """A seekable stream of the stored bytes."""
+    size, _ = stat(name)  # refuses what is not a regular file
     if name.startswith("hf://"):
         return cast(BinaryIO, _hub().open(name, "rb"))
     if "://" in name:
@@ -100,10 +97,9 @@ class _ObjectStream(io.RawIOBase):
         self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
         return self._at
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer)
-        length = min(len(view), self._size - self._at)
-        if length <= 0:
+        if (length := min(len(view), self._size - self._at)) <= 0:
             return 0
         data = _ask(self._name, lambda: obstore.get_range(self._client, self._key, start=self._at, length=length))
         view[: len(data)] = memoryview(data)
@@ -116,7 +112,7 @@ def _glob(pattern: str) -> list[str]:
 
 
 def _visible(names: Iterable[str], root: str, endings: tuple[str, ...]) -> list[str]:
-    """Files with one of `endings`, none of them under a name below `root` that starts with _ or a dot."""
+    """The names with one of `endings`, without those where a file or folder below `root` starts with `_` or a dot."""
     return [name for name in names if name.endswith(endings) and not re.search("(^|/)[_.]", name[len(root) :])]
 
 
@@ -137,14 +133,11 @@ def _expand_objects(path: str, endings: tuple[str, ...]) -> list[str]:
 
 
 def _glob_regex(pattern: str) -> str:
-    pieces = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-
-    def piece(text: str) -> str:
-        if re.fullmatch(r"\[[^\]]+\]", text):
-            return text.replace("[!", "[^", 1)
-        return pieces.get(text) or re.escape(text)
-
-    return "".join(piece(text) for text in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern))
+    wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)  # text and wildcards by turns
+    pieces[::2] = map(re.escape, pieces[::2])
+    pieces[1::2] = [wild.get(piece) or piece.replace("[!", "[^", 1) for piece in pieces[1::2]]
+    return "".join(pieces)
 
 
 def _expand_hub(path: str, endings: tuple[str, ...]) -> list[str]:
@@ -156,8 +149,8 @@ def _expand_hub(path: str, endings: tuple[str, ...]) -> list[str]:
     return [path]
 
 
-def _hub() -> HfFileSystem:
-    from huggingface_hub import HfFileSystem
+def _hub() -> "HfFileSystem":
+    from huggingface_hub import HfFileSystem  # takes half a second
 
     return HfFileSystem()
 

@@ -1,4 +1,4 @@
-"""Parquet files, read by row range once their footer has been looked at (tables.py)."""
+"""Parquet files, read by row range once their footer has been checked (table.py)."""
 
 import base64
 import itertools
@@ -48,7 +48,7 @@ class Parquet(TableFormat):
 
 
 def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
-    """The file and its footer's bytes. Raises InputError for a damaged file, an extension type or a type that is not allowed."""
+    """The file and its footer's bytes. Raises InputError for a damaged file, and for a type that is not allowed."""
     stream = location.open_shard(name)
     size = stream.seek(0, 2)
     stream.seek(max(0, size - 8))
@@ -60,7 +60,10 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
         raise InputError(f"shard {name}: damaged Parquet footer")
     stream.seek(size - 8 - length)
     footer = stream.read(length)
-    if _names_extension(footer):
+    # The value of ARROW:schema is base64, at any alignment.
+    runs = re.findall(rb"[A-Za-z0-9+/]{32,}", footer)
+    pieces = (run[shift : shift + (len(run) - shift) // 4 * 4] for run in runs for shift in range(4))
+    if any(EXTENSION in base64.b64decode(piece) for piece in pieces):
         raise InputError(f"shard {name}: it has an Arrow extension type", "write the column with a plain type")
     stream.seek(0)
     try:
@@ -69,16 +72,6 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
         raise InputError(f"shard {name}: damaged Parquet: {safe_message(error)}") from None
     check_types(name, file.schema_arrow)
     return file, footer
-
-
-def _names_extension(footer: bytes) -> bool:
-    """Whether a base64 run of the footer (the value of ARROW:schema, at any alignment) names an extension type."""
-    for run in re.findall(rb"[A-Za-z0-9+/]{32,}", footer):
-        for shift in range(4):
-            piece = run[shift : shift + (len(run) - shift) // 4 * 4]
-            if EXTENSION in base64.b64decode(piece):
-                return True
-    return False
 
 
 PARQUET = Parquet()

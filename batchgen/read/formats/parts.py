@@ -1,7 +1,7 @@
 """An output as the input of another job: the `ok` rows of its parts, each once.
 
-Failed rows are left out. A retry of the other job adds a part with the rows that it answers, which grows the input of
-this one. The other job's fingerprint is part of what this one's rows mean.
+Failed rows are left out. A retry of the other job adds a part with the rows that it answers, and so a shard to the input of this
+one. The other job's fingerprint is part of the meaning of this one's rows.
 """
 
 import glob
@@ -27,16 +27,15 @@ class Parts(Parquet):
     name = "output"
     endings = ()
     settings = frozenset({"sampling"})
-    """How the other job's rows were made is not how this one's are to be made."""
+    """The other job's sampling is not this one's."""
 
     def claim(self, path: str) -> list[Found] | None:
-        """Raises OutputConflict for an output whose job file is damaged, InputError where its job is not done."""
+        """Raises OutputConflict for an output whose job file is damaged, InputError for a job that is not done."""
         is_store = "://" in path and not path.startswith("hf://")
         if glob.has_magic(path) or not (is_store or os.path.isdir(path)):
             return None
         store = open_store(path)
-        frozen = job_file.load(store)
-        if frozen is None:
+        if (frozen := job_file.load(store)) is None:
             return None
         if store.get(SUCCESS) is None:
             raise InputError(f"input.path {path}: the job of this output is not done", "run it to its end first")
@@ -45,8 +44,7 @@ class Parts(Parquet):
         return [Found(name, self.name, upstream=upstream) for name in names]
 
     def find(self, path: str) -> list[Found]:
-        claimed = self.claim(path)
-        if claimed is None:
+        if (claimed := self.claim(path)) is None:
             raise InputError(f"input.path {path}: no output of a job", "leave input.format out")
         return claimed
 
