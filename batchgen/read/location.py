@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import NotFoundError
 from obstore.store import ObjectStore
 
 from batchgen.errors import InputError, safe_message
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from huggingface_hub import HfFileSystem
 
-BUFFER = 8 * 2**20
-"""Bytes per request to an object store."""
+BUFFER = 8 * 2**20  # bytes per request to an object store
 T = TypeVar("T")
 _bucket = functools.cache(open_client)
 
@@ -34,7 +33,7 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
     """The shard names of a path, sorted, without `./` and `//`: the path itself, the files of a glob, or those of a directory at
     any depth with one of `endings`."""
     if path.startswith("hf://"):
-        names = _expand_hub(path, endings)
+        names = _ask(path, lambda: _expand_hub(path, endings))
     elif "://" in path:
         names = _expand_objects(path, endings)
     elif os.path.isdir(path):
@@ -54,7 +53,7 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
 def stat(name: str) -> tuple[int, str]:
     """Size in bytes, and a stamp that changes when the shard is written again."""
     if name.startswith("hf://"):
-        info = _hub().info(name)
+        info = _ask(name, lambda: _hub().info(name))
         return int(info["size"]), str(info.get("blob_id") or info.get("sha256") or "")
     if "://" in name:
         client, key = _locate(name)
@@ -73,7 +72,7 @@ def open_shard(name: str) -> BinaryIO:
     """A seekable stream of the stored bytes."""
     size, _ = stat(name)  # refuses what is not a regular file
     if name.startswith("hf://"):
-        return cast(BinaryIO, _hub().open(name, "rb"))
+        return cast(BinaryIO, _ask(name, lambda: _hub().open(name, "rb")))
     if "://" in name:
         client, key = _locate(name)
         return cast(BinaryIO, io.BufferedReader(_ObjectStream(name, client, key, size), BUFFER))
@@ -166,5 +165,5 @@ def _ask(name: str, call: Callable[[], T]) -> T:
         return call()
     except (NotFoundError, FileNotFoundError):
         raise InputError(f"{name}: no such object") from None
-    except (BaseError, OSError) as error:
+    except Exception as error:  # obstore, the Hub's client and its HTTP library each raise their own
         raise InputError(f"{name}: {safe_message(error)}", "check the address and the credentials") from None
