@@ -8,8 +8,7 @@ from batchgen.job.job import Job
 from batchgen.output import job_file
 from batchgen.output.store import Store
 from batchgen.read.columns import InputColumns, look
-from batchgen.read.combinations import with_combinations
-from batchgen.read.discover import discover, refuse_own_output
+from batchgen.read.discover import discover, refuse_own_output, with_combinations
 from batchgen.read.formats import Found
 from batchgen.read.layouts import JobLayout
 from batchgen.render.model_files import load_model

@@ -126,7 +126,7 @@ class Attributes(Spec):
 
     @property
     def _drawn(self) -> list[Fields]:
-        """The combinations of the sample, once those of a file are in its place (read/combinations.py)."""
+        """The combinations of the sample, once those of a file are in its place (read/discover.py)."""
         return self.sample.from_ if self.sample is not None and isinstance(self.sample.from_, list) else []
 
     def _values_of(self, point: Fields) -> dict[str, int]:

@@ -15,8 +15,7 @@ from batchgen.read.discover import in_threads
 from batchgen.read.formats import Found, Measured, Planned, format_of
 from batchgen.records import Shard, Span
 
-SPANS_CAP = 250_000
-"""With more spans, listings take long."""
+SPANS_CAP = 250_000  # with more spans, listings take long
 LEAST_COMPLETIONS, MOST_COMPLETIONS = 32, 2_048
 SHARES, SHARES_ALONE = 16, 8
 """Spans per replica; the second for a pool of one, which has no work to spread (each part costs as much as some hundred rows)."""
@@ -63,10 +62,8 @@ def freeze_plan(job: Job, store: Store, found: list[Found], columns: InputColumn
 def make_plan(
     job: Job, found: list[Found], columns: InputColumns, known: tuple[Shard, ...] = ()
 ) -> tuple[list[Shard], list[Span]]:
-    """The shards that are new or have grown since the `known` plan, and their new spans.
-
-    Raises InputError for an input without rows, OutputConflict for a known shard that changed or vanished.
-    """
+    """The shards that are new or have grown since the `known` plan, and their new spans. Raises InputError for an input without
+    rows, OutputConflict for a known shard that changed or vanished."""
 
     def measure(pair: tuple[Shard, Found]) -> Measured:
         return format_of(job.input, pair[1]).measure(job.input, *pair, columns.bytes_per_row)

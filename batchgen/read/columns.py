@@ -5,6 +5,7 @@ JSONL has no schema, while all parts of an output must have one. Types come from
 in `input_extra`. An output keeps the carried columns as an Arrow schema with notes in the fields' metadata.
 """
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,10 +20,9 @@ from batchgen.read.formats import Found, format_of
 from batchgen.read.layouts import JobLayout
 from batchgen.records import Data, carried_name
 
-HEAD_ROWS, HEAD_SHARDS = 10_000, 16
-"""Rows per shard and (about) shards that are read to find the columns."""
-BYTES_PER_ROW = 256.0
-"""Assumed where there is no row to measure."""
+HEAD_ROWS, HEAD_SHARDS = 10_000, 16  # per shard, and about how many shards, are read to find the columns
+BYTES_PER_ROW = 256.0  # assumed where there is no row to measure
+_dumps = functools.partial(json.dumps, ensure_ascii=False)
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
@@ -64,11 +64,8 @@ def _unified(schemas: list[pa.Schema]) -> dict[str, pa.DataType | None]:
 
 
 def infer_types(rows: Iterable[Data]) -> dict[str, pa.DataType | None]:
-    """Arrow types for the columns of JSONL rows, in order of appearance; None for a column that is carried as JSON text.
-
-    Scalars and lists of scalars keep their type (int and float together are float64). Objects and values of several types
-    are JSON text.
-    """
+    """Arrow types for the columns of JSONL rows, in order of appearance. Scalars and lists of scalars keep their type (int and
+    float together are float64); None is for objects and values of several types, which are carried as JSON text."""
     kinds: defaultdict[str, set[type]] = defaultdict(set)
     items: defaultdict[str, set[type]] = defaultdict(set)
     for row in rows:
@@ -160,10 +157,6 @@ def _fits(value: object, kind: pa.DataType) -> bool:
     if pa.types.is_integer(kind):
         return type(value) is int and -(2**63) <= value < 2**63
     return bool(_SCALARS.get(type(value)) == kind)
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def pick(shard: str, table: pa.Table, kept: pa.Schema) -> pa.Table:

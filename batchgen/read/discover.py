@@ -1,27 +1,29 @@
-"""The job's paths -> shards as they are now."""
+"""The job's paths -> shards as they are now, and the combinations in the file that `attributes.sample.from` names."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-from batchgen.errors import InputError, JobError
+import orjson
+
+from batchgen.errors import InputError, JobError, safe_message
+from batchgen.job.attributes import WEIGHT
 from batchgen.job.input import Input
 from batchgen.job.job import Job
 from batchgen.output.store import open_store
 from batchgen.read.formats import FORMATS, Found, format_of, known_endings
+from batchgen.read.formats.parquet import open_parquet
 from batchgen.read.location import expand
 
 R = TypeVar("R")
 
 
 def discover(spec: Input) -> list[Found]:
-    """The shards of the job's paths, in order, each once.
-
-    Raises JobError for an unknown format, InputError where there are no shards, shards of two formats, one file under two names,
-    or a name that cannot be shown.
-    """
+    """The shards of the job's paths, in order, each once. Raises JobError for an unknown format, InputError where there are no
+    shards, shards of two formats, one file under two names, or a name that cannot be shown."""
     found: dict[str, Found] = {}
     for path in spec.paths:
         for shard in _shards(spec, path):
@@ -64,6 +66,35 @@ def refuse_own_output(job: Job) -> None:
         place = path if "://" in path else os.path.abspath(path)
         if place.rstrip("/") in (own, os.path.abspath(own)):
             raise JobError(f"input.path {path}: it is the job's own output", "give output.path another place")
+
+
+def with_combinations(job: Job) -> Job:
+    """The job with the combinations in the rows of the file `attributes.sample.from` in place of its path, since workers do not
+    have the file: each once, in order of appearance, with its number of rows as weight. Raises JobError."""
+    sample = job.attributes.sample if job.attributes else None
+    if job.attributes is None or sample is None or not isinstance(sample.from_, str):
+        return job
+    path, names = sample.from_, job.attributes.schema.names
+    where = f"attributes.sample.from {path}"
+    try:
+        if path.endswith(".parquet"):
+            file, _ = open_parquet(path)
+            rows = file.read(columns=[name for name in file.schema_arrow.names if name in names]).to_pylist()
+        else:
+            with open(path, "rb") as lines:
+                rows = [orjson.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError, InputError) as error:
+        raise JobError(f"{where}: {safe_message(error)}") from None
+    counted: Counter[str] = Counter()
+    for row in rows:
+        if isinstance(row, dict):
+            counted[orjson.dumps({name: row[name] for name in names if row.get(name) is not None}).decode()] += 1
+    counted.pop("{}", None)
+    if not counted:
+        raise JobError(f"{where}: no row in it has one of {', '.join(names)}")
+    fields = job.model_dump(mode="json", by_alias=True)
+    fields["attributes"]["sample"]["from"] = [{**orjson.loads(point), WEIGHT: times} for point, times in counted.items()]
+    return Job.parse(fields, where)
 
 
 def in_threads(call: Callable[..., R], *arguments: Iterable[object]) -> list[R]:

@@ -21,8 +21,7 @@ Conversation = tuple[list[Message], tuple[str, ...]]
 class RowLayout(Protocol):
     """Made from the `input` field and the names of the job's attributes; raises JobError where it cannot be."""
 
-    columns: Mapping[str, str]
-    """The input columns that it reads, by the job's field that names one."""
+    columns: Mapping[str, str]  # the input columns that it reads, by the job's field that names one
 
     def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None: ...
 

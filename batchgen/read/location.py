@@ -37,13 +37,14 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
     elif "://" in path:
         names = _expand_objects(path, endings)
     elif os.path.isdir(path):
-        names = _visible(_glob(os.path.join(glob.escape(path), "**", "*")), path, endings)
+        names = _visible(glob.glob(os.path.join(glob.escape(path), "**", "*"), recursive=True), path, endings)
     elif os.path.exists(path):
         names = [path]
     elif glob.has_magic(path):
-        names = _glob(path)
+        names = glob.glob(path, recursive=True)
     else:
         raise InputError(f"input.path {path}: no such file or directory", f"relative paths start at {os.getcwd()}")
+    names = [name for name in names if "://" in name or not os.path.isdir(name)]
     if not names:
         what = "nothing matches" if glob.has_magic(path) else f"no shards in it (known endings: {' '.join(endings)})"
         raise InputError(f"input.path {path}: {what}", f"relative paths start at {os.getcwd()}")
@@ -104,10 +105,6 @@ class _ObjectStream(io.RawIOBase):
         view[: len(data)] = memoryview(data)
         self._at += len(data)
         return len(data)
-
-
-def _glob(pattern: str) -> list[str]:
-    return [name for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name)]
 
 
 def _visible(names: Iterable[str], root: str, endings: tuple[str, ...]) -> list[str]:

@@ -1,7 +1,5 @@
-"""The input formats by name, and what planning and reading ask of one.
-
-There are two families: `jsonl.Jsonl` is text cut by lines, `table.TableFormat` is tables cut by positions.
-"""
+"""The input formats by name, and the protocol of one. There are two families: `jsonl.Jsonl`, text that is cut by lines, and
+`table.TableFormat`, tables that are cut by positions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ Planned = tuple[Shard, list[Span]]
 RowsOf = Callable[[float], int]
 """The number of rows of a span, given about how many rows of the shard follow the span's start."""
 SpanRows = tuple[Span, list[Row], pa.Table]
-"""A span, its rows, and their carried columns (one table row per row)."""
+"""A span, its rows, and the carried columns of each."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Measured:
-    """A shard that is new or may have changed, before it is cut; it adds about `rows` rows to the plan.
-
-    `plan(rows_of, bytes)` gives the shard as it is now and its new spans of at most about `bytes` of text, or None where the
-    content is the planned one. It raises InputError, and OutputConflict where planned rows changed.
-    """
+    """A shard that is new or may have changed, before it is cut; it adds about `rows` rows to the plan. `plan(rows_of, bytes)` is
+    the shard as it is now and its new spans of about `bytes` of text at most, or None where the content is the planned one. It
+    raises InputError, and OutputConflict where planned rows changed."""
 
     rows: int
     plan: Callable[[RowsOf, int], Planned | None]
@@ -52,8 +48,7 @@ class Format(Protocol):
     """An input format. Every method raises InputError for a shard that is not of the format."""
 
     name: str
-    endings: tuple[str, ...] = ()
-    """The endings of file names that `input.format: auto` takes for this format."""
+    endings: tuple[str, ...] = ()  # of the file names that `input.format: auto` takes for this format
 
     def claim(self, path: str) -> list[Found] | None:
         """The shards of a path that `auto` takes for this format whatever its name; None for any other path."""
@@ -75,9 +70,7 @@ class Format(Protocol):
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
         """The rows of consecutive spans in one pass: `needed` columns as data, `kept` columns as Arrow under their output names.
-
-        A row that cannot be read is a Row with an error. A shard that is not the planned one raises InputError.
-        """
+        A row that cannot be read is a Row with an error. A shard that is not the planned one raises InputError."""
 
     def is_sequential(self, shard: Shard) -> bool:
         """Whether a read of a span also reads what precedes it in the file or row group."""

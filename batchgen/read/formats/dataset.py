@@ -11,10 +11,8 @@ import pyarrow as pa
 from batchgen.errors import InputError
 from batchgen.job.input import Input
 from batchgen.read.formats import Found
-from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, Contents, TableFormat, check_types
+from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
 from batchgen.records import Shard
-
-SCHEMA_CAP = 2**28
 
 
 class DatasetFormat(TableFormat):
@@ -75,7 +73,7 @@ def _refuse_extensions(folder: Path) -> None:
             with open(path, "rb") as file:
                 # The stream format begins with a continuation mark and the length of the schema message.
                 mark, length = file.read(4), int.from_bytes(file.read(4), "little")
-                if mark != b"\xff\xff\xff\xff" or length > SCHEMA_CAP:
+                if mark != b"\xff\xff\xff\xff" or length > METADATA_CAP:
                     raise InputError(f"{path}: not an Arrow stream", "save the dataset with save_to_disk")
                 if EXTENSION in file.read(length):
                     raise InputError(f"{path}: it has an Arrow extension type", "save the column with a plain type")

@@ -25,15 +25,12 @@ from batchgen.read.columns import conform
 from batchgen.read.formats import Format, Found, Head, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.records import Data, Row, Shard, Span
 
-CHUNK = 4 * 2**20
-"""Bytes read at a time."""
+CHUNK = 4 * 2**20  # bytes read at a time
 CODECS = {".gz": "gzip", ".zst": "zstd"}
-COMPRESSION = 4.0
-"""Assumed bytes of text per byte of a compressed shard; good enough for the sizes of spans."""
+COMPRESSION = 4.0  # assumed bytes of text per byte of a compressed shard; good enough for the sizes of spans
 BLANK = (b"", b"\r")
 NEWLINE, RETURN = b"\n"[0], b"\r"[0]
-RowsAt = Callable[[int], int]
-"""The number of rows of a span that starts at this byte of the text."""
+RowsAt = Callable[[int], int]  # the number of rows of a span that starts at this byte of the text
 
 
 class Jsonl(Format):
@@ -68,10 +65,8 @@ class Jsonl(Format):
         def plan(rows_of: RowsOf, most: int) -> Planned | None:
             try:
                 now, spans = _scan(shard, found, lambda offset: rows_of(left(offset)), most)
-            except InputError:
-                if shard.digest:
-                    raise changed(shard) from None
-                raise
+            except InputError as error:
+                raise (changed(shard) if shard.digest else error) from None
             return (now, spans) if spans or not shard.digest else None
 
         return Measured(max(0, int(left(shard.text_bytes))), plan)
@@ -143,10 +138,8 @@ def _chunks(stream: BinaryIO, name: str, limit: int = sys.maxsize) -> Iterator[b
 
 
 def lines(stream: BinaryIO, name: str, cap: int, limit: int = sys.maxsize) -> Iterator[bytes | None]:
-    """The lines of the next `limit` bytes of a text, without their newlines; None for a line of more than `cap` bytes.
-
-    At most cap + CHUNK bytes are held.
-    """
+    """The lines of the next `limit` bytes of a text, without their newlines; None for a line of more than `cap` bytes. At most
+    cap + CHUNK bytes are held."""
     rest, dropped = b"", 0
     for chunk in _chunks(stream, name, limit):
         pieces = (rest + chunk).split(b"\n")
@@ -161,10 +154,8 @@ def lines(stream: BinaryIO, name: str, cap: int, limit: int = sys.maxsize) -> It
 
 
 def _scan(shard: Shard, found: Found, rows_at: RowsAt, cap: int) -> Planned:
-    """The shard as `found`, and spans of its text after the planned one, of `rows_at(offset)` rows or `cap` bytes each.
-
-    Raises OutputConflict where the planned text is not there any more, or its last line was continued.
-    """
+    """The shard as `found`, and spans of its text after the planned one, of `rows_at(offset)` rows or `cap` bytes each. Raises
+    OutputConflict where the planned text is not there any more, or its last line was continued."""
     digest = xxhash.xxh3_128()
     at = shard.text_bytes
     with _open_text(found.name) as stream:

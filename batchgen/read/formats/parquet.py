@@ -12,10 +12,8 @@ import xxhash
 from batchgen.errors import InputError, safe_message
 from batchgen.job.input import Input
 from batchgen.read import location
-from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, Contents, TableFormat, check_types
+from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
 from batchgen.records import Shard
-
-FOOTER_CAP = 2**28
 
 
 class Parquet(TableFormat):
@@ -56,7 +54,7 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
     if len(tail) < 8 or tail[4:] != b"PAR1":
         raise InputError(f"shard {name}: not a Parquet file")
     length = int.from_bytes(tail[:4], "little")
-    if length > min(size - 8, FOOTER_CAP):
+    if length > min(size - 8, METADATA_CAP):
         raise InputError(f"shard {name}: damaged Parquet footer")
     stream.seek(size - 8 - length)
     footer = stream.read(length)

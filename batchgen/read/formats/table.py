@@ -20,9 +20,9 @@ from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, Span
 from batchgen.records import Row, Shard, Span
 
 BATCH_ROWS = 1024
+METADATA_CAP = 2**28  # bytes of a file's schema or footer
 ORDINAL = "\0ordinal"
-EXTENSION = b"ARROW:extension"
-"""The metadata key of an extension type in a schema's bytes."""
+EXTENSION = b"ARROW:extension"  # the metadata key of an extension type in a schema's bytes
 _PLAIN = {pa.null(), pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
 
 
@@ -36,8 +36,7 @@ class Contents:
 
 
 class TableFormat(Format):
-    settings: frozenset[str] = frozenset()
-    """Columns that are never taken as data of a row."""
+    settings: frozenset[str] = frozenset()  # columns that are never data of a row
 
     @abstractmethod
     def contents(self, spec: Input, name: str) -> Contents:
@@ -79,8 +78,7 @@ class TableFormat(Format):
         have = 0
         for span in spans:
             while have < span.rows:
-                table = next(tables, None)
-                if table is None:
+                if (table := next(tables, None)) is None:
                     raise InputError(f"shard {shard.name}: it has fewer rows than planned: it changed")
                 rest.append(self.wanted(table.append_column(ORDINAL, pa.array(np.arange(at, at + table.num_rows)))))
                 at, have = at + table.num_rows, have + rest[-1].num_rows
@@ -96,8 +94,8 @@ def check_types(shard: str, schema: pa.Schema) -> None:
     """Raises InputError for a column whose type is not allowed, at any depth."""
     for field in schema:
         if not _is_plain(field.type):
-            what = f"shard {shard}: column {field.name}: type {field.type}"
-            raise InputError(f"{what} is not allowed", "write it with a plain type")
+            what = f"shard {shard}: column {field.name}: type {field.type} is not allowed"
+            raise InputError(what, "write it with a plain type")
 
 
 def _is_plain(kind: pa.DataType) -> bool:
