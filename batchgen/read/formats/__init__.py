@@ -85,7 +85,7 @@ FORMATS: Registry[Format] = Registry(
         "parquet": f"{__name__}.parquet:PARQUET",
         "dataset": f"{__name__}.dataset:DATASET",
         "openai-batch": f"{__name__}.openai_batch:OPENAI_BATCH",
-        "output": f"{__name__}.parts:PARTS",
+        "output": f"{__name__}.parquet:PARTS",
     },
 )
 

@@ -197,9 +197,13 @@ class _Cutter:
 
     def add(self, chunk: bytes) -> None:
         """Cut the spans that the lines of a chunk complete, by rows or by bytes. An empty chunk ends a line without a newline."""
-        data = np.frombuffer(self._before + (chunk or b"\n"), np.uint8)
-        newlines = np.flatnonzero(data[2:] == NEWLINE)
-        last, last_but_one = data[newlines + 1], data[newlines]  # the bytes before each newline
+        data = np.frombuffer(chunk or b"\n", np.uint8)
+        newlines = np.flatnonzero(data == NEWLINE)
+        last, last_but_one = (data.take(newlines - back, mode="wrap") for back in (1, 2))  # the bytes before each newline
+        head = self._before + chunk[:2]
+        for index, at in enumerate(newlines[:2]):
+            if at < 2:
+                last_but_one[index], last[index] = head[at], head[at + 1]
         filled = (last != NEWLINE) & ((last != RETURN) | (last_but_one != NEWLINE))
         lines = self.line + 1 + np.flatnonzero(filled)  # the ordinal after each row
         ends = self.at + min(1, len(chunk)) + newlines[filled]  # the byte after each row

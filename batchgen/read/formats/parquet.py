@@ -1,17 +1,25 @@
-"""Parquet files, read by row range once their footer has been checked (table.py)."""
+"""Parquet files, read by row range once their footer has been checked (table.py); some are the output of another job."""
 
 import base64
+import glob
 import itertools
+import os
 import re
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from batchgen.errors import InputError, safe_message
 from batchgen.job.input import Input
+from batchgen.output import job_file
+from batchgen.output.parts import DATA
+from batchgen.output.plan_file import SUCCESS
+from batchgen.output.store import open_store
 from batchgen.read import location
+from batchgen.read.formats import Found, known_endings
 from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
 from batchgen.records import Shard
 
@@ -72,4 +80,42 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
     return file, footer
 
 
-PARQUET = Parquet()
+class Parts(Parquet):
+    """The `ok` rows of an output's parts, each once. A retry of its job adds a part with the rows that it answers, and so a shard
+    to this input. The fingerprint of its job is part of the meaning of this one's rows."""
+
+    name = "output"
+    endings = ()
+    settings = frozenset({"sampling"})  # the other job's, not this one's
+
+    def claim(self, path: str) -> list[Found] | None:
+        """Raises OutputConflict for an output whose job file is damaged, InputError for a job that is not done."""
+        is_store = "://" in path and not path.startswith("hf://")
+        if glob.has_magic(path) or not (is_store or os.path.isdir(path)):
+            return None
+        store = open_store(path)
+        if (frozen := job_file.load(store)) is None:
+            return None
+        if store.get(SUCCESS) is None:
+            raise InputError(f"input.path {path}: the job of this output is not done", "run it to its end first")
+        names = location.expand(f"{path.rstrip('/')}/{DATA}", tuple(known_endings()))
+        return [Found(name, self.name, upstream=(path, frozen.fingerprint)) for name in names]
+
+    def find(self, path: str) -> list[Found]:
+        if (claimed := self.claim(path)) is None:
+            raise InputError(f"input.path {path}: no output of a job", "leave input.format out")
+        return claimed
+
+    def contents(self, spec: Input, name: str) -> Contents:
+        file, footer = open_parquet(name)
+        try:
+            ok = pc.equal(file.read(columns=["status"]).column("status"), "ok")
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise InputError(f"shard {name}: damaged part of an output: {error}") from None
+        return Contents(xxhash.xxh3_128_hexdigest(footer), pc.sum(ok).as_py() or 0, ok)
+
+    def wanted(self, table: pa.Table) -> pa.Table:
+        return table.filter(pc.equal(table.column("status"), "ok"))
+
+
+PARQUET, PARTS = Parquet(), Parts()
