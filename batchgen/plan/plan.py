@@ -1,7 +1,5 @@
-"""Shards -> spans, frozen in the output; a later run adds spans for the growth of the input.
-
-The ordinal of a row is its line number - 1 (JSONL, where blank lines are no rows) or its position (Parquet, datasets, outputs).
-"""
+"""Shards -> spans, frozen in the output; a later run adds spans for the growth of the input. The ordinal of a row is its line
+number - 1 (JSONL, where blank lines are no rows) or its position (Parquet, datasets, outputs)."""
 
 import itertools
 from dataclasses import dataclass

@@ -12,11 +12,9 @@ from batchgen.records import Shard, Span
 
 
 def read_spans(job: Job, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
-    """The rows of consecutive spans of one shard, in one pass over it.
-
-    `kept` are the carried columns under their output names, `needed` the columns that rendering reads besides the conversation's.
-    Raises InputError when the shard as a whole cannot be read, or is not the planned one.
-    """
+    """The rows of consecutive spans of one shard, in one pass. `kept` are the carried columns under their output names, `needed`
+    the columns that rendering reads besides the conversation's. Raises InputError for a shard that cannot be read as a whole, or
+    is not the planned one."""
     layout = JobLayout(job)
     needed = needed | set(layout.columns.values())
     for span, rows, carried in format_of(job.input, shard).read(job.input, shard, spans, kept, needed):

@@ -1,9 +1,6 @@
-"""JSONL, plain, .gz or .zst: a JSON object per line, read line by line; blank lines are no rows.
-
-A line that is no JSON object is an error row and leaves its neighbours as they are. So is a line of more than
-`input.max_row_bytes`, which is skipped without being held. A plan cuts the text into spans chunk by chunk: numpy finds the line
-ends, nothing is parsed, and one chunk is held.
-"""
+"""JSONL, plain, .gz or .zst: a JSON object per line; blank lines are no rows. A line that is no JSON object, or is over
+`input.max_row_bytes` (skipped without being held), is an error row and leaves its neighbours as they are. A plan cuts the text
+into spans chunk by chunk: numpy finds the line ends, nothing is parsed, and one chunk is held."""
 
 import itertools
 import json

@@ -1,5 +1,4 @@
-"""Formats whose shards are Arrow tables: rows are counted by position, and a table does not grow: a shard whose digest differs
-from the planned one is refused.
+"""Formats whose shards are Arrow tables. A table does not grow: a shard with another digest than the planned one is refused.
 
 A process that has imported ray.data unpickles some Arrow extension types as soon as it sees a schema that names them. So a
 format refuses a file whose bytes name one (EXTENSION) before pyarrow interprets them, and `check_types` has an allow-list.
@@ -28,7 +27,7 @@ _PLAIN = {pa.null(), pa.string(), pa.large_string(), pa.string_view(), pa.binary
 
 @dataclass(frozen=True)
 class Contents:
-    """`rows` of a table are input: those for which `read` is true (one value per row of the table), all where it is None."""
+    """`rows` rows of a table are input: those where `read` (one value per row of the table) is true, all where it is None."""
 
     digest: str
     rows: int
