@@ -7,11 +7,10 @@ from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.output import job_file
 from batchgen.output.store import Store
-from batchgen.read.combinations import with_combinations
-from batchgen.read.discover import discover, refuse_own_output, upstream_fingerprints
+from batchgen.read.columns import InputColumns, look
+from batchgen.read.discover import discover, refuse_own_output, with_combinations
 from batchgen.read.formats import Found
-from batchgen.read.input_columns import InputColumns, look
-from batchgen.read.layouts import layout_of
+from batchgen.read.layouts import JobLayout
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from batchgen.tasks import TASKS
@@ -33,7 +32,7 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     """Check the engine's options, find the shards, read the model's files, probe the template. `store` is the output's, where an
     earlier run may have left a job that must mean the same. Raises UsageError."""
     job = with_combinations(job)
-    layout_of(job)  # refuses a layout that the job cannot have
+    JobLayout(job)  # refuses a layout that the job cannot have
     refuse_own_output(job)
     engine = ENGINES.named(job.engine.kind)
     if engine.capabilities.needs_model and job.model is None:
@@ -44,7 +43,7 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     before = job_file.load(store) if store else None
     model = load_model(job.model, before.model if before else None, hosted=not engine.capabilities.reads_model)
     found = discover(job.input)
-    upstream = upstream_fingerprints(found)
+    upstream = tuple(fingerprint for _, fingerprint in dict.fromkeys(shard.upstream for shard in found if shard.upstream))
     if before is not None and store is not None:
         job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
     columns = look(job, found)

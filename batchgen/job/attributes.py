@@ -119,7 +119,7 @@ class Attributes(Spec):
 
     @property
     def _combinations(self) -> list[Fields]:
-        """The combinations of the sample, once those of a file are in its place (read/combinations.py)."""
+        """The combinations of the sample, once those of a file are in its place (read/discover.py)."""
         return self.sample.from_ if self.sample is not None and isinstance(self.sample.from_, list) else []
 
     @property

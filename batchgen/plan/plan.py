@@ -1,26 +1,56 @@
-"""Shards -> spans, frozen in the output; a later run adds spans for what the input has grown by.
-
-The ordinal of a row is its line number - 1 (JSONL, where blank lines are no rows) or its position (Parquet, datasets, outputs).
-"""
+"""Shards -> spans, frozen in the output; a later run adds spans for the growth of the input. The ordinal of a row is its line
+number - 1 (JSONL, where blank lines are no rows) or its position (Parquet, datasets, outputs)."""
 
 import itertools
+from dataclasses import dataclass
 
 from batchgen.errors import InputError, OutputConflict
 from batchgen.job.job import Job
 from batchgen.output import plan_file
 from batchgen.output.store import Store
-from batchgen.plan.sizes import span_sizes
+from batchgen.read.columns import InputColumns
 from batchgen.read.discover import in_threads
 from batchgen.read.formats import Found, Measured, Planned, format_of
-from batchgen.read.input_columns import InputColumns
 from batchgen.records import Shard, Span
+
+SPANS_CAP = 250_000  # with more spans, listings take long
+LEAST_COMPLETIONS, MOST_COMPLETIONS = 32, 2_048
+SHARES, SHARES_ALONE = 16, 8
+"""Spans per replica; the second for a pool of one, which has no work to spread (each part costs as much as some hundred rows)."""
+TAIL_SHARES = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Input rows of a span: `most`, and down to `least` towards the plan's end, so that the replicas of a pool run out of work
+    together (guided self-scheduling: a share of what is left)."""
+
+    most: int
+    least: int
+    pool: int
+
+    def rows(self, left: float) -> int:
+        """Rows of a span after whose start about `left` rows are still to be planned."""
+        return max(self.least, min(self.most, int(left / (TAIL_SHARES * self.pool))))
+
+
+def span_sizes(job: Job, estimate: int) -> Sizes:
+    """Sizes for about `estimate` input rows: 32 to 2,048 completions per span, more where there would be over SPANS_CAP spans."""
+    pool = job.replicas.max or 8
+    if job.spans.rows is not None:
+        return Sizes(job.spans.rows, job.spans.rows, pool)
+    factor = job.variants * job.samples
+    completions = estimate * factor
+    shares = pool * SHARES if pool > 1 else SHARES_ALONE
+    most = max(LEAST_COMPLETIONS, min(MOST_COMPLETIONS, completions // shares), completions // SPANS_CAP)
+    least = LEAST_COMPLETIONS if pool > 1 else most
+    return Sizes(max(1, most // factor), max(1, least // factor), pool)
 
 
 def freeze_plan(job: Job, store: Store, found: list[Found], columns: InputColumns) -> plan_file.Plan:
-    """The output's plan with the input's growth added to it. Raises InputError, OutputConflict."""
-    factor = job.variants * job.samples
+    """The output's plan, to which the input's growth is added. Raises InputError, OutputConflict."""
     while True:
-        plan, files = plan_file.load_plan(store, factor)
+        plan, files = plan_file.load_plan(store, job.variants * job.samples)
         shards, spans = make_plan(job, found, columns, plan.shards)
         if not shards:
             return plan
@@ -30,18 +60,16 @@ def freeze_plan(job: Job, store: Store, found: list[Found], columns: InputColumn
 def make_plan(
     job: Job, found: list[Found], columns: InputColumns, known: tuple[Shard, ...] = ()
 ) -> tuple[list[Shard], list[Span]]:
-    """The shards that are new or have grown since the `known` plan, and their new spans.
+    """The shards that are new or have grown since the `known` plan, and their new spans. Raises InputError for an input without
+    rows, OutputConflict for a known shard that changed or vanished."""
 
-    Raises InputError for an input without rows, OutputConflict for a known shard that changed or vanished.
-    """
-
-    def measure(shard: Shard, now: Found) -> Measured:
-        return format_of(job.input, now).measure(job.input, shard, now, columns.bytes_per_row)
+    def measure(pair: tuple[Shard, Found]) -> Measured:
+        return format_of(job.input, pair[1]).measure(job.input, *pair, columns.bytes_per_row)
 
     def plan(one: Measured, later: int) -> Planned | None:
         return one.plan(lambda left: sizes.rows(later + left), job.spans.bytes)
 
-    measured = in_threads(lambda pair: measure(*pair), _to_plan(found, known))
+    measured = in_threads(measure, _to_plan(found, known))
     total = sum(one.rows for one in measured)
     sizes = span_sizes(job, max(total, sum(shard.rows for shard in known)))
     later = [total - upto for upto in itertools.accumulate(one.rows for one in measured)]  # rows of the shards after each
@@ -53,15 +81,12 @@ def make_plan(
 
 
 def _to_plan(found: list[Found], known: tuple[Shard, ...]) -> list[tuple[Shard, Found]]:
-    """Each shard that is new (without a digest) or may have changed, new ones first, with what it is now."""
-    names = {one.name for one in found}
-    if gone := next((shard.name for shard in known if shard.name not in names), None):
-        raise OutputConflict(f"planned shard {gone} is not in the input any more", "bring it back, or choose another output.path")
+    """The shards that are new (without a digest) and those that may have changed, each with the shard as it is now."""
     before = {shard.name: shard for shard in known}
+    names = {one.name for one in found}
+    if gone := next((name for name in before if name not in names), None):
+        raise OutputConflict(f"planned shard {gone} is not in the input any more", "bring it back, or choose another output.path")
     fresh = [one for one in found if one.name not in before]
     pairs = [(Shard(len(known) + n, one.name, one.format, one.size, one.stamp, "", 0, 0), one) for n, one in enumerate(fresh)]
-    for one in found:
-        shard = before.get(one.name)
-        if shard is not None and (shard.size, shard.stamp) != (one.size, one.stamp):
-            pairs.append((shard, one))
-    return pairs
+    old = [(before[one.name], one) for one in found if one.name in before]
+    return pairs + [(shard, one) for shard, one in old if (shard.size, shard.stamp) != (one.size, one.stamp)]

@@ -1,34 +1,42 @@
-"""The job's paths -> shards, as they are now."""
+"""The job's paths -> shards as they are now, and the combinations in the file that `attributes.sample.from` names."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-from batchgen.errors import InputError, JobError
+import orjson
+
+from batchgen.errors import InputError, JobError, safe_message
+from batchgen.job.attributes import WEIGHT
 from batchgen.job.input import Input
 from batchgen.job.job import Job
 from batchgen.output.store import open_store
 from batchgen.read.formats import FORMATS, Found, format_of, known_endings
+from batchgen.read.formats.parquet import open_parquet
 from batchgen.read.location import expand
 
 R = TypeVar("R")
 
 
 def discover(spec: Input) -> list[Found]:
-    """The shards of the job's paths, in order, each once.
-
-    Raises JobError for an unknown format, InputError when there are no shards, or shards of two formats.
-    """
+    """The shards of the job's paths, in order, each once. Raises JobError for an unknown format, InputError where there are no
+    shards, shards of two formats, one file under two names, or a name that cannot be shown."""
     found: dict[str, Found] = {}
     for path in spec.paths:
         for shard in _shards(spec, path):
             found.setdefault(shard.name, shard)
-    _check_names(found)
-    if unknown := next((name for name, shard in found.items() if not shard.format), None):
-        endings = " ".join(known_endings())
-        raise InputError(f"shard {unknown}: unknown format", f"set input.format, or use an ending of {endings}")
+    by_file: dict[str, str] = {}
+    for name, shard in found.items():
+        if not name.isprintable():
+            raise InputError(f"shard {name!r}: control characters or bytes that are no UTF-8 in its name", "rename it")
+        if "://" not in name and (other := by_file.setdefault(os.path.realpath(name), name)) != name:
+            raise InputError(f"shards {other} and {name} are one file", "leave the symbolic link out")
+        if not shard.format:
+            endings = " ".join(known_endings())
+            raise InputError(f"shard {name}: unknown format", f"set input.format, or use an ending of {endings}")
     kinds = sorted({shard.format for shard in found.values()})
     if len(kinds) > 1:
         raise InputError(f"input.path leads to both {' and '.join(kinds)} shards", "give each its own job")
@@ -48,23 +56,7 @@ def _shards(spec: Input, path: str) -> list[Found]:
     for one in FORMATS.all().values() if not path.endswith(endings) else ():
         if (claimed := one.claim(path)) is not None:
             return claimed
-    by_ending = {name: next((known[end] for end in endings if name.endswith(end)), "") for name in expand(path, endings)}
-    return [Found(name, kind) for name, kind in by_ending.items()]
-
-
-def _check_names(names: Iterable[str]) -> None:
-    """Raises InputError for a name that cannot be shown, and for two names of one file."""
-    by_file: dict[str, str] = {}
-    for name in names:
-        if not name.isprintable():
-            raise InputError(f"shard {name!r}: control characters or bytes that are no UTF-8 in its name", "rename it")
-        if "://" not in name and (other := by_file.setdefault(os.path.realpath(name), name)) != name:
-            raise InputError(f"shards {other} and {name} are one file", "leave the symbolic link out")
-
-
-def upstream_fingerprints(found: list[Found]) -> tuple[str, ...]:
-    """The fingerprints of the jobs whose outputs the input is, in the order of the paths."""
-    return tuple(fingerprint for _, fingerprint in dict.fromkeys(one.upstream for one in found if one.upstream))
+    return [Found(name, next((known[end] for end in endings if name.endswith(end)), "")) for name in expand(path, endings)]
 
 
 def refuse_own_output(job: Job) -> None:
@@ -76,7 +68,36 @@ def refuse_own_output(job: Job) -> None:
             raise JobError(f"input.path {path}: it is the job's own output", "give output.path another place")
 
 
+def with_combinations(job: Job) -> Job:
+    """The job with the combinations in the rows of the file `attributes.sample.from` in place of its path, since workers do not
+    have the file: each once, in order of appearance, with its number of rows as weight. Raises JobError."""
+    sample = job.attributes.sample if job.attributes else None
+    if job.attributes is None or sample is None or not isinstance(sample.from_, str):
+        return job
+    path, names = sample.from_, job.attributes.schema.names
+    where = f"attributes.sample.from {path}"
+    try:
+        if path.endswith(".parquet"):
+            file, _ = open_parquet(path)
+            rows = file.read(columns=[name for name in file.schema_arrow.names if name in names]).to_pylist()
+        else:
+            with open(path, "rb") as lines:
+                rows = [orjson.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError, InputError) as error:
+        raise JobError(f"{where}: {safe_message(error)}") from None
+    counted: Counter[str] = Counter()
+    for row in rows:
+        if isinstance(row, dict):
+            counted[orjson.dumps({name: row[name] for name in names if row.get(name) is not None}).decode()] += 1
+    counted.pop("{}", None)
+    if not counted:
+        raise JobError(f"{where}: no row in it has one of {', '.join(names)}")
+    fields = job.model_dump(mode="json", by_alias=True)
+    fields["attributes"]["sample"]["from"] = [{**orjson.loads(point), WEIGHT: times} for point, times in counted.items()]
+    return Job.parse(fields, where)
+
+
 def in_threads(call: Callable[..., R], *arguments: Iterable[object]) -> list[R]:
-    """`map`, eight calls at a time; for calls that wait for a store."""
+    """`map` for calls that wait for a store, eight at a time."""
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(call, *arguments))

@@ -1,7 +1,5 @@
-"""Row -> conversation. The field of `input` that is given selects the row layout (prompt, messages, turns, template), unless
-`input.layout` names another for the field's column."""
-
-from __future__ import annotations
+"""Row -> conversation. The row layout is the given field of `input` (prompt, messages, turns, template), unless `input.layout`
+names another for the field's column."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -17,46 +15,37 @@ from batchgen.render.sandbox import RowTemplate
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "label")
 Conversation = tuple[list[Message], tuple[str, ...]]
-"""The messages that a row begins with, one at least, and the user turns that follow the model's answers."""
+"""The messages that a row begins with (at least one), and the user turns that follow the model's answers."""
 
 
 class RowLayout(Protocol):
-    """Made from the `input` field and the names of the job's attributes; raises JobError for what it cannot be made from."""
+    """Made from the `input` field and the names of the job's attributes; raises JobError where it cannot be."""
 
-    columns: Mapping[str, str]
-    """The input columns that it reads, each under the job's field that names it."""
+    columns: Mapping[str, str]  # the input columns that it reads, by the job's field that names one
 
     def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None: ...
 
     def read(self, data: Data) -> Conversation:
         """Raises BadRow (input, render)."""
-        ...
 
 
-LAYOUTS: Registry[type[RowLayout]] = Registry(
-    "input.layout",
-    "batchgen.layouts",
-    {name: f"{__name__}:{name.capitalize()}Layout" for name in ("prompt", "messages", "turns", "template")},
-)
-
-
-def layout_of(job: Job) -> JobLayout:
-    """Raises JobError for a layout that is not known, and for a template that does not compile."""
-    layout = LAYOUTS.named(job.input.layout or job.input.source[0])
-    return JobLayout(job, layout(job.input, job.schema_names))
+_BUILT_IN = {name: f"{__name__}:{name.capitalize()}Layout" for name in ("prompt", "messages", "turns", "template")}
+LAYOUTS: Registry[type[RowLayout]] = Registry("input.layout", "batchgen.layouts", _BUILT_IN)
 
 
 class JobLayout:
-    """A row layout with the job's system message."""
+    """The job's row layout with its system message. Raises JobError for an unknown layout, and for a template that does not
+    compile."""
 
-    def __init__(self, job: Job, layout: RowLayout) -> None:
-        self._layout, self._system = layout, job.input.system
-        self.columns = dict(layout.columns)
+    def __init__(self, job: Job) -> None:
+        self._layout = LAYOUTS.named(job.input.layout or job.input.source[0])(job.input, job.schema_names)
+        self._system = job.input.system
+        self.columns = dict(self._layout.columns)
         if isinstance(self._system, Column):
             self.columns["input.system"] = self._system.column
 
     def lay_out(self, row: Row, shard: str) -> Row:
-        """The row with its conversation, or with the error that names shard and row."""
+        """The row with its conversation, or with an error that names shard and row."""
         if row.data is None or row.error is not None:
             return row
         try:
@@ -74,7 +63,7 @@ class JobLayout:
 
 
 class ColumnLayout(RowLayout):
-    """A layout of one column: the one that a field of `input` names."""
+    """A layout of one column, which a field of `input` names."""
 
     def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None:
         field, self.column = spec.source
@@ -99,7 +88,7 @@ class PromptLayout(ColumnLayout):
 
 
 class TurnsLayout(ColumnLayout):
-    """A list of user messages, each answered in order."""
+    """A list of user messages, answered in order."""
 
     def read(self, data: Data) -> Conversation:
         value = self.value(data)
@@ -109,8 +98,8 @@ class TurnsLayout(ColumnLayout):
 
 
 class MessagesLayout(ColumnLayout):
-    """A conversation, a list of {role, content} whose last message the model answers or continues. Of a message's other keys,
-    those named like an attribute are kept."""
+    """A list of {role, content} whose last message the model answers or continues. Of a message's other keys, those named like
+    an attribute are kept."""
 
     def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None:
         super().__init__(spec, attributes)
@@ -131,20 +120,20 @@ class MessagesLayout(ColumnLayout):
     def _message(self, where: str, message: object) -> Message:
         if not isinstance(message, dict):
             raise BadRow("input", f"{where} must be a struct, not {_kind(message)}")
-        role, content = message.get("role"), message.get("content")
+        role, given = message.get("role"), message.get("content")
         if role not in ROLES:
             raise BadRow("input", f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
         try:
-            read = read_content(content)
+            content = read_content(given)
         except BadRow as bad:
             raise BadRow("input", f"{where}: {bad}") from None
-        if read is None:
-            raise BadRow("input", f"{where}: content must be a string or a list of parts, not {_kind(content)}")
-        return {"role": role, "content": read} | {name: message[name] for name in self._attributes if name in message}
+        if content is None:
+            raise BadRow("input", f"{where}: content must be a string or a list of parts, not {_kind(given)}")
+        return {"role": role, "content": content} | {name: message[name] for name in self._attributes if name in message}
 
 
 class TemplateLayout(RowLayout):
-    """One user message that a Jinja template makes of the row's columns."""
+    """One user message, rendered from the row's columns by a Jinja template."""
 
     def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None:
         try:

@@ -1,11 +1,8 @@
-"""Where shards lie: expand the job's paths to shard names, stat them, open them.
+"""Expand the job's paths to shard names, stat shards, open them. Every function raises InputError.
 
-A shard's name is its path as the job spells it, so that a job that moves with its working
-directory keeps its names. Local files, s3:// gs:// az:// (obstore) and hf://datasets/...
-(huggingface_hub). Only regular files are read. Every function raises InputError.
+A shard's name is its path as the job spells it, so that a job that moves with its working directory keeps its names. Paths are
+local (regular files only), s3:// gs:// az:// (obstore) or hf://datasets/... (huggingface_hub).
 """
-
-from __future__ import annotations
 
 import functools
 import glob
@@ -17,7 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import NotFoundError
+from obstore.store import ObjectStore
 
 from batchgen.errors import InputError, safe_message
 from batchgen.output.store import open_client
@@ -25,29 +23,28 @@ from batchgen.output.store import open_client
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from huggingface_hub import HfFileSystem
-    from obstore.store import ObjectStore
 
-BUFFER = 8 * 2**20
-"""Bytes asked of an object store at a time."""
+BUFFER = 8 * 2**20  # bytes per request to an object store
 T = TypeVar("T")
 _bucket = functools.cache(open_client)
 
 
 def expand(path: str, endings: tuple[str, ...]) -> list[str]:
-    """The shard names of one path, sorted, without `./` and `//`: a file, the files of a glob, or those of a directory
-    (recursively) with one of `endings`."""
+    """The shard names of a path, sorted, without `./` and `//`: the path itself, the files of a glob, or those of a directory at
+    any depth with one of `endings`."""
     if path.startswith("hf://"):
-        names = _expand_hub(path, endings)
+        names = _ask(path, lambda: _expand_hub(path, endings))
     elif "://" in path:
         names = _expand_objects(path, endings)
     elif os.path.isdir(path):
-        names = _visible(_glob(os.path.join(glob.escape(path), "**", "*")), path, endings)
+        names = _visible(glob.glob(os.path.join(glob.escape(path), "**", "*"), recursive=True), path, endings)
     elif os.path.exists(path):
         names = [path]
     elif glob.has_magic(path):
-        names = _glob(path)
+        names = glob.glob(path, recursive=True)
     else:
         raise InputError(f"input.path {path}: no such file or directory", f"relative paths start at {os.getcwd()}")
+    names = [name for name in names if "://" in name or not os.path.isdir(name)]
     if not names:
         what = "nothing matches" if glob.has_magic(path) else f"no shards in it (known endings: {' '.join(endings)})"
         raise InputError(f"input.path {path}: {what}", f"relative paths start at {os.getcwd()}")
@@ -57,7 +54,7 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
 def stat(name: str) -> tuple[int, str]:
     """Size in bytes, and a stamp that changes when the shard is written again."""
     if name.startswith("hf://"):
-        info = _hub().info(name)
+        info = _ask(name, lambda: _hub().info(name))
         return int(info["size"]), str(info.get("blob_id") or info.get("sha256") or "")
     if "://" in name:
         client, key = _locate(name)
@@ -73,10 +70,10 @@ def stat(name: str) -> tuple[int, str]:
 
 
 def open_shard(name: str) -> BinaryIO:
-    """A seekable binary stream over the stored bytes."""
-    size, _ = stat(name)
+    """A seekable stream of the stored bytes."""
+    size, _ = stat(name)  # refuses what is not a regular file
     if name.startswith("hf://"):
-        return cast(BinaryIO, _hub().open(name, "rb"))
+        return cast(BinaryIO, _ask(name, lambda: _hub().open(name, "rb")))
     if "://" in name:
         client, key = _locate(name)
         return cast(BinaryIO, io.BufferedReader(_ObjectStream(name, client, key, size), BUFFER))
@@ -100,10 +97,9 @@ class _ObjectStream(io.RawIOBase):
         self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
         return self._at
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer)
-        length = min(len(view), self._size - self._at)
-        if length <= 0:
+        if (length := min(len(view), self._size - self._at)) <= 0:
             return 0
         data = _ask(self._name, lambda: obstore.get_range(self._client, self._key, start=self._at, length=length))
         view[: len(data)] = memoryview(data)
@@ -111,12 +107,8 @@ class _ObjectStream(io.RawIOBase):
         return len(data)
 
 
-def _glob(pattern: str) -> list[str]:
-    return [name for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name)]
-
-
 def _visible(names: Iterable[str], root: str, endings: tuple[str, ...]) -> list[str]:
-    """Files with one of `endings`, none of them under a name below `root` that starts with _ or a dot."""
+    """The names with one of `endings`, without those where a file or folder below `root` starts with `_` or a dot."""
     return [name for name in names if name.endswith(endings) and not re.search("(^|/)[_.]", name[len(root) :])]
 
 
@@ -137,14 +129,11 @@ def _expand_objects(path: str, endings: tuple[str, ...]) -> list[str]:
 
 
 def _glob_regex(pattern: str) -> str:
-    pieces = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-
-    def piece(text: str) -> str:
-        if re.fullmatch(r"\[[^\]]+\]", text):
-            return text.replace("[!", "[^", 1)
-        return pieces.get(text) or re.escape(text)
-
-    return "".join(piece(text) for text in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern))
+    wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)  # text and wildcards by turns
+    pieces[::2] = map(re.escape, pieces[::2])
+    pieces[1::2] = [wild.get(piece) or piece.replace("[!", "[^", 1) for piece in pieces[1::2]]
+    return "".join(pieces)
 
 
 def _expand_hub(path: str, endings: tuple[str, ...]) -> list[str]:
@@ -156,8 +145,8 @@ def _expand_hub(path: str, endings: tuple[str, ...]) -> list[str]:
     return [path]
 
 
-def _hub() -> HfFileSystem:
-    from huggingface_hub import HfFileSystem
+def _hub() -> "HfFileSystem":
+    from huggingface_hub import HfFileSystem  # takes half a second
 
     return HfFileSystem()
 
@@ -173,5 +162,5 @@ def _ask(name: str, call: Callable[[], T]) -> T:
         return call()
     except (NotFoundError, FileNotFoundError):
         raise InputError(f"{name}: no such object") from None
-    except (BaseError, OSError) as error:
+    except Exception as error:  # obstore, the Hub's client and its HTTP library each raise their own
         raise InputError(f"{name}: {safe_message(error)}", "check the address and the credentials") from None

@@ -1,7 +1,5 @@
-"""Span -> rows, read by the shard's format and laid out as conversations by the job's row layout.
-
-Untrusted input stops here: a bad row is a Row with an error, and its neighbours are untouched.
-"""
+"""Span -> rows, read by the shard's format and laid out as conversations by the job's row layout. A bad row is a Row with an
+error, and its neighbours are untouched."""
 
 from collections.abc import Iterator
 
@@ -9,18 +7,15 @@ import pyarrow as pa
 
 from batchgen.job.job import Job
 from batchgen.read.formats import SpanRows, format_of
-from batchgen.read.layouts import layout_of
+from batchgen.read.layouts import JobLayout
 from batchgen.records import Shard, Span
 
 
 def read_spans(job: Job, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
-    """The rows of consecutive spans of one shard, in one pass over it.
-
-    `kept` are the carried columns under their output names; `needed` are the columns that rendering reads beside those of
-    the conversation.
-    Raises InputError when the shard as a whole cannot be read, or is not what was planned.
-    """
-    layout = layout_of(job)
-    found = format_of(job.input, shard).read(job.input, shard, spans, kept, needed | set(layout.columns.values()))
-    for span, rows, carried in found:
+    """The rows of consecutive spans of one shard, in one pass. `kept` are the carried columns under their output names, `needed`
+    the columns that rendering reads besides the conversation's. Raises InputError for a shard that cannot be read as a whole, or
+    is not the planned one."""
+    layout = JobLayout(job)
+    needed = needed | set(layout.columns.values())
+    for span, rows, carried in format_of(job.input, shard).read(job.input, shard, spans, kept, needed):
         yield span, [layout.lay_out(row, shard.name) for row in rows], carried

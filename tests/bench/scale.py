@@ -23,8 +23,8 @@ from batchgen.job.job import Job
 from batchgen.output import parts, plan_file
 from batchgen.output.store import open_store
 from batchgen.plan import plan
+from batchgen.read.columns import look
 from batchgen.read.discover import discover
-from batchgen.read.input_columns import look
 
 
 def labels(path: Path, rows: int) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from batchgen.cluster.dispatch import Dispatcher
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
-from batchgen.plan.sizes import Sizes, span_sizes
+from batchgen.plan.plan import Sizes, span_sizes
 from batchgen.records import Prompt
 from batchgen.replica.admission import Priority, share
 

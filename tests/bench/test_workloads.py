@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from batchgen.check import walk
 from batchgen.job.job import Job
 from batchgen.plan import plan
 from batchgen.prepare import prepare
@@ -14,6 +13,14 @@ from batchgen.read import reader
 @pytest.fixture(scope="module")
 def workloads(script):
     return script("bench/workloads.py")
+
+
+def rendered(job):
+    """The prompts of a job with one shard."""
+    made = prepare(job)
+    [shard], spans = plan.make_plan(job, made.found, made.columns)
+    found = reader.read_spans(job, shard, spans, made.columns.kept, made.renderer.needed)
+    return [prompt for _, rows, _ in found for row in rows for prompt in made.renderer.prompts(row, shard.name)]
 
 
 @pytest.mark.parametrize("name", ["A", "B", "C", "D", "E", "F"])
@@ -30,10 +37,7 @@ def test_batchgen_renders_what_the_others_read(workloads, tmp_path, name):
             **workload.job,
         }
     )
-    made = prepare(job)
-    [shard], spans = plan.make_plan(job, made.found, made.columns)
-    found = reader.read_spans(job, shard, spans, made.columns.kept, made.renderer.needed)
-    prompts = [prompt for _, rows, _ in found for row in rows for prompt in made.renderer.prompts(row, shard.name)]
+    prompts = rendered(job)
     assert [prompt.error for prompt in prompts] == [None] * len(prompts)
     assert [prompt.text for prompt in prompts] == [row["prompt"] for row in workload.rows]
     assert [prompt.sampling.max_tokens for prompt in prompts] == [row["max_tokens"] for row in workload.rows]
@@ -50,8 +54,7 @@ def test_every_contender_samples_alike_and_only_batchgen_seeds_rows(script, work
     settings |= {"replicas": 1, "job": workload.job, "sampling": sampling}
     assert contenders.asked(settings, workload.rows[0]) == {**sampling, "ignore_eos": True, "max_tokens": 8}
     (tmp_path / "plain.jinja").write_text(contenders.TEMPLATE)
-    prompts = [prompt for row in walk(prepare(Job.parse(contenders.batchgen_job(settings))))[2] for prompt in row]
-    found = [prompt.sampling.model_dump() for prompt in prompts]
+    found = [prompt.sampling.model_dump() for prompt in rendered(Job.parse(contenders.batchgen_job(settings)))]
     assert [{key: one[key] for key in sampling} for one in found] == [sampling] * len(workload.rows)
     assert len({one["seed"] for one in found}) == len(found)
 

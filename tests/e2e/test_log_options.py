@@ -26,5 +26,6 @@ def test_v_prints_the_records_of_the_driver_and_q_nothing_that_is_no_error(tmp_p
     assert "2 rows: 1 ok, 1 error" in first.stderr, "what a person reads stays"
 
     again = batchgen("retry", str(tmp_path / "out"), "-q", "--set", "engine.options={}")
-    assert (again.returncode, again.stderr) == (0, "")
+    ours = [line for line in again.stderr.splitlines() if "network_util.cc" not in line]  # Ray, on a machine without a network
+    assert (again.returncode, ours) == (0, [])
     assert status(tmp_path)["rows_ok"] == 2

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.read import columns, input_columns
+from batchgen.read import columns
 from batchgen.records import carried_name
 from tests.support.reading import read_all
 
@@ -49,7 +49,7 @@ def test_columns_are_in_order_of_appearance():
 
 def carried(tmp_path, monkeypatch, head, *later, **sections):
     """The carried columns of rows, of which only the first was there to tell the types."""
-    monkeypatch.setattr(input_columns, "HEAD_ROWS", 1)
+    monkeypatch.setattr(columns, "HEAD_ROWS", 1)
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (head, *later)))
     return read_all(tmp_path / "in.jsonl", **sections)[1].to_pylist()
 
@@ -148,7 +148,7 @@ def test_every_value_of_a_row_is_recovered_from_the_carried_columns(tmp_path_fac
     rows = [{"prompt": "p", **row} for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(input_columns, "HEAD_ROWS", seen)
+        patch.setattr(columns, "HEAD_ROWS", seen)
         found, table = read_all(path)
     assert all(same(row.data, given) for row, given in zip(found, rows, strict=True))
     for given_row, row in zip(rows, table.to_pylist(), strict=True):

@@ -3,6 +3,7 @@
 import io
 import os
 import uuid
+from unittest.mock import Mock
 
 import pytest
 
@@ -128,6 +129,21 @@ def test_a_later_write_changes_the_stamp_and_reading_does_not(here):
 def test_a_local_shard_is_read_from_any_place(here):
     with location.open_shard("in/b.jsonl") as stream:
         assert (stream.seek(2), stream.read()) == (2, b"jsonl")
+
+
+@pytest.mark.parametrize("ask", [expand, location.stat, location.open_shard])
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (FileNotFoundError("a/b"), "no such object"),
+        (RuntimeError("[Errno -2] Name or service not known"), "[Errno -2] Name or service not known; check the address"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_refused_by_its_name(monkeypatch, ask, error, cause):
+    monkeypatch.setattr(location, "_hub", Mock(side_effect=error))
+    with pytest.raises(InputError) as caught:
+        ask("hf://datasets/a/b/in.jsonl")
+    assert str(caught.value).startswith(f"hf://datasets/a/b/in.jsonl: {cause}")
 
 
 @pytest.fixture

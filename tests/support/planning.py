@@ -15,8 +15,8 @@ from batchgen.output import job_file
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store
 from batchgen.plan import plan
+from batchgen.read.columns import look
 from batchgen.read.discover import discover
-from batchgen.read.input_columns import look
 from batchgen.records import Shard, Span
 from batchgen.render.model_files import load_model
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 from batchgen.job.job import Job
 from batchgen.plan import plan
 from batchgen.read import reader
+from batchgen.read.columns import InputColumns, look
 from batchgen.read.discover import discover
-from batchgen.read.input_columns import InputColumns, look
 from batchgen.records import Row, Shard, Span
 from tests.support.planning import make_job
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.job.job import Job
-from batchgen.read.layouts import layout_of
+from batchgen.read.layouts import JobLayout
 from batchgen.records import Prompt, Row
 from batchgen.render.model_files import ModelFiles, load_model
 from batchgen.render.renderer import Renderer
@@ -53,7 +53,7 @@ def bare(template: str | None = None, **fields: Any) -> Renderer:
 
 
 def prompts(renderer: Renderer, ordinal: int = 0, **data: Any) -> list[Prompt]:
-    row = layout_of(renderer.job).lay_out(Row(ordinal, data), "in.jsonl")
+    row = JobLayout(renderer.job).lay_out(Row(ordinal, data), "in.jsonl")
     return renderer.prompts(row, "in.jsonl")
 
 

@@ -1,7 +1,5 @@
-"""The input formats by name, and what planning and reading ask of one.
-
-`jsonl.Jsonl` and `table.TableFormat` are the two families: text that is cut by lines, and tables that are cut by positions.
-"""
+"""The input formats by name, and the protocol of one. There are two families: `jsonl.Jsonl`, text that is cut by lines, and
+`table.TableFormat`, tables that are cut by positions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,18 +14,18 @@ from batchgen.records import Data, Row, Shard, Span
 from batchgen.registry import Registry
 
 Head: TypeAlias = "list[Data] | pa.Schema"
-"""What the start of a shard says of its columns: the first good rows, or the Arrow schema of the whole."""
+"""The first good rows of a shard, or the Arrow schema of the whole."""
 Planned = tuple[Shard, list[Span]]
 RowsOf = Callable[[float], int]
-"""The number of rows of a span at whose start about so many rows of the shard are not planned yet."""
+"""The number of rows of a span, given about how many rows of the shard follow the span's start."""
 SpanRows = tuple[Span, list[Row], pa.Table]
-"""A span, its rows, and the carried columns of these rows (one table row each)."""
+"""A span, its rows, and the carried columns of each."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A shard that the job's paths lead to, as it is now. `size` is in stored bytes; `stamp` changes when the shard is
-    written again. `upstream` is the output that the shard is a part of: its path and its job's fingerprint."""
+    """A shard of the input as it is now. `size` is in stored bytes; `stamp` changes when the shard is written again. `upstream`
+    is the output that the shard is a part of: its path and its job's fingerprint."""
 
     name: str
     format: str
@@ -38,25 +36,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Measured:
-    """A shard that is new or looks changed, before it is cut: about how many `rows` it adds to the plan.
-
-    `plan(rows_of, bytes)` gives the shard as it is now and its new spans, of at most about `bytes` of text; None where its
-    content is what was planned. It raises InputError, and OutputConflict where planned rows changed.
-    """
+    """A shard that is new or may have changed, before it is cut; it adds about `rows` rows to the plan. `plan(rows_of, bytes)` is
+    the shard as it is now and its new spans of about `bytes` of text at most, or None where the content is the planned one. It
+    raises InputError, and OutputConflict where planned rows changed."""
 
     rows: int
     plan: Callable[[RowsOf, int], Planned | None]
 
 
 class Format(Protocol):
-    """An input format. Every method raises InputError for a shard that cannot be read as the format says."""
+    """An input format. Every method raises InputError for a shard that is not of the format."""
 
     name: str
-    endings: tuple[str, ...] = ()
-    """File names that `input.format: auto` takes for this format."""
+    endings: tuple[str, ...] = ()  # of the file names that `input.format: auto` takes for this format
 
     def claim(self, path: str) -> list[Found] | None:
-        """The shards of a path that is of this format as a whole, whatever its name; None for any other path."""
+        """The shards of a path that `auto` takes for this format whatever its name; None for any other path."""
         return None
 
     def find(self, path: str) -> list[Found]:
@@ -68,22 +63,17 @@ class Format(Protocol):
         return location.stat(name)
 
     def head(self, spec: Input, name: str, rows: int) -> Head:
-        """The first `rows` rows at most, or the schema."""
-        ...
+        """The good ones of the first `rows` rows, or the schema."""
 
     def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
-        """`shard` as it is in the plan (without a digest where it is new), `found` as it is now."""
-        ...
+        """`shard` is as in the plan (without a digest where it is new), `found` as now."""
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
         """The rows of consecutive spans in one pass: `needed` columns as data, `kept` columns as Arrow under their output names.
-
-        A row that cannot be read is a Row with an error. A shard that is not what was planned raises InputError.
-        """
-        ...
+        A row that cannot be read is a Row with an error. A shard that is not the planned one raises InputError."""
 
     def is_sequential(self, shard: Shard) -> bool:
-        """Whether a span in the middle costs reading what precedes it in the file or row group."""
+        """Whether a read of a span also reads what precedes it in the file or row group."""
         return True
 
 
@@ -91,11 +81,11 @@ FORMATS: Registry[Format] = Registry(
     "input.format",
     "batchgen.formats",
     {
-        "jsonl": "batchgen.read.formats.jsonl:JSONL",
-        "parquet": "batchgen.read.formats.parquet:PARQUET",
-        "dataset": "batchgen.read.formats.dataset:DATASET",
-        "openai-batch": "batchgen.read.formats.openai_batch:OPENAI_BATCH",
-        "output": "batchgen.read.formats.parts:PARTS",
+        "jsonl": f"{__name__}.jsonl:JSONL",
+        "parquet": f"{__name__}.parquet:PARQUET",
+        "dataset": f"{__name__}.dataset:DATASET",
+        "openai-batch": f"{__name__}.openai_batch:OPENAI_BATCH",
+        "output": f"{__name__}.parquet:PARTS",
     },
 )
 

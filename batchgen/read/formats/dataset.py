@@ -1,4 +1,4 @@
-"""Datasets of the `datasets` library: a directory made by save_to_disk, or a dataset of the Hub."""
+"""Datasets of the `datasets` library: directories made by save_to_disk, and datasets of the Hub."""
 
 import os
 from collections.abc import Iterator
@@ -11,14 +11,12 @@ import pyarrow as pa
 from batchgen.errors import InputError
 from batchgen.job.input import Input
 from batchgen.read.formats import Found
-from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, Contents, TableFormat, check_types
+from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
 from batchgen.records import Shard
-
-SCHEMA_CAP = 2**28
 
 
 class DatasetFormat(TableFormat):
-    """A shard is a whole dataset; its digest is the fingerprint that `datasets` gives it."""
+    """A shard is a whole dataset; its digest is the fingerprint by `datasets`."""
 
     name = "dataset"
 
@@ -33,7 +31,7 @@ class DatasetFormat(TableFormat):
 
     def contents(self, spec: Input, name: str) -> Contents:
         found = load_dataset(spec, name)
-        return Contents(str(found._fingerprint), len(found))  # no public name has it
+        return Contents(str(found._fingerprint), len(found))  # it has no public name
 
     def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
         view = load_dataset(spec, shard.name).with_format("arrow")
@@ -66,16 +64,16 @@ def load_dataset(spec: Input, name: str) -> Any:
 
 
 def _refuse_extensions(folder: Path) -> None:
-    """Look into the schema message of every Arrow stream that the directory's state files name."""
+    """Raises InputError for an extension type in the schema message of an Arrow stream that a state file names."""
     for state in folder.rglob("state.json"):
-        files = orjson.loads(state.read_bytes()).get("_data_files") or []
-        for path in (state.parent / entry["filename"] for entry in files):
+        for entry in orjson.loads(state.read_bytes()).get("_data_files") or []:
+            path = state.parent / entry["filename"]
             if path.resolve().parent != state.parent.resolve():
                 raise InputError(f"{state}: it names a file outside its directory: {path.name}")
             with open(path, "rb") as file:
                 # The stream format begins with a continuation mark and the length of the schema message.
                 mark, length = file.read(4), int.from_bytes(file.read(4), "little")
-                if mark != b"\xff\xff\xff\xff" or length > SCHEMA_CAP:
+                if mark != b"\xff\xff\xff\xff" or length > METADATA_CAP:
                     raise InputError(f"{path}: not an Arrow stream", "save the dataset with save_to_disk")
                 if EXTENSION in file.read(length):
                     raise InputError(f"{path}: it has an Arrow extension type", "save the column with a plain type")

@@ -1,8 +1,7 @@
-"""Requests of OpenAI's batch files: JSONL with a request per line.
+"""OpenAI's batch files: JSONL with a request for a chat completion per line.
 
-Format: https://platform.openai.com/docs/api-reference/batch (request input) and the chat completions that it holds. A request's
-parameters become the row's own `sampling`; vLLM's additions to them (top_k, min_p, ...) are understood too. A parameter
-that would change an answer and is not understood makes the row an error.
+Format: https://platform.openai.com/docs/api-reference/batch (request input). A request's parameters, vLLM's additions (top_k,
+min_p, ...) included, become the row's own `sampling`. Any other that would change an answer makes the row an error.
 """
 
 from batchgen.errors import BadRow
@@ -41,14 +40,13 @@ class OpenAIBatch(Jsonl):
 
 
 def _constraint(form: object) -> dict[str, object] | None:
-    kind = form.get("type") if isinstance(form, dict) else None
-    if form is None or kind == "text":
-        return None
-    if kind == "json_object":
-        return {"json": {"type": "object"}}
-    schema = form.get("json_schema") if isinstance(form, dict) and kind == "json_schema" else None
-    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-        return {"json": schema["schema"]}
+    match form:
+        case None | {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return {"json": {"type": "object"}}
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            return {"json": schema}
     raise BadRow("input", "body.response_format: expected text, json_object or json_schema with its schema")
 
 

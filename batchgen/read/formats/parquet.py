@@ -1,21 +1,27 @@
-"""Parquet files, read by row range once their footer has been looked at (tables.py)."""
+"""Parquet files, read by row range once their footer has been checked (table.py); some are the output of another job."""
 
 import base64
+import glob
 import itertools
+import os
 import re
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from batchgen.errors import InputError, safe_message
 from batchgen.job.input import Input
+from batchgen.output import job_file
+from batchgen.output.parts import DATA
+from batchgen.output.plan_file import SUCCESS
+from batchgen.output.store import open_store
 from batchgen.read import location
-from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, Contents, TableFormat, check_types
+from batchgen.read.formats import Found, known_endings
+from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
 from batchgen.records import Shard
-
-FOOTER_CAP = 2**28
 
 
 class Parquet(TableFormat):
@@ -48,7 +54,7 @@ class Parquet(TableFormat):
 
 
 def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
-    """The file and its footer's bytes. Raises InputError for a damaged file, an extension type or a type that is not allowed."""
+    """The file and its footer's bytes. Raises InputError for a damaged file, and for a type that is not allowed."""
     stream = location.open_shard(name)
     size = stream.seek(0, 2)
     stream.seek(max(0, size - 8))
@@ -56,11 +62,14 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
     if len(tail) < 8 or tail[4:] != b"PAR1":
         raise InputError(f"shard {name}: not a Parquet file")
     length = int.from_bytes(tail[:4], "little")
-    if length > min(size - 8, FOOTER_CAP):
+    if length > min(size - 8, METADATA_CAP):
         raise InputError(f"shard {name}: damaged Parquet footer")
     stream.seek(size - 8 - length)
     footer = stream.read(length)
-    if _names_extension(footer):
+    # The value of ARROW:schema is base64, at any alignment.
+    runs = re.findall(rb"[A-Za-z0-9+/]{32,}", footer)
+    pieces = (run[shift : shift + (len(run) - shift) // 4 * 4] for run in runs for shift in range(4))
+    if any(EXTENSION in base64.b64decode(piece) for piece in pieces):
         raise InputError(f"shard {name}: it has an Arrow extension type", "write the column with a plain type")
     stream.seek(0)
     try:
@@ -71,14 +80,42 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
     return file, footer
 
 
-def _names_extension(footer: bytes) -> bool:
-    """Whether a base64 run of the footer (the value of ARROW:schema, at any alignment) names an extension type."""
-    for run in re.findall(rb"[A-Za-z0-9+/]{32,}", footer):
-        for shift in range(4):
-            piece = run[shift : shift + (len(run) - shift) // 4 * 4]
-            if EXTENSION in base64.b64decode(piece):
-                return True
-    return False
+class Parts(Parquet):
+    """The `ok` rows of an output's parts, each once. A retry of its job adds a part with the rows that it answers, and so a shard
+    to this input. The fingerprint of its job is part of the meaning of this one's rows."""
+
+    name = "output"
+    endings = ()
+    settings = frozenset({"sampling"})  # the other job's, not this one's
+
+    def claim(self, path: str) -> list[Found] | None:
+        """Raises OutputConflict for an output whose job file is damaged, InputError for a job that is not done."""
+        is_store = "://" in path and not path.startswith("hf://")
+        if glob.has_magic(path) or not (is_store or os.path.isdir(path)):
+            return None
+        store = open_store(path)
+        if (frozen := job_file.load(store)) is None:
+            return None
+        if store.get(SUCCESS) is None:
+            raise InputError(f"input.path {path}: the job of this output is not done", "run it to its end first")
+        names = location.expand(f"{path.rstrip('/')}/{DATA}", tuple(known_endings()))
+        return [Found(name, self.name, upstream=(path, frozen.fingerprint)) for name in names]
+
+    def find(self, path: str) -> list[Found]:
+        if (claimed := self.claim(path)) is None:
+            raise InputError(f"input.path {path}: no output of a job", "leave input.format out")
+        return claimed
+
+    def contents(self, spec: Input, name: str) -> Contents:
+        file, footer = open_parquet(name)
+        try:
+            ok = pc.equal(file.read(columns=["status"]).column("status"), "ok")
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise InputError(f"shard {name}: damaged part of an output: {error}") from None
+        return Contents(xxhash.xxh3_128_hexdigest(footer), pc.sum(ok).as_py() or 0, ok)
+
+    def wanted(self, table: pa.Table) -> pa.Table:
+        return table.filter(pc.equal(table.column("status"), "ok"))
 
 
-PARQUET = Parquet()
+PARQUET, PARTS = Parquet(), Parts()

@@ -1,11 +1,9 @@
-"""Formats whose shards are Arrow tables: rows go by position, a plan by counts, a changed shard by the digest of its description.
+"""Formats whose shards are Arrow tables. A table does not grow: a shard with another digest than the planned one is refused.
 
-A table does not grow: a shard whose digest differs from the planned one is refused. A process that has imported ray.data
-unpickles some Arrow extension types as soon as it sees a schema that names them: a format refuses a file whose bytes name
-one (EXTENSION) before pyarrow interprets them, and the types of what is opened must be on an allow-list (`check_types`).
+A process that has imported ray.data unpickles some Arrow extension types as soon as it sees a schema that names them. So a
+format refuses a file whose bytes name one (EXTENSION) before pyarrow interprets them, and `check_types` has an allow-list.
 """
 
-import functools
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,15 +19,15 @@ from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, Span
 from batchgen.records import Row, Shard, Span
 
 BATCH_ROWS = 1024
+METADATA_CAP = 2**28  # bytes of a file's schema or footer
 ORDINAL = "\0ordinal"
-EXTENSION = b"ARROW:extension"
-"""The metadata key of an extension type in a schema's bytes."""
+EXTENSION = b"ARROW:extension"  # the metadata key of an extension type in a schema's bytes
 _PLAIN = {pa.null(), pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a table says of itself. `read` is true for the rows that are input (a bit each); None where all are."""
+    """`rows` rows of a table are input: those where `read` (one value per row of the table) is true, all where it is None."""
 
     digest: str
     rows: int
@@ -37,19 +35,15 @@ class Contents:
 
 
 class TableFormat(Format):
-    settings: frozenset[str] = frozenset()
-    """Columns that are never taken as data of a row."""
+    settings: frozenset[str] = frozenset()  # columns that are never data of a row
 
     @abstractmethod
-    def head(self, spec: Input, name: str, rows: int = 0) -> pa.Schema: ...
-
-    @abstractmethod
-    def contents(self, spec: Input, name: str) -> Contents: ...
+    def contents(self, spec: Input, name: str) -> Contents:
+        """Digest and rows of a shard."""
 
     @abstractmethod
     def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
         """The rows at positions start..end, in tables of any size."""
-        ...
 
     def wanted(self, table: pa.Table) -> pa.Table:
         """The rows of a table that are input."""
@@ -57,19 +51,36 @@ class TableFormat(Format):
 
     def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
         contents = self.contents(spec, found.name)
-        return Measured(0 if shard.digest else contents.rows, functools.partial(_plan, shard, contents))
+        count = contents.rows
+
+        def plan(rows_of: RowsOf, most: int) -> Planned | None:
+            if shard.digest and shard.digest != contents.digest:
+                raise changed(shard)
+            if shard.digest:
+                return None
+            ends = range(1, count + 1) if contents.read is None else np.flatnonzero(contents.read.to_numpy()) + 1
+            spans: list[Span] = []
+            start = done = 0
+            while done < count:
+                rows = min(rows_of(count - done), count - done)
+                done += rows
+                spans.append(Span(shard.index, start, int(ends[done - 1]), rows))
+                start = spans[-1].end
+            return replace(shard, digest=contents.digest, lines=start, rows=count), spans
+
+        return Measured(0 if shard.digest else count, plan)
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
-        tables = self._numbered(spec, shard, spans[0].start, spans[-1].end)
+        at = spans[0].start
+        tables = self.batches(spec, shard, at, spans[-1].end)
         rest: list[pa.Table] = []
         have = 0
         for span in spans:
             while have < span.rows:
-                table = next(tables, None)
-                if table is None:
+                if (table := next(tables, None)) is None:
                     raise InputError(f"shard {shard.name}: it has fewer rows than planned: it changed")
-                rest.append(table)
-                have += table.num_rows
+                rest.append(self.wanted(table.append_column(ORDINAL, pa.array(np.arange(at, at + table.num_rows)))))
+                at, have = at + table.num_rows, have + rest[-1].num_rows
             whole = pa.concat_tables(rest)
             rest, have = [whole.slice(span.rows)], have - span.rows
             table = whole.slice(0, span.rows)
@@ -77,36 +88,13 @@ class TableFormat(Format):
             rows = [Row(ordinal, one) for ordinal, one in zip(table.column(ORDINAL).to_pylist(), data, strict=True)]
             yield span, rows, pick(shard.name, table, kept)
 
-    def _numbered(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
-        """The wanted rows of start..end with their positions as the column ORDINAL."""
-        for table in self.batches(spec, shard, start, end):
-            yield self.wanted(table.append_column(ORDINAL, pa.array(np.arange(start, start + table.num_rows))))
-            start += table.num_rows
-
-
-def _plan(shard: Shard, contents: Contents, rows_of: RowsOf, most: int) -> Planned | None:
-    if shard.digest:
-        if contents.digest != shard.digest:
-            raise changed(shard)
-        return None
-    count = contents.rows
-    ends = range(1, count + 1) if contents.read is None else np.flatnonzero(contents.read.to_numpy()) + 1
-    spans: list[Span] = []
-    start = done = 0
-    while done < count:
-        rows = min(rows_of(count - done), count - done)
-        done += rows
-        spans.append(Span(shard.index, start, int(ends[done - 1]), rows))
-        start = spans[-1].end
-    return replace(shard, digest=contents.digest, lines=start, rows=count), spans
-
 
 def check_types(shard: str, schema: pa.Schema) -> None:
     """Raises InputError for a column whose type is not allowed, at any depth."""
     for field in schema:
         if not _is_plain(field.type):
-            cause = f"shard {shard}: column {field.name}: type {field.type} is not allowed"
-            raise InputError(cause, "write it with a plain type")
+            what = f"shard {shard}: column {field.name}: type {field.type} is not allowed"
+            raise InputError(what, "write it with a plain type")
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -9,7 +9,7 @@ import zstandard
 
 from batchgen.errors import BAD_JOB, InputError
 from batchgen.read import reader
-from batchgen.read.formats import jsonl_text as text
+from batchgen.read.formats import jsonl as text
 from batchgen.records import Shard, Span
 from tests.support.reading import NONE, job_of, planned, read_all
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from batchgen.read import reader
-from batchgen.read.formats import jsonl_text
+from batchgen.read.formats import jsonl
 from tests.support.planning import lines, make, make_job, touch
 
 
@@ -42,9 +42,9 @@ def test_spans_cover_exactly_the_lines_that_are_not_blank(tmp_path_factory, text
     path.write_bytes(text)
     job = make_job(path, spans={"rows": rows, "bytes": cap})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl_text, "CHUNK", scan)
+        patch.setattr(jsonl, "CHUNK", scan)
         shards, spans = make(job)
-        patch.setattr(jsonl_text, "CHUNK", chunk)
+        patch.setattr(jsonl, "CHUNK", chunk)
         assert read_ordinals(job, shards, spans) == ordinals(text)
     assert all(1 <= span.rows <= rows for span in spans)
     assert all(one.end <= two.start and one.offset + one.bytes <= two.offset for one, two in itertools.pairwise(spans))
@@ -62,7 +62,7 @@ def test_appended_lines_add_spans_for_themselves_only(tmp_path_factory, text, mo
     whole = text + newline + more
     assume(text == b"" or text.endswith(b"\n") or whole[len(text) :].startswith((b"\n", b"\r\n")) or whole == text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl_text, "CHUNK", scan)
+        patch.setattr(jsonl, "CHUNK", scan)
         before, first = make(job)
         path.write_bytes(whole)
         touch(path)

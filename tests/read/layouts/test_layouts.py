@@ -18,7 +18,7 @@ from tests.support.replicas import answered
 
 
 def laid_out(data: dict[str, Any], **fields: Any) -> Row:
-    return layouts.layout_of(job_of(**fields)).lay_out(Row(4, data), "in.jsonl")
+    return layouts.JobLayout(job_of(**fields)).lay_out(Row(4, data), "in.jsonl")
 
 
 def said(role: str, content: str) -> dict[str, str]:
@@ -90,6 +90,6 @@ def test_a_layout_from_outside_is_named_by_the_job(tmp_path: Path, monkeypatch: 
 
 def test_an_unknown_layout_is_refused_with_the_nearest() -> None:
     with pytest.raises(JobError) as caught:
-        layouts.layout_of(job_of(layout="message"))
+        layouts.JobLayout(job_of(layout="message"))
     known = "prompt, messages, turns, template"
     assert str(caught.value) == f"input.layout message: no such name, did you mean messages?; there are {known}"

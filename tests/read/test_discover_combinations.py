@@ -11,7 +11,7 @@ import pytest
 
 from batchgen.errors import JobError
 from batchgen.job.job import Job
-from batchgen.read.combinations import with_combinations
+from batchgen.read.discover import with_combinations
 from batchgen.render.steering import Steering
 from tests.support.jobs import fields
 

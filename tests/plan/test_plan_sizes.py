@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.plan import sizes as sizes_
+from batchgen.plan import plan
 from tests.support.planning import make, make_job
 
 
@@ -29,16 +29,16 @@ from tests.support.planning import make, make_job
     ],
 )
 def test_a_span_has_rows_for_32_to_2048_completions_unless_there_are_too_many_spans(estimate, sections, expected):
-    assert sizes_.span_sizes(make_job("unused", **sections), estimate).most == expected
+    assert plan.span_sizes(make_job("unused", **sections), estimate).most == expected
 
 
 @pytest.mark.parametrize("estimate", [1, 10**5, 10**8, 10**9, 10**10])
 def test_there_are_never_many_more_spans_than_the_cap(estimate):
-    sizes, spans, left = sizes_.span_sizes(make_job("unused"), estimate), 0, estimate
+    sizes, spans, left = plan.span_sizes(make_job("unused"), estimate), 0, estimate
     while left > 0:
-        whole = max(1, (left - sizes_.TAIL_SHARES * sizes.pool * sizes.most) // sizes.most)
+        whole = max(1, (left - plan.TAIL_SHARES * sizes.pool * sizes.most) // sizes.most)
         spans, left = spans + whole, left - whole * sizes.rows(left)
-    assert spans <= sizes_.SPANS_CAP * 1.1
+    assert spans <= plan.SPANS_CAP * 1.1
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -55,12 +55,12 @@ def test_spans_get_smaller_towards_the_end_of_the_plan_over_all_its_shards(tmp_p
     assert 240 <= sizes[0] <= 270
     ends = {0: max(span.rows for span in spans if span.shard == 0), 1: spans[-1].rows}
     assert ends[0] == sizes[0], "the first shard does not end the plan"
-    assert ends[1] <= sizes_.LEAST_COMPLETIONS
+    assert ends[1] <= plan.LEAST_COMPLETIONS
     late = [span.rows for span in spans[-12:-1]]
     assert late == sorted(late, reverse=True)
 
 
 def test_a_pool_of_one_has_spans_of_one_size():
-    alone, pool = (sizes_.span_sizes(make_job("unused", replicas={"max": most}), 6400) for most in (1, 2))
+    alone, pool = (plan.span_sizes(make_job("unused", replicas={"max": most}), 6400) for most in (1, 2))
     assert {alone.rows(left) for left in (6400, 600, 1)} == {alone.most}
-    assert pool.rows(1) == sizes_.LEAST_COMPLETIONS
+    assert pool.rows(1) == plan.LEAST_COMPLETIONS
