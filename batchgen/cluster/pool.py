@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from batchgen import logs
-from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
+from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.ray_adapter import draining_nodes
 from batchgen.errors import BatchgenError, EngineError, safe_message
