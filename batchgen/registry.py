@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Objects of a kind by the name that `field` of the job (or an option) gives. `built_in`: their places, `module:attribute`."""
+    """Objects of a kind by the name that `field` of the job (or an option) gives. `built_in`: places, `module:attribute`."""
 
     def __init__(self, field: str, group: str, built_in: dict[str, str]) -> None:
         self._field, self._group = field, group
