@@ -18,8 +18,7 @@ from batchgen.tasks import TASKS
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job whose input and model have been looked at. `upstream` are the fingerprints of the jobs whose outputs are the
-    input."""
+    """A job whose input and model have been looked at. `upstream`: fingerprints of the jobs whose outputs are the input."""
 
     job: Job
     renderer: Renderer

@@ -15,8 +15,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Objects of one kind by the name that `field` of the job (or an option) gives; `built_in` are their places,
-    `module:attribute`."""
+    """Objects of a kind by the name that `field` of the job (or an option) gives. `built_in`: places, `module:attribute`."""
 
     def __init__(self, field: str, group: str, built_in: dict[str, str]) -> None:
         self._field, self._group = field, group
@@ -27,8 +26,7 @@ class Registry(Generic[T]):
         return list(self._entries())
 
     def named(self, name: str) -> T:
-        """The object of this name; its module is imported now. Raises JobError for a name that no package has, and for a module
-        that cannot be imported."""
+        """The object; its module is imported now. Raises JobError for an unknown name, or a module that cannot be imported."""
         entry = self._built_in.get(name) or self._entries().get(name)
         if entry is None:
             known = self.names()

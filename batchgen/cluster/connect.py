@@ -21,8 +21,8 @@ _LOG = logs.logger("connect")
 
 @contextlib.contextmanager
 def connected() -> Iterator[bool]:
-    """Ray, connected inside the `with`. Yields `owns_ray`: whether it was connected here, and ends here; False where the
-    process was connected before. Raises EngineError when RAY_ADDRESS names a cluster that does not answer."""
+    """Yields whether Ray was connected here, and ends here; False where the process was connected before. Raises EngineError when
+    RAY_ADDRESS names a cluster that does not answer."""
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # Ray Data's statistics for its makers: an actor of its own
     if ray.is_initialized():
         _LOG.info("uses the Ray that this process is connected to")
@@ -41,8 +41,7 @@ def connected() -> Iterator[bool]:
 def _join_or_start() -> None:
     named = os.environ.get("RAY_ADDRESS")
     try:
-        if not _answers(named or _last_started()):
-            raise ConnectionError("nothing listens there")
+        _refuse_silence(named or _last_started())
         ray.init(address=named or "auto", log_to_driver=False, logging_level=logging.ERROR)
         _LOG.info("joined the cluster at %s", ray.get_runtime_context().gcs_address)
     except (ConnectionError, RuntimeError, RayError) as error:
@@ -65,21 +64,19 @@ def _same_signal_handlers() -> Iterator[None]:
 
 
 def _last_started() -> str:
-    """The address that the last `ray start` on this machine wrote down, and a machine that crashed leaves there. ray.init
-    documents the file: "found in /tmp/ray/ray_current_cluster"."""
+    """The address that the last `ray start` on this machine wrote down, and a crash leaves there; ray.init documents the file."""
     temp = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     with contextlib.suppress(OSError):
         return Path(temp, "ray/ray_current_cluster").read_text().strip()
     return ""
 
 
-def _answers(address: str) -> bool:
-    """Whether somebody listens at host:port, where ray.init would try for minutes; an address of another form is left to it."""
+def _refuse_silence(address: str) -> None:
+    """Raises ConnectionError when nobody listens at host:port, where ray.init would try for minutes; an address of another form
+    is left to it."""
     host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdecimal():
-        return True
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
-    except OSError:
-        return False
-    return True
+    if host and "/" not in host and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+        except OSError:
+            raise ConnectionError("nothing listens there") from None

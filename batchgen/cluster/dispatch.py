@@ -1,18 +1,60 @@
 """Which replica runs which span next: a state machine without Ray, clocks or I/O.
 
-The driver reports events (a span came from the feed, a replica is ready, can take a span, finished, died) and asks `take` for
-the next assignment. Items are opaque and hashable. Items of a dead replica go to the front of the queue. When the feed has
-ended and the queue is empty, an idle replica may run a second copy of an item that has run for `patience` times the median;
-the first copy to finish counts.
+The driver tells what came from the feed and what a pool reported (an Event), and asks `take` for the next assignment. Numbers
+name replicas; an item is hashable, in a run the reference to a span's block. Items of a dead replica go to the front of the
+queue. When the feed has ended and the queue is empty, an idle replica may run a second copy of an item that has run for
+`patience` times the median; the first copy to finish counts.
 """
 
 import statistics
 from collections import deque
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
+
+from batchgen.records import Receipt
 
 Item = TypeVar("Item", bound=Hashable)
 ReplicaId = int
+
+
+class Ready(NamedTuple):
+    """The replica's engine has started. `engine`: its capacity (sequences) and workers (processes)."""
+
+    replica: ReplicaId
+    engine: dict[str, int]
+
+
+class Capacity(NamedTuple):
+    """The replica can take one more span; `load`: its unfinished prompts, each by its expected length."""
+
+    replica: ReplicaId
+    load: float
+
+
+class Finished(NamedTuple):
+    """The replica has committed the span of `item`, or found it committed."""
+
+    replica: ReplicaId
+    item: Hashable
+    receipt: Receipt
+
+
+class BlockLost(NamedTuple):
+    """The block of `item` went with its node: its span must be read again."""
+
+    replica: ReplicaId
+    item: Hashable
+    message: str
+
+
+class Died(NamedTuple):
+    """The replica is gone; `message` is the cause."""
+
+    replica: ReplicaId
+    message: str
+
+
+Event: TypeAlias = Ready | Capacity | Finished | BlockLost | Died
 
 
 class Dispatcher(Generic[Item]):
@@ -27,8 +69,7 @@ class Dispatcher(Generic[Item]):
         self._free: dict[ReplicaId, float] = {}
         self._retired: set[ReplicaId] = set()
         self._took: deque[float] = deque(maxlen=64)
-        self.deaths: dict[Item, int] = {}
-        """Replicas that died while they ran an item."""
+        self.deaths: dict[Item, int] = {}  # of replicas that ran the item
 
     def enqueue(self, item: Item) -> None:
         """Add a span from the feed."""
@@ -56,10 +97,10 @@ class Dispatcher(Generic[Item]):
         """Forget a dead replica; queue again, and return, the items that no other replica is running."""
         lost = self.running.pop(replica, {})
         self._retired.discard(replica)
+        self._free.pop(replica, None)
         for item in lost:
             self._holders[item].discard(replica)
             self.deaths[item] = self.deaths.get(item, 0) + 1
-        self._free.pop(replica, None)
         orphans = [item for item in lost if not self._holders[item]]
         for item in orphans:
             del self._holders[item]
@@ -68,15 +109,11 @@ class Dispatcher(Generic[Item]):
 
     def take(self, now: float) -> tuple[ReplicaId, Item] | None:
         """The next assignment, recorded as running since `now` (seconds); None if there is none."""
-        if not self._free:
+        if self._free and self.queue:  # the emptiest replica first, so that equal replicas end together
+            replica, item = min(self._free, key=self._free.__getitem__), self.queue.popleft()
+        elif self.queue or (copy := self._straggler(now)) is None:
             return None
-        if self.queue:
-            # The emptiest replica first, so that equal replicas end together.
-            replica = min(self._free, key=self._free.__getitem__)
-            item = self.queue.popleft()
         else:
-            if (copy := self._straggler(now)) is None:
-                return None
             replica, item = copy
         del self._free[replica]
         self.running[replica][item] = now

@@ -1,9 +1,9 @@
 """The driver of a run: blocks from the feed, through the dispatcher, to the pool, and receipts back.
 
-It stops early when it is asked to, at a limit (limits.py), when replicas keep dying of one span and when blocks keep getting
-lost.
+It stops early when it is asked to, at a limit (limits.py), when one span keeps killing replicas or blocks keep getting lost.
 """
 
+import sys
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -13,8 +13,7 @@ import ray
 
 from batchgen import logs
 from batchgen.cluster import limits
-from batchgen.cluster.dispatch import Dispatcher
-from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
+from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Dispatcher, Event, Finished, Ready
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.monitor import Monitor
 from batchgen.cluster.placement import place
@@ -28,10 +27,8 @@ from batchgen.records import Span
 from batchgen.render.renderer import Renderer
 from batchgen.replica import journal
 
-DRAIN_SECONDS = 30.0
-"""Seconds that running spans have to finish once a run is to stop."""
-LOST_PASSES = 3
-"""Passes of the feed, one after the other, in which every block may get lost."""
+DRAIN_SECONDS = 30.0  # that running spans have to finish once a run is to stop
+LOST_PASSES = 3  # of the feed, one after the other, in which every block may get lost
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
 """How long the driver waits for an event while the feed may have a block that is wanted, and while it may not."""
 
@@ -39,7 +36,7 @@ POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
 @dataclass
 class Run:
     """One run of a job over its output, on a pool of replicas. Ray is connected. `input_columns`: the schema of the columns that
-    the output carries."""
+    the output carries. `stopping`: whether somebody has asked the run to drain."""
 
     job: Job
     renderer: Renderer
@@ -49,7 +46,6 @@ class Run:
     monitor: Monitor
     lease: Lease
     stopping: Callable[[], bool]
-    """Whether somebody has asked the run to drain."""
 
     def __post_init__(self) -> None:
         self._log = logs.logger("driver", job=self.job.name)
@@ -66,15 +62,11 @@ class Run:
         if waits := placement.waits_for(cluster):
             self.monitor.message(waits)
         self._pool = Pool(self.renderer, self.store.url, self.plan.shards, journal.spans(self.store), placement)
-        grace = STOP_SECONDS
         try:
             with self.monitor.live():
                 self._feed_until_done(missing, placement.replicas)
-        except KeyboardInterrupt:
-            grace = 0.0
-            raise
         finally:
-            self._pool.stop(grace)
+            self._pool.stop(0.0 if isinstance(sys.exception(), KeyboardInterrupt) else STOP_SECONDS)
 
     def _feed_until_done(self, missing: list[Span], replicas: int) -> None:
         """A pass of the feed runs every span whose block is not lost; lost ones are fed again in the next."""
@@ -105,11 +97,14 @@ class Run:
             self.lease.check()
             self._stop_if_due(now)
             if self._reason_to_stop is None:
-                self._fill_queue()
                 self._assign(now)
             for event in self._pool.wait(POLL_SECONDS if self._dispatcher.wants_item else IDLE_POLL_SECONDS):
                 self._handle(event)
-            self._leave_draining_nodes()
+            for replica in self._pool.draining():
+                self.monitor.message(f"replica {replica}: its node is about to go; it takes no new span")
+                self._dispatcher.retire(replica)
+            for replica in self._dispatcher.released():
+                self._pool.release(replica)
             self.monitor.tick(len(self._pool.alive))
 
     def _stop_if_due(self, now: float) -> None:
@@ -126,14 +121,12 @@ class Run:
         if now > self._drained_by or not self._dispatcher.busy:
             raise Interrupted(self._reason_to_stop, "run again to resume")
 
-    def _fill_queue(self) -> None:
+    def _assign(self, now: float) -> None:
         while self._dispatcher.wants_item and (item := self._feed.next()) is not None:
             if item is END:
                 self._dispatcher.end_feed()
             else:
                 self._dispatcher.enqueue(item)
-
-    def _assign(self, now: float) -> None:
         tally = self.monitor.tally
         self._pool.prompts_left = (tally.rows_planned - tally.counts.rows) / self.job.samples
         while (assignment := self._dispatcher.take(now)) is not None:
@@ -163,10 +156,3 @@ class Run:
                 orphans = self._dispatcher.lost(replica)
                 self._log.at(replica=replica).warning("died, %d of its spans are queued again: %s", len(orphans), message)
                 limits.refuse_poison((self._dispatcher.deaths[item] for item in orphans), message)
-
-    def _leave_draining_nodes(self) -> None:
-        for replica in self._pool.draining():
-            self.monitor.message(f"replica {replica}: its node is about to go; it takes no new span")
-            self._dispatcher.retire(replica)
-        for replica in self._dispatcher.released():
-            self._pool.release(replica)

@@ -1,9 +1,8 @@
 """The feed: a Ray Data execution that reads and renders the spans without a part, as a stream.
 
 Each span becomes one block of one row (span, shard, prompts and carried columns as Arrow IPC bytes): read tasks yield one-row
-tables, and `target_max_block_size = 1` keeps Ray Data from merging them, with one operator where a repartition
-would add a second. Blocks stay in the object store; the driver handles references only, and takes the next
-one when a replica has capacity, so that backpressure is Ray Data's.
+tables, and `target_max_block_size = 1` keeps Ray Data from merging them, without the second operator of a repartition. Blocks
+stay in the object store; the driver takes the next reference when a replica has capacity, so that backpressure is Ray Data's.
 """
 
 import functools
@@ -30,12 +29,9 @@ from batchgen.render.renderer import Renderer
 
 TASK_SPANS, TASK_SPANS_STREAMED = 16, 128
 """Spans of a read task; the second where a task must begin at the start of a file or row group."""
-READ_CPUS = 0.5
-"""CPUs that Ray reserves for a read task."""
-READERS_REMOTE = 4
-"""Read tasks per replica that run at a time where a shard is in an object store."""
-BLOCKS_AHEAD = 2
-"""Blocks per replica that are made ahead, whatever their size."""
+READ_CPUS = 0.5  # that Ray reserves for a read task
+READERS_REMOTE = 4  # read tasks per replica that run at a time where a shard is in an object store
+BLOCKS_AHEAD = 2  # per replica that are made ahead, whatever their size
 AHEAD_BYTES = 256 * 2**20
 
 
@@ -48,16 +44,13 @@ class Assets:
 
 
 def _read_task(assets_ref: Hashable, shard: Shard, spans: list[Span]) -> Iterator[pa.Table]:
-    assets = _fetch(assets_ref)
+    assets: Assets = _fetch(assets_ref)
     renderer = assets.renderer
     for span, rows, kept in reader.read_spans(renderer.job, shard, spans, assets.input_columns, renderer.needed):
         yield encode_block(span, encode_span(renderer, shard.name, rows, span.again), kept)
 
 
-@functools.lru_cache(maxsize=2)
-def _fetch(assets_ref: Hashable) -> Assets:
-    assets: Assets = ray.get(assets_ref)
-    return assets
+_fetch = functools.lru_cache(maxsize=2)(ray.get)
 
 
 class SpanSource(Datasource):  # type: ignore[misc]
@@ -103,9 +96,8 @@ def group_spans(shards: dict[int, Shard], spans: Iterable[Span]) -> Iterator[tup
 
 
 class Feed(Lookahead):
-    """The blocks of some spans, in the order in which they are ready. An execution of Ray Data makes them; it works ahead while
-    the replicas load their model, by AHEAD_BYTES or BLOCKS_AHEAD per replica, whichever is more: a row rendered then takes no CPU
-    from an engine later."""
+    """The blocks of some spans, as they become ready. Ray Data works ahead while replicas load their model, by AHEAD_BYTES
+    or BLOCKS_AHEAD per replica, whichever is more: a row rendered then takes no CPU from an engine later."""
 
     def __init__(self, assets_ref: Hashable, shards: Iterable[Shard], spans: list[Span], replicas: int) -> None:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -130,11 +122,9 @@ def readers(shards: Iterable[Shard], replicas: int) -> int:
 def _dataset(source: SpanSource, concurrency: int) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = ray.data.read_datasource(
-            source, num_cpus=READ_CPUS, override_num_blocks=len(source.groups), concurrency=concurrency
-        )
-        # The dataset's own copy: the process may run other datasets with other settings.
-        context = dataset.context
+        tasks = len(source.groups)
+        dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=tasks, concurrency=concurrency)
+        context = dataset.context  # the dataset's own: the process may run other datasets with other settings
         context.target_max_block_size = 1
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
@@ -143,13 +133,12 @@ def _dataset(source: SpanSource, concurrency: int) -> Dataset:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The innermost of our errors that Ray has wrapped (in classes that look like ours), else the error itself."""
-    found: BaseException = error
+    """The innermost of our errors that Ray has wrapped (in classes that look like ours), without the lines of advice on retries
+    that Ray appends to its message; else the error itself."""
+    found = error
     inner: BaseException | None = error
     while inner is not None:
-        if isinstance(inner, BatchgenError):
-            found = inner
+        found = inner if isinstance(inner, BatchgenError) else found
         wrapped = getattr(inner, "cause", None)
         inner = wrapped if isinstance(wrapped, BaseException) else inner.__cause__
-    # Ray appends lines of advice on its own retries to the message.
     return type(found)(str(found).partition("\n")[0]) if isinstance(found, BatchgenError) else found

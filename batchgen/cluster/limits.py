@@ -7,12 +7,9 @@ from batchgen.errors import EngineError, TooManyErrors
 from batchgen.job.job import Limits
 from batchgen.output.progress import Tally, over_limit
 
-POISON_DEATHS = 3
-"""Replicas that may die while they run one span."""
-EARLY_ERRORS = 100
-"""Failed rows below which a run is never stopped early."""
-EARLY_FRACTION = 0.5
-"""Failed rows, as a fraction of the finished ones, that stop a run before its limit is sure to be broken."""
+POISON_DEATHS = 3  # of replicas, all while they ran one span
+EARLY_ERRORS = 100  # failed rows below which a run is never stopped early
+EARLY_FRACTION = 0.5  # failed rows per finished one that stop a run before its limit is sure to be broken
 
 
 def reason_to_stop(limits: Limits, completion_tokens: int, seconds: float) -> str | None:

@@ -1,5 +1,6 @@
 """A bounded look-ahead over an iterator of blocks, in a thread. No Ray."""
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Hashable, Iterator
@@ -14,10 +15,9 @@ class Lookahead:
     `size` bytes together."""
 
     def __init__(self, source: Iterator[Block], blocks: int, size: int) -> None:
-        self._most_blocks, self._most_bytes = blocks, size
+        self._blocks, self._size = blocks, size
         self._taken: deque[tuple[Hashable | BaseException, int]] = deque()
-        self._held_bytes = 0
-        self._stopped = False
+        self._held, self._stopped = 0, False
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._iterate, args=(source,), name="feed", daemon=True)
         self._thread.start()
@@ -28,7 +28,7 @@ class Lookahead:
             if not self._taken:
                 return None
             item, size = self._taken.popleft()
-            self._held_bytes -= size
+            self._held -= size
             self._change.notify_all()
         if isinstance(item, BaseException):
             raise item
@@ -44,20 +44,16 @@ class Lookahead:
 
     def _iterate(self, source: Iterator[Block]) -> None:
         try:
-            for reference, size in source:
-                self._put(reference, size)
+            for item, size in itertools.chain(source, [(END, 0)]):
+                self._put(item, size)
                 if self._stopped:
                     return
-            self._put(END, 0)
         except BaseException as error:  # `next` raises it in the driver's thread
             self._put(error, 0)
 
     def _put(self, item: Hashable | BaseException, size: int) -> None:
         with self._change:
-            self._change.wait_for(lambda: self._stopped or self._has_space(size))
+            self._change.wait_for(lambda: self._stopped or len(self._taken) < self._blocks or self._held + size <= self._size)
             if not self._stopped:
                 self._taken.append((item, size))
-                self._held_bytes += size
-
-    def _has_space(self, size: int) -> bool:
-        return len(self._taken) < self._most_blocks or self._held_bytes + size <= self._most_bytes
+                self._held += size

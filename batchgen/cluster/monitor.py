@@ -12,10 +12,8 @@ from batchgen.output import progress
 from batchgen.output.store import Store
 from batchgen.records import Receipt
 
-WRITE_SECONDS = 2.0
-"""How often progress.json is written."""
-SAMPLES = 5
-"""How many errors are kept in words."""
+WRITE_SECONDS = 2.0  # between writes of progress.json
+SAMPLES = 5  # errors that are kept in words
 
 
 class Monitor:
@@ -23,10 +21,8 @@ class Monitor:
 
     def __init__(self, tally: progress.Tally, store: Store, name: str, console: Console) -> None:
         self.tally, self.name, self.console, self._store = tally, name, console, store
-        self._before = copy.copy(tally)
-        self._began = time.monotonic()
+        self._before, self._began, self._written = copy.copy(tally), time.monotonic(), 0.0
         self._first, self._last = math.inf, -math.inf
-        self._written = 0.0
 
     def live(self) -> contextlib.AbstractContextManager[object]:
         """Holds the screen while a job runs."""

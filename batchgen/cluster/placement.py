@@ -1,7 +1,7 @@
 """What Ray reserves for a replica and where, and how many replicas a job asks for. No Ray.
 
-A strategy is chosen by the device of the job's engine. A package that adds an engine for another device adds that device's
-strategy by an entry point of the group `batchgen.placements`.
+The device of the job's engine chooses a strategy. A package that adds an engine for another device adds that device's strategy
+by an entry point of the group `batchgen.placements`.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,10 +1,9 @@
 """The replicas as Ray actors: start, death, replacement.
 
-`max_restarts=0` and no task retries: recovery is the dispatcher's re-queue, and a dead replica is replaced by a
-new actor. All replicas are asked for at once, so that Ray's autoscaler sees the pending ones, and each is used as soon as it is
-ready. An engine that cannot start before any other has is the job's error, with its own message. After START_ATTEMPTS starts
-that failed one after the other no more are asked for, until a replica is ready again; a start that ends with its node does not
-count.
+`max_restarts=0` and no task retries: recovery is the dispatcher's re-queue, and a new actor replaces a dead replica. All are
+asked for at once, so that Ray's autoscaler sees the pending ones, and each is used as soon as it is ready. An engine that cannot
+start before any other has is the job's error, with its own message. After START_ATTEMPTS failed starts in a row no more are
+asked for, until a replica is ready again; a start that ends with its node does not count.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from batchgen import logs
-from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
+from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.ray_adapter import draining_nodes
 from batchgen.errors import BatchgenError, EngineError, safe_message
@@ -30,35 +29,23 @@ from batchgen.replica.admission import share
 from batchgen.replica.replica import Replica
 
 START_ATTEMPTS = 3
-STOP_SECONDS = 20.0
-"""Seconds that replicas have to write their journals when they are stopped."""
+STOP_SECONDS = 20.0  # that replicas have to write their journals when they are stopped
 DRAIN_POLL_SECONDS = 2.0
-NODE_DIED = "node has died"
-"""What Ray says of an actor whose node is gone; its class is that of every dead actor."""
+NODE_DIED = "node has died"  # Ray's words of an actor whose node is gone; the error's class is that of every dead actor
+_Call = tuple[Literal["start", "capacity", "run"], int, Hashable]
+"""A call of an actor that has not returned: what was called, the replica, and the block of a `run`."""
 
 
 @dataclass(eq=False)
 class _Member:
-    """A replica that was asked for, and what the pool knows of it."""
+    """A replica that was asked for. `node`: the id of its node, once it is ready. `leaving`: that node is being drained.
+    `assigned`: spans given to it. `asked`: it has yet to answer when it can take another."""
 
     actor: ActorHandle
     node: str | None = None
-    """Id of its node, once it is ready."""
     leaving: bool = False
-    """Whether its node is being drained."""
     assigned: int = 0
-    """Spans that were given to it."""
     asked: bool = False
-    """Whether it has yet to answer when it can take another span."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A call of an actor that has not returned. `item`: the block of a `run`."""
-
-    kind: Literal["start", "capacity", "run"]
-    replica: int
-    item: Hashable = None
 
 
 class Pool:
@@ -71,21 +58,18 @@ class Pool:
         self._make = ray.remote(_Actor).options(max_restarts=0, max_task_retries=0, max_concurrency=10_000, **placement.options())
         self._size = placement.replicas
         self._log = logs.logger("pool", job=renderer.job.name)
-        self._log_level = logs.level_of_replicas()
         self._members: dict[int, _Member] = {}
         self._calls: dict[ObjectRef, _Call] = {}
-        self._asked_for = self._failed_starts = 0
+        self._asked_for, self._failed_starts, self._ready_once = 0, 0, False
         self._looked = 0.0
-        self._ready_once = False
-        self.prompts_left = 0.0
-        """Prompts of the job that are not finished; the driver sets it."""
+        self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
 
     def assign(self, replica: int, item: Hashable, again: bool) -> None:
         """Let the replica run the span in block `item`; `again` when another replica has had it in this run."""
         member = self._members[replica]
         member.assigned += 1
-        self._calls[member.actor.run.remote(item, again)] = _Call("run", replica, item)
+        self._calls[member.actor.run.remote(item, again)] = ("run", replica, item)
         self.ask_capacity(replica)
 
     def ask_capacity(self, replica: int) -> None:
@@ -94,7 +78,7 @@ class Pool:
         if not member.asked:
             member.asked = True
             call = member.actor.capacity_left.remote(member.assigned, share(self.prompts_left, self._size))
-            self._calls[call] = _Call("capacity", replica)
+            self._calls[call] = ("capacity", replica, None)
 
     def wait(self, seconds: float) -> Iterator[Event]:
         """What happened, waiting up to `seconds` for something to happen."""
@@ -120,8 +104,7 @@ class Pool:
         return {replica for replica in self.alive if not self._members[replica].leaving}
 
     def draining(self) -> list[int]:
-        """Replicas whose node is being drained, each once. They keep a close journal from now on, and others are asked for in
-        their place."""
+        """Replicas whose node is being drained, each once: they keep a close journal from now on, and others replace them."""
         now = time.monotonic()
         if now - self._looked < DRAIN_POLL_SECONDS:
             return []
@@ -141,20 +124,21 @@ class Pool:
 
     def release(self, replica: int) -> None:
         """End a replica that runs nothing."""
-        self._end([self._forget(replica)], STOP_SECONDS)
+        self._end({replica}, STOP_SECONDS)
         self._log.at(replica=replica).info("released")
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End every replica and its engine's processes; they have `seconds` to write their journals."""
-        self._end([self._members[replica].actor for replica in self.alive], seconds)
-        self._end([member.actor for member in self._members.values()], 0)
+        self._end(set(self._members), seconds)
 
-    def _end(self, actors: list[ActorHandle], seconds: float) -> None:
-        if actors and seconds:
-            stopping = [actor.stop.remote() for actor in actors]
+    def _end(self, replicas: set[int], seconds: float = 0.0) -> None:
+        """End the replicas, the living ones after `seconds` to write their journals, and ignore their open calls."""
+        stopping = [self._members[replica].actor.stop.remote() for replica in replicas & self.alive] if seconds else []
+        if stopping:
             ray.wait(stopping, num_returns=len(stopping), timeout=seconds)
-        for actor in actors:
-            ray.kill(actor, no_restart=True)
+        self._calls = {reference: call for reference, call in self._calls.items() if call[1] not in replicas}
+        for replica in replicas:
+            ray.kill(self._members.pop(replica).actor, no_restart=True)
 
     def _refill(self) -> None:
         """Ask for the replicas that are missing."""
@@ -162,67 +146,54 @@ class Pool:
         while staying < self._size and self._failed_starts < START_ATTEMPTS:
             staying += 1
             self._asked_for += 1
-            member = self._members[self._asked_for] = _Member(
-                self._make.remote(self._arguments, self._asked_for, self._log_level)
-            )
-            self._calls[member.actor.start_here.remote()] = _Call("start", self._asked_for)
+            actor = self._make.remote(self._arguments, self._asked_for, logs.level_of_replicas())
+            self._members[self._asked_for] = _Member(actor)
+            self._calls[actor.start_here.remote()] = ("start", self._asked_for, None)
             self._log.at(replica=self._asked_for).info("asked for")
 
-    def _forget(self, replica: int) -> ActorHandle:
-        """Ignore the replica and its open calls from now on; returns its actor."""
-        self._calls = {reference: call for reference, call in self._calls.items() if call.replica != replica}
-        return self._members.pop(replica).actor
-
     def _settle(self, reference: ObjectRef) -> Iterator[Event]:
-        call = self._calls.pop(reference)
+        """Raises the errors of ours that end the job."""
+        kind, replica, item = self._calls.pop(reference)
         try:
             result = ray.get(reference)
         except ObjectLostError as error:
-            yield BlockLost(call.replica, call.item, safe_message(error))
-        except RayTaskError as error:
-            yield from self._failed(call, error)
+            yield BlockLost(replica, item, safe_message(error))
+        except RayTaskError as error:  # a method of the actor raised
+            cause = error.cause if isinstance(error.cause, BaseException) else error
+            if isinstance(cause, ObjectLostError):
+                yield BlockLost(replica, item, safe_message(cause))
+            elif isinstance(cause, BatchgenError) and not isinstance(cause, EngineError):
+                raise cause from error
+            elif kind == "start" and not self._ready_once:
+                raise EngineError(f"no replica can start: {cause}") from error
+            else:
+                yield from self._died(kind, replica, str(cause))
         except RayError as error:
             account = safe_message(error, 2000)  # Ray's begins with the names of actor, node and owner
-            yield from self._died(call, (account.partition(" because ")[2] or account)[:300])
+            yield from self._died(kind, replica, (account.partition(" because ")[2] or account)[:300])
         else:
-            match call.kind:
+            match kind:
                 case "run":
-                    yield Finished(call.replica, call.item, result)
+                    yield Finished(replica, item, result)
                 case "capacity":
-                    self._members[call.replica].asked = False
-                    yield Capacity(call.replica, result)
+                    self._members[replica].asked = False
+                    yield Capacity(replica, result)
                 case "start":
-                    yield self._started(call.replica, *result)
+                    engine, self._members[replica].node = result
+                    self._ready_once, self._failed_starts = True, 0
+                    self._refill()
+                    self.ask_capacity(replica)
+                    self._log.at(replica=replica).info("ready on node %s: %s", self._members[replica].node, engine)
+                    yield Ready(replica, engine)
 
-    def _started(self, replica: int, engine: dict[str, int], node: str) -> Ready:
-        self._members[replica].node = node
-        self._ready_once, self._failed_starts = True, 0
-        self._refill()
-        self.ask_capacity(replica)
-        self._log.at(replica=replica).info("ready on node %s: %s", node, engine)
-        return Ready(replica, engine)
-
-    def _failed(self, call: _Call, error: RayTaskError) -> Iterator[Event]:
-        """A method of the actor raised. Raises the errors of ours that end the job."""
-        cause = error.cause if isinstance(error.cause, BaseException) else error
-        if isinstance(cause, ObjectLostError):
-            yield BlockLost(call.replica, call.item, safe_message(cause))
-        elif isinstance(cause, BatchgenError) and not isinstance(cause, EngineError):
-            raise cause
-        elif call.kind == "start" and not self._ready_once:
-            raise EngineError(f"no replica can start: {cause}")
-        else:
-            yield from self._died(call, str(cause))
-
-    def _died(self, call: _Call, message: str) -> Iterator[Event]:
-        """Yields the spans that the replica had finished before it died, then its death."""
-        replica = call.replica
-        runs = [reference for reference, of in self._calls.items() if (of.kind, of.replica) == ("run", replica)]
-        for reference in ray.wait(runs, num_returns=len(runs), timeout=0)[0] if runs else ():
+    def _died(self, kind: str, replica: int, message: str) -> Iterator[Event]:
+        """Yields the spans that the replica had finished before it died in a call of this kind, then its death."""
+        runs = {reference: item for reference, (of, by, item) in self._calls.items() if (of, by) == ("run", replica)}
+        for reference in ray.wait([*runs], num_returns=len(runs), timeout=0)[0] if runs else ():
             with contextlib.suppress(RayError):
-                yield Finished(replica, self._calls[reference].item, ray.get(reference))
-        ray.kill(self._forget(replica), no_restart=True)
-        self._failed_starts += call.kind == "start" and NODE_DIED not in message
+                yield Finished(replica, runs[reference], ray.get(reference))
+        self._end({replica})
+        self._failed_starts += kind == "start" and NODE_DIED not in message
         self._refill()
         if not self._members:
             raise EngineError(f"{'every replica died' if self._ready_once else 'no replica can start'}: {message}")
@@ -230,7 +201,7 @@ class Pool:
 
 
 class _Actor(Replica):
-    """A Replica in a process of its own. `arguments` of Replica come as one object, put once for all replicas."""
+    """A Replica in a process of its own. Replica's arguments come as one object, put once for all replicas."""
 
     def __init__(self, arguments: tuple[Renderer, str, list[str], set[str]], number: int, log_level: int) -> None:
         logs.configure(log_level)

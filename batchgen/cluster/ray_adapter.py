@@ -8,19 +8,13 @@
 the whole dataset first.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from batchgen.cluster.lookahead import Block
-
-if TYPE_CHECKING:
-    from ray.data import Dataset  # it takes a second to import, and the pool does without
 
 ANSWER_SECONDS = 5
 
@@ -38,7 +32,8 @@ def _head(address: str) -> GcsClient:
     return GcsClient(address=address)
 
 
-def blocks(dataset: Dataset) -> Iterator[Block]:
+# Not an import of Dataset: it takes a second, and the pool does without.
+def blocks(dataset: "ray.data.Dataset") -> Iterator[Block]:
     """Execute the dataset: a reference to each block, when it is ready, and its size."""
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:

@@ -87,7 +87,7 @@ def test_a_package_adds_an_engine_and_the_placement_of_its_device(tmp_path: Path
     assert found.replicas == 2
 
 
-@pytest.mark.parametrize("module", ["placement", "limits", "dispatch", "events"])
+@pytest.mark.parametrize("module", ["placement", "limits", "dispatch"])
 def test_what_decides_imports_no_ray(module: str) -> None:
     code = f"import sys, batchgen.cluster.{module}; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

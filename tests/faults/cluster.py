@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from batchgen.cluster.events import BlockLost, Capacity, Died, Event, Finished, Ready
+from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.pool import STOP_SECONDS
 from batchgen.errors import EngineError
