@@ -1,8 +1,7 @@
 """Log records of driver and replicas: stdlib `logging`, loggers below `batchgen`; each record has `job`, `replica` and `span`.
 
 A program that uses batchgen as a library sees the records in its own handlers. `batchgen run -v` prints them on stderr; a
-replica's go to the log of its Ray worker. They hold no secret: settings of the environment are never logged.
-"""
+replica's go to the log of its Ray worker. They hold no secret: settings of the environment are never logged."""
 
 import contextlib
 import logging

@@ -14,13 +14,10 @@ MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string
 
 @dataclass(frozen=True)
 class Shard:
-    """One input file as it was when it was planned.
-
-    `name` is the path as the job spells it, `size` its stored bytes, `stamp` the store's cheap mark of a version (mtime or
-    ETag). `digest` is xxh3-128 over the first `text_bytes` of its uncompressed text (JSONL), over the footer (Parquet), or the
-    fingerprint of a dataset. `lines` is the ordinal after the last planned row, `rows` the number of planned rows, `terminated`
-    whether the last planned line ended in a newline.
-    """
+    """One input file as it was when it was planned. `name` is the path as the job spells it, `size` its stored bytes, `stamp` the
+    store's cheap mark of a version (mtime or ETag). `digest` is xxh3-128 over the first `text_bytes` of its uncompressed text
+    (JSONL), over the footer (Parquet), or the fingerprint of a dataset. `lines` is the ordinal after the last planned row, `rows`
+    the number of planned rows, `terminated` whether the last planned line ended in a newline."""
 
     index: int
     name: str
@@ -47,11 +44,9 @@ class Failed:
 
 @dataclass(frozen=True)
 class Span:
-    """Rows `start <= ordinal < end` of one shard, `rows` of which exist (blank lines do not).
-
-    `offset` and `bytes` locate the lines of a JSONL shard in its uncompressed text; both are 0 for other formats. A span with a
-    `retry` (the number of its plan file) has the `again` rows alone; its part supersedes what earlier parts say of them.
-    """
+    """Rows `start <= ordinal < end` of one shard, `rows` of which exist (blank lines do not). `offset` and `bytes` locate the
+    lines of a JSONL shard in its uncompressed text; both are 0 for other formats. A span with a `retry` (the number of its plan
+    file) has the `again` rows alone; its part supersedes what earlier parts say of them."""
 
     shard: int
     start: int
@@ -93,12 +88,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One variant of a row, ready for an engine, or the `error` that makes it none.
-
-    `source` is the index of the row in its span's table of carried columns, `shard` the shard's name. `messages` is the
-    conversation so far, `turns` the user messages that follow the model's answers, `text` what `token_ids` encode. `failed` are
-    the samples that a retry runs again, none in a first run.
-    """
+    """One variant of a row, ready for an engine, or the `error` that makes it none. `source` is the index of the row in its
+    span's table of carried columns, `shard` the shard's name. `messages` is the conversation so far, `turns` the user messages
+    that follow the model's answers, `text` what `token_ids` encode. `failed` are the samples that a retry runs again, none in a
+    first run."""
 
     source: int
     shard: str

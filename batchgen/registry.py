@@ -1,8 +1,7 @@
 """Kinds of things by name: engines, formats, row layouts, tasks, exports, placements.
 
 A package adds one by an entry point: the registry's group, the name that a job gives, and the object. Nothing is imported before
-it is asked for. Built-in names stay batchgen's own.
-"""
+it is asked for. Built-in names stay batchgen's own."""
 
 import functools
 import sys

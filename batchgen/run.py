@@ -1,8 +1,7 @@
 """THE PAGE: spec -> plan -> read -> render -> generate -> commit -> report, in that order.
 
 The stages are imported where they are used: the package binds its name `run` to the function below when it is imported itself,
-and `batchgen --help` has no use for them.
-"""
+and `batchgen --help` has no use for them."""
 
 from __future__ import annotations
 
@@ -25,12 +24,9 @@ def run(
     stopping: Callable[[], bool] = lambda: False,
     force: bool = False,
 ) -> Fields:
-    """Run a job to its end, or resume it, and return its status (the fields of `status --json`).
-
-    `out` takes progress and summary (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then whether
-    to drain, `force` takes the output from another driver. Raises BatchgenError; committed rows stay whatever it is, and the
-    same call goes on from there.
-    """
+    """Run a job to its end, or resume it, and return its status (the fields of `status --json`). `out` takes progress and summary
+    (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then whether to drain, `force` takes the output
+    from another driver. Raises BatchgenError; committed rows stay whatever it is, and the same call goes on from there."""
     from batchgen import logs, terminal
     from batchgen.job.job import Job
     from batchgen.output import job_file, lease, parts, plan_file, progress

@@ -20,10 +20,8 @@ from batchgen.output.progress import Tally
 from batchgen.output.store import Store
 from batchgen.output.verify import Verdict
 
-LINE_SECONDS = 10.0
-"""How often a line is printed where there is no terminal."""
-SUMMARY_SPANS, SUMMARY_ROWS = 8, 2_000
-"""How much of an output is searched for the answers that a summary shows."""
+LINE_SECONDS = 10.0  # how often a line is printed where there is no terminal
+SUMMARY_SPANS, SUMMARY_ROWS = 8, 2_000  # how much of an output is searched for the answers that a summary shows
 
 
 def monitor(tally: Tally, store: Store, name: str, out: TextIO, quiet: bool = False) -> Monitor:

@@ -3,8 +3,7 @@
 The driver tells what came from the feed and what a pool reported (an Event), and asks `take` for the next assignment. Numbers
 name replicas; an item is hashable, in a run the reference to a span's block. Items of a dead replica go to the front of the
 queue. When the feed has ended and the queue is empty, an idle replica may run a second copy of an item that has run for
-`patience` times the median; the first copy to finish counts.
-"""
+`patience` times the median; the first copy to finish counts."""
 
 import statistics
 from collections import deque

@@ -1,7 +1,6 @@
 """The driver of a run: blocks from the feed, through the dispatcher, to the pool, and receipts back.
 
-It stops early when it is asked to, at a limit (limits.py), when one span keeps killing replicas or blocks keep getting lost.
-"""
+It stops early when it is asked to, at a limit (limits.py), when one span keeps killing replicas or blocks keep getting lost."""
 
 import sys
 import time

@@ -2,8 +2,7 @@
 
 Each span becomes one block of one row (span, shard, prompts and carried columns as Arrow IPC bytes): read tasks yield one-row
 tables, and `target_max_block_size = 1` keeps Ray Data from merging them, without the second operator of a repartition. Blocks
-stay in the object store; the driver takes the next reference when a replica has capacity, so that backpressure is Ray Data's.
-"""
+stay in the object store; the driver takes the next reference when a replica has capacity, so that backpressure is Ray Data's."""
 
 import functools
 import logging

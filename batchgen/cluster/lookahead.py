@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 
 END = object()
-Block = tuple[Hashable, int]
-"""A block's reference and its size in bytes."""
+Block = tuple[Hashable, int]  # A block's reference and its size in bytes
 
 
 class Lookahead:

@@ -1,8 +1,7 @@
 """What Ray reserves for a replica and where, and how many replicas a job asks for. No Ray.
 
 The device of the job's engine chooses a strategy. A package that adds an engine for another device adds that device's strategy
-by an entry point of the group `batchgen.placements`.
-"""
+by an entry point of the group `batchgen.placements`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,7 @@ from batchgen.engines.base import ENGINES
 from batchgen.job.job import Job
 from batchgen.registry import Registry
 
-Resources = Mapping[str, float]
-"""Amounts by Ray's names: CPU, GPU, memory, custom ones."""
+Resources = Mapping[str, float]  # amounts by Ray's names: CPU, GPU, memory, custom ones
 
 
 @dataclass(frozen=True)

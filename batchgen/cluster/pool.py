@@ -3,8 +3,7 @@
 `max_restarts=0` and no task retries: recovery is the dispatcher's re-queue, and a new actor replaces a dead replica. All are
 asked for at once, so that Ray's autoscaler sees the pending ones, and each is used as soon as it is ready. An engine that cannot
 start before any other has is the job's error, with its own message. After START_ATTEMPTS failed starts in a row no more are
-asked for, until a replica is ready again; a start that ends with its node does not count.
-"""
+asked for, until a replica is ready again; a start that ends with its node does not count."""
 
 import contextlib
 import os

@@ -5,8 +5,7 @@
 `ray._private.state.state.get_draining_nodes` waits without end for a head that is gone.)
 
 `Dataset.iter_internal_ref_bundles` (developer API): the only stream of block references; `to_arrow_refs` and its like execute
-the whole dataset first.
-"""
+the whole dataset first."""
 
 import functools
 from collections.abc import Iterator

@@ -1,7 +1,6 @@
 """What an engine is (prompts as token ids in, `n` answers out), and the engine kinds by name.
 
-An engine refuses one prompt with BadRow(engine_rejected) and goes on; EngineError means that it is dead.
-"""
+An engine refuses one prompt with BadRow(engine_rejected) and goes on; EngineError means that it is dead."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -2,8 +2,7 @@
 
 For first steps, rehearsals and tests: a job runs on its whole path, with meaningless answers. The answer of a sample depends only
 on the prompt's token ids, the seed (unless temperature is 0) and the sample's number. One word is one token, and all words are
-equally likely. Of the constraints (`structured_outputs`) it honours `choice` only. Its options are the fields of EchoOptions.
-"""
+equally likely. Of the constraints (`structured_outputs`) it honours `choice` only. Its options are the fields of EchoOptions."""
 
 import asyncio
 import math

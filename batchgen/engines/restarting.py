@@ -3,8 +3,7 @@
 An engine that dies, or gives no sign of life for `watchdog` seconds, is replaced by a new one. The prompts that were in it become
 suspects: they run before all other prompts and apart from them, in groups of a SPLIT-th. A group that kills the engine is split
 again and goes last; a prompt that kills it alone ends as `engine_crash`. One poisonous prompt among n costs about
-1 + log(n) / log(SPLIT) restarts, and no other row.
-"""
+1 + log(n) / log(SPLIT) restarts, and no other row."""
 
 import asyncio
 import contextlib
@@ -20,8 +19,7 @@ from batchgen.records import Answer
 
 _LOG = logs.logger("engine")
 SPLIT = 8
-MOST_DEATHS = 10
-"""Deaths without an answer between them after which the engine is given up."""
+MOST_DEATHS = 10  # deaths without an answer between them after which the engine is given up
 GUILTY = "the engine died of this prompt, and again when the prompt was alone in it"
 
 
@@ -40,10 +38,8 @@ class RestartingEngine:
         self._suspects: deque[list[str]] = deque()
         """Groups of suspects: the first may enter the engine, the others wait. Other prompts wait until there are none."""
         self._guilty: set[str] = set()
-        self._change = asyncio.Event()
-        """Set, and replaced by another, when prompts that wait may enter, or never will."""
-        self._tasks: list[asyncio.Task[None]] = []
-        """asyncio itself holds no reference to them."""
+        self._change = asyncio.Event()  # set, and replaced by another, when prompts that wait may enter, or never will
+        self._tasks: list[asyncio.Task[None]] = []  # asyncio itself holds no reference to them
 
     async def start(self) -> None:
         await self._engine.start()

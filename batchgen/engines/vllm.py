@@ -1,8 +1,7 @@
 """vllm: one AsyncLLM, tensor x pipeline parallel, prompts as token ids, final outputs only.
 
 `engine.options` are vLLM's own engine arguments. Defaults differ from vLLM's where a batch job needs it: weights only from
-safetensors, no statistics log, a queue that honours priorities, workers as processes of this replica (`mp`).
-"""
+safetensors, no statistics log, a queue that honours priorities, workers as processes of this replica (`mp`)."""
 
 import asyncio
 import base64
@@ -44,8 +43,7 @@ tests/engines/test_vllm_names.py notices the loss of a name, or of an attribute 
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """The formats of images that are read: those of PIL that need no other program. A row is untrusted."""
 MOST_PIXELS = 2**26
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Those that vLLM allocates."""
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM allocates
 
 
 def engine_arguments(job: Job, model: ModelFiles) -> dict[str, object]:

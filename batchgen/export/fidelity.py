@@ -1,8 +1,7 @@
 """What was asked for against what came: by attribute and value, how long the answers are and how they are labelled.
 
 Labels are those of a label job, whose `parsed` columns are attributes. Where its input is the output of a steered job, what was
-asked for is in `input_attributes`, and the lengths are of that job's answers.
-"""
+asked for is in `input_attributes`, and the lengths are of that job's answers."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,8 +14,7 @@ from batchgen.errors import InputError
 from batchgen.output import parts
 from batchgen.output.output import Output
 
-Pairs = Counter[tuple[int, int]]
-"""How often each pair occurs: the value asked for, and a number of tokens or a label."""
+Pairs = Counter[tuple[int, int]]  # how often each pair occurs: the value asked for, and a number of tokens or a label
 
 
 @dataclass

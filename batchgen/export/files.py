@@ -12,10 +12,8 @@ from batchgen.output.format import Fields
 from batchgen.output.output import Output
 from batchgen.registry import Registry
 
-Line = Callable[[str, Fields | None], None]
-"""Adds a line of JSON to the file of a name; None makes the file and adds none."""
-Export = Callable[[Output, Line], None]
-"""Writes the rows of an output, line by line."""
+Line = Callable[[str, Fields | None], None]  # adds a line of JSON to the file of a name; None makes the file and adds none
+Export = Callable[[Output, Line], None]  # writes the rows of an output, line by line
 _BUILT_IN = {name: f"batchgen.export.{name}:export" for name in ("jsonl", "openai")}
 EXPORTS: Registry[Export] = Registry("--format", "batchgen.exports", _BUILT_IN)
 

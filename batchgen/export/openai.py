@@ -1,7 +1,6 @@
 """OpenAI's batch files: output.jsonl with the answered requests, errors.jsonl with the others.
 
-Formats: https://platform.openai.com/docs/api-reference/batch (request output objects) and the chat completions that they hold.
-"""
+Formats: https://platform.openai.com/docs/api-reference/batch (request output objects) and the chat completions that they hold."""
 
 import itertools
 import time
@@ -10,8 +9,7 @@ from batchgen.export.files import Line
 from batchgen.output.format import Fields
 from batchgen.output.output import Output
 
-_LEAST = -9999.0
-"""OpenAI's log-probability of a token that was all but impossible: JSON has no infinity."""
+_LEAST = -9999.0  # OpenAI's log-probability of a token that was all but impossible: JSON has no infinity
 _STATUS = {"input": 400, "render": 400, "too_long": 400, "engine_rejected": 400, "timeout": 408}
 
 

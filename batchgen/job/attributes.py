@@ -1,8 +1,7 @@
 """The `attributes` field of a job: a schema by name or in full, values, a sweep or draws, columns; and label jobs.
 
 The model of a label job predicts attributes: it reads a conversation that ends with an answer and writes the values, greedily, in
-a form that a regular expression holds it to. Form and end marks: the model card of KARAKURI LM 7B APM v0.1.
-"""
+a form that a regular expression holds it to. Form and end marks: the model card of KARAKURI LM 7B APM v0.1."""
 
 import functools
 from typing import Annotated, Any, Self
@@ -12,8 +11,7 @@ from pydantic import Field, model_validator
 from batchgen.job.fields import Fields, Spec
 from batchgen.job.schemas import BUILT_IN, Schema, sweep
 
-WEIGHT = "weight"
-"""Key of a combination of a sample: how likely it is beside the others."""
+WEIGHT = "weight"  # key of a combination of a sample: how likely it is beside the others
 
 
 class Draw(Spec):

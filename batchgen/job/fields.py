@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from batchgen.errors import JobError, did_you_mean, safe_message
 
 MOST = 2**31 - 1
-Fields = dict[str, Any]
-"""Fields of a job as YAML, JSON or a row gives them, not validated yet."""
+Fields = dict[str, Any]  # fields of a job as YAML, JSON or a row gives them, not validated yet
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _UNION_TAGS = {"str", "bool", "int", "float", "Column", "Schema", "Retry"}
 

@@ -1,8 +1,7 @@
 """Job file -> Job: validated, frozen, fingerprinted.
 
 Unknown keys are errors everywhere except in `engine.options`, whose names are the engine's own (engines/base.py checks them).
-Fields that change what a row means are part of the fingerprint; others (replicas, engine options, span size, limits) are not.
-"""
+Fields that change what a row means are part of the fingerprint; others (replicas, engine options, span size, limits) are not."""
 
 import functools
 import re

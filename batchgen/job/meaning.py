@@ -2,8 +2,7 @@
 
 A meaning holds every field that decides what a row means, under its dotted key. Releases add and drop fields, so that a meaning
 read from an output is compared field by field: a key that one side lacks stands for that field's default. A field that is
-dropped from the job leaves its last default in RETIRED.
-"""
+dropped from the job leaves its last default in RETIRED."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,8 +13,7 @@ from pydantic import BaseModel
 from batchgen.job.fields import models_in
 
 Meaning = Mapping[str, object]
-RETIRED: dict[str, object] = {}
-"""Dotted keys that released meanings have and today's have not, with the default that they had."""
+RETIRED: dict[str, object] = {}  # dotted keys that released meanings have and today's have not, with the default that they had
 
 
 def flatten(value: object, prefix: str = "") -> dict[str, object]:

@@ -1,7 +1,6 @@
 """What one row runs with: the fields of `sampling`, in a job and in a row.
 
-The names, meanings and ranges are vLLM's SamplingParams.
-"""
+The names, meanings and ranges are vLLM's SamplingParams."""
 
 from collections.abc import Mapping
 from typing import Annotated, Self, get_args, get_origin
@@ -18,8 +17,7 @@ _ONE = {"minProperties": 1, "maxProperties": 1, "additionalProperties": False}
 _CONSTRAINT: Fields = {
     "anyOf": [{"type": "object", "properties": {**_KINDS, "choice": _CHOICE}, **_ONE}, {"type": "string"}, {"type": "null"}]
 }
-_LISTS = ("stop", "bad_words")
-"""Fields that take a lone string for a list of one."""
+_LISTS = ("stop", "bad_words")  # fields that take a lone string for a list of one
 
 
 class Sampling(Spec):

@@ -121,8 +121,7 @@ def sweep(points: Mapping[str, list[int]]) -> list[dict[str, int]]:
 
 _HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 _OASST = ("quality", "toxicity", "humor", "creativity")
-_LOW = {"toxicity", "humor", "creativity"}
-"""Attributes whose default is 0; of the others it is 4."""
+_LOW = {"toxicity", "humor", "creativity"}  # attributes whose default is 0; of the others it is 4
 _NAMES = {
     **dict.fromkeys(("karakuri", "karakuri-8x7b-chat", "karakuri-8x7b-instruct", "karakuri-apm"), _HELPSTEER + _OASST),
     "steerlm": _OASST + _HELPSTEER,

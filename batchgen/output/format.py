@@ -3,8 +3,7 @@
 job.json, plan files, journal files and parts (in the metadata) carry the mark of the release that wrote them: `format`, a number,
 and `version`, batchgen's. Files without a number were written before there was one and are of format 1. A release reads every
 format up to its own. The number changes when an older release would misread an output; fields that are added, with a default
-that means what their absence meant, do not change it.
-"""
+that means what their absence meant, do not change it."""
 
 import contextlib
 import dataclasses
@@ -20,11 +19,9 @@ from batchgen import __version__
 from batchgen.errors import NewerFormat, VerifyError, safe_message
 from batchgen.output.store import Store
 
-KEY = b"batchgen"
-"""Key of the mark in a Parquet file's metadata."""
+KEY = b"batchgen"  # key of the mark in a Parquet file's metadata
 FORMAT = 1
-Fields = dict[str, Any]
-"""A JSON object, or a row."""
+Fields = dict[str, Any]  # A JSON object, or a row
 T = TypeVar("T")
 MARK: Fields = {"format": FORMAT, "version": __version__}
 

@@ -2,8 +2,7 @@
 
 A later run under the same output must mean the same: otherwise it is refused with the fields that differ. How a job is run
 (replicas, parallelism, engine options, spans, limits) may change freely. Unlike in a user's job file, unknown fields are
-ignored and missing ones have their defaults: an output of any earlier release can be read (format.py).
-"""
+ignored and missing ones have their defaults: an output of any earlier release can be read (format.py)."""
 
 import base64
 import copy

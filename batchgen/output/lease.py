@@ -2,8 +2,7 @@
 
 The holder counts up a number in the file every BEAT_SECONDS. A driver that finds a lease watches it: when the number moves,
 another driver is at work; when it stands still for PATIENCE beats, by the watcher's own clock, or when the holder was a process
-of this machine and has ended, the lease is taken over. No clocks of two machines are compared.
-"""
+of this machine and has ended, the lease is taken over. No clocks of two machines are compared."""
 
 import contextlib
 import os

@@ -85,7 +85,6 @@ class Output:
     def retry(self, codes: Collection[str] | None = None) -> int:
         """Plan the failed rows with these error codes for the next run; returns how many there are. Without codes, all but those
         that would only fail again (job.FINAL). Zero when the last retry still has spans without a part: the next run finishes it.
-
         The new parts supersede what earlier parts say of the rows; those stay as they are. Raises InputError for an output that
         lacks rows, OutputConflict when another retry is planned at the same time."""
         plan, files = plan_file.load_plan(self.store, self.job.factor)

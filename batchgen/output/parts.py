@@ -1,8 +1,7 @@
 """Completions -> one part, once.
 
 The part of a span becomes visible, as a whole, by one put_new under the span's name: the first writer wins, a second one throws
-its part away. The footer carries the part's counts, so that they can be read again without its rows.
-"""
+its part away. The footer carries the part's counts, so that they can be read again without its rows."""
 
 import contextlib
 from collections import Counter
@@ -19,10 +18,8 @@ from batchgen.records import COLUMNS, Completion, Counts
 
 DATA = "data"
 ERROR = pa.struct([("code", pa.string()), ("detail", pa.string())])
-Footer = tuple[Counts, dict[ErrorCode, int]]
-"""What a part says of itself: its rows and tokens, its errors by code."""
-Key = tuple[int, int, int]
-"""Row, variant, sample."""
+Footer = tuple[Counts, dict[ErrorCode, int]]  # what a part says of itself: its rows and tokens, its errors by code
+Key = tuple[int, int, int]  # row, variant, sample
 
 
 def part_name(span: str) -> str:

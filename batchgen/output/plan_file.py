@@ -3,8 +3,7 @@
 000000.parquet holds the spans of the first run; every later file adds those of a grown input, or those of a retry, which run
 failed rows of earlier spans again. Columns: shard, start, end, rows, offset, bytes, and for a retry `again`, the rows to run
 (Failed). The file metadata holds `shards`, the JSON list of the shards as they were then, and `batchgen`, the mark of format.py
-with the fingerprint of the job. All are written with put_new, so that of two drivers one plans and the other follows.
-"""
+with the fingerprint of the job. All are written with put_new, so that of two drivers one plans and the other follows."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -19,8 +18,7 @@ from batchgen.output.store import Store
 from batchgen.records import Failed, Shard, Span
 
 FOLDER = "_batchgen/plan"
-SUCCESS = "_SUCCESS"
-"""Says that every planned span has its part."""
+SUCCESS = "_SUCCESS"  # says that every planned span has its part
 _FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
 _FAILED = {"row": pa.int64(), "variant": pa.int32(), "sample": pa.int32(), "attempt": pa.int32(), "code": pa.string()}
 _AGAIN = pa.list_(pa.struct(_FAILED))

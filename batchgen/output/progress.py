@@ -2,8 +2,7 @@
 
 progress.json is rewritten as the job goes. It names, as a bitmap over the plan's spans, which parts its counts include: a run
 that resumes reads the footers of the few others, so that reported counts are exact after any kill. Whatever it lacks, or says in
-another format, is made again from the parts.
-"""
+another format, is made again from the parts."""
 
 import base64
 import contextlib

@@ -2,8 +2,7 @@
 
 `put_new` is the only way in which rows become visible: it writes a whole object under a name that does not exist yet, or
 changes nothing. An object store does it by one conditional PUT (never multipart, which is unconditional), a local file
-system by a synced temporary file, a hard link and a synced directory. `put` overwrites and is for progress files only.
-"""
+system by a synced temporary file, a hard link and a synced directory. `put` overwrites and is for progress files only."""
 
 import contextlib
 import os
@@ -20,8 +19,7 @@ from obstore import exceptions
 from batchgen.errors import InputError, StoreError, safe_message
 
 SCRATCH = "_batchgen/tmp"
-ATTEMPTS = 6
-"""How often a call to an object store is made at most."""
+ATTEMPTS = 6  # how often a call to an object store is made at most
 FINAL = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
 """Errors after which nothing is tried again."""
 MISSING = (exceptions.NotFoundError, FileNotFoundError)

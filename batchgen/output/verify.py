@@ -3,8 +3,7 @@
 The ordinals of different spans cannot overlap (the plan is checked for that), so each span is judged alone, with its retries, in
 bounded memory. A part is called damaged, and moved away by a repair, only where its own bytes are to blame: they cannot be read,
 twice, or its rows contradict the plan, while job file and plan show no sign of being other than they were written. A part with
-other columns than the job file lists, or with another footer, stays where it is: it may be another release's.
-"""
+other columns than the job file lists, or with another footer, stays where it is: it may be another release's."""
 
 from collections import Counter
 from collections.abc import Iterator

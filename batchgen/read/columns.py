@@ -2,8 +2,7 @@
 
 JSONL has no schema, while all parts of an output must have one. Types come from the first rows when the output is made
 (`infer_types`) and are frozen in it; a later value that does not fit, or a column not seen then, is carried as JSON text
-in `input_extra`. An output keeps the carried columns as an Arrow schema with notes in the fields' metadata.
-"""
+in `input_extra`. An output keeps the carried columns as an Arrow schema with notes in the fields' metadata."""
 
 import functools
 import json

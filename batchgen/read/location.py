@@ -1,8 +1,7 @@
 """Expand the job's paths to shard names, stat shards, open them. Every function raises InputError.
 
 A shard's name is its path as the job spells it, so that a job that moves with its working directory keeps its names. Paths are
-local (regular files only), s3:// gs:// az:// (obstore) or hf://datasets/... (huggingface_hub).
-"""
+local (regular files only), s3:// gs:// az:// (obstore) or hf://datasets/... (huggingface_hub)."""
 
 import functools
 import glob

@@ -18,8 +18,7 @@ from batchgen.render.model_files import ModelFiles
 from batchgen.render.steering import Steering
 from batchgen.render.tokens import TokenEncoder
 
-UNBOUNDED_ANSWER = 128
-"""Tokens of an answer without max_tokens and without a context."""
+UNBOUNDED_ANSWER = 128  # tokens of an answer without max_tokens and without a context
 KNOWN_SAMPLINGS = 4096
 """Checked samplings that are remembered: a check costs more than the rest of a short row, and many rows say the same."""
 TOKENS = Capabilities()

@@ -4,8 +4,7 @@ The length of an answer with `ignore_eos` is known; others are learned from fini
 verbosity 4 are longer than those of verbosity 0). A row moves ahead of its turn by PUSH times as many places as an engine has
 sequences, times its length relative to the mean: rows of one length keep their order, and no row waits for more than MOST_AHEAD
 engines full of later ones, so that spans still finish in about the order of the plan. `python tests/bench/simulate.py` shows the
-effect of each constant.
-"""
+effect of each constant."""
 
 import asyncio
 import heapq
@@ -16,16 +15,11 @@ from batchgen.records import Prompt
 
 MIN_HELD, IN_ENGINE, MAX_HELD = 1.25, 2, 16
 """Prompts as multiples of the engine's sequences: held at least; inside the engine; held at most, where their order matters."""
-APART = 0.3
-"""Lengths differ when their standard deviation is over this fraction of their mean."""
-PUSH, MOST_AHEAD = 4.0, 16.0
-"""Engines full of rows by which a row moves ahead: one of mean length, and any at most."""
-HALF_LIFE = 16.0
-"""Engines full of rows after which an expectation counts half."""
-PRIOR_ROWS = 8.0
-"""Rows of mean length with which every combination of attribute values begins."""
-UNBOUNDED = 1024
-"""Tokens assumed as the maximum of an answer without max_tokens."""
+APART = 0.3  # lengths differ when their standard deviation is over this fraction of their mean
+PUSH, MOST_AHEAD = 4.0, 16.0  # engines full of rows by which a row moves ahead: one of mean length, and any at most
+HALF_LIFE = 16.0  # engines full of rows after which an expectation counts half
+PRIOR_ROWS = 8.0  # rows of mean length with which every combination of attribute values begins
+UNBOUNDED = 1024  # tokens assumed as the maximum of an answer without max_tokens
 
 
 class Priority:

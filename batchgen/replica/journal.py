@@ -2,8 +2,7 @@
 
 A replica writes what has been finished since its last file; whoever runs the span next takes those completions and answers only
 the others. A file is put once, under a random name; several may hold the same prompt, and any one of them will do. A damaged file
-is as good as none, and so is one of a later format. Once the span has its part its files are deleted.
-"""
+is as good as none, and so is one of a later format. Once the span has its part its files are deleted."""
 
 import dataclasses
 import uuid

@@ -3,8 +3,7 @@
 Every prompt is a coroutine, so that no row waits for another. Twice as many as the engine runs at once are inside, so that it
 never starves; the others wait for their turn (admission.py). A replica asks for work through `capacity_left`, which returns when
 it holds fewer prompts than it should and few spans wait for the store, so that finished rows do not pile up behind a slow one.
-Finished rows of open spans go into the journal every `spans.journal_seconds`. cluster/pool.py makes a Ray actor of it.
-"""
+Finished rows of open spans go into the journal every `spans.journal_seconds`. cluster/pool.py makes a Ray actor of it."""
 
 import asyncio
 import contextlib
@@ -34,8 +33,7 @@ from batchgen.tasks import TASKS
 _LOG = logs.logger("replica")
 LOG_TAIL_LINES = 20
 MAX_COMMITTING_SPANS = 4
-MAX_HELD_BYTES = 16 * 2**20
-"""Of encoded spans; their token ids take nine times as much as Python's integers."""
+MAX_HELD_BYTES = 16 * 2**20  # of encoded spans; their token ids take nine times as much as Python's integers
 DRAIN_JOURNAL_SECONDS = 1.0
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -50,8 +48,7 @@ class _OpenSpan:
     done: dict[int, list[Completion]] = field(default_factory=dict)
     fresh: list[int] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
-    first: float = 0.0
-    """When its first prompt entered the engine."""
+    first: float = 0.0  # when its first prompt entered the engine
 
 
 class Replica:

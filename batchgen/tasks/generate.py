@@ -3,8 +3,7 @@
 The samples of a prompt are requested together. Each sample that fails is tried again as `errors` says for its class: with the
 seed it had, or, after an answer that was cut at max_tokens (`truncated`) or that does not parse, with a new one. An answer that
 does not parse is kept beside its error. The samples of a row with best_of are chosen among that many candidates, each a whole
-conversation; a sample that is tried again is the one at its rank among as many new candidates.
-"""
+conversation; a sample that is tried again is the one at its rank among as many new candidates."""
 
 import asyncio
 import math

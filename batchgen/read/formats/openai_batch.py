@@ -1,8 +1,7 @@
 """OpenAI's batch files: JSONL with a request for a chat completion per line.
 
 Format: https://platform.openai.com/docs/api-reference/batch (request input). A request's parameters, vLLM's additions (top_k,
-min_p, ...) included, become the row's own `sampling`. Any other that would change an answer makes the row an error.
-"""
+min_p, ...) included, become the row's own `sampling`. Any other that would change an answer makes the row an error."""
 
 from batchgen.errors import BadRow
 from batchgen.job.sampling import Sampling

@@ -1,8 +1,7 @@
 """Formats whose shards are Arrow tables. A table does not grow: a shard with another digest than the planned one is refused.
 
 A process that has imported ray.data unpickles some Arrow extension types as soon as it sees a schema that names them. So a
-format refuses a file whose bytes name one (EXTENSION) before pyarrow interprets them, and `check_types` has an allow-list.
-"""
+format refuses a file whose bytes name one (EXTENSION) before pyarrow interprets them, and `check_types` has an allow-list."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
