@@ -29,8 +29,11 @@ def connected() -> Iterator[bool]:
         yield False
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    with _same_signal_handlers():
-        _join_or_start()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _join_or_start()
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():  # Ray's own handler of SIGTERM aborts the process
+            signal.signal(number, handler)
     try:
         yield True
     finally:
@@ -51,16 +54,6 @@ def _join_or_start() -> None:
             raise EngineError(f"no Ray cluster at {named}: {safe_message(error)}", remedy) from None
         _LOG.info("starts a local Ray: %s", safe_message(error))
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-
-
-@contextlib.contextmanager
-def _same_signal_handlers() -> Iterator[None]:
-    """Put the handlers of SIGINT and SIGTERM back: Ray's own handler of SIGTERM aborts the process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _last_started() -> str:

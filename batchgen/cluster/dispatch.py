@@ -71,11 +71,9 @@ class Dispatcher(Generic[Item]):
         self.deaths: dict[Item, int] = {}  # of replicas that ran the item
 
     def enqueue(self, item: Item) -> None:
-        """Add a span from the feed."""
         self.queue.append(item)
 
     def end_feed(self) -> None:
-        """The feed has no more spans."""
         self.feed_ended = True
 
     def join(self, replica: ReplicaId) -> None:
@@ -153,12 +151,10 @@ class Dispatcher(Generic[Item]):
 
     @property
     def busy(self) -> bool:
-        """Whether a replica is running an item."""
         return any(self.running.values())
 
     @property
     def idle(self) -> bool:
-        """Nothing queued, nothing running."""
         return not self.queue and not self.busy
 
     def _straggler(self, now: float) -> tuple[ReplicaId, Item] | None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -52,16 +51,13 @@ def _read_task(assets_ref: Hashable, shard: Shard, spans: list[Span]) -> Iterato
 _fetch = functools.lru_cache(maxsize=2)(ray.get)
 
 
-class SpanSource(Datasource):  # type: ignore[misc]
-    """Spans as a Ray Data source: one read task for some consecutive spans of a shard."""
+class SpansDatasource(Datasource):  # type: ignore[misc]
+    """The source that Ray Data names "Spans": one read task for some consecutive spans of a shard."""
 
     def __init__(self, assets_ref: Hashable, shards: dict[int, Shard], spans: list[Span]) -> None:
         super().__init__()
         self._assets_ref = assets_ref
         self.groups = list(group_spans(shards, spans))
-
-    def get_name(self) -> str:
-        return "Spans"
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -101,7 +97,16 @@ class Feed(Lookahead):
     def __init__(self, assets_ref: Hashable, shards: Iterable[Shard], spans: list[Span], replicas: int) -> None:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         by_index = {shard.index: shard for shard in shards}
-        dataset = _dataset(SpanSource(assets_ref, by_index, spans), readers(by_index.values(), replicas))
+        source, concurrency = SpansDatasource(assets_ref, by_index, spans), readers(by_index.values(), replicas)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tasks = len(source.groups)
+            dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=tasks, concurrency=concurrency)
+            context = dataset.context  # the dataset's own: the process may run other datasets with other settings
+            context.target_max_block_size = 1
+            context.enable_progress_bars = False
+            context.execution_options.preserve_order = False
+            context.execution_no_progress_timeout_s = -1
         super().__init__(blocks(dataset), BLOCKS_AHEAD * replicas, AHEAD_BYTES)
 
     def next(self) -> Hashable | None:
@@ -116,19 +121,6 @@ def readers(shards: Iterable[Shard], replicas: int) -> int:
     """Read tasks that run at a time: one per replica, since one renders prompts faster than a replica answers them and each is a
     process that imports Ray Data while the replicas start; READERS_REMOTE where they wait for an object store."""
     return replicas * (READERS_REMOTE if any("://" in shard.name for shard in shards) else 1)
-
-
-def _dataset(source: SpanSource, concurrency: int) -> Dataset:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tasks = len(source.groups)
-        dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=tasks, concurrency=concurrency)
-        context = dataset.context  # the dataset's own: the process may run other datasets with other settings
-        context.target_max_block_size = 1
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = False
-        context.execution_no_progress_timeout_s = -1
-    return dataset
 
 
 def _cause(error: BaseException) -> BaseException:

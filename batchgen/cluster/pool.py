@@ -85,10 +85,8 @@ class Pool:
             time.sleep(seconds)
             return
         calls = list(self._calls)
-        done, _ = ray.wait(calls, num_returns=1, timeout=seconds)
-        if done:
-            done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
-        for reference in done:
+        ray.wait(calls, num_returns=1, timeout=seconds)
+        for reference in ray.wait(calls, num_returns=len(calls), timeout=0)[0]:
             if reference in self._calls:
                 yield from self._settle(reference)
 
