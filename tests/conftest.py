@@ -10,12 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
+import hypothesis
 import pytest
 
 from batchgen.output.store import open_store
 from tests.support import rays
 from tests.support.commands import write_questions
 from tests.support.planning import lines
+
+hypothesis.settings.register_profile("batchgen", deadline=None)  # how long an example takes is the machine's business
+hypothesis.settings.load_profile("batchgen")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,6 +1,6 @@
 """openai: an endpoint that speaks OpenAI's chat completions: hosted models, a judge, a vLLM server.
 
-The endpoint applies its own chat template, so a prompt is the conversation's JSON (render's HOSTED_TEMPLATE; a token is a byte),
+The endpoint applies its own chat template, so a prompt is the conversation's JSON (render/templates; a token is a byte),
 and the endpoint counts the tokens. The openai client retries, backs off and honours Retry-After. A row's adapter names a model of
 the endpoint. The key comes from the environment variable that `engine.options.api_key_env` names, and from nowhere else.
 A refused request is an error row. An endpoint that cannot be reached, or that refuses the key, is a dead engine."""

@@ -34,12 +34,8 @@ def fingerprint(meaning: Meaning, defaults: Meaning | None = None) -> str:
 
 def differences(before: Meaning, now: Meaning, defaults: Meaning) -> dict[str, tuple[object, object]]:
     """The fields that differ, each with its value before and now. A missing field has its default, or None."""
-    found = {}
-    for name in dict.fromkeys([*before, *now]):
-        values = before.get(name, defaults.get(name)), now.get(name, defaults.get(name))
-        if values[0] != values[1]:
-            found[name] = values
-    return found
+    values = {name: tuple(side.get(name, defaults.get(name)) for side in (before, now)) for name in [*before, *now]}
+    return {name: (there, here) for name, (there, here) in values.items() if there != here}
 
 
 def defaults_of(model: type[BaseModel], prefix: str = "") -> dict[str, object]:

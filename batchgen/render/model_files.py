@@ -16,16 +16,7 @@ from batchgen.job.job import Model
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json"]
 TEMPLATE_CAP = 2**20
 _DIGESTED = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
-HOSTED_TEMPLATE = (
-    "[{% for message in messages %}{\"role\": {{ message['role'] | tojson }}, \"content\": {{ message['content'] | tojson }}}"
-    "{{ '' if loop.last else ', ' }}{% endfor %}]"
-)
-"""The conversation itself, for an endpoint that applies a template of its own."""
-PLAIN = (
-    "{% for message in messages %}{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}{{ part['text'] if 'text' in part else '<image>' }}{% endfor %}{% endif %}"
-    "{{ '\\n' }}{% endfor %}"
-)
+TEMPLATES = Path(__file__).parent / "templates"  # for a job without a model, and for an endpoint with a template of its own
 
 
 @dataclass(frozen=True)
@@ -58,9 +49,10 @@ def load_model(model: Model | None, recorded: Mapping[str, object] | None = None
     """Read the files of `model`, unless it is `hosted` behind an endpoint. `recorded` is the version that an earlier run of
     the same output froze: a Hub revision that was not pinned stays at that commit. Raises ModelError."""
     if model is None:
-        return ModelFiles("echo", None, None, None, PLAIN, {}, None, {"source": None})
+        return ModelFiles("echo", None, None, None, _text(TEMPLATES / "no_model.jinja").rstrip("\n"), {}, None, {"source": None})
     if hosted:
-        return ModelFiles(model.source, model.source, None, None, HOSTED_TEMPLATE, {}, None, {"source": model.source})
+        conversation = _text(TEMPLATES / "endpoint.jinja").rstrip("\n")
+        return ModelFiles(model.source, model.source, None, None, conversation, {}, None, {"source": model.source})
     folder = Path(model.source)
     if folder.is_dir():
         label, source, revision = model.source, str(folder.absolute()), None

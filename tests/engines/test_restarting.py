@@ -94,7 +94,7 @@ def answers(engine: RestartingEngine, tokens: range) -> list[str]:
     return clock.run(scenario())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 200), st.sets(st.integers(0, 199), max_size=3))
 def test_every_poisonous_prompt_and_no_other_ends_as_engine_crash(prompts: int, poison: set[int]) -> None:
     made: list[Mortal] = []

@@ -141,7 +141,7 @@ def recovered(row, kept, name):
     return json.loads(value) if is_json else value
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(rows=rows_of_values, seen=st.integers(1, 3))
 def test_every_value_of_a_row_is_recovered_from_the_carried_columns(tmp_path_factory, rows, seen):
     path = tmp_path_factory.mktemp("carried") / "in.jsonl"

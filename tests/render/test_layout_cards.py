@@ -147,7 +147,7 @@ OWN = tiny(input=MESSAGES)
 OURS = bare(attributes={"schema": "karakuri"}, input=MESSAGES)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(said=conversations(), values=VALUES)
 def test_our_layout_is_the_models_own_template(said: list[dict[str, Any]], values: dict[str, Any]) -> None:
     assert_same(said, values)

@@ -12,7 +12,7 @@ import pytest
 
 from batchgen.errors import ModelError
 from batchgen.job.job import Model
-from batchgen.render.model_files import PLAIN, directory_digest, load_model
+from batchgen.render.model_files import TEMPLATES, directory_digest, load_model
 
 TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"
 
@@ -41,7 +41,8 @@ def test_the_tiny_model_is_read_whole() -> None:
 
 def test_a_job_without_a_model_gets_bytes_and_a_plain_template() -> None:
     model = load_model(None)
-    assert (model.tokenizer, model.chat_template, model.context, model.special) == (None, PLAIN, None, {})
+    plain = (TEMPLATES / "no_model.jinja").read_text().rstrip("\n")
+    assert (model.tokenizer, model.chat_template, model.context, model.special) == (None, plain, None, {})
     assert model.version == {"source": None}
 
 

@@ -34,7 +34,7 @@ texts = st.tuples(st.lists(line, max_size=25), st.booleans()).map(lambda t: b"\n
 chunks = st.sampled_from([2, 3, 7, 50, 1 << 20])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(text=texts, rows=st.integers(1, 7), cap=st.sampled_from([1, 30, 100, 1 << 20]), scan=chunks, chunk=chunks)
 def test_spans_cover_exactly_the_lines_that_are_not_blank(tmp_path_factory, text, rows, cap, scan, chunk):
     assume(ordinals(text))
@@ -52,7 +52,7 @@ def test_spans_cover_exactly_the_lines_that_are_not_blank(tmp_path_factory, text
     assert (shards[0].rows, shards[0].lines, shards[0].text_bytes) == (len(ordinals(text)), line_count(text), len(text))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(text=texts, more=texts, newline=st.sampled_from([b"", b"\n", b"\r\n"]), rows=st.integers(1, 5), scan=chunks)
 def test_appended_lines_add_spans_for_themselves_only(tmp_path_factory, text, more, newline, rows, scan):
     assume(ordinals(text))
