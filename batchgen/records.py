@@ -14,8 +14,8 @@ MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string
 
 @dataclass(frozen=True)
 class Shard:
-    """One input file as it was when it was planned. `name` is the path as the job spells it, `size` its stored bytes, `stamp` the
-    store's cheap mark of a version (mtime or ETag). `digest` is xxh3-128 over the first `text_bytes` of its uncompressed text
+    """One input file as it was when it was planned. `name` is the path as the job spells it, `size` its stored bytes, `version` a
+    mark that the store gives cheaply (mtime or ETag). `digest` is xxh3-128 over the first `text_bytes` of its uncompressed text
     (JSONL), over the footer (Parquet), or the fingerprint of a dataset. `lines` is the ordinal after the last planned row, `rows`
     the number of planned rows, `terminated` whether the last planned line ended in a newline."""
 
@@ -23,7 +23,7 @@ class Shard:
     name: str
     format: str
     size: int
-    stamp: str
+    version: str
     digest: str
     lines: int
     rows: int

@@ -69,7 +69,8 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
             raise VerifyError(f"{name_of(number)}: missing although {file} is there")
         table = read_parquet(store, file)
         try:
-            shards |= {one["index"]: known(Shard, one) for one in orjson.loads(table.schema.metadata[b"shards"])}
+            for one in orjson.loads(table.schema.metadata[b"shards"]):
+                shards[one["index"]] = known(Shard, {"version": one["stamp"], **one})
             columns = [table.column(field).to_pylist() for field in _FIELDS]
             if "again" in table.column_names:
                 again = [tuple(known(Failed, one) for one in rows) for rows in table.column("again").to_pylist()]
@@ -87,4 +88,5 @@ def encode_plan(shards: Iterable[Shard], spans: list[Span], job: str | None = No
     columns = {field: pa.array([getattr(span, field) for span in spans], pa.int64()) for field in _FIELDS}
     if any(span.again for span in spans):
         columns["again"] = pa.array([[asdict(one) for one in span.again] for span in spans], _AGAIN)
-    return to_parquet(pa.table(columns, metadata={"shards": orjson.dumps([asdict(shard) for shard in shards])}), {"job": job})
+    listed = [{"stamp" if name == "version" else name: value for name, value in asdict(shard).items()} for shard in shards]
+    return to_parquet(pa.table(columns, metadata={"shards": orjson.dumps(listed)}), {"job": job})

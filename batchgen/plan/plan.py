@@ -87,6 +87,6 @@ def _to_plan(found: list[Found], known: tuple[Shard, ...]) -> list[tuple[Shard, 
     if gone := next((name for name in before if name not in names), None):
         raise OutputConflict(f"planned shard {gone} is not in the input any more", "bring it back, or choose another output.path")
     fresh = [one for one in found if one.name not in before]
-    pairs = [(Shard(len(known) + n, one.name, one.format, one.size, one.stamp, "", 0, 0), one) for n, one in enumerate(fresh)]
+    pairs = [(Shard(len(known) + n, one.name, one.format, one.size, one.version, "", 0, 0), one) for n, one in enumerate(fresh)]
     old = [(before[one.name], one) for one in found if one.name in before]
-    return pairs + [(shard, one) for shard, one in old if (shard.size, shard.stamp) != (one.size, one.stamp)]
+    return pairs + [(shard, one) for shard, one in old if (shard.size, shard.version) != (one.size, one.version)]

@@ -42,8 +42,8 @@ def discover(spec: Input) -> list[Found]:
         raise InputError(f"input.path leads to both {' and '.join(kinds)} shards", "give each its own job")
 
     def with_version(shard: Found) -> Found:
-        size, stamp = format_of(spec, shard).version(spec, shard.name)
-        return replace(shard, size=size, stamp=stamp)
+        size, version = format_of(spec, shard).version(spec, shard.name)
+        return replace(shard, size=size, version=version)
 
     return in_threads(with_version, found.values())
 

@@ -51,7 +51,7 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
 
 
 def stat(name: str) -> tuple[int, str]:
-    """Size in bytes, and a stamp that changes when the shard is written again."""
+    """Size in bytes, and a version that changes when the shard is written again."""
     if name.startswith("hf://"):
         info = _ask(name, lambda: _hub().info(name))
         return int(info["size"]), str(info.get("blob_id") or info.get("sha256") or "")

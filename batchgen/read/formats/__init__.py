@@ -21,13 +21,13 @@ SpanRows = tuple[Span, list[Row], pa.Table]  # A span, its rows, and the carried
 
 @dataclass(frozen=True)
 class Found:
-    """A shard of the input as it is now. `size` is in stored bytes; `stamp` changes when the shard is written again. `upstream`
+    """A shard of the input as it is now. `size` is in stored bytes; `version` changes when the shard is written again. `upstream`
     is the output that the shard is a part of: its path and its job's fingerprint."""
 
     name: str
     format: str
     size: int = 0
-    stamp: str = ""
+    version: str = ""
     upstream: tuple[str, str] | None = None
 
 
@@ -56,7 +56,7 @@ class Format(Protocol):
         return [Found(name, self.name) for name in location.expand(path, tuple(known_endings()))]
 
     def version(self, spec: Input, name: str) -> tuple[int, str]:
-        """Size in stored bytes, and the stamp."""
+        """Size in stored bytes, and a mark that changes when the shard is written again."""
         return location.stat(name)
 
     def head(self, spec: Input, name: str, rows: int) -> Head:

@@ -174,7 +174,7 @@ def _scan(shard: Shard, found: Found, rows_at: RowsAt, cap: int) -> Planned:
             cutter.add(chunk)
     cutter.end()
     rows = shard.rows + sum(span.rows for span in cutter.spans)
-    now = replace(shard, size=found.size, stamp=found.stamp, digest=digest.hexdigest(), rows=rows)
+    now = replace(shard, size=found.size, version=found.version, digest=digest.hexdigest(), rows=rows)
     return replace(now, lines=cutter.line, text_bytes=cutter.at, terminated=cutter.terminated), cutter.spans
 
 
