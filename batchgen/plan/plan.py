@@ -2,6 +2,7 @@
 number - 1 (JSONL, where blank lines are no rows) or its position (Parquet, datasets, outputs)."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchgen.errors import InputError, OutputConflict
@@ -57,9 +58,7 @@ def freeze_plan(job: Job, store: Store, found: list[Found], columns: InputColumn
         plan_file.add(store, files, shards, spans)
 
 
-def make_plan(
-    job: Job, found: list[Found], columns: InputColumns, known: tuple[Shard, ...] = ()
-) -> tuple[list[Shard], list[Span]]:
+def make_plan(job: Job, found: list[Found], columns: InputColumns, known: Sequence[Shard] = ()) -> tuple[list[Shard], list[Span]]:
     """The shards that are new or have grown since the `known` plan, and their new spans. Raises InputError for an input without
     rows, OutputConflict for a known shard that changed or vanished."""
 
@@ -80,11 +79,10 @@ def make_plan(
     return [shard for shard, _ in planned], spans
 
 
-def _to_plan(found: list[Found], known: tuple[Shard, ...]) -> list[tuple[Shard, Found]]:
+def _to_plan(found: list[Found], known: Sequence[Shard]) -> list[tuple[Shard, Found]]:
     """The shards that are new (without a digest) and those that may have changed, each with the shard as it is now."""
     before = {shard.name: shard for shard in known}
-    names = {one.name for one in found}
-    if gone := next((name for name in before if name not in names), None):
+    if gone := min(before.keys() - {one.name for one in found}, default=None):
         raise OutputConflict(f"planned shard {gone} is not in the input any more", "bring it back, or choose another output.path")
     fresh = [one for one in found if one.name not in before]
     pairs = [(Shard(len(known) + n, one.name, one.format, one.size, one.version, "", 0, 0), one) for n, one in enumerate(fresh)]

@@ -1,4 +1,4 @@
-"""The carried columns: input columns as the output has them, without a loss of values.
+"""The carried columns: input columns in the output, without the loss of a value.
 
 JSONL has no schema, while all parts of an output must have one. Types come from the first rows when the output is made
 (`infer_types`) and are frozen in it; a later value that does not fit, or a column not seen then, is carried as JSON text

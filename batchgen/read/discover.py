@@ -71,10 +71,9 @@ def refuse_own_output(job: Job) -> None:
 def with_combinations(job: Job) -> Job:
     """The job with the combinations in the rows of the file `attributes.sample.from` in place of its path, since workers do not
     have the file: each once, in order of appearance, with its number of rows as weight. Raises JobError."""
-    sample = job.attributes.sample if job.attributes else None
-    if job.attributes is None or sample is None or not isinstance(sample.from_, str):
+    if not job.attributes or not job.attributes.sample or not isinstance(path := job.attributes.sample.from_, str):
         return job
-    path, names = sample.from_, job.attributes.schema.names
+    names = job.attributes.schema.names
     where = f"attributes.sample.from {path}"
     try:
         if path.endswith(".parquet"):

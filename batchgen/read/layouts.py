@@ -14,8 +14,7 @@ from batchgen.render.messages import read_content
 from batchgen.render.sandbox import RowTemplate
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "label")
-Conversation = tuple[list[Message], tuple[str, ...]]
-"""The messages that a row begins with (at least one), and the user turns that follow the model's answers."""
+Conversation = tuple[list[Message], tuple[str, ...]]  # at least one message, and the user turns after the model's answers
 
 
 class RowLayout(Protocol):
@@ -34,8 +33,7 @@ LAYOUTS: Registry[type[RowLayout]] = Registry("input.layout", "batchgen.layouts"
 
 
 class JobLayout:
-    """The job's row layout with its system message. Raises JobError for an unknown layout, and for a template that does not
-    compile."""
+    """The job's row layout with its system message. Raises JobError for an unknown layout or a template that does not compile."""
 
     def __init__(self, job: Job) -> None:
         self._layout = LAYOUTS.named(job.input.layout or job.input.source[0])(job.input, job.schema_names)
@@ -98,8 +96,7 @@ class TurnsLayout(ColumnLayout):
 
 
 class MessagesLayout(ColumnLayout):
-    """A list of {role, content} whose last message the model answers or continues. Of a message's other keys, those named like
-    an attribute are kept."""
+    """A list of {role, content}; the model answers or continues the last. Other keys are kept if an attribute has their name."""
 
     def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None:
         super().__init__(spec, attributes)

@@ -16,7 +16,7 @@ from batchgen.registry import Registry
 Head: TypeAlias = "list[Data] | pa.Schema"  # the first good rows of a shard, or the Arrow schema of the whole
 Planned = tuple[Shard, list[Span]]
 RowsOf = Callable[[float], int]  # the number of rows of a span, given about how many rows of the shard follow the span's start
-SpanRows = tuple[Span, list[Row], pa.Table]  # A span, its rows, and the carried columns of each
+SpanRows = tuple[Span, list[Row], pa.Table]  # a span, its rows, and the carried columns of each
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,14 @@ class Format(Protocol):
         return True
 
 
-FORMATS: Registry[Format] = Registry(
-    "input.format",
-    "batchgen.formats",
-    {
-        "jsonl": f"{__name__}.jsonl:JSONL",
-        "parquet": f"{__name__}.parquet:PARQUET",
-        "dataset": f"{__name__}.dataset:DATASET",
-        "openai-batch": f"{__name__}.openai_batch:OPENAI_BATCH",
-        "output": f"{__name__}.parquet:PARTS",
-    },
-)
+_BUILT_IN = {
+    "jsonl": f"{__name__}.jsonl:JSONL",
+    "parquet": f"{__name__}.parquet:PARQUET",
+    "dataset": f"{__name__}.dataset:DATASET",
+    "openai-batch": f"{__name__}.openai_batch:OPENAI_BATCH",
+    "output": f"{__name__}.parquet:PARTS",
+}
+FORMATS: Registry[Format] = Registry("input.format", "batchgen.formats", _BUILT_IN)
 
 
 def format_of(spec: Input, shard: Shard | Found) -> Format:

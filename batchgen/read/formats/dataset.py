@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from batchgen.errors import InputError
+from batchgen.errors import InputError, safe_message
 from batchgen.job.input import Input
 from batchgen.read.formats import Found
 from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
@@ -16,7 +16,7 @@ from batchgen.records import Shard
 
 
 class DatasetFormat(TableFormat):
-    """A shard is a whole dataset; its digest is the fingerprint by `datasets`."""
+    """A shard is a whole dataset; its digest is the fingerprint that `datasets` computes."""
 
     name = "dataset"
 
@@ -57,7 +57,7 @@ def load_dataset(spec: Input, name: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # datasets, the Hub client and fsspec each raise their own
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        cause = f"{type(error).__name__}: {safe_message(error, 300)}"
         raise InputError(f"dataset {name}: {cause}", "name a Hub dataset or a directory made by save_to_disk") from None
     check_types(name, found.features.arrow_schema)
     return found

@@ -73,11 +73,8 @@ class Jsonl(Format):
         with _open_text(shard.name, first.offset) as stream:
             found = lines(stream, shard.name, spec.max_row_bytes, last.offset + last.bytes - first.offset)
             for span in spans:
-                rows = []
-                for ordinal in range(span.start, span.end):
-                    line = next(found, b"")
-                    if line not in BLANK:
-                        rows.append(self.row(spec, shard.name, ordinal, line))
+                numbered = enumerate(itertools.islice(found, span.end - span.start), span.start)
+                rows = [self.row(spec, shard.name, ordinal, line) for ordinal, line in numbered if line not in BLANK]
                 if len(rows) != span.rows:
                     what = f"{len(rows)} rows instead of {span.rows} from line {span.start + 1}"
                     raise InputError(f"shard {shard.name}: {what}: it changed")
@@ -111,8 +108,7 @@ def _codec(name: str) -> str | None:
 def _open_text(name: str, offset: int = 0) -> BinaryIO:
     """The uncompressed text of a shard from byte `offset`. Raises InputError where a compressed text is shorter."""
     raw = location.open_shard(name)
-    codec = _codec(name)
-    if codec is None:
+    if (codec := _codec(name)) is None:
         raw.seek(offset)
         return raw
     stream: BinaryIO = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
@@ -187,10 +183,7 @@ class _Cutter:
         self._shard, self._rows_at, self._cap = shard.index, rows_at, cap
         self._start, self._offset, self._have = self.line, at, 0
         self._before = b"\n\n"  # the two bytes before `at`
-
-    @property
-    def terminated(self) -> bool:
-        return self._before.endswith(b"\n")
+        self.terminated = True  # whether the last chunk ends in a newline
 
     def add(self, chunk: bytes) -> None:
         """Cut the spans that the lines of a chunk complete, by rows or by bytes. An empty chunk ends a line without a newline."""
@@ -216,6 +209,7 @@ class _Cutter:
             done = upto
         self._have += len(ends) - done
         self.line, self.at, self._before = self.line + len(newlines), self.at + len(chunk), (self._before + chunk[-2:])[-2:]
+        self.terminated = self._before.endswith(b"\n")
 
     def end(self) -> None:
         """Cut the rest at the text's end."""

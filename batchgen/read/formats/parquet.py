@@ -59,7 +59,7 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
     size = stream.seek(0, 2)
     stream.seek(max(0, size - 8))
     tail = stream.read(8)
-    if len(tail) < 8 or tail[4:] != b"PAR1":
+    if tail[4:] != b"PAR1":
         raise InputError(f"shard {name}: not a Parquet file")
     length = int.from_bytes(tail[:4], "little")
     if length > min(size - 8, METADATA_CAP):
@@ -81,8 +81,8 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
 
 
 class Parts(Parquet):
-    """The `ok` rows of an output's parts, each once. A retry of its job adds a part with the rows that it answers, and so a shard
-    to this input. The fingerprint of its job is part of the meaning of this one's rows."""
+    """The `ok` rows of another job's output, each once. A retry of that job adds a part with the rows that it answers, and so a
+    shard to this input. That job's fingerprint is part of the meaning of this job's rows."""
 
     name = "output"
     endings = ()

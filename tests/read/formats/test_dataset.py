@@ -60,3 +60,14 @@ def test_an_extension_type_in_a_saved_dataset_is_refused_before_it_is_interprete
     with pytest.raises(InputError):
         load_dataset(job_of(format="dataset").input, str(folder))
     assert extension.opened == 0
+
+
+def test_a_signed_address_in_an_error_of_the_hub_is_not_shown(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("403 for url: https://user:secret@hub.example/data.parquet?X-Amz-Signature=secret")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(InputError) as caught:
+        load_dataset(job_of(format="dataset").input, "some/set")
+    assert "OSError: 403 for url: https://hub.example/data.parquet?..." in str(caught.value)
+    assert "secret" not in str(caught.value)
