@@ -44,8 +44,10 @@ def connected() -> Iterator[bool]:
 def _join_or_start() -> None:
     named = os.environ.get("RAY_ADDRESS")
     try:
-        _refuse_silence(named or _last_started())
-        ray.init(address=named or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        if not (address := named or _last_started()):  # ray.init("auto") would look for any Ray of any process here
+            raise ConnectionError("no `ray start` on this machine")
+        _refuse_silence(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         _LOG.info("joined the cluster at %s", ray.get_runtime_context().gcs_address)
     except (ConnectionError, RuntimeError, RayError) as error:
         if named:

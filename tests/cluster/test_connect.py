@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 import ray
@@ -23,3 +25,31 @@ def test_a_named_cluster_where_nobody_listens_is_refused_at_once(monkeypatch: py
         ):
             pass
     assert not ray.is_initialized()
+
+
+OTHER = """
+import ray
+ray.init(address="local", include_dashboard=False)
+print(ray.get_runtime_context().gcs_address)
+input()
+"""
+JOINED = """
+import ray
+from batchgen.cluster.connect import connected
+with connected():
+    print(ray.get_runtime_context().gcs_address)
+"""
+
+
+@pytest.mark.cluster(own=True)
+def test_a_ray_that_another_process_has_for_itself_is_left_alone() -> None:
+    other = (
+        "import ray; ray.init(address='local', include_dashboard=False); print(ray.get_runtime_context().gcs_address); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", other], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        theirs = process.stdout.readline().strip()
+        ours = subprocess.run([sys.executable, "-c", JOINED], capture_output=True, text=True, check=True)
+        process.communicate("\n")
+    assert theirs
+    assert ours.stdout.strip() not in ("", theirs)
