@@ -153,21 +153,21 @@ class Pool:
         kind, replica, item = self._calls.pop(reference)
         try:
             result = ray.get(reference)
-        except ObjectLostError as error:
-            yield BlockLost(replica, item, safe_message(error))
-        except RayTaskError as error:  # a method of the actor raised
-            cause = error.cause if isinstance(error.cause, BaseException) else error
+        except RayError as error:
+            raised = isinstance(error, RayTaskError)  # by a method of the actor
+            cause = error.cause if raised and isinstance(error.cause, BaseException) else error
             if isinstance(cause, ObjectLostError):
+                self._members[replica].actor.skip.remote()
                 yield BlockLost(replica, item, safe_message(cause))
             elif isinstance(cause, BatchgenError) and not isinstance(cause, EngineError):
                 raise cause from error
-            elif kind == "start" and not self._ready_once:
+            elif raised and kind == "start" and not self._ready_once:
                 raise EngineError(f"no replica can start: {cause}") from error
-            else:
+            elif raised:
                 yield from self._died(kind, replica, str(cause))
-        except RayError as error:
-            account = safe_message(error, 2000)  # Ray's begins with the names of actor, node and owner
-            yield from self._died(kind, replica, (account.partition(" because ")[2] or account)[:300])
+            else:
+                account = safe_message(error, 2000)  # Ray's begins with the names of actor, node and owner
+                yield from self._died(kind, replica, (account.partition(" because ")[2] or account)[:300])
         else:
             match kind:
                 case "run":

@@ -104,6 +104,10 @@ class Replica:
             await self._change.wait()
         return self._load
 
+    async def skip(self) -> None:
+        """Do not wait for an assigned span: its block is lost."""
+        self._count(accepted=1)
+
     async def run(self, block: pa.Table, again: bool = False) -> Receipt:
         """Generate and commit one span; `block` is an encoded one (render/blocks.py), `again` whether another replica had it in
         this run. Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see tasks/generate.py)."""

@@ -79,7 +79,7 @@ class Pool:
         held = self.held[replica]
         held.assigned += 1
         if self.world.fails("block lost"):
-            held.assigned -= 1
+            self._call(replica, held.worker.skip, None)
             self.events.append(BlockLost(replica, item, "lost"))
         else:
             self._call(replica, lambda: held.worker.run(item.block, again), lambda receipt: Finished(replica, item, receipt))
