@@ -90,7 +90,7 @@ class Interrupted(BatchgenError):
     exit_code = INTERRUPTED
 
 
-ErrorCode = Literal["input", "render", "too_long", "engine_rejected", "engine_crash", "timeout", "parse"]
+ErrorCode = Literal["input", "render", "too_long", "engine_rejected", "engine_crash", "timeout", "parse", "internal"]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
+from batchgen.errors import RowError, safe_message
+
 ROOT = "batchgen"
 NOWHERE = {"job": "-", "replica": "-", "span": "-"}
 FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s job=%(job)s replica=%(replica)s span=%(span)s %(message)s"
@@ -62,3 +64,9 @@ def in_span(name: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):  # a task that is dropped with its loop is closed in another context
             _span.reset(token)
+
+
+def internal_error(log: Log, place: str, error: BaseException) -> RowError:
+    """The last resort for what a row or its answer raised and nobody foresaw; the traceback is logged."""
+    log.error("%s: %s", place, error, exc_info=error)
+    return RowError("internal", f"{place}: {type(error).__name__}: {safe_message(error)}")

@@ -112,6 +112,11 @@ class Prompt:
         """How errors name the row: shard:line."""
         return place(self.shard, self.row)
 
+    def samples(self, most: int) -> list[tuple[int, int]]:
+        """The samples to answer, each with the attempts that were made of it; `most` of a prompt without a sampling."""
+        again = [(one.sample, one.attempt) for one in self.failed]
+        return again or [(number, 0) for number in range(self.sampling.n if self.sampling else most)]
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -165,6 +170,11 @@ class Completion:
     sampling: Sampling | None = None
     parsed: dict[str, object] | None = None
     token_logprobs: pa.StructArray | None = None
+
+
+def failed(prompt: int, sample: int, attempts: int, error: RowError) -> Completion:
+    """The completion of a sample that has an error and nothing else, after `attempts` earlier ones."""
+    return Completion(prompt, sample, None, None, None, 0, 0, None, None, 0.0, attempts + 1, error)
 
 
 @dataclass(frozen=True)

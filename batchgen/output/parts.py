@@ -10,13 +10,14 @@ from operator import attrgetter
 
 import pyarrow as pa
 
-from batchgen import logprobs
-from batchgen.errors import ErrorCode, RowError, VerifyError
+from batchgen import logprobs, logs
+from batchgen.errors import ErrorCode, RowError, VerifyError, place
 from batchgen.output.format import Fields, about, known, read_parquet, to_parquet
 from batchgen.output.store import Store
-from batchgen.records import COLUMNS, Completion, Counts
+from batchgen.records import COLUMNS, Completion, Counts, failed
 
 DATA = "data"
+_LOG = logs.logger("parts")
 ERROR = pa.struct([("code", pa.string()), ("detail", pa.string())])
 Footer = tuple[Counts, dict[ErrorCode, int]]  # what a part says of itself: its rows and tokens, its errors by code
 Key = tuple[int, int, int]  # row, variant, sample
@@ -70,6 +71,29 @@ def encode_part(
         columns["sampling"] = pa.array(ran, of_prompts["sampling"].type)
     table = pa.table([columns[name] for name in schema.names], schema=schema)
     return to_parquet(table, {"counts": asdict(footer[0]), "errors": footer[1]})
+
+
+def encode_sound(
+    prompts: pa.Table, kept: pa.Table, completions: list[Completion], schema: pa.Schema, shard: str, model: str
+) -> tuple[bytes, Footer, list[Completion]]:
+    """A part, its footer and its completions, where those that `encode_part` cannot take have an error instead."""
+
+    def encoded(some: list[Completion]) -> tuple[bytes, Footer, list[Completion]]:
+        footer = footer_of(some)
+        return encode_part(prompts, kept, some, schema, shard, model, footer), footer, some
+
+    def storable(one: Completion) -> Completion:
+        try:
+            encoded([one])
+        except Exception as error:
+            problem = logs.internal_error(_LOG, place(shard, prompts["row"][one.prompt].as_py()), error)
+            return failed(one.prompt, one.sample, one.attempt - 1, problem)
+        return one
+
+    try:
+        return encoded(completions)
+    except (ValueError, TypeError, OverflowError, pa.ArrowException):
+        return encoded([storable(one) for one in completions])
 
 
 def _at(table: pa.Table, rows: list[int]) -> pa.Table:

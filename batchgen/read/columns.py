@@ -4,24 +4,21 @@ JSONL has no schema, while all parts of an output must have one. Types come from
 (`infer_types`) and are frozen in it; a later value that does not fit, or a column not seen then, is carried as JSON text
 in `input_extra`. An output keeps the carried columns as an Arrow schema with notes in the fields' metadata."""
 
-import functools
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import orjson
 import pyarrow as pa
 
 from batchgen.errors import InputError, JobError
 from batchgen.job.job import Job
+from batchgen.jsontext import dumps
 from batchgen.read.formats import Found, format_of
 from batchgen.read.layouts import JobLayout
 from batchgen.records import Data, carried_name
 
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16  # per shard, and about how many shards, are read to find the columns
 BYTES_PER_ROW = 256.0  # assumed where there is no row to measure
-_dumps = functools.partial(json.dumps, ensure_ascii=False)
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
@@ -50,7 +47,7 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     kept = pa.schema(fields)
     if twice := next((name for name in kept.names if kept.names.count(name) > 1), None):
         raise InputError(f"two input columns would both be carried as {twice}", "leave one out with input.keep")
-    weight = sum(len(orjson.dumps(row)) + 1 for row in rows) / len(rows) if rows else BYTES_PER_ROW
+    weight = sum(len(dumps(row)) + 1 for row in rows) / len(rows) if rows else BYTES_PER_ROW
     return InputColumns(kept, weight)
 
 
@@ -132,7 +129,7 @@ def conform(rows: list[Data], kept: pa.Schema) -> pa.Table:
                 if not row.keys() <= known:
                     misfit.update({name: value for name, value in row.items() if name not in known})
         if field.name not in arrays:
-            arrays[field.name] = pa.array([_dumps(misfit) if misfit else None for misfit in misfits], field.type)
+            arrays[field.name] = pa.array([dumps(misfit) if misfit else None for misfit in misfits], field.type)
     return pa.table(arrays, schema=kept)
 
 
@@ -141,7 +138,7 @@ def _array(rows: list[Data], field: pa.Field, misfits: list[Data]) -> pa.Array:
     column = _column(field)
     values = [row.get(column) for row in rows]
     if "json" in _notes(field):
-        return pa.array([None if value is None else _dumps(value) for value in values], field.type)
+        return pa.array([None if value is None else dumps(value) for value in values], field.type)
     for index, value in enumerate(values):
         if value is not None and not _fits(value, field.type):
             misfits[index][column], values[index] = value, None

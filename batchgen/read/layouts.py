@@ -4,6 +4,7 @@ names another for the field's column."""
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from batchgen import logs
 from batchgen.errors import BadRow, JobError, RowError, place
 from batchgen.job.fields import Column
 from batchgen.job.input import Input
@@ -13,6 +14,7 @@ from batchgen.registry import Registry
 from batchgen.render.messages import read_content
 from batchgen.render.sandbox import RowTemplate
 
+_LOG = logs.logger("read")
 ROLES = ("system", "developer", "user", "assistant", "tool", "label")
 Conversation = tuple[list[Message], tuple[str, ...]]  # at least one message, and the user turns after the model's answers
 
@@ -55,6 +57,8 @@ class JobLayout:
             messages, turns = self._layout.read(row.data)
         except BadRow as bad:
             return Row(row.ordinal, row.data, RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}"))
+        except Exception as error:  # of a package's layout, or one that nobody foresaw
+            return Row(row.ordinal, row.data, logs.internal_error(_LOG, place(shard, row.ordinal), error))
         if system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
         return Row(row.ordinal, row.data, None, messages, turns)

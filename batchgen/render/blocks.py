@@ -5,13 +5,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import orjson
 import pyarrow as pa
 
+from batchgen import logs
 from batchgen.errors import RowError
 from batchgen.job.sampling import SAMPLING_TYPE, Sampling
+from batchgen.jsontext import dumps, loads
 from batchgen.records import Failed, Prompt, Row, Span, attributes_type
 from batchgen.render.renderer import Renderer
+
+_LOG = logs.logger("render")
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,26 @@ def encode_span(renderer: Renderer, shard: str, rows: Sequence[Row], again: Sequ
         named = ((prompt, failed.get((prompt.row, prompt.variant))) for prompt in prompts)
         prompts = [replace(prompt, failed=tuple(samples)) for prompt, samples in named if samples]
     schema = prompt_schema(renderer.job.schema_names)
+    try:
+        return _table(prompts, schema)
+    except (ValueError, TypeError, OverflowError, pa.ArrowException):
+        return _table([_storable(prompt, schema) for prompt in prompts], schema)
+
+
+def _storable(prompt: Prompt, schema: pa.Schema) -> Prompt:
+    """The prompt, or one with an error where a table cannot have it."""
+    try:
+        _table([prompt], schema)
+    except Exception as error:
+        problem = logs.internal_error(_LOG, prompt.place, error)
+        return Prompt(prompt.source, prompt.shard, prompt.row, prompt.variant, None, error=problem, failed=prompt.failed)
+    return prompt
+
+
+def _table(prompts: list[Prompt], schema: pa.Schema) -> pa.Table:
     columns: dict[str, list[object]] = {name: [getattr(prompt, name) for prompt in prompts] for name in schema.names}
     columns |= {
-        "messages": [orjson.dumps(prompt.messages).decode() for prompt in prompts],
+        "messages": [dumps(prompt.messages) for prompt in prompts],
         "sampling": [prompt.sampling and dict(prompt.sampling) for prompt in prompts],
         "error": [prompt.error and (prompt.error.code, prompt.error.detail) for prompt in prompts],
         "failed": [[(one.sample, one.attempt, one.code) for one in prompt.failed] for prompt in prompts],
@@ -67,7 +87,7 @@ def decode_prompts(table: pa.Table, shard: str) -> list[Prompt]:
     """The prompts of a table of `prompt_schema`; `shard` is the name of their shard. Their texts stay behind."""
     prompts = []
     for fields in table.to_pylist():
-        fields["messages"] = orjson.loads(fields["messages"])
+        fields["messages"] = loads(fields["messages"])
         fields["sampling"] = fields["sampling"] and Sampling.model_validate(fields["sampling"])
         fields["error"] = fields["error"] and RowError(**fields["error"])
         fields["failed"] = tuple(Failed(fields["row"], fields["variant"], **one) for one in fields["failed"])

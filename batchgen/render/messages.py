@@ -5,9 +5,8 @@ templates see an image as {type: image}; the image itself goes to the engine wit
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import orjson
-
 from batchgen.errors import BadRow
+from batchgen.jsontext import dumps
 from batchgen.records import Message
 
 Part = dict[str, Any]
@@ -61,4 +60,4 @@ def with_marks(content: Content) -> Content:
 
 def as_text(content: Content) -> str:
     """The content in the output's `messages`: parts as their JSON."""
-    return content if isinstance(content, str) else orjson.dumps(content).decode()
+    return content if isinstance(content, str) else dumps(content)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import orjson
 import xxhash
 
+from batchgen import logs
 from batchgen.errors import BadRow, ModelError, RowError, place
 from batchgen.job.job import Job, unknown_adapter
 from batchgen.job.sampling import Sampling, check_sampling
@@ -22,6 +23,7 @@ UNBOUNDED_ANSWER = 128  # tokens of an answer without max_tokens and without a c
 KNOWN_SAMPLINGS = 4096
 """Checked samplings that are remembered: a check costs more than the rest of a short row, and many rows say the same."""
 TOKENS = Capabilities()
+_LOG = logs.logger("render")
 
 
 class Renderer:
@@ -62,6 +64,8 @@ class Renderer:
                 return list(self._prompts(row, shard, source, name))
             except BadRow as bad:
                 error = RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}")
+            except Exception as unforeseen:
+                error = logs.internal_error(_LOG, place(shard, row.ordinal), unforeseen)
         return [Prompt(source, shard, row.ordinal, number, name, error=error) for number in range(self.job.variants)]
 
     def _prompts(self, row: Row, shard: str, source: int, name: str | None) -> Iterator[Prompt]:

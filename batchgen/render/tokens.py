@@ -6,7 +6,7 @@ import re
 
 from tokenizers import Tokenizer
 
-from batchgen.errors import BadRow, ModelError
+from batchgen.errors import BadRow, ModelError, safe_message
 from batchgen.records import Message
 from batchgen.render.messages import texts, with_texts
 from batchgen.render.model_files import ModelFiles
@@ -62,5 +62,10 @@ class TokenEncoder:
 def _encode(tokenizer: Tokenizer | None, text: str, add_special_tokens: bool) -> list[int]:
     if tokenizer is None:
         return list(text.encode())
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+    try:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+    except BaseException as error:  # a panic of the library is no Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise BadRow("render", f"the tokenizer failed: {safe_message(error)}") from None
+        raise
     return ids

@@ -20,10 +20,10 @@ import pyarrow as pa
 from batchgen import logs
 from batchgen.engines.base import ENGINES, Engine
 from batchgen.engines.restarting import RestartingEngine
-from batchgen.errors import EngineError, StoreError
+from batchgen.errors import BatchgenError, EngineError, StoreError
 from batchgen.output import parts
 from batchgen.output.store import delete_all, open_store
-from batchgen.records import Completion, Prompt, Receipt, output_schema
+from batchgen.records import Completion, Prompt, Receipt, failed, output_schema
 from batchgen.render.blocks import Block, decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
 from batchgen.replica import journal
@@ -141,9 +141,10 @@ class Replica:
     async def _commit(self, span: _OpenSpan, block: Block, completions: list[Completion], from_journal: int) -> Receipt:
         last = time.time()
         self._count(committing=1)
-        job, model, shard, footer = self.job, self.renderer.model.label, self.shards[block.shard], parts.footer_of(completions)
+        job, model, shard = self.job, self.renderer.model.label, self.shards[block.shard]
         schema = output_schema(block.kept.schema, job.schema_names, job.parsed_type, job.output.token_logprobs)
-        part = await self._timed(parts.encode_part, block.prompts, block.kept, completions, schema, shard, model, footer)
+        made = await self._timed(parts.encode_sound, block.prompts, block.kept, completions, schema, shard, model)
+        part, footer, completions = made
         created = await self._timed(parts.commit, self.store, span.name, part)
         counts, errors = footer if created else await asyncio.to_thread(parts.read_footer, self.store, span.name)
         if span.files:
@@ -170,6 +171,11 @@ class Replica:
         span.first = span.first or time.time()
         try:
             completions = await self._task.complete(index, prompt, priority)
+        except BatchgenError:
+            raise
+        except Exception as error:
+            problem = logs.internal_error(_LOG, prompt.place, error)
+            completions = [failed(index, *each, problem) for each in prompt.samples(self.job.samples)]
         finally:
             self._queue.leave()
         self._count(unfinished=-1, load=-length)
@@ -223,6 +229,9 @@ class Replica:
             except StoreError:
                 span.fresh += fresh
                 return  # they are put the next time; the commit raises the store's error
+            except Exception:
+                _LOG.exception("%d rows are left out of the journal", len(completions))
+                continue
             _LOG.debug("journal of %d rows: %s", len(completions), span.files[-1])
 
 

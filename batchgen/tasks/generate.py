@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from batchgen.engines.base import Engine, Request
-from batchgen.errors import BadRow, EngineError, RowError, TooManyErrors
+from batchgen.errors import BadRow, RowError, TooManyErrors
 from batchgen.job.input import Input
 from batchgen.job.job import Failure, Retry
 from batchgen.job.sampling import Sampling
@@ -113,9 +113,7 @@ class Generation:
     async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
         """As tasks.Task says."""
         began = time.monotonic()
-        samples = prompt.sampling.n if prompt.sampling else self._job.samples
-        numbers = [failed.sample for failed in prompt.failed] or range(samples)
-        earlier = [failed.attempt for failed in prompt.failed] or [0] * samples
+        numbers, earlier = zip(*prompt.samples(self._job.samples), strict=True)
         if prompt.error is not None or prompt.sampling is None:
             candidates = [Candidate(self._job.input, prompt.messages, prompt.error) for _ in numbers]
         elif prompt.failed:
@@ -214,7 +212,11 @@ class Generation:
         self._requests += 1
         answers = await self._engine.generate(Request(str(self._requests), ids, sampling, priority, pictures))
         if len(answers) != sampling.n:
-            raise EngineError(f"the engine answered {len(answers)} times instead of {sampling.n}")
+            raise BadRow("engine_rejected", f"the engine answered {len(answers)} times instead of {sampling.n}")
+        try:
+            "".join(answer.text for answer in answers).encode()
+        except UnicodeEncodeError:
+            raise BadRow("engine_rejected", "the engine's answer has half of a surrogate pair in it") from None
         return answers
 
 

@@ -3,7 +3,6 @@
 into spans chunk by chunk: numpy finds the line ends, nothing is parsed, and one chunk is held."""
 
 import itertools
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,10 +10,10 @@ from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import xxhash
 
+from batchgen import jsontext
 from batchgen.errors import BadRow, InputError, RowError, place, safe_message
 from batchgen.job.input import Input
 from batchgen.read import location
@@ -86,16 +85,9 @@ class Jsonl(Format):
 
 def _parse(line: bytes) -> Data:
     try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError as strict:
-        # Python's json writes NaN and Infinity, which are not JSON but are common in JSONL.
-        try:
-            value = json.loads(line.decode())
-            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
-        except UnicodeDecodeError as error:
-            raise BadRow("input", f"invalid UTF-8 at byte {error.start + 1}") from None
-        except (ValueError, RecursionError):
-            raise BadRow("input", f"invalid JSON: {strict}") from None
+        value = jsontext.loads(line)
+    except ValueError as error:
+        raise BadRow("input", str(error)) from None
     if not isinstance(value, dict):
         raise BadRow("input", f"expected a JSON object, got {type(value).__name__}")
     return value
