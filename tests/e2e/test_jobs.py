@@ -34,6 +34,24 @@ def test_mt_bench_ends_with_a_score_table_and_fastchats_files(tmp_path: Path) ->
     assert {(line["turn"], line["score"]) for line in judgments} == {(1, 7.0), (2, 7.0)}
 
 
+def test_a_judge_that_fails_on_rows_leaves_the_other_grades_and_says_how_many(tmp_path: Path) -> None:
+    asked = [
+        {"question_id": "q-1", "turns": ["Why?"]},
+        {"question_id": 2, "turns": ["forbidden", "fine"], "required_temperature": 0},
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(question) + "\n" for question in asked))
+    command = [sys.executable, "jobs/mt-bench/mt_bench.py", "--folder", str(tmp_path), "--model-id", "echo"]
+    command += ["--questions", str(tmp_path / "q.jsonl"), "--answers", "model=null", "attributes=null", "engine={kind: echo}"]
+    command += ["--judge", "model=null", "engine={kind: echo, options: {reject_on: forbidden}}"]
+    command += ["sampling.structured_outputs={choice: ['So: [[7]]']}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "| overall | 7.00 | 1 |" in done.stdout
+    assert done.stdout.splitlines()[-1] == "2 of 3 turns have no grade; the judge failed on 2."
+    [line] = (tmp_path / "model_judgment/single.jsonl").read_text().splitlines()
+    assert (json.loads(line)["question_id"], json.loads(line)["turn"]) == ("q-1", 1)
+
+
 def test_steerlm_ends_with_labelled_answers_and_a_second_run_generates_nothing(tmp_path: Path) -> None:
     echo = ["model=null", "engine={kind: echo}"]
     first = "helpfulness: 1 correctness: 2 coherence: 3 complexity: 4 verbosity: 0"
