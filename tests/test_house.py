@@ -11,7 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "batchgen"
 FLOORS = """
-errors | jsontext logs logprobs registry | job | records | render | output | read | plan | engines | tasks | replica | cluster | export
+errors | jsontext logs logprobs registry | job | records | render | output | read | plan | engines | tasks | replica
+cluster | export
 prepare | check | terminal | run | help | cli | __main__ __init__
 """
 """Rooms from the lowest floor to the highest; those of one floor do not know each other."""

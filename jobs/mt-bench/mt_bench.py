@@ -7,9 +7,9 @@ Reads questions, reference answers and judge prompts in FastChat's formats, and 
 files, so that its tools read them. Both jobs are batchgen jobs (answers.yaml, judge.yaml); --answers and --judge override
 their fields: --answers model.source=karakuri-ai/karakuri-lm-70b-chat-v0.1 engine.tensor_parallel_size=4
 
-Temperatures by category, the extraction of a grade, references for math, reasoning and coding, and the score (the mean of all
-grades of all turns; answers without a grade are left out) are FastChat's. A question's `required_temperature` wins. FastChat grades
-the first two turns of a question, and so does this. All files are checked before a model is loaded.
+Temperatures by category, the extraction of a grade, references for math, reasoning and coding, and the score (the mean of
+all grades of all turns; answers without a grade are left out) are FastChat's. A question's `required_temperature` wins. FastChat
+grades the first two turns of a question, and so does this. All files are checked before a model is loaded.
 """
 
 from __future__ import annotations

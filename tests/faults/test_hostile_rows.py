@@ -1,5 +1,5 @@
-"""Inputs at the edges of JSON, made by hypothesis: every line is a row or an error row, its neighbours are ok, and a value is carried
-as Python's own json reads it. BATCHGEN_HOSTILE says how many inputs there are; `make chaos` takes 100,000."""
+"""Inputs at the edges of JSON, made by hypothesis: every line is a row or an error row, its neighbours are ok, and a value is
+carried as Python's own json reads it. BATCHGEN_HOSTILE says how many inputs there are; `make chaos` takes 100,000."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_every_line_is_a_row_or_its_own_error_and_values_are_those_of_the_line(h
     for row in rows:
         expected = read_by_python(all_lines[row["row"]])
         if expected is None or depth(expected) > MOST_DEPTH or not isinstance(expected.get("prompt"), str):
-            assert row["status"] == "error" and row["error_code"] == "input", row
+            assert (row["status"], row["error_code"]) == ("error", "input"), row
             continue
         assert row["status"] == "ok", row
         for column, value in expected.items():
