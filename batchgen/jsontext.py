@@ -9,7 +9,7 @@ import orjson
 
 MOST_DEPTH = 200
 """Levels of nesting. orjson writes 254, Python's json about 900: whatever has been read here can be written."""
-_LONG_INTEGER = re.compile(rb"[0-9]{20}")  # may be over 64 bits, of which orjson makes a float
+_LONG_INTEGER = re.compile(rb"[0-9]{19}")  # may be over 64 bits (signed), of which orjson makes a float
 
 
 def loads(text: bytes | str) -> Any:
