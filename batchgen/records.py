@@ -260,11 +260,6 @@ COLUMNS = (*BEFORE_INPUT, *AFTER_INPUT)
 OUTPUT_NAMES = frozenset(column.name for column in COLUMNS)
 
 
-def carried_name(column: str) -> str:
-    """The name under which the output carries an input column."""
-    return f"input_{column}" if column in OUTPUT_NAMES else column
-
-
 def output_schema(
     input_columns: pa.Schema,
     attributes: tuple[str, ...],

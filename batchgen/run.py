@@ -43,6 +43,7 @@ def run(
     with lease.hold(store, lambda text: print(text, file=out), force) as held:
         model, columns = prepared.renderer.model, prepared.columns
         kept = job_file.freeze(store, job, model, columns.kept, prepared.upstream).input_columns
+        columns.refuse_unfit(job.input, kept)
         planned = plan.freeze_plan(job, store, prepared.found, columns)
         done = parts.committed(store)
         tally = progress.load_tally(store, planned, done)

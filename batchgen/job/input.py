@@ -37,7 +37,11 @@ class Input(Spec):
     )
     answer_role: str = Field("assistant", description="Role of the answer in the output column `messages`.")
     keep: Literal["all"] | list[str] = Field("all", description="Input columns copied to the output: all, or a list.")
-    max_row_bytes: int = Field(8 * 2**20, gt=0, description="Maximum bytes of a JSONL line. A longer one becomes an error row.")
+    max_row_bytes: int = Field(
+        8 * 2**20,
+        gt=0,
+        description="Maximum bytes of a row: of its JSONL line, or of its cells in a table. A longer one becomes an error row.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -4,78 +4,103 @@ JSONL has no schema, while all parts of an output must have one. Types come from
 (`infer_types`) and are frozen in it; a later value that does not fit, or a column not seen then, is carried as JSON text
 in `input_extra`. An output keeps the carried columns as an Arrow schema with notes in the fields' metadata."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from batchgen.errors import InputError, JobError
+from batchgen.job.input import Input
 from batchgen.job.job import Job
-from batchgen.jsontext import dumps
-from batchgen.read.formats import Found, format_of
+from batchgen.jsontext import dumps, loads
+from batchgen.read import schemas as schemas_of
+from batchgen.read.formats import Found, Head, format_of
 from batchgen.read.layouts import JobLayout
-from batchgen.records import Data, carried_name
+from batchgen.read.schemas import carried_name, carried_names
+from batchgen.records import Data
 
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16  # per shard, and about how many shards, are read to find the columns
+ODD = 0.01  # of the values of a column have another type than the others and go into `input_extra`
 BYTES_PER_ROW = 256.0  # assumed where there is no row to measure
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 @dataclass(frozen=True)
 class InputColumns:
-    """`kept`, the carried columns under their output names; `bytes_per_row` of JSON text."""
+    """`kept`, the carried columns under their output names; `bytes_per_row` of JSON text; `schemas` of the shards of a table
+    format, by name."""
 
     kept: pa.Schema
     bytes_per_row: float
+    schemas: Mapping[str, pa.Schema] = dataclasses.field(default_factory=dict)
+
+    def refuse_unfit(self, spec: Input, kept: pa.Schema) -> None:
+        """Raises InputError for a shard with a column that the `kept` ones of an output cannot carry without loss."""
+        known = {_column(one) for one in kept} | ({"id"} if spec.id == "id" else set())
+        for shard, schema in self.schemas.items():
+            for one in schema:
+                is_new = spec.keep == "all" and one.name not in known and input_columns(kept) is not None
+                if (unfit := "it is not a column of this output" if is_new else _unfit(one, kept)) is not None:
+                    remedy = "write the shards with one type, leave it out with input.keep, or choose another output.path"
+                    raise InputError(f"shard {shard}: column {one.name}: {unfit}", remedy)
 
 
 def look(job: Job, found: list[Found]) -> InputColumns:
     """Read the heads of some shards. Raises InputError, and JobError for a column that the job names and the input lacks."""
     spec = job.input
-    step = max(1, len(found) // HEAD_SHARDS)
-    heads = [format_of(spec, shard).head(spec, shard.name, HEAD_ROWS) for shard in found[::step]]
-    schemas = [head for head in heads if isinstance(head, pa.Schema)]
-    rows = [row for head in heads if isinstance(head, list) for row in head]
-    types = _unified(schemas) if schemas else infer_types(rows)
+
+    def head(shard: Found) -> Head:
+        return format_of(spec, shard).head(spec, shard.name, HEAD_ROWS)
+
+    schemas: dict[str, pa.Schema] = {}
+    rows: list[Data] = []
+    if isinstance(head(found[0]), pa.Schema):
+        with ThreadPoolExecutor(8) as pool:
+            schemas = {
+                shard.name: one for shard, one in zip(found, pool.map(head, found), strict=True) if isinstance(one, pa.Schema)
+            }
+    else:
+        heads = map(head, found[:: max(1, len(found) // HEAD_SHARDS)])
+        rows = [row for one in heads if isinstance(one, list) for row in one]
+    types: dict[str, pa.DataType | None]
+    types, misfits = {**(chosen := schemas_of.common(schemas.values()))[0]}, chosen[1]
+    if not schemas:
+        types, misfits = infer_types(rows), True
     if types or schemas:
         _check_named(job, types)
     wanted = list(types) if spec.keep == "all" else spec.keep
-    fields = [carried_field(name, types.get(name)) for name in wanted if not name == spec.id == "id"]
-    if wanted and not schemas:
+    carried = [name for name in wanted if not name == spec.id == "id"]
+    fields = [carried_field(name, types.get(name), output) for name, output in carried_names(carried).items()]
+    if wanted and misfits:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
     kept = pa.schema(fields)
-    if twice := next((name for name in kept.names if kept.names.count(name) > 1), None):
-        raise InputError(f"two input columns would both be carried as {twice}", "leave one out with input.keep")
     weight = sum(len(dumps(row)) + 1 for row in rows) / len(rows) if rows else BYTES_PER_ROW
-    return InputColumns(kept, weight)
-
-
-def _unified(schemas: list[pa.Schema]) -> dict[str, pa.DataType | None]:
-    try:
-        whole = pa.unify_schemas(schemas, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InputError(f"the shards' columns differ in type: {error}", "write them with one schema") from None
-    return {one.name: one.type.value_type if pa.types.is_dictionary(one.type) else one.type for one in whole}
+    return InputColumns(kept, weight, schemas)
 
 
 def infer_types(rows: Iterable[Data]) -> dict[str, pa.DataType | None]:
     """Arrow types for the columns of JSONL rows, in order of appearance. Scalars and lists of scalars keep their type (int and
-    float together are float64); None is for objects and values of several types, which are carried as JSON text."""
-    kinds: defaultdict[str, set[type]] = defaultdict(set)
-    items: defaultdict[str, set[type]] = defaultdict(set)
+    float together are float64); None is for objects and values of several types, which are carried as JSON text. A few odd
+    values (ODD) do not count."""
+    kinds: defaultdict[str, Counter[type]] = defaultdict(Counter)
+    items: defaultdict[str, Counter[type]] = defaultdict(Counter)
     for row in rows:
         for name, value in row.items():
-            kinds[name].add(type(value))
+            kinds[name][type(value)] += 1
             if isinstance(value, list):
                 items[name].update(map(type, value))
     return {name: _one_type(kind, items[name]) for name, kind in kinds.items()}
 
 
-def _one_type(kinds: set[type], items: set[type]) -> pa.DataType | None:
-    found = kinds - {type(None)}
+def _one_type(kinds: Counter[type], items: Counter[type]) -> pa.DataType | None:
+    counted = Counter({kind: times for kind, times in kinds.items() if kind is not type(None)})
+    numbers = counted[int] + counted[float]
+    found = {kind for kind, times in counted.items() if (numbers if kind in (int, float) else times) > ODD * counted.total()}
     if found == {list}:
-        item = _one_type(items, set())
+        item = _one_type(items, Counter())
         return None if item is None else pa.list_(item)
     if found == {int, float}:
         return pa.float64()
@@ -96,10 +121,10 @@ def _check_named(job: Job, names: Iterable[str]) -> None:
             raise JobError(f"{field}: no column {name!r} in the input", f"its columns are {', '.join(sorted(names))}")
 
 
-def carried_field(column: str, kind: pa.DataType | None) -> pa.Field:
+def carried_field(column: str, kind: pa.DataType | None, output: str | None = None) -> pa.Field:
     """An input column in the output. Notes: `column`, its name in the input; `json`, "1" where it is JSON text (`kind` None)."""
     notes = {"column": column} | ({"json": "1"} if kind is None else {})
-    return pa.field(carried_name(column), pa.string() if kind is None else kind, metadata=notes)
+    return pa.field(output or carried_name(column), pa.string() if kind is None else kind, metadata=notes)
 
 
 def extra_field(unseen: bool, consumed: str | None) -> pa.Field:
@@ -115,6 +140,13 @@ def _notes(field: pa.Field) -> dict[str, str]:
 def _column(field: pa.Field) -> str:
     """The input's name of a carried column."""
     return str(_notes(field).get("column", field.name))
+
+
+def input_columns(kept: pa.Schema) -> set[str] | None:
+    """The input columns that are carried; None where any may be."""
+    if any(_notes(field).get("open") == "1" for field in kept):
+        return None
+    return {_column(field) for field in kept if "open" not in _notes(field)}
 
 
 def conform(rows: list[Data], kept: pa.Schema) -> pa.Table:
@@ -155,14 +187,49 @@ def _fits(value: object, kind: pa.DataType) -> bool:
     return bool(_SCALARS.get(type(value)) == kind)
 
 
+def _unfit(column: pa.Field, kept: pa.Schema) -> str | None:
+    """Why the carried columns lose values of an input column; None where they do not."""
+    field = next((one for one in kept if "open" not in _notes(one) and _column(one) == column.name), None)
+    extra = next((_notes(one) for one in kept if "open" in _notes(one)), None)
+    kind = schemas_of.plain(column.type)
+    if field is not None and schemas_of.lossless([field.type, kind]) != field.type and extra is None:
+        return f"type {kind} is not the {field.type} of this output"
+    return None
+
+
 def pick(shard: str, table: pa.Table, kept: pa.Schema) -> pa.Table:
-    """The carried columns of a table of input; null where it lacks one. Raises InputError for a type that cannot be cast."""
-    arrays = []
+    """The carried columns of a table of input; null where it lacks one. What does not fit goes into `input_extra`. Raises
+    InputError where there is none."""
+    misfits: list[Data] = [{} for _ in range(len(table))]
+    arrays = {}
     for field in kept:
+        if "open" in _notes(field):
+            continue
         column = _column(field)
-        try:
-            found = column in table.column_names
-            arrays.append(table.column(column).cast(field.type) if found else pa.nulls(table.num_rows, field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(f"shard {shard}: column {column}: {error}") from None
-    return pa.table(arrays, schema=kept)
+        if column not in table.column_names:
+            arrays[field.name] = pa.nulls(len(table), field.type)
+        elif (unfit := _unfit(table.field(column), kept)) is not None:
+            raise InputError(f"shard {shard}: column {column}: {unfit}", "write the shards with one type")
+        elif schemas_of.lossless([field.type, schemas_of.plain(table.field(column).type)]) == field.type:
+            arrays[field.name] = table.column(column).cast(field.type)
+        else:
+            arrays[field.name] = pa.nulls(len(table), field.type)
+            _add_misfits(table.column(column), column, misfits)
+    for field in kept:
+        if (notes := _notes(field)).get("open") is not None:
+            known = {_column(one) for one in kept} | {notes["consumed"]}
+            for column in table.column_names if notes["open"] == "1" else ():
+                if column not in known and not column.startswith("\0"):
+                    _add_misfits(table.column(column), column, misfits)
+            arrays[field.name] = pa.array([dumps(misfit) if misfit else None for misfit in misfits], field.type)
+    return pa.table([arrays[name] for name in kept.names], schema=kept)
+
+
+def _add_misfits(values: pa.ChunkedArray, column: str, misfits: list[Data]) -> None:
+    """Add the values that are not null as JSON has them; what it has no form for as Arrow's text of it."""
+    for misfit, value in zip(misfits, values, strict=True):
+        if value.is_valid:
+            try:
+                misfit[column] = loads(dumps(value.as_py()))
+            except Exception:
+                misfit[column] = str(value)

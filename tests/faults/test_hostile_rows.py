@@ -19,7 +19,7 @@ from batchgen.jsontext import MOST_DEPTH
 from batchgen.output.output import Output
 from batchgen.output.store import LocalStore
 from batchgen.prepare import prepare
-from batchgen.records import carried_name
+from batchgen.read.schemas import carried_name
 from tests.support.finished import run_here
 
 INPUTS = int(os.environ.get("BATCHGEN_HOSTILE", "150"))

@@ -15,7 +15,8 @@ from batchgen.errors import RowError
 from batchgen.job.sampling import check_sampling
 from batchgen.output import parts
 from batchgen.output.store import LocalStore
-from batchgen.records import AFTER_INPUT, BEFORE_INPUT, Completion, Counts, carried_name, output_schema
+from batchgen.read.schemas import carried_name
+from batchgen.records import AFTER_INPUT, BEFORE_INPUT, Completion, Counts, output_schema
 from batchgen.render.blocks import prompt_schema
 
 NAMES = ("verbosity", "humor")
@@ -120,12 +121,12 @@ def test_rows_stand_in_the_order_of_the_completions_with_their_prompts_columns()
     assert [row["sampling"]["seed"] for row in rows] == [0, 0, 1, 1, 10, 10, 11, 11]
 
 
-@pytest.mark.parametrize("name", ["status", "id", "response", "parsed", "sampling"])
+@pytest.mark.parametrize("name", ["status", "id", "response", "parsed", "sampling", "Status", "ID"])
 def test_a_column_whose_name_is_taken_is_carried_as_input_name(name: str) -> None:
     assert carried_name(name) == f"input_{name}"
 
 
-@pytest.mark.parametrize("name", ["prompt", "input_status", "Status", "_id"])
+@pytest.mark.parametrize("name", ["prompt", "input_status", "_id"])
 def test_other_columns_keep_their_name(name: str) -> None:
     assert carried_name(name) == name
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.read import columns
-from batchgen.records import carried_name
+from batchgen.read.schemas import carried_name
 from tests.support.reading import read_all
 
 
@@ -153,3 +153,15 @@ def test_every_value_of_a_row_is_recovered_from_the_carried_columns(tmp_path_fac
     assert all(same(row.data, given) for row, given in zip(found, rows, strict=True))
     for given_row, row in zip(rows, table.to_pylist(), strict=True):
         assert all(same(recovered(row, table.schema, name), value) for name, value in given_row.items())
+
+
+def test_a_few_odd_values_do_not_make_text_of_a_column() -> None:
+    rows = [{"n": number, "tags": [str(number)]} for number in range(1000)]
+    rows[7] = {"n": "seven", "tags": {"odd": 1}}
+    types = columns.infer_types(rows)
+    assert types == {"n": pa.int64(), "tags": pa.list_(pa.string())}
+    kept = pa.schema([*(columns.carried_field(name, kind) for name, kind in types.items()), columns.extra_field(True, None)])
+    table = columns.conform(rows, kept)
+    assert table["n"].to_pylist() == [*range(7), None, *range(8, 1000)]
+    assert table["input_extra"][7].as_py() == '{"n": "seven", "tags": {"odd": 1}}'
+    assert columns.infer_types([{"n": 1}, {"n": "x"}]) == {"n": None}

@@ -4,7 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.errors import BAD_JOB, InputError, JobError
+from batchgen.errors import BAD_JOB, JobError
+from batchgen.read.columns import conform, look
+from batchgen.read.discover import discover
 from tests.support.planning import make, make_job
 
 
@@ -44,9 +46,11 @@ def test_kept_columns_of_an_input_without_a_good_row_are_no_crash(tmp_path):
     assert (shards[0].rows, spans[0].rows) == (1, 1)
 
 
-def test_two_columns_that_would_be_carried_under_one_name_are_refused(tmp_path):
-    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "row": 1, "input_row": 2}\n')
-    with pytest.raises(
-        InputError, match=r"^two input columns would both be carried as input_row; leave one out with input\.keep$"
-    ):
-        make(make_job(tmp_path / "in.jsonl"))
+def test_columns_that_would_be_carried_under_one_name_are_told_apart_whatever_their_case(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"row": 1, "input_row": 2, "ROW": 3, "prompt": "a", "Prompt": "b", "Status": 4}\n')
+    job = make_job(tmp_path / "in.jsonl")
+    kept = look(job, discover(job.input)).kept
+    table = conform([{"row": 1, "input_row": 2, "ROW": 3, "prompt": "a", "Prompt": "b", "Status": 4}], kept)
+    assert table.drop_columns(["input_extra"]).to_pylist() == [
+        {"input_row_2": 1, "input_row": 2, "input_ROW_3": 3, "prompt": "a", "Prompt_2": "b", "input_Status": 4}
+    ]

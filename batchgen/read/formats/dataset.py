@@ -33,8 +33,11 @@ class DatasetFormat(TableFormat):
         found = load_dataset(spec, name)
         return Contents(str(found._fingerprint), len(found))  # it has no public name
 
-    def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
-        view = load_dataset(spec, shard.name).with_format("arrow")
+    def batches(self, spec: Input, shard: Shard, start: int, end: int, columns: list[str] | None) -> Iterator[pa.Table]:
+        found = load_dataset(spec, shard.name)
+        view = found.select_columns([name for name in found.column_names if columns is None or name in columns]).with_format(
+            "arrow"
+        )
         for low in range(start, end, BATCH_ROWS):
             yield view[low : min(low + BATCH_ROWS, end)]
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +24,10 @@ from batchgen.read.formats import Found, known_endings
 from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
 from batchgen.records import Shard
 
+BATCH_BYTES = 2**26  # of a batch that is read at once
+READ: dict[str, Any] = {"page_checksum_verification": True, "coerce_int96_timestamp_unit": "us"}
+"""INT96 counts nanoseconds of a day; as Arrow's nanoseconds they would wrap round before 1677 and after 2262."""
+
 
 class Parquet(TableFormat):
     """A shard's digest is of its footer."""
@@ -35,16 +40,20 @@ class Parquet(TableFormat):
 
     def contents(self, spec: Input, name: str) -> Contents:
         file, footer = open_parquet(name)
-        return Contents(xxhash.xxh3_128_hexdigest(footer), file.metadata.num_rows)
+        return Contents(xxhash.xxh3_128_hexdigest(footer), file.metadata.num_rows, None, _row_bytes(file))
 
-    def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
-        file, _ = open_parquet(shard.name)
+    def batches(self, spec: Input, shard: Shard, start: int, end: int, columns: list[str] | None) -> Iterator[pa.Table]:
+        file, footer = open_parquet(shard.name, with_dictionaries=True)
+        if shard.digest not in ("", xxhash.xxh3_128_hexdigest(footer)):
+            raise InputError(f"shard {shard.name}: it is not what was planned: it changed", "restore it and run again")
         rows = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
         ends = [0, *itertools.accumulate(rows)]
         groups = [index for index in range(len(rows)) if ends[index + 1] > start and ends[index] < end]
         skip = start - ends[groups[0]] if groups else 0
         try:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, use_threads=False):
+            size = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, _row_bytes(file)))))
+            wanted = columns and [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=wanted, use_threads=False):
                 table = pa.Table.from_batches([batch])
                 if skip < table.num_rows:
                     yield table.slice(skip)
@@ -53,8 +62,9 @@ class Parquet(TableFormat):
             raise InputError(f"shard {shard.name}: damaged Parquet: {safe_message(error)}") from None
 
 
-def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
-    """The file and its footer's bytes. Raises InputError for a damaged file, and for a type that is not allowed."""
+def open_parquet(name: str, with_dictionaries: bool = False) -> tuple[pq.ParquetFile, bytes]:
+    """The file and its footer's bytes; `with_dictionaries` texts stay as they are in the file, each once. Raises InputError for
+    a damaged file, and for a type that is not allowed."""
     stream = location.open_shard(name)
     size = stream.seek(0, 2)
     stream.seek(max(0, size - 8))
@@ -73,11 +83,30 @@ def open_parquet(name: str) -> tuple[pq.ParquetFile, bytes]:
         raise InputError(f"shard {name}: it has an Arrow extension type", "write the column with a plain type")
     stream.seek(0)
     try:
-        file = pq.ParquetFile(stream, arrow_extensions_enabled=False)
+        file = pq.ParquetFile(stream, arrow_extensions_enabled=False, **READ)
+        if with_dictionaries and (texts := _dictionaries(file)):
+            stream.seek(0)
+            file = pq.ParquetFile(stream, arrow_extensions_enabled=False, read_dictionary=texts, **READ)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"shard {name}: damaged Parquet: {safe_message(error)}") from None
     check_types(name, file.schema_arrow)
     return file, footer
+
+
+def _dictionaries(file: pq.ParquetFile) -> list[str]:
+    """The flat text columns that are stored with a dictionary: a few bytes of it may stand for gigabytes of rows."""
+    group = file.metadata.row_group(0) if file.num_row_groups else None
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    columns = [group.column(index) for index in range(group.num_columns)] if group else []
+    names = [column.path_in_schema for column in columns if column.has_dictionary_page and column.physical_type == "BYTE_ARRAY"]
+    texts = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+    return [name for name in names if kinds.get(name) in texts]
+
+
+def _row_bytes(file: pq.ParquetFile) -> float:
+    """The mean size of a row, in the row group where it is largest, before dictionaries are decoded."""
+    groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+    return max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0.0)
 
 
 class Parts(Parquet):
@@ -87,6 +116,7 @@ class Parts(Parquet):
     name = "output"
     endings = ()
     settings = frozenset({"sampling"})  # the other job's, not this one's
+    always = frozenset({"status"})
 
     def claim(self, path: str) -> list[Found] | None:
         """Raises OutputConflict for an output whose job file is damaged, InputError for a job that is not done."""
@@ -112,7 +142,7 @@ class Parts(Parquet):
             ok = pc.equal(file.read(columns=["status"]).column("status"), "ok")
         except (OSError, KeyError, pa.ArrowException) as error:
             raise InputError(f"shard {name}: damaged part of an output: {error}") from None
-        return Contents(xxhash.xxh3_128_hexdigest(footer), pc.sum(ok).as_py() or 0, ok)
+        return Contents(xxhash.xxh3_128_hexdigest(footer), pc.sum(ok).as_py() or 0, ok, _row_bytes(file))
 
     def wanted(self, table: pa.Table) -> pa.Table:
         return table.filter(pc.equal(table.column("status"), "ok"))

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import types
 
-from batchgen.errors import InputError
+from batchgen.errors import InputError, RowError, place
 from batchgen.job.input import Input
-from batchgen.read.columns import pick
+from batchgen.read.columns import input_columns, pick
 from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
+from batchgen.read.formats.cells import Faults, to_python, without_faults
 from batchgen.records import Row, Shard, Span
 
 BATCH_ROWS = 1024
@@ -31,18 +32,20 @@ class Contents:
     digest: str
     rows: int
     read: pa.ChunkedArray | None = None
+    row_bytes: float = 0.0  # the mean of what is read, at the place where it is largest
 
 
 class TableFormat(Format):
     settings: frozenset[str] = frozenset()  # columns that are never data of a row
+    always: frozenset[str] = frozenset()  # columns that `wanted` needs
 
     @abstractmethod
     def contents(self, spec: Input, name: str) -> Contents:
         """Digest and rows of a shard."""
 
     @abstractmethod
-    def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
-        """The rows at positions start..end, in tables of any size."""
+    def batches(self, spec: Input, shard: Shard, start: int, end: int, columns: list[str] | None) -> Iterator[pa.Table]:
+        """These columns (None: all) of the rows at positions start..end, in tables of any size."""
 
     def wanted(self, table: pa.Table) -> pa.Table:
         """The rows of a table that are input."""
@@ -61,7 +64,8 @@ class TableFormat(Format):
             spans: list[Span] = []
             start = done = 0
             while done < count:
-                rows = min(rows_of(count - done), count - done)
+                fitting = max(1, int(most / contents.row_bytes)) if contents.row_bytes else count
+                rows = min(rows_of(count - done), count - done, fitting)
                 done += rows
                 spans.append(Span(shard.index, start, int(ends[done - 1]), rows))
                 start = spans[-1].end
@@ -71,7 +75,7 @@ class TableFormat(Format):
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
         at = spans[0].start
-        tables = self.batches(spec, shard, at, spans[-1].end)
+        tables = self.batches(spec, shard, at, spans[-1].end, _columns(kept, needed | self.always))
         rest: list[pa.Table] = []
         have = 0
         for span in spans:
@@ -82,10 +86,22 @@ class TableFormat(Format):
                 at, have = at + table.num_rows, have + rest[-1].num_rows
             whole = pa.concat_tables(rest)
             rest, have = [whole.slice(span.rows)], have - span.rows
-            table = whole.slice(0, span.rows)
-            data = table.select([name for name in table.column_names if name in needed - self.settings]).to_pylist()
-            rows = [Row(ordinal, one) for ordinal, one in zip(table.column(ORDINAL).to_pylist(), data, strict=True)]
-            yield span, rows, pick(shard.name, table, kept)
+            yield span, *self._rows(spec, shard.name, whole.slice(0, span.rows), kept, needed - self.settings)
+
+    def _rows(self, spec: Input, shard: str, table: pa.Table, kept: pa.Schema, needed: set[str]) -> tuple[list[Row], pa.Table]:
+        faults: Faults = {}
+        ordinals = table.column(ORDINAL).to_pylist()
+        table = without_faults(shard, table.drop_columns([ORDINAL]), spec.max_row_bytes, faults)
+        data = to_python(table.select([name for name in table.column_names if name in needed]), faults)
+        errors = {index: RowError("input", f"{place(shard, ordinals[index])}: {cause}") for index, cause in faults.items()}
+        rows = [Row(ordinal, one, errors.get(index)) for index, (ordinal, one) in enumerate(zip(ordinals, data, strict=True))]
+        return rows, pick(shard, table, kept)
+
+
+def _columns(kept: pa.Schema, needed: set[str]) -> list[str] | None:
+    """The input columns to be read; None for all, where those that the output does not know go into `input_extra`."""
+    carried = input_columns(kept)
+    return None if carried is None else sorted(needed | carried)
 
 
 def check_types(shard: str, schema: pa.Schema) -> None:

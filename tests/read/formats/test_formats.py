@@ -76,7 +76,7 @@ class Squares(TableFormat):
     def contents(self, spec: Input, name: str) -> Contents:
         return Contents(name, int(name.removeprefix("squares:")))
 
-    def batches(self, spec: Input, shard: Shard, start: int, end: int) -> Iterator[pa.Table]:
+    def batches(self, spec: Input, shard: Shard, start: int, end: int, columns: list[str] | None) -> Iterator[pa.Table]:
         for number in range(start, end):
             yield pa.table([[str(number)], [number**2]], schema=self.head(spec, shard.name))
 

@@ -1,0 +1,190 @@
+"""Tables: every value exactly, or its row an error that names shard, row and column, or its shard refused by name."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchgen.errors import InputError
+from batchgen.job.job import Job
+from batchgen.output.output import Output
+from batchgen.output.store import LocalStore
+from batchgen.prepare import prepare
+from batchgen.read import reader
+from tests.support.finished import run_here
+from tests.support.planning import make_job
+from tests.support.reading import planned, read_all
+
+CAP_BYTES = 3 * 2**29
+"""Of a process that reads a small file whose rows stand for 32 GB."""
+
+
+def bad_text() -> pa.Array:
+    """Three texts of which the second is no UTF-8."""
+    offsets, data = struct.pack("<4i", 0, 4, 8, 12), b"goodR\xc9UNfine"
+    return pa.Array.from_buffers(pa.string(), 3, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def answered(folder: Path, **fields: Any) -> list[dict[str, Any]]:
+    """The rows of an output over the folder `in`."""
+    given = {"engine": {"kind": "echo"}, "output": {"path": str(folder / "out")}, **fields}
+    given["input"] = {"path": str(folder / "in"), "prompt": "prompt", **fields.get("input", {})}
+    run_here(prepare(Job.parse(given)), LocalStore(folder / "out"))
+    output = Output.open(str(folder / "out"))
+    assert output.verify().problems == []
+    return list(output.rows())
+
+
+def write(folder: Path, *shards: dict[str, Any], **options: Any) -> None:
+    (folder / "in").mkdir()
+    for number, columns in enumerate(shards):
+        pq.write_table(pa.table(columns), folder / f"in/{number:03}.parquet", **options)
+
+
+@pytest.mark.parametrize("shape", ["plain", "list", "struct", "carried"])
+def test_invalid_text_is_the_error_of_its_row_alone(tmp_path: Path, shape: str) -> None:
+    bad = bad_text()
+    column = {
+        "list": pa.ListArray.from_arrays([0, 1, 2, 3], bad),
+        "struct": pa.StructArray.from_arrays([bad], ["x"]),
+    }.get(shape, bad)
+    prompt = bad if shape == "plain" else ["a", "b", "c"]
+    write(tmp_path, {"id": ["i", "j", "k"], "prompt": prompt, "v": column})
+    rows = answered(tmp_path, input={"id": "id"})
+    assert [row["status"] for row in rows] == ["ok", "error", "ok"]
+    assert [row["id"] for row in rows] == ["i", "j", "k"]
+    named = "prompt" if shape == "plain" else "v"
+    assert rows[1]["error_code"] == "input"
+    assert rows[1]["error_detail"] == f"{tmp_path}/in/000.parquet:2: column {named}: invalid UTF-8"
+    assert rows[1]["v"] is None
+    assert None not in (rows[0]["v"], rows[2]["v"])
+
+
+def test_invalid_text_in_the_dictionary_of_a_dictionary_column_is_the_error_of_its_shard(tmp_path: Path) -> None:
+    write(tmp_path, {"prompt": ["a", "b", "c"], "v": pa.DictionaryArray.from_arrays([0, 1, 2], bad_text())})
+    with pytest.raises(InputError, match=r"000\.parquet: damaged Parquet: Invalid UTF8"):
+        read_all(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [(pa.date32(), 10**8), (pa.timestamp("us", "Mars/Phobos"), 0), (pa.duration("s"), 2**62), (pa.timestamp("ms"), 2**55)],
+    ids=str,
+)
+def test_a_value_that_python_has_no_type_for_is_carried_and_an_error_only_in_a_prompt(
+    tmp_path: Path, kind: pa.DataType, number: int
+) -> None:
+    storage = pa.int32() if kind.bit_width == 32 else pa.int64()
+    odd = pa.array([0, number, None], storage).view(kind)
+    write(tmp_path, {"prompt": ["a", "b", "c"], "t": odd})
+    assert pq.read_table(tmp_path / "in/000.parquet").num_rows == 3
+    read, table = read_all(tmp_path / "in")
+    assert [row.error for row in read] == [None] * 3
+    assert table["t"].combine_chunks().equals(pq.read_table(tmp_path / "in/000.parquet")["t"].combine_chunks())
+    job, columns, [shard], [span] = planned(tmp_path / "in", input={"prompt": None, "template": "{{ prompt }} {{ t }}"})
+    [(_, rows, _)] = reader.read_spans(job, shard, [span], columns.kept, set())
+    assert rows[1].error is not None
+    assert rows[1].error.detail.startswith(f"{shard.name}:2: column t: ")
+
+
+def test_times_of_96_bits_do_not_wrap_round(tmp_path: Path) -> None:
+    far = pa.array([1577836800 * 10**6, 10413792000 * 10**6, -11676096000 * 10**6], pa.timestamp("us"))
+    write(tmp_path, {"prompt": ["a", "b", "c"], "t": far}, use_deprecated_int96_timestamps=True)
+    _, table = read_all(tmp_path / "in")
+    assert table["t"].cast(pa.timestamp("us")).to_pylist() == far.to_pylist()
+    assert [value.year for value in table["t"].to_pylist()] == [2020, 2300, 1600]
+
+
+def test_what_only_some_shards_have_is_carried_and_a_value_of_another_type_is_kept_as_it_is(tmp_path: Path) -> None:
+    shards = [{"prompt": [f"p{number}"], "zip": [number], "small": pa.array([number], pa.int8())} for number in range(40)]
+    shards[5] = {"prompt": ["p5"], "zip": ["00123"], "gold": ["only here"], "small": pa.array([70_000], pa.int32())}
+    write(tmp_path, *shards)
+    rows = answered(tmp_path)
+    assert [row["zip"] for row in rows] == [*range(5), None, *range(6, 40)]
+    assert rows[5]["input_extra"] == '{"zip": "00123"}'
+    assert [row["input_extra"] for row in rows if row["prompt"] != "p5"] == [None] * 39
+    assert [row["gold"] for row in rows] == [None] * 5 + ["only here"] + [None] * 34
+    assert [row["small"] for row in rows] == [*range(5), 70_000, *range(6, 40)]
+
+
+def test_fields_of_structs_are_those_of_all_shards(tmp_path: Path) -> None:
+    write(
+        tmp_path, {"prompt": ["a"], "s": [{"x": 1}]}, {"prompt": ["b"], "s": [{"y": "z", "x": 2}]}, {"prompt": ["c"], "s": [None]}
+    )
+    assert [row["s"] for row in answered(tmp_path)] == [{"x": 1, "y": None}, {"x": 2, "y": "z"}, None]
+
+
+def test_a_new_shard_that_an_output_cannot_carry_is_refused_by_name_before_anything_runs(tmp_path: Path) -> None:
+    write(tmp_path, {"prompt": ["a"], "n": [1]})
+    job = make_job(tmp_path / "in")
+    made = prepare(job)
+    for columns, cause in (
+        ({"n": ["x"]}, "type string is not the int64"),
+        ({"n": [1], "m": [2]}, "it is not a column of this output"),
+    ):
+        pq.write_table(pa.table({"prompt": ["b"], **columns}), tmp_path / "in/001.parquet")
+        with pytest.raises(InputError, match=rf"shard .*001\.parquet: column [nm]: {cause}"):
+            prepare(job).columns.refuse_unfit(job.input, made.columns.kept)
+
+
+def test_a_shard_that_is_replaced_after_it_was_planned_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"prompt": ["a", "b"]})
+    job, columns, [shard], spans = planned(tmp_path / "in")
+    pq.write_table(pa.table({"prompt": ["a", "B"]}), tmp_path / "in/000.parquet")
+    with pytest.raises(InputError, match="it is not what was planned: it changed"):
+        list(reader.read_spans(job, shard, spans, columns.kept, {"prompt"}))
+
+
+def test_a_page_that_is_not_what_its_checksum_says_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {"prompt": ["a", "b MARK b", "c"]}, write_page_checksum=True, compression="none", use_dictionary=False)
+    path = tmp_path / "in/000.parquet"
+    path.write_bytes(path.read_bytes().replace(b"MARK", b"mark"))
+    with pytest.raises(InputError, match=r"000\.parquet: damaged Parquet: .*checksum"):
+        read_all(tmp_path / "in")
+
+
+def test_columns_that_nobody_needs_are_not_read(tmp_path: Path) -> None:
+    data = "x" * 1000
+    write(tmp_path, {"prompt": ["a"], "unused": [data]}, write_page_checksum=True, compression="none", use_dictionary=False)
+    path = tmp_path / "in/000.parquet"
+    path.write_bytes(path.read_bytes().replace(b"x" * 999, b"y" * 999, 1))
+    rows, table = read_all(tmp_path / "in", input={"keep": ["prompt"]})
+    assert (rows[0].error, table.to_pylist()) == (None, [{"prompt": "a"}])
+
+
+BOMB = """
+import resource, sys
+import pyarrow as pa, pyarrow.parquet as pq
+from tests.support.reading import planned
+from batchgen.read import reader
+
+one = pa.DictionaryArray.from_arrays(pa.array([0] * 4096, pa.int32()), pa.array(["x" * 8_000_000], pa.large_string()))
+column = one if sys.argv[2] == "dictionary" else pa.chunked_array([one])
+table = pa.table({"id": [str(i) for i in range(4096)], "prompt": column})
+if sys.argv[2] == "text":
+    table = table.replace_schema_metadata()
+pq.write_table(table, sys.argv[1] + "/in.parquet", compression="zstd", store_schema=sys.argv[2] == "dictionary")
+job, columns, [shard], spans = planned(__import__("pathlib").Path(sys.argv[1]) / "in.parquet")
+count = errors = 0
+for _, rows, kept in reader.read_spans(job, shard, spans, columns.kept, {"prompt"}):
+    count += len(rows)
+    errors += sum(row.error is not None for row in rows)
+print(count, errors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.parametrize("stored", ["dictionary", "text"])
+def test_a_small_file_of_huge_rows_takes_bounded_memory(tmp_path: Path, stored: str) -> None:
+    command = [sys.executable, "-c", BOMB, str(tmp_path), stored]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
+    rows, errors, peak = map(int, done.stdout.split())
+    assert rows == 4096
+    assert 0 < errors < 4096
+    assert peak < CAP_BYTES
