@@ -3,17 +3,19 @@
 The endpoint applies its own chat template, so a prompt is the conversation's JSON (render/templates; a token is a byte),
 and the endpoint counts the tokens. The openai client retries, backs off and honours Retry-After. A row's adapter names a model of
 the endpoint. The key comes from the environment variable that `engine.options.api_key_env` names, and from nowhere else.
-A refused request is an error row. An endpoint that cannot be reached, or that refuses the key, is a dead engine."""
+A refused request, and a response that is no answer (openai_reply.py), is an error row. An endpoint that cannot be reached, or
+that refuses the key, is a dead engine."""
 
+import asyncio
 import os
+import random
 from typing import TYPE_CHECKING, Any
 
-import orjson
-import pyarrow as pa
 from pydantic import Field
 
-from batchgen import logprobs
+from batchgen import jsontext
 from batchgen.engines.base import EngineKind, Request, parse_options
+from batchgen.engines.openai_reply import BusyError, answers_in
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
@@ -23,8 +25,9 @@ from batchgen.render.model_files import ModelFiles
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-    from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
 
+MOST_BYTES = 2**26  # of a response
+MOST_WAIT = 8.0  # seconds between two tries, as the client has it
 _OPENAI = ("temperature", "top_p", "n", "seed", "stop", "presence_penalty", "frequency_penalty")
 _ELSEWHERE = {"best_of", "adapter", "logprobs"}  # the task's, the name of the model, a flag and a number
 
@@ -75,32 +78,40 @@ class OpenAIEngine:
         return None  # requests have time limits of their own
 
     async def generate(self, request: Request) -> list[Answer]:
+        import httpx
         import openai
 
+        sampling, cause = request.sampling, ""
+        parameters = {"messages": jsontext.loads(bytes(request.token_ids)), **self._parameters(sampling)}
+        for attempt in range(self.options.max_retries + 1):
+            if attempt:
+                await asyncio.sleep(min(MOST_WAIT, 0.5 * 2**attempt) * random.uniform(0.75, 1.0))
+            try:
+                body = await self._body(parameters)
+                return answers_in(body, sampling.n, sampling.logprobs is not None, self._token_logprobs)
+            except (openai.APITimeoutError, TimeoutError) as error:
+                what = safe_message(error) or f"the response took longer than {self.options.timeout:g} s"
+                raise BadRow("timeout", what) from None
+            except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
+                raise EngineError(f"{self.options.base_url}: {safe_message(error)}") from None
+            except openai.APIStatusError as error:
+                raise BadRow("engine_rejected", safe_message(error)) from None
+            except (BusyError, httpx.HTTPError) as error:  # in the body of a response that began well
+                cause = safe_message(error) or type(error).__name__
+        raise BadRow("engine_rejected", f"the endpoint did not answer in {self.options.max_retries + 1} tries: {cause}")
+
+    async def _body(self, parameters: dict[str, Any]) -> bytes:
+        """The body of a response of any kind, within the limits of time and size. Raises TimeoutError, BadRow (engine_rejected),
+        the client's errors."""
         assert self._client is not None
-        messages, parameters = orjson.loads(bytes(request.token_ids)), self._parameters(request.sampling)
-        try:
-            done = await self._client.chat.completions.create(messages=messages, **parameters)
-        except openai.APITimeoutError as error:
-            raise BadRow("timeout", safe_message(error)) from None
-        except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise EngineError(f"{self.options.base_url}: {safe_message(error)}") from None
-        except openai.APIStatusError as error:
-            raise BadRow("engine_rejected", safe_message(error)) from None
-        cached = getattr(getattr(done.usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
-        prompt_tokens, total = (done.usage.prompt_tokens, done.usage.completion_tokens) if done.usage else (None, 0)
-        choices = sorted(done.choices, key=lambda choice: choice.index)
-        contents = [choice.logprobs.content if choice.logprobs else None for choice in choices]
-        counts = [len(content or ()) for content in contents]
-        if sum(counts) != total:  # not every token is listed: the sum is split evenly
-            counts = [total // len(counts) + (number < total % len(counts)) for number in range(len(counts))]
-        answers = []
-        for choice, content, tokens in zip(choices, contents, counts, strict=True):
-            logprob = None if content is None else sum(token.logprob for token in content)
-            scored = None if content is None or not self._token_logprobs else _tokens(content)
-            text, reason = choice.message.content or "", choice.finish_reason or "stop"
-            answers.append(Answer(text, tokens, reason, logprob, cached, prompt_tokens, scored))
-        return answers
+        sending = self._client.chat.completions.with_streaming_response.create(**parameters)
+        async with sending as response, asyncio.timeout(self.options.timeout):  # the client's limit is of each read
+            body = bytearray()
+            async for piece in response.iter_bytes():
+                body += piece
+                if len(body) > MOST_BYTES:
+                    raise BadRow("engine_rejected", f"the endpoint's response is over {MOST_BYTES} bytes")
+            return bytes(body)
 
     def _parameters(self, sampling: Sampling) -> dict[str, Any]:
         """What a request sets besides its messages. Fields that OpenAI lacks go in `extra_body`, which vLLM's server reads."""
@@ -110,7 +121,7 @@ class OpenAIEngine:
             made[self.options.max_tokens_field] = more.pop("max_tokens")
         if sampling.logprobs is not None:
             made |= {"logprobs": True} | ({"top_logprobs": sampling.logprobs} if sampling.logprobs else {})
-        constraint = orjson.loads(more.pop("structured_outputs", "null"))
+        constraint = jsontext.loads(more.pop("structured_outputs", "null"))
         if constraint and "json" in constraint:
             # OpenAI refuses strict schemas that leave properties open.
             strict = constraint["json"].get("additionalProperties") is False
@@ -119,15 +130,6 @@ class OpenAIEngine:
         elif constraint:
             more["structured_outputs"] = constraint
         return made | ({"extra_body": more} if more else {})
-
-
-def _tokens(content: "list[ChatCompletionTokenLogprob]") -> pa.StructArray:
-    """The tokens of an answer. A vLLM server puts the chosen alternative before likelier ones, so this sorts them."""
-    tokens = []
-    for token in content:
-        likeliest = sorted(token.top_logprobs or (), key=lambda other: -other.logprob)
-        tokens.append((None, token.token, token.logprob, [(None, other.token, other.logprob) for other in likeliest]))
-    return logprobs.of_answer(tokens)
 
 
 class OpenAIKind:

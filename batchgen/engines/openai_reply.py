@@ -1,0 +1,160 @@
+"""The body of a chat completion, checked as it comes: an endpoint may send anything. What is no answer to a request refuses that
+prompt alone. Format: https://platform.openai.com/docs/api-reference/chat/object"""
+
+import math
+from typing import Any
+
+import pyarrow as pa
+
+from batchgen import jsontext, logprobs
+from batchgen.errors import BadRow, safe_message
+from batchgen.records import Answer
+
+MOST_COUNT = 2**31 - 1
+BUSY_CODES = {"rate_limit_exceeded", "rate_limit_error", "overloaded", "overloaded_error", "server_error", "server_overloaded"}
+Object = dict[str, Any]
+
+
+class BusyError(Exception):
+    """An error of the endpoint inside a reply that another try may not meet, as those of status 429 and 5xx are."""
+
+
+def answers_in(body: bytes, n: int, scored: bool, listed: bool) -> list[Answer]:
+    """The `n` answers. `scored`: log-probabilities were asked for; `listed`: those of each token are kept. Raises BadRow
+    (engine_rejected) with the cause, BusyError."""
+    try:
+        reply = jsontext.loads(body)
+    except ValueError as error:
+        raise _rejected(f"its body is {error}: {_shown(body.decode(errors='replace'))}") from None
+    if not isinstance(reply, dict):
+        raise _rejected(f"its body is {_shown(reply)}")
+    if reply.get("error"):
+        _refuse_error(reply["error"])
+    choices = _in_order(reply.get("choices"), n)
+    usage = reply.get("usage") or {}
+    if not isinstance(usage, dict):
+        raise _rejected(f"usage is {_shown(usage)}")
+    prompt_tokens = _count(usage, "prompt_tokens")
+    details = usage.get("prompt_tokens_details")
+    cached = _count(details, "cached_tokens") if isinstance(details, dict) else 0
+    contents = [_token_list(choice) if scored else None for choice in choices]
+    tokens = _tokens_of_each(contents, _count(usage, "completion_tokens") or 0)
+    answers = []
+    for choice, content, count in zip(choices, contents, tokens, strict=True):
+        reason = choice.get("finish_reason")
+        answers.append(
+            Answer(
+                text=_text(choice),
+                tokens=count,
+                finish_reason=reason if isinstance(reason, str) and reason else "stop",
+                cumulative_logprob=None if content is None else sum(token["logprob"] for token in content),
+                cached_tokens=cached or 0,
+                prompt_tokens=prompt_tokens,
+                token_logprobs=_column(content) if content is not None and listed else None,
+            )
+        )
+    return answers
+
+
+def _rejected(cause: str) -> BadRow:
+    return BadRow("engine_rejected", f"the endpoint did not answer as asked: {cause}")
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return safe_message(ValueError(text), 200) or "empty"
+
+
+def _refuse_error(error: object) -> None:
+    """Raises BusyError for an error that may pass, BadRow for any other."""
+    fields: Object = error if isinstance(error, dict) else {"message": error}
+    codes = [fields.get(name) for name in ("code", "status", "type")]
+    message = _shown(fields.get("message") or error)
+    for code in codes:
+        said = str(code)
+        if said in BUSY_CODES or (said.isascii() and said.isdigit() and len(said) == 3 and (said == "429" or said[0] == "5")):
+            raise BusyError(message)
+    raise _rejected(f"error: {message}")
+
+
+def _in_order(choices: object, n: int) -> list[Object]:
+    """The choices by their index; where none has one, as they stand."""
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise _rejected(f"choices is {_shown(choices)}")
+    if len(choices) != n:
+        raise _rejected(f"{len(choices)} choices instead of {n}")
+    numbers = [choice.get("index") for choice in choices]
+    if all(number is None for number in numbers):
+        return choices
+    if any(type(number) is not int for number in numbers) or sorted(numbers) != list(range(n)):
+        raise _rejected(f"the indexes of its choices are {_shown(numbers)}")
+    return sorted(choices, key=lambda choice: int(choice["index"]))
+
+
+def _text(choice: Object) -> str:
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise _rejected(f"a message is {_shown(message)}")
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and content:
+        texts = [part.get("text") if isinstance(part, dict) and part.get("type") in (None, "text") else None for part in content]
+        if all(isinstance(text, str) for text in texts):
+            return "".join(map(str, texts))
+    if content is None and message.get("tool_calls"):
+        raise _rejected("it calls a tool")
+    if content is None and message.get("refusal"):
+        raise _rejected(f"it refuses: {_shown(message['refusal'])}")
+    raise _rejected(f"the content of a message is {_shown(content)}")
+
+
+def _count(usage: Object, name: str) -> int | None:
+    """A number of tokens; None where the endpoint does not say it."""
+    value = usage.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_COUNT or value != int(value):
+        raise _rejected(f"usage.{name} is {_shown(value)}")
+    return int(value)
+
+
+def _token_list(choice: Object) -> list[Object] | None:
+    """The tokens of a choice with their log-probabilities; None where the endpoint lists none."""
+    found = choice.get("logprobs")
+    content = found.get("content") if isinstance(found, dict) else found
+    if content is None:
+        return None
+    if not isinstance(content, list):
+        raise _rejected(f"logprobs is {_shown(content)}")
+    for token in content:
+        top = token.get("top_logprobs") if isinstance(token, dict) else None
+        if not _is_token(token) or not (top is None or (isinstance(top, list) and all(map(_is_token, top)))):
+            raise _rejected(f"an entry of logprobs is {_shown(token)}")
+    return content
+
+
+def _is_token(token: object) -> bool:
+    if not isinstance(token, dict) or not isinstance(token.get("token"), str):
+        return False
+    value = token.get("logprob")
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value) and value < math.inf
+
+
+def _tokens_of_each(contents: list[list[Object] | None], total: int) -> list[int]:
+    """How many tokens each choice has; where not every token is listed, the sum is split evenly."""
+    counts = [len(content or ()) for content in contents]
+    if sum(counts) != total:
+        counts = [total // len(counts) + (number < total % len(counts)) for number in range(len(counts))]
+    return counts
+
+
+def _column(content: list[Object]) -> pa.StructArray:
+    """The tokens of an answer. A vLLM server puts the chosen alternative before likelier ones, so this sorts them."""
+    tokens = []
+    for token in content:
+        likeliest = sorted(token.get("top_logprobs") or (), key=lambda other: -float(other["logprob"]))
+        tokens.append(
+            (None, token["token"], float(token["logprob"]), [(None, o["token"], float(o["logprob"])) for o in likeliest])
+        )
+    return logprobs.of_answer(tokens)
