@@ -18,6 +18,7 @@ from tests.support import rays
 from tests.support.commands import write_questions
 from tests.support.planning import lines
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 a replica gets a thirtieth of a core beside a busy process
 hypothesis.settings.register_profile("batchgen", deadline=None)  # how long an example takes is the machine's business
 hypothesis.settings.load_profile("batchgen")
 
