@@ -50,12 +50,21 @@ def to_parquet(table: pa.Table, about: Fields | None = None) -> bytes:
 
 def read_parquet(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
     """The table in a Parquet file, its pages checked. Raises VerifyError for a damaged or missing file, NewerFormat."""
+    return parse_parquet(store.get(name), f"{store.url}/{name}", name, columns)
+
+
+def parse_parquet(data: bytes | None, where: str, name: str, columns: list[str] | None = None) -> pa.Table:
+    """As read_parquet, of the bytes of a file `name` that is at `where`."""
     try:
-        table = pq.ParquetFile(in_arrow_memory(store.get(name)), page_checksum_verification=True).read(columns=columns)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        table = open_parquet(data).read(columns=columns)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise VerifyError(f"{name}: damaged: {safe_message(error, 200)}") from None
-    refuse_newer(about(table), f"{store.url}/{name}")
+    refuse_newer(about(table), where)
     return table
+
+
+def open_parquet(data: bytes | None) -> pq.ParquetFile:
+    return pq.ParquetFile(in_arrow_memory(data), page_checksum_verification=True)
 
 
 def in_arrow_memory(data: bytes | None) -> pa.BufferReader:

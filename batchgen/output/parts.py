@@ -4,6 +4,7 @@ The part of a span becomes visible, as a whole, by one put_new under the span's 
 its part away. The footer carries the part's counts, so that they can be read again without its rows."""
 
 import contextlib
+import hashlib
 from collections import Counter
 from dataclasses import asdict
 from operator import attrgetter
@@ -118,9 +119,10 @@ def first_errors(completions: list[Completion], most: int = 5) -> list[RowError]
     return [c.error for c in completions if c.error][:most]
 
 
-def commit(store: Store, span: str, part: bytes) -> bool:
-    """Make the part visible. False where the span already had one. Raises StoreError."""
-    return store.put_new(part_name(span), part)
+def commit(store: Store, span: str, part: bytes) -> str | None:
+    """Make the part visible; its sha256, or None where the span already had one. Raises StoreError."""
+    digest = hashlib.sha256(part).hexdigest()
+    return digest if store.put_new(part_name(span), part) else None
 
 
 def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.Table:
@@ -142,6 +144,7 @@ def footer_in(part: pa.Table) -> Footer | None:
     """The footer of a part that has been read; None where there are no counts in it."""
     fields = about(part)
     counts, errors = fields.get("counts"), fields.get("errors")
-    if isinstance(counts, dict) and isinstance(errors, dict) and {"ok", "error"} <= counts.keys():
-        return known(Counts, counts), errors
-    return None
+    if not isinstance(counts, dict) or not isinstance(errors, dict) or not {"ok", "error"} <= counts.keys():
+        return None
+    sound = all(type(number) is int and 0 <= number < 2**63 for number in (*counts.values(), *errors.values()))
+    return (known(Counts, counts), errors) if sound else None

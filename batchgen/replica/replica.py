@@ -145,7 +145,8 @@ class Replica:
         schema = output_schema(block.kept.schema, job.schema_names, job.parsed_type, job.output.token_logprobs)
         made = await self._timed(parts.encode_sound, block.prompts, block.kept, completions, schema, shard, model)
         part, footer, completions = made
-        created = await self._timed(parts.commit, self.store, span.name, part)
+        sha256 = await self._timed(parts.commit, self.store, span.name, part)
+        created = sha256 is not None
         counts, errors = footer if created else await asyncio.to_thread(parts.read_footer, self.store, span.name)
         if span.files:
             await asyncio.to_thread(delete_all, self.store, span.files)
@@ -164,6 +165,7 @@ class Replica:
             committing=committing,
             from_journal=from_journal,
             restarts=self._restarts - restarts_before,
+            sha256=sha256,
         )
 
     async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> None:
