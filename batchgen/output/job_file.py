@@ -60,7 +60,7 @@ def load(store: Store) -> JobFile | None:
         schema = schemas.get("schema", first)
         named, doubt = str(fields["fingerprint"]), _doubt(fields, job)
         return JobFile(job, fields["meaning"], fields["model"], columns, schema, named, doubt, fields.get("manifest") is True)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, pa.ArrowException) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, pa.ArrowException) as error:
         what = f"output {store.url}: {NAME} is not a batchgen job: {safe_message(error)}"
         raise OutputConflict(what, "choose another output.path") from None
 
