@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import orjson
 
-from batchgen.errors import StoreError
+from batchgen.errors import InputError, StoreError
 from batchgen.output.format import Fields
 from batchgen.output.output import Output
 from batchgen.registry import Registry
@@ -18,8 +18,12 @@ _BUILT_IN = {name: f"batchgen.export.{name}:export" for name in ("jsonl", "opena
 EXPORTS: Registry[Export] = Registry("--format", "batchgen.exports", _BUILT_IN)
 
 
-def export(output: Output, write: Export, folder: Path) -> dict[str, int]:
-    """Write the output into files in `folder`; their names, and how many lines each has. Raises StoreError, VerifyError."""
+def export(output: Output, write: Export, folder: Path, partial: bool = False) -> dict[str, int]:
+    """Write the output into files in `folder`; their names, and how many lines each has. `partial`: also an unfinished one, as far
+    as it is. Raises InputError for an unfinished output, StoreError, VerifyError."""
+    if not partial and (lacks := output.unfinished()):
+        remedy = "run the job to its end, or export the rows that are there with --partial"
+        raise InputError(f"{output.url}: the job is unfinished, {lacks}", remedy)
     counts: dict[str, int] = {}
     files: dict[str, BinaryIO] = {}
 

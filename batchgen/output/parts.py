@@ -6,14 +6,15 @@ its part away. The footer carries the part's counts, so that they can be read ag
 import contextlib
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from operator import attrgetter
 
 import pyarrow as pa
 
 from batchgen import logprobs, logs
-from batchgen.errors import ErrorCode, RowError, VerifyError, place
-from batchgen.output.format import Fields, about, known, read_parquet, to_parquet
+from batchgen.errors import ErrorCode, RowError, VerifyError, place, safe_message
+from batchgen.output.format import Fields, about, known, open_parquet, parse_parquet, read_parquet, to_parquet
 from batchgen.output.store import Store
 from batchgen.records import COLUMNS, Completion, Counts, failed
 
@@ -131,6 +132,18 @@ def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.T
     with contextlib.suppress(VerifyError):
         return read_parquet(store, part_name(span), columns)
     return read_parquet(store, part_name(span), columns)
+
+
+def tables(store: Store, span: str, most: int) -> Iterator[pa.Table]:
+    """A committed part in tables of at most `most` rows, its pages checked as they are read. Raises VerifyError, NewerFormat."""
+    name = part_name(span)
+    data = store.get(name)
+    parse_parquet(data, f"{store.url}/{name}", name, [])
+    try:
+        for batch in open_parquet(data).iter_batches(most, use_threads=False):
+            yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        raise VerifyError(f"{name}: damaged: {safe_message(error, 200)}") from None
 
 
 def read_footer(store: Store, span: str) -> Footer:

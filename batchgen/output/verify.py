@@ -16,12 +16,13 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 
 from batchgen.errors import VerifyError, safe_message
-from batchgen.output import manifest, parts
+from batchgen.output import parts
 from batchgen.output.format import Fields, parse_parquet
 from batchgen.output.job_file import JobFile
-from batchgen.output.manifest import Manifest
 from batchgen.output.plan_file import SUCCESS, Plan, load_plan
 from batchgen.output.store import Store
+from batchgen.output.trust import manifest
+from batchgen.output.trust.manifest import Manifest
 from batchgen.records import Span
 
 
