@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import orjson
+import pyarrow as pa
 
 from batchgen.errors import InputError, StoreError
+from batchgen.export import values
 from batchgen.output.format import Fields
 from batchgen.output.output import Output
 from batchgen.registry import Registry
@@ -16,6 +18,11 @@ Line = Callable[[str, Fields | None], None]  # adds a line of JSON to the file o
 Export = Callable[[Output, Line], None]  # writes the rows of an output, line by line
 _BUILT_IN = {name: f"batchgen.export.{name}:export" for name in ("jsonl", "openai")}
 EXPORTS: Registry[Export] = Registry("--format", "batchgen.exports", _BUILT_IN)
+
+
+def _plain(value: object) -> object:
+    """A value that JSON lacks, of an export that takes rows as Python has them."""
+    return values.values(pa.array([value]))[0]
 
 
 def export(output: Output, write: Export, folder: Path, partial: bool = False) -> dict[str, int]:
@@ -34,7 +41,7 @@ def export(output: Output, write: Export, folder: Path, partial: bool = False) -
             files[name] = unfinished.enter_context(open(part, "wb"))  # noqa: SIM115 - the stack closes it
             counts[name] = 0
         if fields is not None:
-            files[name].write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+            files[name].write(orjson.dumps(fields, _plain, orjson.OPT_APPEND_NEWLINE))
             counts[name] += 1
 
     try:

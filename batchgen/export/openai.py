@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import Iterator
 
+from batchgen.errors import VerifyError
 from batchgen.export import values
 from batchgen.export.files import Line
 from batchgen.output.format import Fields
@@ -24,7 +25,9 @@ def export(output: Output, line: Line) -> None:
     created, shards = int(time.time()), {shard.name: shard for shard in output.plan.shards}
     rows: Iterator[Fields] = itertools.chain.from_iterable(map(values.rows, output.tables()))
     for (name, row, variant), samples in itertools.groupby(rows, lambda row: (row["shard"], row["row"], row["variant"])):
-        answers, shard = list(samples), shards[name]
+        if (shard := shards.get(name)) is None:
+            raise VerifyError(f"{output.url}: row {row} is of shard {name}, which the plan does not have", "run batchgen verify")
+        answers = list(samples)
         custom_id = answers[0]["id"]
         if custom_id is None:
             custom_id = _nameless(shard, row) if output.job.job.input.id else f"{shard.index}:{row + 1}"
