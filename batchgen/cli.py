@@ -126,6 +126,7 @@ def retry(
     """Run the failed rows of a finished job again, and no others. Exit codes: as of run."""
     from batchgen.job.fields import override, read_yaml
     from batchgen.output.trust.doors import refuse_doors
+    from batchgen.prepare import prepare
 
     codes = [code for code in (where or "").removeprefix("error_code=").split(",") if code]
     if where is not None and not (codes and where.startswith("error_code=")):
@@ -137,6 +138,8 @@ def retry(
     for text in [*set_, f"output.path={json.dumps(out)}"]:
         override(fields, text)
     job = batchgen.Job.parse(fields, own or out)
+    if own:
+        prepare(job, output.store)  # refuses another meaning before anything is planned
     planned = output.retry(codes or None, _tell)
     if not quiet:
         _tell(f"{planned:,} failed rows to run again")

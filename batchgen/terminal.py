@@ -1,5 +1,6 @@
 """What a person sees: the progress of a run, messages, the summary at its end, and what status and verify find, as text."""
 
+import contextlib
 import functools
 import itertools
 import time
@@ -26,11 +27,17 @@ LINE_SECONDS = 10.0  # how often a line is printed where there is no terminal
 SUMMARY_SPANS, SUMMARY_ROWS = 8, 2_000  # how much of an output is searched for the answers that a summary shows
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich's own ends the process."""
+        self.quiet = True
+
+
 def monitor(
     tally: Tally, store: Store, name: str, out: TextIO, quiet: bool = False, lease: Lease | None = None
 ) -> Monitor:
     """Shows job `name` as it runs: a bar on a terminal, else a line every LINE_SECONDS; `quiet` leaves only the messages."""
-    console = Console(file=out)
+    console = _Console(file=out)
     kind = Monitor if quiet else LiveBar if console.is_terminal else Lines
     return kind(tally, store, name, console, lease)
 
@@ -56,8 +63,15 @@ class LiveBar(Monitor):
         bars.add_task(self.name, total=None, more="")
         return bars
 
-    def live(self) -> Progress:
-        return self._bars
+    @contextlib.contextmanager
+    def live(self) -> Iterator[None]:
+        with contextlib.suppress(OSError, ValueError):
+            self._bars.start()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                self._bars.stop()
 
     def show(self, text: str, force: bool) -> None:
         self._bars.update(self._bars.task_ids[0], completed=self.tally.counts.rows, total=self.tally.rows_planned, more=text)
@@ -65,7 +79,7 @@ class LiveBar(Monitor):
 
 def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out: TextIO) -> None:
     """The end of a run: counts, the first answers side by side, where the data is, what to do next."""
-    console = Console(file=out, highlight=False, markup=False)
+    console = _Console(file=out, highlight=False, markup=False)
     counts, status, cached = tally.counts, tally.status(), ""
     if counts.cached_tokens or (varied and counts.prompt_tokens):  # variants share their prompt
         cached = f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached"
