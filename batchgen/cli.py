@@ -48,7 +48,9 @@ Repair = Annotated[bool, typer.Option("--repair", help="Move damaged parts to qu
 Topic = Annotated[str | None, typer.Argument(metavar="TOPIC", help="Topic to show.", show_default=False)]
 Codes = Annotated[str | None, typer.Option("--where", metavar="error_code=CODE,CODE", help="Only rows with these error codes.")]
 Own = Annotated[str | None, typer.Option("--job", metavar="JOB", help="Run by this job file, in place of the stored one.")]
-Trust = Annotated[bool, typer.Option("--trust-stored", help="Take addresses, paths and environment from the output's stored job.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-stored", help="Take addresses, paths and environment from the output's stored job.")
+]
 Partial = Annotated[bool, typer.Option("--partial", help="Export an unfinished output, as far as it is.")]
 Format = Annotated[
     str, typer.Option("--format", metavar="FORMAT", help="jsonl: all rows. openai: batch output and error files. Or a package's.")

@@ -80,7 +80,11 @@ def run(
             "progress": lambda: monitor.tick(0, force=True),
             "report": lambda: held.put(progress.REPORT, tally.encode()),
             "clean-up": lambda: delete_all(store, itertools.chain(store.list(journal.FOLDER), store.list(SCRATCH))),
-            "summary": lambda: None if quiet else terminal.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out),
+            "summary": lambda: (
+                None
+                if quiet
+                else terminal.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
+            ),
         }.items():
             try:
                 ending()

@@ -33,9 +33,7 @@ class _Console(Console):
         self.quiet = True
 
 
-def monitor(
-    tally: Tally, store: Store, name: str, out: TextIO, quiet: bool = False, lease: Lease | None = None
-) -> Monitor:
+def monitor(tally: Tally, store: Store, name: str, out: TextIO, quiet: bool = False, lease: Lease | None = None) -> Monitor:
     """Shows job `name` as it runs: a bar on a terminal, else a line every LINE_SECONDS; `quiet` leaves only the messages."""
     console = _Console(file=out)
     kind = Monitor if quiet else LiveBar if console.is_terminal else Lines

@@ -61,7 +61,7 @@ class Bucket:
         self.world.dice.shuffle(found)
         return [found]
 
-    def delete(self, client: Any, names: str | list[str]) -> None:
+    def delete(self, client: Any, names: Any) -> None:
         for name in [names] if isinstance(names, str) else names:
             with self._operation(f"delete {name}"):
                 assert not name.startswith("data/"), f"{name} is deleted"

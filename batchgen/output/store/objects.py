@@ -50,7 +50,7 @@ class ObjectStore:
             if (data := bytes(found.bytes())) != old:
                 return data == new  # put by an attempt whose answer was lost
             try:
-                version = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
+                version = {key: mark for key in ("e_tag", "version") if (mark := found.meta[key]) is not None}  # type: ignore[literal-required]
                 obstore.put(self._client, name, new, mode=version, use_multipart=False)  # type: ignore[arg-type]
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 if (data := bytes(obstore.get(self._client, name).bytes())) == old:

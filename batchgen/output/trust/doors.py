@@ -20,7 +20,9 @@ a class or of a variable; numbers and switches open nothing."""
 def refuse_doors(stored: Job, said: Iterable[str], origin: str) -> None:
     """`said` are the dotted keys that the caller sets. Raises InputError with the fields of a stored job that open a door."""
     keys = tuple(said)
-    found = [f"{name}: {value!r}"[:200] for name, value in _doors(stored) if not any(f"{name}.".startswith(f"{key}.") for key in keys)]
+    found = [
+        f"{name}: {value!r}"[:200] for name, value in _doors(stored) if not any(f"{name}.".startswith(f"{key}.") for key in keys)
+    ]
     if found:
         lines = "\n".join(f"  {one}" for one in found)
         what = f"{origin}: its stored job says where a run connects to, or what it loads:\n{lines}\nname your own job file with --job"

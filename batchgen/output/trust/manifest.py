@@ -101,7 +101,9 @@ def sha256(data: bytes | None) -> str:
 
 def seal(store: Store) -> bytes:
     """The content of `_SUCCESS`. Raises StoreError."""
-    return orjson.dumps({**MARK, "files": {name: sha256(store.get(name)) for name in sorted(_sealed(store))}}, option=orjson.OPT_INDENT_2)
+    return orjson.dumps(
+        {**MARK, "files": {name: sha256(store.get(name)) for name in sorted(_sealed(store))}}, option=orjson.OPT_INDENT_2
+    )
 
 
 def broken(store: Store, seal: bytes) -> Iterator[str]:
