@@ -9,7 +9,7 @@ import contextlib
 import io
 import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from batchgen.errors import Interrupted, LeaseError, StoreError, TooManyErrors, printable, safe_message
@@ -76,28 +76,32 @@ def run(
                     monitor.tick(0, force=True)
             raise
         tally.state = "done"
-        for what, ending in {
-            "progress": lambda: monitor.tick(0, force=True),
-            "report": lambda: held.put(progress.REPORT, tally.encode()),
-            "clean-up": lambda: delete_all(store, itertools.chain(store.list(journal.FOLDER), store.list(SCRATCH))),
-            "summary": lambda: (
-                None
-                if quiet
-                else terminal.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
-            ),
-        }.items():
-            try:
-                ending()
-            except Exception as error:  # the job is done, whatever becomes of these
-                tell(f"warning: {what}: {safe_message(error)}; the job is done")
+        with warned("progress", tell):
+            monitor.tick(0, force=True)
+        with warned("report", tell):
+            held.put(progress.REPORT, tally.encode())
+        with warned("clean-up", tell):
+            delete_all(store, itertools.chain(store.list(journal.FOLDER), store.list(SCRATCH)))
+        with warned("summary", tell):
+            if not quiet:
+                terminal.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
     if tally.counts.error > job.limits.errors * tally.rows_planned:
         found = progress.over_limit(tally, job.limits.errors)
         raise TooManyErrors(found, "the failed rows have status = 'error' in the output")
     return {"name": job.name, "output": store.url, **tally.status()}
 
 
+@contextlib.contextmanager
+def warned(what: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """The job is done: what fails now is told, and no more."""
+    try:
+        yield
+    except Exception as error:
+        tell(f"warning: {what}: {safe_message(error)}; the job is done")
+
+
 def finish(store: Store, held: Lease, has_manifest: bool) -> None:
-    """Record the parts that are not in the manifest, and put _SUCCESS, unless an earlier run has. Raises LeaseError, StoreError."""
+    """Record the parts that the manifest lacks, and put _SUCCESS, unless an earlier run has. Raises LeaseError, StoreError."""
     from batchgen.output import parts, plan_file
     from batchgen.output.trust import manifest
 

@@ -26,7 +26,7 @@ def _plain(value: object) -> object:
 
 
 def export(output: Output, write: Export, folder: Path, partial: bool = False) -> dict[str, int]:
-    """Write the output into files in `folder`; their names, and how many lines each has. `partial`: also an unfinished one, as far
+    """Write the output into files in `folder`; their names, and how many lines each has. `partial`: an unfinished one too, as far
     as it is. Raises InputError for an unfinished output, StoreError, VerifyError."""
     if not partial and (lacks := output.unfinished()):
         remedy = "run the job to its end, or export the rows that are there with --partial"

@@ -126,13 +126,14 @@ def _structs(array: pa.Array) -> list[Any]:
     return [value if there else None for value, there in zip(made, array.is_valid().to_pylist(), strict=True)]
 
 
+_BINARY = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
 _BY_TYPE: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], list[Any]]], ...] = (
     (lambda kind: isinstance(kind, pa.BaseExtensionType), lambda array: values(array.storage)),
     (types.is_dictionary, lambda array: values(array.dictionary_decode())),
     (types.is_run_end_encoded, lambda array: values(pc.run_end_decode(array))),
     (types.is_floating, _floats),
     (lambda kind: types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind), _text),
-    (lambda kind: "binary" in str(kind), _bytes),
+    (lambda kind: any(is_kind(kind) for is_kind in _BINARY), _bytes),
     (types.is_decimal, _decimals),
     (lambda kind: types.is_date(kind) or types.is_timestamp(kind), _instants),
     (types.is_time, _times),

@@ -48,8 +48,9 @@ class Lease:
         self.check()
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file of the job's state (progress, report, _SUCCESS). A driver that stood still, while another took over, changes
-        nothing: its lease is confirmed after the file was read, and the file must still be the same. Raises LeaseError, StoreError."""
+        """Write a file of the job's state (progress, report, _SUCCESS). A driver that stood still while another took over changes
+        nothing: its lease is confirmed after the file was read, and the file must still be the same. Raises LeaseError and
+        StoreError."""
         before = self._store.get(name)
         self.confirm()
         if not (self._store.put_new(name, data) if before is None else self._store.swap(name, before, data)):

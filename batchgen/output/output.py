@@ -101,7 +101,7 @@ class Output:
                 raise StoreError(f"{there}: it is not what was put there", "the part is where it was; run verify again")
             self.store.delete(plan_file.SUCCESS)
             if (span := parts.span_of(name)) in manifest.load(self.store).digests:
-                manifest.append(self.store, void={str(span): manifest.sha256(data)})
+                manifest.append(self.store, void={str(span): parts.sha256(data)})
             self.store.delete(name)
             moved.append(there)
         return moved

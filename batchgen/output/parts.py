@@ -120,10 +120,13 @@ def first_errors(completions: list[Completion], most: int = 5) -> list[RowError]
     return [c.error for c in completions if c.error][:most]
 
 
-def commit(store: Store, span: str, part: bytes) -> str | None:
-    """Make the part visible; its sha256, or None where the span already had one. Raises StoreError."""
-    digest = hashlib.sha256(part).hexdigest()
-    return digest if store.put_new(part_name(span), part) else None
+def commit(store: Store, span: str, part: bytes) -> bool:
+    """Make the part visible. False where the span already had one. Raises StoreError."""
+    return store.put_new(part_name(span), part)
+
+
+def sha256(data: bytes | None) -> str:
+    return hashlib.sha256(data or b"").hexdigest()
 
 
 def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.Table:

@@ -1,10 +1,11 @@
 """Proof from the files alone: every planned (row, variant, sample) is there exactly once.
 
 The ordinals of different spans cannot overlap (the plan is checked for that), so each span is judged alone, with its retries, in
-bounded memory. Where the manifest has the sha256 of a part, its bytes are compared; where not (parts of earlier releases, parts
-that were made just before a crash), its rows are all that can be judged. A part is called damaged, and moved away by a repair, only where its own bytes are to blame: they cannot be read,
-twice, or its rows contradict the plan, while job file and plan show no sign of being other than they were written. A part with
-other columns than the job file lists, or with another footer, stays where it is: it may be another release's."""
+bounded memory. Where the manifest has the sha256 of a part, its bytes are compared; where not (parts of earlier releases, or made
+just before a crash), its rows are all that can be judged. A part is called damaged, and moved away by a repair, only where its
+own bytes are to blame: they cannot be read, twice, they are not those that were committed, or its rows contradict the plan, while
+job file, plan and manifest show no sign of being other than they were written. A part with other columns than the job file
+lists, or with another footer, stays where it is: it may be another release's."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -25,14 +26,13 @@ from batchgen.output.trust import manifest
 from batchgen.output.trust.manifest import Manifest
 from batchgen.records import Span
 
-
 _JUDGED = {"shard", "row", "variant", "sample", "sampling", "attempt", "status", "input_sampling", "input_extra"}
 
 
 @dataclass
 class Verdict:
-    """What was found; the output is proven when `problems` is empty. `unfinished`: the only problem is that the job has not run to
-    its end. `damaged` are the parts, by name, that have a problem and can be made again. `doubt` says why job file, plan or
+    """What was found; the output is proven when `problems` is empty. `unfinished`: the only problem is that the job has not run
+    to its end. `damaged` are the parts, by name, that have a problem and can be made again. `doubt` says why job file, plan or
     manifest may be what is wrong, and no part can be called damaged. `recorded` parts have a sha256 in the manifest, of which
     `recorded_later` were hashed some time after their commit."""
 
@@ -69,8 +69,8 @@ def verify(store: Store, job: JobFile) -> Verdict:
     broken = [*recorded.problems, *(manifest.broken(store, success) if success else ())]
     verdict.doubt = verdict.doubt or next(iter(broken), None)
     verdict.problems += broken
-    if verdict.doubt and verdict.doubt not in verdict.problems:
-        verdict.problems.insert(0, verdict.doubt)
+    if job.doubt:
+        verdict.problems.insert(0, job.doubt)
     present = _count(store, job, plan, recorded, success, verdict)
     places = plan.places(present).values()
     with ThreadPoolExecutor(4) as pool:
@@ -82,6 +82,8 @@ def verify(store: Store, job: JobFile) -> Verdict:
         verdict.problems += [f"{problem.part}: {problem.text}" for problem in problems]
         if verdict.doubt is None:
             verdict.damaged += sorted({problem.part for problem in problems if problem.kind in blamed})
+    if verdict.doubt and not verdict.problems:
+        verdict.problems.append(verdict.doubt)
     return verdict
 
 
@@ -103,8 +105,9 @@ def _count(store: Store, job: JobFile, plan: Plan, recorded: Manifest, success: 
     verdict.problems += [f"{name}: missing ({span.rows} rows)" for name, span in lost.items()]
     if success is None and (missing or not verdict.problems):
         verdict.unfinished = not verdict.problems
-        here = f"{len(missing):,} of {len(planned):,} spans have no part yet" if missing else "every part is there"
-        verdict.problems.append(f"{SUCCESS}: missing, the job is unfinished: {here}; run it again to finish it")
+        open_ = f"unfinished: {len(missing):,} of {len(planned):,} spans have no part yet"
+        here = open_ if missing else f"{SUCCESS}: missing although every part is there"
+        verdict.problems.append(f"{here}; run the job again to finish it")
     elif job.manifest and not verdict.problems and (not success or verdict.recorded < verdict.parts):
         verdict.problems.append(f"{SUCCESS}: its seal or the sha256 of parts is missing; run the job again to finish it")
     return present
@@ -146,7 +149,7 @@ def _read(store: Store, span: str, recorded: Manifest) -> tuple[pa.Table, str | 
     name = parts.part_name(span)
     for again in (True, False):
         data = store.get(name)
-        digest = manifest.sha256(data)
+        digest = parts.sha256(data)
         problem = "it is not what was committed: its sha256 differs" if digest != recorded.digests.get(span, digest) else None
         if digest == recorded.void.get(span):
             problem = "damaged, and its repair has not ended: run verify --repair again"
@@ -168,17 +171,16 @@ def _part(store: Store, job: JobFile, plan: Plan, recorded: Manifest, span: Span
         table, changed = _read(store, span.name, recorded)
     except VerifyError as error:
         return [], [Problem(name, "unreadable", str(error).removeprefix(f"{name}: "))]
-    if changed:
-        return [], [Problem(name, "contradiction", changed)]
+    problems = [Problem(name, "contradiction", changed)] if changed else []
     if deviation := _deviation(table.schema, job.schema):
-        return [], [Problem(name, "deviation", f"its columns are not this job's: {deviation}")]
+        return [], [*problems, Problem(name, "deviation", f"its columns are not this job's: {deviation}")]
     if any(table[key].null_count for key in ("row", "variant", "sample", "attempt")):
-        return [], [Problem(name, "contradiction", "a null in row, variant, sample or attempt")]
+        return [], [*problems, Problem(name, "contradiction", "a null in row, variant, sample or attempt")]
     try:
         rows = table.select([column for column in table.column_names if column in _JUDGED]).to_pylist()
     except (ValueError, OverflowError, pa.ArrowException) as error:
         return [], [Problem(name, "unreadable", f"damaged: {safe_message(error, 200)}")]
-    problems = [Problem(name, "contradiction", text) for text in _row_contradictions(job, span, rows)]
+    problems += [Problem(name, "contradiction", text) for text in _row_contradictions(job, span, rows)]
     shards = {row["shard"] for row in rows}
     if shards != {plan.shards[span.shard].name}:
         of_plan = shards <= {shard.name for shard in plan.shards}

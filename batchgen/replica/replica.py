@@ -145,8 +145,8 @@ class Replica:
         schema = output_schema(block.kept.schema, job.schema_names, job.parsed_type, job.output.token_logprobs)
         made = await self._timed(parts.encode_sound, block.prompts, block.kept, completions, schema, shard, model)
         part, footer, completions = made
-        sha256 = await self._timed(parts.commit, self.store, span.name, part)
-        created = sha256 is not None
+        created = await self._timed(parts.commit, self.store, span.name, part)
+        sha256 = await self._timed(parts.sha256, part) if created else None
         counts, errors = footer if created else await asyncio.to_thread(parts.read_footer, self.store, span.name)
         if span.files:
             await asyncio.to_thread(delete_all, self.store, span.files)

@@ -97,17 +97,17 @@ def json_change(out: Path, name: str, change: Callable[[dict[str, Any]], object]
 def blessed(out: Path) -> None:
     """A part that is changed with its entry in the manifest, which is signed again."""
     changed("response", lambda texts: ["other", *texts[1:]])(out)
-    digest = manifest.sha256(part(out).read_bytes())
+    digest = parts.sha256(part(out).read_bytes())
     json_change(out, RECORDED, lambda fields: fields["parts"].update({part(out).stem: digest}))
 
 
 def voided(out: Path) -> None:
     """A part that is changed, with a manifest file that says that it was made again."""
-    before = manifest.sha256(part(out).read_bytes())
+    before = parts.sha256(part(out).read_bytes())
     changed("response", lambda texts: ["other", *texts[1:]])(out)
     store = LocalStore(out)
     manifest.append(store, void={part(out).stem: before})
-    manifest.append(store, later={part(out).stem: manifest.sha256(part(out).read_bytes())})
+    manifest.append(store, later={part(out).stem: parts.sha256(part(out).read_bytes())})
 
 
 def replan(out: Path) -> None:

@@ -65,11 +65,14 @@ class LocalStore:
 
     def get(self, name: str) -> bytes | None:
         """The object, None where there is none."""
-        with contextlib.suppress(FileNotFoundError), self._at(name) as at:
-            with open(os.open(at.name, _FILE, dir_fd=at.folder), "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise OSError(errno.EINVAL, "not a regular file")
-                return file.read()
+        with (
+            contextlib.suppress(FileNotFoundError),
+            self._at(name) as at,
+            open(os.open(at.name, _FILE, dir_fd=at.folder), "rb") as file,
+        ):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            return file.read()
         return None
 
     def list(self, prefix: str) -> Iterator[str]:

@@ -6,12 +6,15 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import obstore
 from obstore import exceptions
 
 from batchgen.errors import InputError, StoreError, safe_message
+
+if TYPE_CHECKING:
+    from obstore import UpdateVersion
 
 ATTEMPTS = 6  # how often a call to an object store is made at most
 DELETED_AT_ONCE = 1000  # keys of one request, S3's most
@@ -50,8 +53,9 @@ class ObjectStore:
             if (data := bytes(found.bytes())) != old:
                 return data == new  # put by an attempt whose answer was lost
             try:
-                version = {key: mark for key in ("e_tag", "version") if (mark := found.meta[key]) is not None}  # type: ignore[literal-required]
-                obstore.put(self._client, name, new, mode=version, use_multipart=False)  # type: ignore[arg-type]
+                marks: UpdateVersion = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
+                known = cast("UpdateVersion", {key: mark for key, mark in marks.items() if mark is not None})
+                obstore.put(self._client, name, new, mode=known, use_multipart=False)
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 if (data := bytes(obstore.get(self._client, name).bytes())) == old:
                     raise  # another PUT was under way, which has failed

@@ -25,8 +25,8 @@ def refuse_doors(stored: Job, said: Iterable[str], origin: str) -> None:
     ]
     if found:
         lines = "\n".join(f"  {one}" for one in found)
-        what = f"{origin}: its stored job says where a run connects to, or what it loads:\n{lines}\nname your own job file with --job"
-        raise InputError(what, "or take it from the output with --trust-stored")
+        what = f"{origin}: its stored job says where a run connects to, or what it loads:\n{lines}"
+        raise InputError(f"{what}\nname your own job file with --job", "or take it from the output with --trust-stored")
 
 
 def _doors(job: Job) -> Iterator[tuple[str, object]]:

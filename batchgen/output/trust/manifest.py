@@ -10,7 +10,6 @@ A file is JSON: `parts` (span to sha256, by the writer of the part), `later` (sp
 `_SUCCESS` is the seal: the sha256 of job file, plan files and manifest files as they were when the job was done. Outputs of the
 first releases have no manifest, and an empty `_SUCCESS`."""
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from batchgen.errors import VerifyError, safe_message
 from batchgen.job.meaning import fingerprint
 from batchgen.output import job_file, parts, plan_file
 from batchgen.output.format import MARK, Fields, refuse_newer
+from batchgen.output.parts import sha256
 from batchgen.output.store import Store
 
 FOLDER = "_batchgen/manifest"
@@ -95,10 +95,6 @@ def fill(store: Store, committed: set[str]) -> int:
     return count
 
 
-def sha256(data: bytes | None) -> str:
-    return hashlib.sha256(data or b"").hexdigest()
-
-
 def seal(store: Store) -> bytes:
     """The content of `_SUCCESS`. Raises StoreError."""
     return orjson.dumps(
@@ -107,7 +103,7 @@ def seal(store: Store) -> bytes:
 
 
 def broken(store: Store, seal: bytes) -> Iterator[str]:
-    """What has changed since a seal was made. A driver that stood still may have added what it knew of parts, and nothing else."""
+    """What has changed since a seal was made. A driver that stood still may have added what it knew of parts, no more."""
     try:
         fields = orjson.loads(seal)
         refuse_newer(fields, plan_file.SUCCESS)
