@@ -30,7 +30,7 @@ def export(output: Output, line: Line) -> None:
         answers = list(samples)
         custom_id = answers[0]["id"]
         if custom_id is None:
-            custom_id = _nameless(shard, row) if output.job.job.input.id else f"{shard.index}:{row + 1}"
+            custom_id = _nameless(shard, row) if output.job.job.input.id else f"{shard.index}-{row}" if shard.index else str(row)
         if output.job.job.variants > 1:  # of every request, so that no two of them can be called the same
             custom_id = f"{custom_id}-{variant}"
         number = f"{shard.index:06d}-{row:012d}-{variant:04d}"
