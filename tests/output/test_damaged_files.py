@@ -100,7 +100,11 @@ def test_a_damaged_progress_file_is_named_and_the_parts_are_counted(
     store.put(progress.PROGRESS, data)
     status = Output.open(store).status()
     assert (status["state"], status["rows_ok"], status["rows_error"]) == ("done", 48, 14)
-    assert data.startswith((b"{}", b'{"a":')) or data == b"" or "progress.json: damaged, its counts are made again from the parts" in caplog.text
+    assert (
+        data.startswith((b"{}", b'{"a":'))
+        or data == b""
+        or "progress.json: damaged, its counts are made again from the parts" in caplog.text
+    )
 
 
 def test_a_progress_file_with_any_value_in_any_field_counts_as_the_parts_do(made: Finished, store: LocalStore) -> None:
