@@ -60,6 +60,7 @@ def run(
         try:
             if missing := planned.missing(done):
                 tally.state = "running"
+                held.confirm()
                 store.delete(plan_file.SUCCESS)
                 from batchgen.cluster.connect import connected  # Ray only when there is something to do
                 from batchgen.cluster.driver import Run

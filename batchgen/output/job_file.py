@@ -16,7 +16,7 @@ from batchgen.errors import OutputConflict, safe_message
 from batchgen.job.job import Job, defaults
 from batchgen.job.meaning import differences, fingerprint
 from batchgen.job.sampling import Sampling
-from batchgen.output.format import MARK, Fields, refuse_newer
+from batchgen.output.format import MARK, Fields, refuse_extensions, refuse_newer
 from batchgen.output.store import Store
 from batchgen.records import output_schema
 from batchgen.render.model_files import ModelFiles
@@ -53,7 +53,9 @@ def load(store: Store) -> JobFile | None:
         fields = orjson.loads(data)
         refuse_newer(fields, f"{store.url}/{NAME}")
         names = [name for name in ("carried_schema", "schema") if name in fields]
-        schemas = {name: pa.ipc.read_schema(pa.py_buffer(base64.b64decode(fields[name]))) for name in names}
+        written = {name: base64.b64decode(fields[name]) for name in names}
+        refuse_extensions(*written.values())
+        schemas = {name: pa.ipc.read_schema(pa.py_buffer(data)) for name, data in written.items()}
         columns = schemas["carried_schema"]
         job = Job.model_validate(_known(copy.deepcopy(fields["job"])), extra="ignore")
         first = output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs, first_format=True)

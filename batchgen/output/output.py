@@ -90,7 +90,7 @@ class Output:
     def repair(self, verdict: Verdict) -> list[str]:
         """Move the damaged parts of a verdict away, so that the next run makes them again; returns where they went. No run may be
         at work on the output. A part is deleted when its copy has been read back, and the manifest says so before."""
-        moved = []
+        moved, recorded = [], manifest.load(self.store).digests
         for name in verdict.damaged:
             data = self.store.get(name)
             if data is None or data != self.store.get(name):
@@ -100,7 +100,7 @@ class Output:
             if self.store.get(there) != data:
                 raise StoreError(f"{there}: it is not what was put there", "the part is where it was; run verify again")
             self.store.delete(plan_file.SUCCESS)
-            if (span := parts.span_of(name)) in manifest.load(self.store).digests:
+            if (span := parts.span_of(name)) in recorded:
                 manifest.append(self.store, void={str(span): parts.sha256(data)})
             self.store.delete(name)
             moved.append(there)

@@ -55,6 +55,8 @@ def name_of(number: int) -> str:
 
 def add(store: Store, number: int, shards: Iterable[Shard], spans: list[Span]) -> bool:
     """Write plan file `number` (from 0). False where another driver has planned meanwhile, and this plan is void."""
+    if store.get(name_of(number)) is not None:
+        return False  # the job may be done by now
     store.delete(SUCCESS)
     job = job_file.load(store)
     return store.put_new(name_of(number), encode_plan(shards, spans, job.fingerprint if job else None))

@@ -157,3 +157,9 @@ def test_a_driver_that_stood_still_may_add_what_it_knew_of_parts_and_nothing_els
     assert output.output.verify().problems == []
     manifest.append(output.store, later={span: digest_of(output.store, span)})
     assert output.output.verify().problems == [f"{manifest.name_of(2)}: added since the job was done"]
+
+
+def test_a_plan_that_another_driver_made_meanwhile_leaves_a_finished_job_finished(tmp_path: Path) -> None:
+    output = Finished(tmp_path)
+    assert plan_file.add(output.store, 0, output.plan.shards, output.plan.spans) is False
+    assert output.output.verify().problems == []

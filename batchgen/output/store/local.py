@@ -107,11 +107,15 @@ class LocalStore:
                 _make_root(self.root)
             here = enter(self.root, _FOLDER)
             for folder in folders:
-                if make:
+                try:
+                    here = enter(folder, _FOLDER | os.O_NOFOLLOW, here)
+                except FileNotFoundError:
+                    if not make:
+                        raise
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(folder, dir_fd=here)
-                        os.fsync(here)
-                here = enter(folder, _FOLDER | os.O_NOFOLLOW, here)
+                    os.fsync(here)
+                    here = enter(folder, _FOLDER | os.O_NOFOLLOW, here)
             yield _At(here, last)
 
     @contextlib.contextmanager
