@@ -90,7 +90,7 @@ def status(out: Where, as_json: AsJson = False) -> None:
     """Show the progress of a job. Reads its output alone; needs no cluster."""
     from batchgen import terminal
 
-    logs.configure(logging.WARNING)
+    logs.configure(logging.ERROR)
     found = batchgen.Output.open(out).status()
     _print_json(found) if as_json else terminal.print_status(found)
 

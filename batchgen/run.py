@@ -68,7 +68,7 @@ def run(
                 logs.identify(job=job.name)
                 with connected():
                     Run(job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping).execute(missing)
-                monitor.tick(0, force=True)
+                monitor.record()
             finish(store, held, frozen.manifest)
         except BaseException as error:
             tally.state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"

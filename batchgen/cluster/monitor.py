@@ -61,11 +61,19 @@ class Monitor:
         if force or now - self._written >= WRITE_SECONDS:
             self._written = now
             (self._lease or self._store).put(progress.PROGRESS, tally.encode())
-            if self._made and (force or len(self._made) >= RECORD_PARTS or now - self._recorded >= RECORD_SECONDS):
-                manifest.append(self._store, self._made)  # right after the lease was confirmed
-                self._made, self._recorded = {}, now
+            if force or len(self._made) >= RECORD_PARTS or now - self._recorded >= RECORD_SECONDS:
+                self.record()
         with contextlib.suppress(OSError, ValueError):
             self.show(self._words(replicas), force)
+
+    def record(self) -> None:
+        """Add the parts that were made since the last time to the manifest. Raises LeaseError, StoreError."""
+        self._recorded = time.monotonic()
+        if self._made:
+            if self._lease:
+                self._lease.confirm()
+            manifest.append(self._store, self._made)
+            self._made = {}
 
     @property
     def _seconds(self) -> float:

@@ -156,7 +156,7 @@ def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
     except NewerFormat:
         pass  # the parts say it all
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        _LOG.warning("%s/%s: damaged, its counts are made again from the parts: %s", store.url, PROGRESS, safe_message(error))
+        _LOG.error("%s/%s: damaged, its counts are made again from the parts: %s", store.url, PROGRESS, safe_message(error))
     tally.state = "done" if is_done else tally.state
     late = [span.name for span in plan.spans if span.name in committed and span.name not in tally.counted]
     with ThreadPoolExecutor(8) as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchgen.errors import BatchgenError, VerifyError
-from batchgen.output import job_file, lease, plan_file, progress
+from batchgen.errors import BatchgenError, OutputConflict, VerifyError
+from batchgen.output import job_file, lease, parts, plan_file, progress
 from batchgen.output.output import Output
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import LocalStore
@@ -180,3 +181,30 @@ def test_a_plan_with_other_shards_is_damaged(store: LocalStore, shards: bytes) -
     store.put(plan_file.name_of(0), bytes(sink.getvalue()))
     with pytest.raises(VerifyError, match=r"plan.*: damaged: "):
         _ = Output.open(store).plan
+
+
+def test_no_schema_that_names_an_extension_type_is_interpreted(
+    made: Finished, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a process that has imported ray.data would have unpickled it")
+
+    field = pa.field("id", pa.string(), metadata={"ARROW:extension:name": "ray.data.arrow_pickled_object"})
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table([pa.array(["a"])], schema=pa.schema([field])), sink)
+    span = made.plan.spans[0].name
+    part = store.get(parts.part_name(span)) or b""
+    try:
+        store.put(parts.part_name(span), bytes(sink.getvalue()))
+        with monkeypatch.context() as patch:
+            patch.setattr(pq, "ParquetFile", never)
+            with pytest.raises(VerifyError, match="damaged: it has an Arrow extension type"):
+                parts.read_part(store, span)
+    finally:
+        store.put(parts.part_name(span), part)
+    fields = json.loads(store.get(job_file.NAME) or b"")
+    schema = pa.schema([field]).serialize().to_pybytes()
+    store.put(job_file.NAME, json.dumps(fields | {"schema": base64.b64encode(schema).decode()}).encode())
+    monkeypatch.setattr(pa.ipc, "read_schema", never)
+    with pytest.raises(OutputConflict, match="it has an Arrow extension type"):
+        Output.open(store)
