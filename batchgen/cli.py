@@ -225,6 +225,8 @@ def main() -> None:
     except BatchgenError as error:
         _tell(f"error: {error}")
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # nobody reads what a verb finds
+        sys.exit(RUN_ERROR)
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:

@@ -72,9 +72,16 @@ def _instants(array: pa.Array) -> list[Any]:
     unit = "D" if types.is_date32(array.type) else "ms" if types.is_date64(array.type) else array.type.unit
     zone = "+00:00" if types.is_timestamp(array.type) and array.type.tz else ""
     numbers = array.view(pa.int32() if unit == "D" else pa.int64())
-    text = np.datetime_as_string(numbers.fill_null(0).to_numpy().astype(np.int64).view(f"datetime64[{unit}]"))
-    form = (lambda value: value.partition("T")[0]) if types.is_date(array.type) else (lambda value: _shorter(value) + zone)
-    return [form(str(value)) if known else None for value, known in zip(text, numbers.is_valid().to_pylist(), strict=True)]
+    texts = np.datetime_as_string(numbers.fill_null(0).to_numpy().astype(np.int64).view(f"datetime64[{unit}]"))
+
+    def instant(text: str, number: int | None) -> str | None:
+        if number is None:
+            return None
+        if text == "NaT":  # numpy's name for the least of all numbers
+            return f"{number} {unit}"
+        return text.partition("T")[0] if types.is_date(array.type) else _shorter(text) + zone
+
+    return [instant(str(text), number) for text, number in zip(texts, numbers.to_pylist(), strict=True)]
 
 
 def _shorter(text: str) -> str:
@@ -86,8 +93,8 @@ def _times(array: pa.Array) -> list[Any]:
     per = PER_SECOND[array.type.unit]
 
     def clock(value: int) -> str:
-        seconds, rest = divmod(value, per)
-        return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{_fraction(rest, per)}"
+        seconds, rest = divmod(abs(value), per)
+        return f"{'-' if value < 0 else ''}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{_fraction(rest, per)}"
 
     return _each(clock, array.view(pa.int32() if types.is_time32(array.type) else pa.int64()).to_pylist())
 
@@ -138,6 +145,7 @@ _BY_TYPE: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], list[A
     (lambda kind: types.is_date(kind) or types.is_timestamp(kind), _instants),
     (types.is_time, _times),
     (types.is_duration, _durations),
+    (types.is_interval, lambda array: _each(list, array.to_pylist())),
     (types.is_map, _maps),
     (types.is_struct, _structs),
     (lambda kind: types.is_nested(kind) and not types.is_union(kind), _lists),

@@ -61,6 +61,13 @@ CASES: dict[str, tuple[pa.Array, list[Any]]] = {
     "time ns": (pa.array([1, None], pa.time64("ns")), ["00:00:00.000000001", None]),
     "duration s": (pa.array([90, None], pa.duration("s")), ["PT90S", None]),
     "duration ns": (pa.array([-1_500_000_001], pa.duration("ns")), ["-PT1.500000001S"]),
+    "the least timestamp": (
+        pa.array([-(2**63), 2**63 - 1], pa.timestamp("us")),
+        [f"{-(2**63)} us", "294247-01-10T04:00:54.775807"],
+    ),
+    "time out of a day": (pa.array([-1, 90000], pa.time32("s")), ["-00:00:01", "25:00:00"]),
+    "interval": (pa.array([pa.MonthDayNano([1, 2, 3]), None]), [[1, 2, 3], None]),
+    "small decimal": (pa.array([decimal.Decimal("1.10")], pa.decimal32(5, 2)), ["1.10"]),
     "list": (pa.array([[b"a", None], None, []]), [["YQ==", None], None, []]),
     "large list": (pa.array([[1.5, float("nan")], None], pa.large_list(pa.float64())), [[1.5, None], None]),
     "list view": (pa.array([[1], None, [2, 3]], pa.list_view(pa.int64())), [[1], None, [2, 3]]),
