@@ -78,7 +78,7 @@ def test_an_unfinished_output_is_exported_on_the_callers_word_alone(output: Fini
     unfinished(output, 25)
     done = batchgen(tmp_path, "export", "out", "--to", "to", "--format", form)
     assert (done.returncode, (tmp_path / "to").exists()) == (2, False)
-    assert "the job is unfinished, 25 of 31 spans have no part yet; run the job to its end, or" in done.stderr
+    assert "the job is unfinished, 25 of 31 spans have no part; run the job to its end, or" in done.stderr
     done = batchgen(tmp_path, "export", "out", "--to", "to", "--format", form, "--partial")
     assert (done.returncode, "lines" in done.stdout) == (0, True)
 
@@ -118,3 +118,19 @@ def test_a_damaged_progress_file_is_named_and_the_status_is_there(output: Finish
     done = batchgen(tmp_path, "status", "out")
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "job: done")
     assert "progress.json: damaged, its counts are made again from the parts" in done.stderr
+
+
+def test_an_output_that_has_lost_a_part_is_not_exported_as_if_it_were_whole(output: Finished, tmp_path: Path) -> None:
+    output.store.delete(parts.part_name(output.plan.spans[3].name))
+    done = batchgen(tmp_path, "export", "out", "--to", "to")
+    assert (done.returncode, "1 of 31 spans have no part; " in done.stderr) == (2, True)
+
+
+def test_a_job_whose_last_run_did_not_say_so_is_unfinished(output: Finished, tmp_path: Path) -> None:
+    output.store.delete(SUCCESS)
+    done = batchgen(tmp_path, "verify", "out")
+    assert (done.returncode, done.stdout) == (
+        4,
+        "_SUCCESS: missing although every part is there; run the job again to finish it\n",
+    )
+    assert "it has no _SUCCESS; run" in batchgen(tmp_path, "export", "out", "--to", "to").stderr

@@ -53,7 +53,8 @@ class Lease:
         StoreError."""
         before = self._store.get(name)
         self.confirm()
-        if not (self._store.put_new(name, data) if before is None else self._store.swap(name, before, data)):
+        written = self._store.put_new(name, data) if before is None else self._store.swap(name, before, data)
+        if not written and self._store.get(name) != data:  # the same, where the answer to its put was lost
             raise LeaseError(f"{self._store.url}/{name}: another driver has written it meanwhile", "this driver stops")
 
     def close(self) -> None:

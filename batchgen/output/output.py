@@ -72,11 +72,10 @@ class Output:
                     yield of_spans[number].take(some)
 
     def unfinished(self) -> str | None:
-        """What a job that has not run to its end lacks, in words; None for a finished one."""
-        if self.store.get(plan_file.SUCCESS) is not None:
-            return None
-        missing = len(self.plan.missing(self.parts()))
-        return f"{missing:,} of {len(self.plan.spans):,} spans have no part yet" if missing else "the run that ends it is missing"
+        """What the output of a job that has not run to its end lacks, in words; None for a whole one."""
+        if missing := len(self.plan.missing(self.parts())):
+            return f"{missing:,} of {len(self.plan.spans):,} spans have no part"
+        return "it has no _SUCCESS" if self.store.get(plan_file.SUCCESS) is None else None
 
     def status(self) -> Fields:
         """Where the job stands: the fields of `status --json`."""

@@ -140,8 +140,15 @@ def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.T
 def tables(store: Store, span: str, most: int) -> Iterator[pa.Table]:
     """A committed part in tables of at most `most` rows, its pages checked as they are read. Raises VerifyError, NewerFormat."""
     name = part_name(span)
-    data = store.get(name)
-    parse_parquet(data, f"{store.url}/{name}", name, [])
+    for again in (True, False):
+        data = store.get(name)
+        try:
+            parse_parquet(data, f"{store.url}/{name}", name, [])
+        except VerifyError:
+            if again:
+                continue
+            raise
+        break
     try:
         for batch in open_parquet(data).iter_batches(most, use_threads=False):
             yield pa.Table.from_batches([batch])

@@ -82,9 +82,9 @@ def verify(store: Store, job: JobFile) -> Verdict:
         verdict.problems += [f"{problem.part}: {problem.text}" for problem in problems]
         if verdict.doubt is None:
             verdict.damaged += sorted({problem.part for problem in problems if problem.kind in blamed})
-    verdict.unfinished &= len(verdict.problems) == 1
-    if verdict.doubt and not verdict.problems:
+    if verdict.doubt and (verdict.unfinished or not verdict.problems):
         verdict.problems.append(verdict.doubt)
+    verdict.unfinished &= len(verdict.problems) == 1
     return verdict
 
 
