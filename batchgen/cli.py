@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -17,7 +18,17 @@ import typer
 import batchgen
 from batchgen import help as topics
 from batchgen import logs
-from batchgen.errors import OVER_LIMIT, RUN_ERROR, UNFINISHED, BatchgenError, InputError, Interrupted, printable, printable_json
+from batchgen.errors import (
+    OVER_LIMIT,
+    RUN_ERROR,
+    UNFINISHED,
+    BatchgenError,
+    InputError,
+    Interrupted,
+    printable,
+    printable_json,
+    scrubbed,
+)
 
 
 def _print_version(asked: bool) -> None:
@@ -226,6 +237,9 @@ def main() -> None:
         _tell(f"error: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:  # nobody reads what a verb finds
+        sys.exit(RUN_ERROR)
+    except Exception:
+        _tell(scrubbed(traceback.format_exc()))
         sys.exit(RUN_ERROR)
     finally:
         for stream in (sys.stdout, sys.stderr):

@@ -12,6 +12,7 @@ import pytest
 from batchgen import logs
 from batchgen.engines import echo
 from batchgen.errors import BadRow, RowError, StoreError, printable, printable_json, safe_message, scrubbed
+from tests.support.commands import in_process
 from tests.support.committed import Committed
 from tests.support.finished import Finished
 
@@ -77,6 +78,15 @@ def test_nothing_that_an_output_keeps_or_shows_holds_a_secret(tmp_path: Path, mo
     assert [detail.partition(": ")[2] for detail in sorted(details)][:1] == ["the endpoint said: Bearer [HF_TOKEN] is no key"]
     kept = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert b"hf_canary47" not in kept
+
+
+def test_a_traceback_of_a_fault_of_ours_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> None:
+        raise ZeroDivisionError("hf_canary47")
+
+    monkeypatch.setattr("batchgen.Output.open", fails)
+    done = in_process(tmp_path, "status", "out")
+    assert (done.returncode, "ZeroDivisionError: [HF_TOKEN]" in done.stderr, "canary" in done.stderr) == (1, True, False)
 
 
 def test_messages_hold_no_secret_and_command_no_terminal(tmp_path: Path) -> None:

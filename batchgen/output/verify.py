@@ -230,7 +230,9 @@ def _row_contradictions(job: JobFile, span: Span, rows: list[Fields]) -> Iterato
         yield f"it has {len(ordinals)} input rows, planned are {span.rows} of {span.start}..{span.end - 1}"
     samples = {(row["row"], row["variant"]): _samples(job, row) for row in rows}
     most = len(rows) + 1
-    wanted = {(o, v, s) for o in ordinals for v in range(job.job.variants) for s in range(min(most, samples.get((o, v), 1)))}
+    wanted = {
+        (o, v, s) for o in ordinals for v in range(min(most, job.job.variants)) for s in range(min(most, samples.get((o, v), 1)))
+    }
     wanted = set(again) if span.retry else wanted
     if wanted != set(keys):
         yield f"row, variant, sample {min(wanted ^ set(keys))} is missing or was not planned"

@@ -139,6 +139,15 @@ def test_a_swap_waits_no_longer_than_it_says_for_a_process_that_stands_still(
     assert store.swap("a", b"1", b"2")
 
 
+def test_an_object_store_is_asked_once_for_a_thousand_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchgen.output.store import objects
+
+    asked: list[int] = []
+    monkeypatch.setattr(objects.obstore, "delete", lambda client, names: asked.append(len(names)))
+    delete_all(open_store(f"memory://{uuid.uuid4().hex}"), (f"journal/{number}" for number in range(2_100)))
+    assert asked == [1_000, 1_000, 100]
+
+
 def test_many_names_are_deleted_at_once(store: Store) -> None:
     names = [f"journal/{number}" for number in range(1_050 if isinstance(store, LocalStore) else 1_003)]
     for name in names:
