@@ -56,12 +56,14 @@ def load(store: Store) -> JobFile | None:
         written = {name: base64.b64decode(fields[name]) for name in names}
         refuse_extensions(*written.values())
         schemas = {name: pa.ipc.read_schema(pa.py_buffer(data)) for name, data in written.items()}
-        columns = schemas["carried_schema"]
+        columns, meant, model = schemas["carried_schema"], fields["meaning"], fields["model"]
+        if not isinstance(meant, dict) or not isinstance(model, dict):
+            raise ValueError("its meaning or its model is no object")
         job = Job.model_validate(_known(copy.deepcopy(fields["job"])), extra="ignore")
         first = output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs, first_format=True)
         schema = schemas.get("schema", first)
         named, doubt = str(fields["fingerprint"]), _doubt(fields, job)
-        return JobFile(job, fields["meaning"], fields["model"], columns, schema, named, doubt, fields.get("manifest") is True)
+        return JobFile(job, meant, model, columns, schema, named, doubt, fields.get("manifest") is True)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, pa.ArrowException) as error:
         what = f"output {store.url}: {NAME} is not a batchgen job: {safe_message(error)}"
         raise OutputConflict(what, "choose another output.path") from None

@@ -19,6 +19,7 @@ from batchgen.output.output import Output
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import LocalStore
 from batchgen.output.trust import manifest
+from batchgen.prepare import prepare
 from tests.support.finished import Finished
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -91,6 +92,21 @@ def test_a_job_file_with_any_value_in_any_field_is_named(store: LocalStore) -> N
             if fields[field] != value:
                 store.put(job_file.NAME, json.dumps({**fields, field: value}).encode())
                 assert looked_at(store) != [], (field, value)
+
+
+def test_a_run_over_a_job_file_with_any_value_in_any_field_ends_with_an_error_of_ours_or_goes_on(
+    made: Finished, store: LocalStore
+) -> None:
+    fields = json.loads(store.get(job_file.NAME) or b"")
+    refused = 0
+    for field in ("format", "job", "fingerprint", "meaning", "model", "carried", "carried_schema", "schema", "manifest"):
+        for value in VALUES:
+            store.put(job_file.NAME, json.dumps({**fields, field: value}).encode())
+            try:
+                prepare(made.prepared.job, store)
+            except BatchgenError:
+                refused += 1
+    assert refused
 
 
 @pytest.mark.parametrize("data", BYTES, ids=lambda data: repr(data[:12]))
