@@ -118,13 +118,16 @@ class BadRow(Exception):
 _ADDRESS = re.compile(r"(\w+://)(?:[^/@\s]+@)?([^\s?,]*)(\?[^\s,]*)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+SECRET_NAMES: set[str] = set()
+"""Variables that are secrets whatever their names say: those that a job names (`api_key_env`)."""
 SHORTEST_SECRET = 8  # characters; a shorter value is a word of any text
 
 
 def scrubbed(text: str) -> str:
     """The text with `[NAME]` in place of each secret of the environment: the value of a variable whose name says that it is one,
     as it is, in JSON, in an address, or with its white space collapsed."""
-    secrets = {value: name for name, value in os.environ.items() if len(value) >= SHORTEST_SECRET and _SECRET.search(name)}
+    known = ((name, value) for name, value in os.environ.items() if name in SECRET_NAMES or _SECRET.search(name))
+    secrets = {value: name for name, value in known if len(value) >= SHORTEST_SECRET}
     for value in sorted(secrets, key=len, reverse=True):
         for form in (value, json.dumps(value)[1:-1], quote(value, safe=""), " ".join(value.split())):
             if len(form) >= SHORTEST_SECRET:

@@ -6,15 +6,21 @@ import io
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from batchgen import logs
+from batchgen import errors, logs
 from batchgen.engines import echo
+from batchgen.engines.base import Engine
 from batchgen.errors import BadRow, RowError, StoreError, printable, printable_json, safe_message, scrubbed
+from batchgen.render.model_files import load_model
+from batchgen.replica import replica
 from tests.support.commands import in_process
 from tests.support.committed import Committed
 from tests.support.finished import Finished
+from tests.support.planning import make_job
 
 CANARY = 'canary/+ 47 "q"\nend'
 
@@ -44,6 +50,18 @@ def test_a_secret_is_scrubbed_by_value_in_every_form(form: str) -> None:
 def test_short_values_and_other_variables_are_words_of_a_text() -> None:
     assert scrubbed("the row in plain sight") == "the row in plain sight"
     assert scrubbed("key hf_canary47.") == "key [HF_TOKEN]."
+
+
+def test_a_variable_that_the_job_names_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_AUTH", "canary/auth")
+    monkeypatch.setattr(errors, "SECRET_NAMES", set[str]())
+    monkeypatch.setattr(replica, "SECRET_NAMES", errors.SECRET_NAMES)
+    assert scrubbed("canary/auth") == "canary/auth"
+    options = {"base_url": "http://127.0.0.1:1/v1", "api_key_env": "MY_AUTH"}
+    job = make_job("in.jsonl", engine={"kind": "openai", "options": options}, model={"source": "m"})
+    renderer = SimpleNamespace(job=job, model=load_model(job.model, hosted=True))
+    replica.Replica(renderer, "memory://secrets", [], engine=cast(Engine, SimpleNamespace()))  # type: ignore[arg-type]
+    assert scrubbed("401: canary/auth") == "401: [MY_AUTH]"
 
 
 def test_a_secret_is_scrubbed_before_a_message_is_cut() -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from batchgen import logs
 from batchgen.engines.base import ENGINES, Engine
 from batchgen.engines.restarting import RestartingEngine
-from batchgen.errors import BatchgenError, EngineError, StoreError
+from batchgen.errors import SECRET_NAMES, BatchgenError, EngineError, StoreError
 from batchgen.output import parts
 from batchgen.output.store import delete_all, open_store
 from batchgen.records import Completion, Prompt, Receipt, failed, output_schema
@@ -62,6 +62,7 @@ class Replica:
         self.job = job = renderer.job
         self.store = open_store(output)
         os.environ.update(job.engine.env)
+        SECRET_NAMES.update(str(name) for option, name in job.engine.options.items() if option.endswith("_env"))
         make = functools.partial(ENGINES.named(job.engine.kind).make, job, renderer.model)
         self.engine = engine or RestartingEngine(make, job.engine.watchdog_seconds, job.limits.row_seconds)
         self._task = TASKS.named(job.task)(renderer, self.engine)

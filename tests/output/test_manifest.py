@@ -52,6 +52,15 @@ def test_a_driver_whose_number_was_taken_takes_the_next(store: Store, monkeypatc
     assert manifest.load(store).digests == {"a": "1", "b": "2"}
 
 
+def test_a_foreign_file_in_the_folder_is_named_and_hides_no_entry(store: Store) -> None:
+    store.put(f"{manifest.FOLDER}/notes.txt", b"x")
+    manifest.append(store, {"a": "1"})
+    manifest.append(store, {"b": "2"})
+    found = manifest.load(store)
+    assert (found.digests, len(found.problems)) == ({"a": "1", "b": "2"}, 1)
+    assert "notes.txt: not a file of the manifest" in found.problems[0]
+
+
 def test_what_a_repair_moved_away_is_recorded_anew(store: Store) -> None:
     manifest.append(store, {"a": "1"})
     manifest.append(store, void={"a": "damaged"})

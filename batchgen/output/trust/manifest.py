@@ -73,7 +73,7 @@ def append(store: Store, written: Digests = {}, later: Digests = {}, void: Diges
     """Add a file. Raises StoreError."""
     fields: Fields = {**MARK, "parts": written, "later": later, "void": void}
     data = orjson.dumps(fields | {"digest": fingerprint(fields)})
-    number = sum(1 for _ in store.list(FOLDER))
+    number = sum(name.endswith(".json") for name in store.list(FOLDER))
     while not store.put_new(name_of(number), data):
         number += 1
 
