@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from batchgen.errors import Interrupted, LeaseError, StoreError, TooManyErrors, printable, safe_message
 
 if TYPE_CHECKING:
+    from batchgen.cluster.monitor import Monitor
     from batchgen.job.fields import Fields
     from batchgen.job.job import Job
     from batchgen.output.lease import Lease
@@ -57,7 +58,7 @@ def run(
         done = parts.committed(store)
         tally = progress.load_tally(store, planned, done)
         monitor = terminal.monitor(tally, store, job.name, out, quiet, held)
-        try:
+        with told(monitor):
             if missing := planned.missing(done):
                 tally.state = "running"
                 held.confirm()
@@ -70,12 +71,6 @@ def run(
                     Run(job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping).execute(missing)
                 monitor.record()
             finish(store, held, frozen.manifest)
-        except BaseException as error:
-            tally.state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-            if not isinstance(error, LeaseError):  # the output's progress is another driver's now
-                with contextlib.suppress(StoreError, LeaseError):
-                    monitor.tick(0, force=True)
-            raise
         tally.state = "done"
         with warned("progress", tell):
             monitor.tick(0, force=True)
@@ -90,6 +85,19 @@ def run(
         found = progress.over_limit(tally, job.limits.errors)
         raise TooManyErrors(found, "the failed rows have status = 'error' in the output")
     return {"name": job.name, "output": store.url, **tally.status()}
+
+
+@contextlib.contextmanager
+def told(monitor: Monitor) -> Iterator[None]:
+    """An end that is none is told to progress.json, unless that is another driver's now."""
+    try:
+        yield
+    except BaseException as error:
+        monitor.tally.state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        if not isinstance(error, LeaseError):
+            with contextlib.suppress(StoreError, LeaseError):
+                monitor.tick(0, force=True)
+        raise
 
 
 @contextlib.contextmanager
