@@ -7,8 +7,10 @@ import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from obstore.exceptions import GenericError, NotSupportedError
 
 from batchgen.errors import StoreError
 from batchgen.output.store import LocalStore, Store, delete_all, open_store
@@ -146,6 +148,27 @@ def test_an_object_store_is_asked_once_for_a_thousand_names(monkeypatch: pytest.
     monkeypatch.setattr(objects.obstore, "delete", lambda client, names: asked.append(len(names)))
     delete_all(open_store(f"memory://{uuid.uuid4().hex}"), (f"journal/{number}" for number in range(2_100)))
     assert asked == [1_000, 1_000, 100]
+
+
+@pytest.mark.parametrize(
+    "error", [GenericError("501: <Code>NotImplemented</Code>"), NotSupportedError("no"), NotImplementedError()]
+)
+def test_a_store_without_conditional_writes_is_written_where_it_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from batchgen.output.store import objects
+
+    kept = objects.obstore.put
+
+    def put(client: Any, name: str, data: bytes, mode: Any = None, **options: Any) -> None:
+        if isinstance(mode, dict):
+            raise error
+        kept(client, name, data, mode=mode, **options)
+
+    monkeypatch.setattr(objects.obstore, "put", put)
+    store = open_store(f"memory://{uuid.uuid4().hex}")
+    store.put("a", b"1")
+    assert (store.swap("a", b"1", b"2"), store.swap("a", b"1", b"3"), store.get("a")) == (True, False, b"2")
 
 
 def test_many_names_are_deleted_at_once(store: Store) -> None:

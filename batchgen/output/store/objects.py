@@ -60,7 +60,9 @@ class ObjectStore:
                 if (data := bytes(obstore.get(self._client, name).bytes())) == old:
                     raise  # another PUT was under way, which has failed
                 return data == new
-            except (exceptions.NotSupportedError, NotImplementedError):
+            except (exceptions.NotSupportedError, exceptions.GenericError, NotImplementedError) as error:
+                if isinstance(error, exceptions.GenericError) and "NotImplemented" not in str(error):  # S3's code for it
+                    raise
                 obstore.put(self._client, name, new, use_multipart=False)
             return True
 
