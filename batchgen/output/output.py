@@ -98,6 +98,8 @@ class Output:
             self.store.put_new(there, data)
             if self.store.get(there) != data:
                 raise StoreError(f"{there}: it is not what was put there", "the part is where it was; run verify again")
+            if self.store.get(name) != data:
+                raise StoreError(f"{name}: it was made again meanwhile", "run verify again")
             self.store.delete(plan_file.SUCCESS)
             if (span := parts.span_of(name)) in recorded:
                 manifest.append(self.store, void={str(span): parts.sha256(data)})

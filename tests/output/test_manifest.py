@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.errors import NewerFormat
+from batchgen.errors import NewerFormat, StoreError
 from batchgen.output import lease, parts, plan_file
 from batchgen.output.output import Output
 from batchgen.output.plan_file import SUCCESS
@@ -171,4 +171,24 @@ def test_a_driver_that_stood_still_may_add_what_it_knew_of_parts_and_nothing_els
 def test_a_plan_that_another_driver_made_meanwhile_leaves_a_finished_job_finished(tmp_path: Path) -> None:
     output = Finished(tmp_path)
     assert plan_file.add(output.store, 0, output.plan.shards, output.plan.spans) is False
+    assert output.output.verify().problems == []
+
+
+def test_a_repair_that_stood_still_deletes_no_part_that_was_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Finished(tmp_path)
+    name = parts.part_name(output.plan.spans[1].name)
+    sound = output.store.get(name) or b""
+    output.store.put(name, sound[:-9])
+    found = output.output
+    verdict = found.verify()
+    kept = found.store.put_new
+
+    def stood_still(there: str, data: bytes) -> bool:
+        output.store.put(name, sound)
+        return kept(there, data)
+
+    monkeypatch.setattr(found.store, "put_new", stood_still)
+    with pytest.raises(StoreError, match="it was made again meanwhile; run verify again"):
+        found.repair(verdict)
+    monkeypatch.undo()
     assert output.output.verify().problems == []
