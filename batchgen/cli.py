@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,17 @@ import typer
 import batchgen
 from batchgen import help as topics
 from batchgen import logs
-from batchgen.errors import OVER_LIMIT, RUN_ERROR, BatchgenError, InputError, Interrupted, printable
+from batchgen.errors import (
+    OVER_LIMIT,
+    RUN_ERROR,
+    UNFINISHED,
+    BatchgenError,
+    InputError,
+    Interrupted,
+    printable,
+    printable_json,
+    scrubbed,
+)
 
 
 def _print_version(asked: bool) -> None:
@@ -47,6 +58,11 @@ Force = Annotated[bool, typer.Option("--force", help="Take over an output that a
 Repair = Annotated[bool, typer.Option("--repair", help="Move damaged parts to quarantine; the next run makes their spans again.")]
 Topic = Annotated[str | None, typer.Argument(metavar="TOPIC", help="Topic to show.", show_default=False)]
 Codes = Annotated[str | None, typer.Option("--where", metavar="error_code=CODE,CODE", help="Only rows with these error codes.")]
+Own = Annotated[str | None, typer.Option("--job", metavar="JOB", help="Run by this job file, in place of the stored one.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-stored", help="Take addresses, paths and environment from the output's stored job.")
+]
+Partial = Annotated[bool, typer.Option("--partial", help="Export an unfinished output, as far as it is.")]
 Format = Annotated[
     str, typer.Option("--format", metavar="FORMAT", help="jsonl: all rows. openai: batch output and error files. Or a package's.")
 ]
@@ -85,58 +101,71 @@ def status(out: Where, as_json: AsJson = False) -> None:
     """Show the progress of a job. Reads its output alone; needs no cluster."""
     from batchgen import terminal
 
+    logs.configure(logging.ERROR)
     found = batchgen.Output.open(out).status()
     _print_json(found) if as_json else terminal.print_status(found)
 
 
 @app.command()
 def verify(out: Where, repair: Repair = False, as_json: AsJson = False) -> None:
-    """Prove that every planned row is there exactly once. Reads the files alone. Exit code 1 if not."""
+    """Prove that every planned row is there exactly once, as it was committed. Reads the files alone. Exit code 1 if not, 4 if only unfinished."""
     from batchgen import terminal
     from batchgen.output.lease import hold
 
     output = batchgen.Output.open(out)
     verdict = output.verify()
     if repair and verdict.damaged:
-        with hold(output.store, lambda text: print(text, file=sys.stderr)):
+        with hold(output.store, _tell):
             verdict = output.verify()  # at rest
-            for name in output.repair(verdict):
-                print(f"moved to {name}", file=sys.stderr)
+            terminal.print_some([f"moved to {name}" for name in output.repair(verdict)], sys.stderr)
     if repair and verdict.problems and verdict.doubt:
-        print(f"nothing is repaired: {printable(verdict.doubt)}", file=sys.stderr)
+        _tell(f"nothing is repaired: {verdict.doubt}")
     _print_json(asdict(verdict)) if as_json else terminal.print_verdict(verdict)
     if verdict.problems:
-        sys.exit(RUN_ERROR)
+        sys.exit(UNFINISHED if verdict.unfinished else RUN_ERROR)
 
 
 @app.command()
 def retry(
-    out: Where, where: Codes = None, set_: Set = [], as_json: AsJson = False, verbose: Verbose = False, quiet: Quiet = False
+    out: Where,
+    where: Codes = None,
+    set_: Set = [],
+    own: Own = None,
+    trust: Trust = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run the failed rows of a finished job again, and no others. Exit codes: as of run."""
-    from batchgen.job.fields import override
+    from batchgen.job.fields import override, read_yaml
+    from batchgen.output.trust.doors import refuse_doors
+    from batchgen.prepare import prepare
 
     codes = [code for code in (where or "").removeprefix("error_code=").split(",") if code]
     if where is not None and not (codes and where.startswith("error_code=")):
         raise InputError(f"--where {where}: expected error_code=CODE,CODE")
     output = batchgen.Output.open(out)
-    fields = output.job.job.model_dump(mode="json", by_alias=True)
+    if own is None and not trust:
+        refuse_doors(output.job.job, (text.partition("=")[0] for text in set_), out)
+    fields = read_yaml(own) if own else output.job.job.model_dump(mode="json", by_alias=True)
     for text in [*set_, f"output.path={json.dumps(out)}"]:
         override(fields, text)
-    job = batchgen.Job.parse(fields, out)
-    planned = output.retry(codes or None)
+    job = batchgen.Job.parse(fields, own or out)
+    if own:
+        prepare(job, output.store)  # refuses another meaning before anything is planned
+    planned = output.retry(codes or None, _tell)
     if not quiet:
-        print(f"{planned:,} failed rows to run again", file=sys.stderr)
+        _tell(f"{planned:,} failed rows to run again")
     _run(job, as_json, verbose, quiet)
 
 
 @app.command()
-def export(out: Where, to: To, form: Format = "jsonl") -> None:
+def export(out: Where, to: To, form: Format = "jsonl", partial: Partial = False) -> None:
     """Write an output as files of another format. A retried row is written once, as its last attempt."""
     from batchgen.export import files
 
-    for name, lines in files.export(batchgen.Output.open(out), files.EXPORTS.named(form), to).items():
-        print(f"{to / name}: {lines:,} lines")
+    for name, lines in files.export(batchgen.Output.open(out), files.EXPORTS.named(form), to, partial).items():
+        print(printable(f"{to / name}: {lines:,} lines"))
 
 
 @app.command()
@@ -165,7 +194,13 @@ def _run(job: "batchgen.Job", as_json: bool, verbose: bool, quiet: bool, force: 
     with _stop_signals() as stopping:
         status = batchgen.run(job, stopping=stopping, force=force, quiet=quiet)
     if as_json:
-        _print_json(status)
+        with suppress(OSError):  # the job is done, whether or not anybody reads this
+            _print_json(status)
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):
+        print(printable(text), file=sys.stderr)
 
 
 @contextmanager
@@ -189,15 +224,27 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    print(printable_json(json.dumps(value, ensure_ascii=False, indent=2)), flush=True)
 
 
 def main() -> None:
-    """The console script: errors become one line and their exit code."""
+    """The console script: errors become one line and their exit code, which nobody's closed terminal changes."""
     # A thread of Ray Data that outlives a run must not start another cluster.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         app()
     except BatchgenError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        _tell(f"error: {error}")
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # nobody reads what a verb finds
+        sys.exit(RUN_ERROR)
+    except Exception:
+        _tell(scrubbed(traceback.format_exc()))
+        sys.exit(RUN_ERROR)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):  # at exit Python would flush again, and exit with 120
+                with suppress(OSError, ValueError, AttributeError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

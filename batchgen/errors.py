@@ -10,7 +10,7 @@
     ├── StoreError                   the output store: full, no permission, down, not put-if-absent
     ├── EngineError                  the engine cannot start, or every replica died
     ├── LeaseError                   another driver works on the output
-    ├── VerifyError                  verify found the output incomplete or damaged
+    ├── VerifyError                  verify found the output incomplete or damaged (exit 4: only unfinished)
     ├── TooManyErrors                exit 3: failed rows over `limits.errors`
     └── Interrupted                  exit 75: stopped on request, run again to resume
 
@@ -19,10 +19,13 @@ value in the output (`status = error`) and the job goes on.
 """
 
 import difflib
+import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+from urllib.parse import quote
 
 __all__ = [
     "BatchgenError",
@@ -39,7 +42,7 @@ __all__ = [
     "UsageError",
     "VerifyError",
 ]
-RUN_ERROR, BAD_JOB, OVER_LIMIT, INTERRUPTED = 1, 2, 3, 75
+RUN_ERROR, BAD_JOB, OVER_LIMIT, UNFINISHED, INTERRUPTED = 1, 2, 3, 4, 75
 
 
 class BatchgenError(Exception):
@@ -48,7 +51,7 @@ class BatchgenError(Exception):
     exit_code: ClassVar[int] = RUN_ERROR
 
     def __init__(self, message: str, remedy: str | None = None) -> None:
-        super().__init__(message if remedy is None else f"{message}; {remedy}")
+        super().__init__(scrubbed(message if remedy is None else f"{message}; {remedy}"))
 
 
 class UsageError(BatchgenError):
@@ -100,6 +103,9 @@ class RowError:
     code: ErrorCode
     detail: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", scrubbed(self.detail))
+
 
 class BadRow(Exception):
     """Raised while a row is read or rendered; caught where the row becomes its error rows."""
@@ -110,18 +116,41 @@ class BadRow(Exception):
 
 
 _ADDRESS = re.compile(r"(\w+://)(?:[^/@\s]+@)?([^\s?,]*)(\?[^\s,]*)?")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+SECRET_NAMES: set[str] = set()
+"""Variables that are secrets whatever their names say: those that a job names (`api_key_env`)."""
+SHORTEST_SECRET = 8  # characters; a shorter value is a word of any text
+
+
+def scrubbed(text: str) -> str:
+    """The text with `[NAME]` in place of each secret of the environment: the value of a variable whose name says that it is one,
+    as it is, in JSON, in an address, or with its white space collapsed."""
+    known = ((name, value) for name, value in os.environ.items() if name in SECRET_NAMES or _SECRET.search(name))
+    secrets = {value: name for name, value in known if len(value) >= SHORTEST_SECRET}
+    for value in sorted(secrets, key=len, reverse=True):
+        for form in (value, json.dumps(value)[1:-1], quote(value, safe=""), " ".join(value.split())):
+            if len(form) >= SHORTEST_SECRET:
+                text = text.replace(form, f"[{secrets[value]}]")
+    return text
 
 
 def safe_message(error: BaseException, most: int = 400) -> str:
-    """Another library's error on one line of at most `most` characters; addresses lose user:password@ and signed queries."""
-    text, _, _ = " ".join(str(error).split()).partition(" Debug source:")  # obstore's repetition of it
+    """Another library's error on one line of at most `most` characters, without secrets; addresses lose user:password@ and
+    signed queries."""
+    text, _, _ = " ".join(scrubbed(str(error)).split()).partition(" Debug source:")  # obstore's repetition of it
     return _ADDRESS.sub(lambda found: f"{found[1]}{found[2]}{'?...' if found[3] else ''}", text)[:most]
 
 
 def printable(text: str) -> str:
-    """Text of a row or of another library for a terminal: control characters except newline and tab are escaped."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    """Text of a row, a file or another library for a terminal: what is no text of its own (control characters except newline and
+    tab, marks of direction, halves of surrogate pairs) is escaped, as in Python or, from U+0100, in JSON."""
+    return _CONTROL.sub(lambda found: f"\\x{code:02x}" if (code := ord(found[0])) < 256 else f"\\u{code:04x}", text)
+
+
+def printable_json(text: str) -> str:
+    """As printable, of JSON text, which means the same afterwards."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def place(shard: str, ordinal: int) -> str:

@@ -1,7 +1,7 @@
 """Log records of driver and replicas: stdlib `logging`, loggers below `batchgen`; each record has `job`, `replica` and `span`.
 
 A program that uses batchgen as a library sees the records in its own handlers. `batchgen run -v` prints them on stderr; a
-replica's go to the log of its Ray worker. They hold no secret: settings of the environment are never logged."""
+replica's go to the log of its Ray worker. They hold no secret of the environment: a filter takes them out."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Iterator, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
-from batchgen.errors import RowError, safe_message
+from batchgen.errors import RowError, safe_message, scrubbed
 
 ROOT = "batchgen"
 NOWHERE = {"job": "-", "replica": "-", "span": "-"}
@@ -18,6 +18,19 @@ FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s job=%(job)s replica=%(r
 _process: dict[str, str] = {}
 _span: ContextVar[str] = ContextVar("span", default="-")
 logging.getLogger(ROOT).addHandler(logging.NullHandler())
+
+
+class _Scrub(logging.Filter):
+    """Takes the secrets of the environment out of a record and its traceback, which stays as text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = scrubbed(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text, record.exc_info = scrubbed(logging.Formatter().formatException(record.exc_info)), None
+        return True
+
+
+_SCRUB = _Scrub()
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
@@ -33,7 +46,9 @@ class Log(logging.LoggerAdapter[logging.Logger]):
 
 def logger(name: str, **where: object) -> Log:
     """The logger `batchgen.NAME`; `where`: job, replica or span of all its records."""
-    return Log(logging.getLogger(f"{ROOT}.{name}"), where)
+    named = logging.getLogger(f"{ROOT}.{name}")
+    named.addFilter(_SCRUB)
+    return Log(named, where)
 
 
 def configure(level: int) -> None:

@@ -198,9 +198,9 @@ class Counts:
 @dataclass(frozen=True)
 class Receipt:
     """What a replica answers for a span. `created` is False where the part was there already; `counts` are those of that part
-    then. `from_journal` rows come from the span's journal. `first` and `last` are the replica's wall-clock seconds at which the
-    span's first row entered the engine and its last one left it. Since the replica's last receipt: `committing`, the CPU seconds
-    of encoding and putting parts and journal files, and `restarts` of the engine."""
+    then, and its `sha256` is None. `from_journal` rows come from the span's journal. `first` and `last` are the replica's
+    wall-clock seconds at which the span's first row entered the engine and its last one left it. Since the replica's last
+    receipt: `committing`, the CPU seconds of encoding and putting parts and journal files, and `restarts` of the engine."""
 
     span: str
     created: bool
@@ -212,6 +212,7 @@ class Receipt:
     committing: float = 0.0
     from_journal: int = 0
     restarts: int = 0
+    sha256: str | None = None
 
 
 def attributes_type(names: tuple[str, ...]) -> pa.DataType:

@@ -5,15 +5,21 @@ and `batchgen --help` has no use for them."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from batchgen.errors import BatchgenError, Interrupted, LeaseError, TooManyErrors
+from batchgen.errors import Interrupted, LeaseError, StoreError, TooManyErrors, printable, safe_message
 
 if TYPE_CHECKING:
+    from batchgen.cluster.monitor import Monitor
     from batchgen.job.fields import Fields
     from batchgen.job.job import Job
+    from batchgen.output.lease import Lease
+    from batchgen.output.store import Store
 
 
 def run(
@@ -35,44 +41,82 @@ def run(
     from batchgen.prepare import prepare
     from batchgen.replica import journal
 
-    job, out = job if isinstance(job, Job) else Job.parse(job), out or sys.stderr
+    job, out = job if isinstance(job, Job) else Job.parse(job), out or sys.stderr or io.StringIO()
     store = open_store(job.output.path)
     prepared = prepare(job, store)
     job = prepared.job
     probe(store)
-    with lease.hold(store, lambda text: print(text, file=out), force) as held:
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            print(printable(text), file=out, flush=True)
+
+    with lease.hold(store, tell, force) as held:
         model, columns = prepared.renderer.model, prepared.columns
-        kept = job_file.freeze(store, job, model, columns.kept, prepared.upstream).input_columns
-        columns.refuse_unfit(job.input, kept)
+        frozen = job_file.freeze(store, job, model, columns.kept, prepared.upstream)
+        columns.refuse_unfit(job.input, frozen.input_columns)
         planned = plan.freeze_plan(job, store, prepared.found, columns)
         done = parts.committed(store)
         tally = progress.load_tally(store, planned, done)
-        monitor = terminal.monitor(tally, store, job.name, out, quiet)
-        try:
+        monitor = terminal.monitor(tally, store, job.name, out, quiet, held)
+        with told(monitor):
             if missing := planned.missing(done):
                 tally.state = "running"
+                held.confirm()
                 store.delete(plan_file.SUCCESS)
                 from batchgen.cluster.connect import connected  # Ray only when there is something to do
                 from batchgen.cluster.driver import Run
 
                 logs.identify(job=job.name)
                 with connected():
-                    Run(job, prepared.renderer, kept, store, planned, monitor, held, stopping).execute(missing)
-            tally.state = "done"
-        except (BatchgenError, KeyboardInterrupt) as error:
-            tally.state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-            raise
-        finally:
-            if not isinstance(sys.exception(), LeaseError):  # the output's progress is another driver's now
+                    Run(job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping).execute(missing)
+                monitor.record()
+            finish(store, held, frozen.manifest)
+        tally.state = "done"
+        with warned("progress", tell):
+            monitor.tick(0, force=True)
+        with warned("report", tell):
+            held.put(progress.REPORT, tally.encode())
+        with warned("clean-up", tell):
+            delete_all(store, itertools.chain(store.list(journal.FOLDER), store.list(SCRATCH)))
+        with warned("summary", tell):
+            if not quiet:
+                terminal.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
+    if tally.counts.error > job.limits.errors * tally.rows_planned:
+        found = progress.over_limit(tally, job.limits.errors)
+        raise TooManyErrors(found, "the failed rows have status = 'error' in the output")
+    return {"name": job.name, "output": store.url, **tally.status()}
+
+
+@contextlib.contextmanager
+def told(monitor: Monitor) -> Iterator[None]:
+    """An end that is none is told to progress.json, unless that is another driver's now."""
+    try:
+        yield
+    except BaseException as error:
+        monitor.tally.state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        if not isinstance(error, LeaseError):
+            with contextlib.suppress(StoreError, LeaseError):
                 monitor.tick(0, force=True)
-        for leftovers in (journal.FOLDER, SCRATCH):
-            delete_all(store, store.list(leftovers))
-        store.put(progress.REPORT, tally.encode())
-        held.confirm()  # another driver may have planned more since
-        store.put(plan_file.SUCCESS, b"")
-        if not quiet:
-            terminal.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
-        if tally.counts.error > job.limits.errors * tally.rows_planned:
-            found = progress.over_limit(tally, job.limits.errors)
-            raise TooManyErrors(found, "the failed rows have status = 'error' in the output")
-        return {"name": job.name, "output": store.url, **tally.status()}
+        raise
+
+
+@contextlib.contextmanager
+def warned(what: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """The job is done: what fails now is told, and no more."""
+    try:
+        yield
+    except Exception as error:
+        tell(f"warning: {what}: {safe_message(error)}; the job is done")
+
+
+def finish(store: Store, held: Lease, has_manifest: bool) -> None:
+    """Record the parts that the manifest lacks, and put _SUCCESS, unless an earlier run has. Raises LeaseError, StoreError."""
+    from batchgen.output import parts, plan_file
+    from batchgen.output.trust import manifest
+
+    success = store.get(plan_file.SUCCESS)
+    if success is None or (has_manifest and not success):
+        held.confirm()
+        manifest.fill(store, parts.committed(store))
+        held.put(plan_file.SUCCESS, manifest.seal(store))  # confirms: another driver may have planned more since

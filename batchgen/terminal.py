@@ -1,5 +1,6 @@
 """What a person sees: the progress of a run, messages, the summary at its end, and what status and verify find, as text."""
 
+import contextlib
 import functools
 import itertools
 import time
@@ -15,20 +16,28 @@ from batchgen.cluster.monitor import Monitor
 from batchgen.errors import VerifyError, printable
 from batchgen.output import parts
 from batchgen.output.format import Fields
+from batchgen.output.lease import Lease
 from batchgen.output.plan_file import Plan
 from batchgen.output.progress import Tally
 from batchgen.output.store import Store
 from batchgen.output.verify import Verdict
 
+SHOWN = 20  # lines of a list of damages
 LINE_SECONDS = 10.0  # how often a line is printed where there is no terminal
 SUMMARY_SPANS, SUMMARY_ROWS = 8, 2_000  # how much of an output is searched for the answers that a summary shows
 
 
-def monitor(tally: Tally, store: Store, name: str, out: TextIO, quiet: bool = False) -> Monitor:
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich's own ends the process."""
+        self.quiet = True
+
+
+def monitor(tally: Tally, store: Store, name: str, out: TextIO, quiet: bool = False, lease: Lease | None = None) -> Monitor:
     """Shows job `name` as it runs: a bar on a terminal, else a line every LINE_SECONDS; `quiet` leaves only the messages."""
-    console = Console(file=out)
+    console = _Console(file=out)
     kind = Monitor if quiet else LiveBar if console.is_terminal else Lines
-    return kind(tally, store, name, console)
+    return kind(tally, store, name, console, lease)
 
 
 class Lines(Monitor):
@@ -52,8 +61,15 @@ class LiveBar(Monitor):
         bars.add_task(self.name, total=None, more="")
         return bars
 
-    def live(self) -> Progress:
-        return self._bars
+    @contextlib.contextmanager
+    def live(self) -> Iterator[None]:
+        with contextlib.suppress(OSError, ValueError):
+            self._bars.start()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                self._bars.stop()
 
     def show(self, text: str, force: bool) -> None:
         self._bars.update(self._bars.task_ids[0], completed=self.tally.counts.rows, total=self.tally.rows_planned, more=text)
@@ -61,7 +77,7 @@ class LiveBar(Monitor):
 
 def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out: TextIO) -> None:
     """The end of a run: counts, the first answers side by side, where the data is, what to do next."""
-    console = Console(file=out, highlight=False, markup=False)
+    console = _Console(file=out, highlight=False, markup=False)
     counts, status, cached = tally.counts, tally.status(), ""
     if counts.cached_tokens or (varied and counts.prompt_tokens):  # variants share their prompt
         cached = f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached"
@@ -73,12 +89,18 @@ def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out
         console.print(f"  {printable(sample)}", soft_wrap=True)
     for answers in itertools.islice(_answers(store, plan), 3):
         shown = Table("variant" if varied else "sample")
-        shown.add_column(Text(printable(f"answer to: {answers[0]['messages'][-2]['content'][:100]}")), overflow="fold")
+        shown.add_column(Text(printable(f"answer to: {_question(answers[0]['messages'])[:100]}")), overflow="fold")
         for answer in answers if len(answers) <= 3 else [answers[0], answers[-1]]:
-            label = ", ".join(f"{name} {answer['attributes'][name]}" for name in varied) or str(answer["sample"])
+            label = ", ".join(f"{name} {(answer.get('attributes') or {}).get(name)}" for name in varied) or str(answer["sample"])
             shown.add_row(label, Text(printable((answer["response"] or "").strip()[:400])))
         console.print(shown)
     console.print(f"Parquet: {store.url}/{parts.DATA}\nNext:    batchgen verify {store.url}", soft_wrap=True)
+
+
+def _question(messages: list[Fields] | None) -> str:
+    """What the last answer is to: the message before it, the only one where a conversation is the answer alone."""
+    asked = (messages or [{}])[-2:][0]
+    return str(asked.get("content") or "")
 
 
 def _answers(store: Store, plan: Plan) -> Iterator[list[Fields]]:
@@ -98,19 +120,31 @@ def _answers(store: Store, plan: Plan) -> Iterator[list[Fields]]:
 
 
 def print_status(found: Fields) -> None:
-    print(f"{found['name']}: {found['state']}")
+    print(printable(f"{found['name']}: {found['state']}"))
     print(f"rows:   {found['rows_ok']:,} ok, {found['rows_error']:,} error, {found['rows_planned']:,} planned")
     print(f"spans:  {found['spans_done']:,} of {found['spans_planned']:,}")
     speed = f"{found['tokens_per_second']:,.0f}/s"
     print(f"tokens: {found['prompt_tokens']:,} read, {found['completion_tokens']:,} generated, {speed}")
     print(f"time:   {found['seconds_total']:,.1f} s, {found['seconds_generating']:,.1f} s of them generating")
     for code, number in found["errors"].items():
-        print(f"errors: {code} {number:,}")
+        print(printable(f"errors: {code} {number:,}"))
 
 
 def print_verdict(verdict: Verdict) -> None:
-    for problem in verdict.problems:
-        print(printable(problem))
     rows = verdict.rows_ok + verdict.rows_error
+    found = f"{rows:,} rows ({verdict.rows_ok:,} ok, {verdict.rows_error:,} error) in {verdict.spans:,} spans"
+    print_some(verdict.problems)
+    if verdict.unfinished:
+        return
     proven = "NOT proven" if verdict.problems else "every planned row is there exactly once"
-    print(f"{proven}: {rows:,} rows ({verdict.rows_ok:,} ok, {verdict.rows_error:,} error) in {verdict.spans:,} spans")
+    print(f"{proven}: {found}")
+    later = f", {verdict.recorded_later:,} of them since after their commit" if verdict.recorded_later else ""
+    print(f"sha256 recorded: {verdict.recorded:,} of {verdict.parts:,} parts{later}")
+
+
+def print_some(lines: list[str], file: TextIO | None = None) -> None:
+    """The first SHOWN lines, and how many more there are."""
+    for line in lines[:SHOWN]:
+        print(printable(line), file=file)
+    if len(lines) > SHOWN:
+        print(f"... and {len(lines) - SHOWN:,} more", file=file)

@@ -7,20 +7,25 @@ import time
 
 from rich.console import Console
 
-from batchgen.errors import printable
+from batchgen.errors import printable, scrubbed
 from batchgen.output import progress
+from batchgen.output.lease import Lease
 from batchgen.output.store import Store
+from batchgen.output.trust import manifest
 from batchgen.records import Receipt
 
 WRITE_SECONDS = 2.0  # between writes of progress.json
+RECORD_SECONDS, RECORD_PARTS = 60.0, 1_000  # after which the parts that were made get their file of the manifest
 SAMPLES = 5  # errors that are kept in words
 
 
 class Monitor:
-    """Shows messages, and no progress."""
+    """Shows messages, and no progress. A terminal that has gone does not stop a job. `lease` is the driver's, under which the
+    files of the job's state are written; None in a test without one."""
 
-    def __init__(self, tally: progress.Tally, store: Store, name: str, console: Console) -> None:
-        self.tally, self.name, self.console, self._store = tally, name, console, store
+    def __init__(self, tally: progress.Tally, store: Store, name: str, console: Console, lease: Lease | None = None) -> None:
+        self.tally, self.name, self.console, self._store, self._lease = tally, name, console, store, lease
+        self._made, self._recorded = dict[str, str](), time.monotonic()
         self._before, self._began, self._written = copy.copy(tally), time.monotonic(), 0.0
         self._first, self._last = math.inf, -math.inf
 
@@ -32,10 +37,13 @@ class Monitor:
         """Called at every tick, with the tally in words; `force` at the last one."""
 
     def message(self, text: str) -> None:
-        self.console.print(printable(text), highlight=False, soft_wrap=True, markup=False)
+        with contextlib.suppress(OSError, ValueError):
+            self.console.print(printable(scrubbed(text)), highlight=False, soft_wrap=True, markup=False)
 
     def receipt(self, receipt: Receipt) -> None:
         """Count a span's part."""
+        if receipt.sha256 is not None:
+            self._made[receipt.span] = receipt.sha256
         self.tally.add(receipt.span, receipt.counts, receipt.errors)
         self.tally.spans_generated += 1
         self.tally.rows_from_journal += receipt.from_journal
@@ -46,14 +54,26 @@ class Monitor:
             self.tally.samples.append(f"{error.code}: {error.detail}")
 
     def tick(self, replicas: int, force: bool = False) -> None:
-        """Write and show where the job stands, if it is time."""
+        """Write and show where the job stands, if it is time. Raises LeaseError, StoreError."""
         now, tally = time.monotonic(), self.tally
         tally.seconds_total = self._before.seconds_total + now - self._began
         tally.seconds_generating = self._before.seconds_generating + self._seconds
         if force or now - self._written >= WRITE_SECONDS:
             self._written = now
-            self._store.put(progress.PROGRESS, tally.encode())
-        self.show(self._words(replicas), force)
+            (self._lease or self._store).put(progress.PROGRESS, tally.encode())
+            if force or len(self._made) >= RECORD_PARTS or now - self._recorded >= RECORD_SECONDS:
+                self.record()
+        with contextlib.suppress(OSError, ValueError):
+            self.show(self._words(replicas), force)
+
+    def record(self) -> None:
+        """Add the parts that were made since the last time to the manifest. Raises LeaseError, StoreError."""
+        self._recorded = time.monotonic()
+        if self._made:
+            if self._lease:
+                self._lease.confirm()
+            manifest.append(self._store, self._made)
+            self._made = {}
 
     @property
     def _seconds(self) -> float:

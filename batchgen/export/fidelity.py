@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchgen.errors import InputError
+from batchgen.errors import InputError, printable
 from batchgen.output import parts
 from batchgen.output.output import Output
 
@@ -109,8 +109,9 @@ def print_fidelity(found: dict[str, Fidelity]) -> None:
     """What was asked against what came, a line each, and what holds of each attribute as a whole."""
     print(f"{'attribute':<20} {'asked':>6} {'answers':>10} {'tokens':>8} {'label':>6}")
     for name, value, answers, tokens, label in table(found):
-        print(f"{name:<20} {value:>6} {answers:>10,} {tokens:>8.1f} {'-' if label is None else format(label, '.2f'):>6}")
-    for name, one in found.items():
+        mean = "-" if label is None else format(label, ".2f")
+        print(f"{printable(name):<20} {value:>6} {answers:>10,} {tokens:>8.1f} {mean:>6}")
+    for name, one in ((printable(name), one) for name, one in found.items()):
         for what, r in (("tokens", one.correlation_with_tokens), ("labels", one.correlation_with_labels)):
             if r is not None:
                 print(f"{name}: correlation with {what} {r:.2f}")

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import orjson
+import pyarrow as pa
 
-from batchgen.errors import StoreError
+from batchgen.errors import InputError, StoreError
+from batchgen.export import values
 from batchgen.output.format import Fields
 from batchgen.output.output import Output
 from batchgen.registry import Registry
@@ -18,8 +20,17 @@ _BUILT_IN = {name: f"batchgen.export.{name}:export" for name in ("jsonl", "opena
 EXPORTS: Registry[Export] = Registry("--format", "batchgen.exports", _BUILT_IN)
 
 
-def export(output: Output, write: Export, folder: Path) -> dict[str, int]:
-    """Write the output into files in `folder`; their names, and how many lines each has. Raises StoreError, VerifyError."""
+def _plain(value: object) -> object:
+    """A value that JSON lacks, of an export that takes rows as Python has them."""
+    return values.values(pa.array([value]))[0]
+
+
+def export(output: Output, write: Export, folder: Path, partial: bool = False) -> dict[str, int]:
+    """Write the output into files in `folder`; their names, and how many lines each has. `partial`: an unfinished one too, as far
+    as it is. Raises InputError for an unfinished output, StoreError, VerifyError."""
+    if not partial and (lacks := output.unfinished()):
+        remedy = "run the job to its end, or export the rows that are there with --partial"
+        raise InputError(f"{output.url}: the job is unfinished, {lacks}", remedy)
     counts: dict[str, int] = {}
     files: dict[str, BinaryIO] = {}
 
@@ -30,7 +41,7 @@ def export(output: Output, write: Export, folder: Path) -> dict[str, int]:
             files[name] = unfinished.enter_context(open(part, "wb"))  # noqa: SIM115 - the stack closes it
             counts[name] = 0
         if fields is not None:
-            files[name].write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+            files[name].write(orjson.dumps(fields, _plain, orjson.OPT_APPEND_NEWLINE))
             counts[name] += 1
 
     try:

@@ -1,10 +1,12 @@
-"""JSONL: a line per row with the output's columns."""
+"""JSONL: a line per row with the output's columns, as values.py writes them."""
 
+from batchgen.export import values
 from batchgen.export.files import Line
 from batchgen.output.output import Output
 
 
 def export(output: Output, line: Line) -> None:
     line("rows.jsonl", None)
-    for row in output.rows():
-        line("rows.jsonl", row)
+    for table in output.tables():
+        for row in values.rows(table):
+            line("rows.jsonl", row)

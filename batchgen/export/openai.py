@@ -1,32 +1,52 @@
 """OpenAI's batch files: output.jsonl with the answered requests, errors.jsonl with the others.
 
-Formats: https://platform.openai.com/docs/api-reference/batch (request output objects) and the chat completions that they hold."""
+Formats: https://platform.openai.com/docs/api-reference/batch (request output objects) and the chat completions that they hold. A
+request that was refused has the response of its HTTP status; one that no answer came for has no response and an `error`."""
 
+import hashlib
 import itertools
 import time
+from collections.abc import Iterator
 
+from batchgen.errors import VerifyError
+from batchgen.export import values
 from batchgen.export.files import Line
 from batchgen.output.format import Fields
 from batchgen.output.output import Output
+from batchgen.records import Shard
 
 _LEAST = -9999.0  # OpenAI's log-probability of a token that was all but impossible: JSON has no infinity
-_STATUS = {"input": 400, "render": 400, "too_long": 400, "engine_rejected": 400, "timeout": 408}
+_STATUS = {"input": 400, "render": 400, "too_long": 400, "engine_rejected": 400}
 
 
 def export(output: Output, line: Line) -> None:
     line("output.jsonl", None)
     line("errors.jsonl", None)
-    created = int(time.time())
-    for (_, row, variant), samples in itertools.groupby(output.rows(), lambda row: (row["shard"], row["row"], row["variant"])):
+    created, shards = int(time.time()), {shard.name: shard for shard in output.plan.shards}
+    rows: Iterator[Fields] = itertools.chain.from_iterable(map(values.rows, output.tables()))
+    for (name, row, variant), samples in itertools.groupby(rows, lambda row: (row["shard"], row["row"], row["variant"])):
+        if (shard := shards.get(name)) is None:
+            raise VerifyError(f"{output.url}: row {row} is of shard {name}, which the plan does not have", "run batchgen verify")
         answers = list(samples)
-        name = answers[0]["id"] or str(row)
-        fields = response(f"{name}-{variant}" if variant else name, answers, created)
-        line("errors.jsonl" if fields["error"] else "output.jsonl", fields)
+        custom_id = answers[0]["id"]
+        if custom_id is None:
+            custom_id = _nameless(shard, row) if output.job.job.input.id else f"{shard.index}-{row}" if shard.index else str(row)
+        if output.job.job.variants > 1:  # of every request, so that no two of them can be called the same
+            custom_id = f"{custom_id}-{variant}"
+        number = f"{shard.index:06d}-{row:012d}-{variant:04d}"
+        fields = response(custom_id, number, answers, created)
+        answered = fields["response"] is not None and fields["response"]["status_code"] == 200
+        line("output.jsonl" if answered else "errors.jsonl", fields)
 
 
-def response(custom_id: str, rows: list[Fields], created: int) -> Fields:
-    """The line of a request whose samples are `rows` of the output: an answer where some are ok, else the first one's error."""
-    name = f"{rows[0]['shard']}:{rows[0]['row']}:{rows[0]['variant']}"
+def _nameless(shard: Shard, row: int) -> str:
+    """The custom_id of a line that brings none. No line can have it for its own: it comes from the text of them all."""
+    return f"no-custom-id-{hashlib.sha256(f'{shard.digest} {row}'.encode()).hexdigest()[:24]}"
+
+
+def response(custom_id: str, number: str, rows: list[Fields], created: int) -> Fields:
+    """The line of a request whose samples are `rows` of the output: an answer where some are ok, else the first one's error.
+    `number` stands for the request in the ids of the line."""
     choices = [
         {
             "index": row["sample"],
@@ -37,17 +57,18 @@ def response(custom_id: str, rows: list[Fields], created: int) -> Fields:
         for row in rows
         if row["status"] == "ok"
     ]
-    status, error = 200, None
+    error, status = None, 200
     if choices:
         asked, said = rows[0]["prompt_tokens"], sum(row["completion_tokens"] for row in rows)
-        body: Fields = {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": created, "model": rows[0]["model"]}
+        body: Fields = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": created, "model": rows[0]["model"]}
         body |= {"choices": choices, "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}}
     else:
         code, detail = rows[0]["error_code"], rows[0]["error_detail"]
-        body = {"error": {"message": detail, "type": code, "param": None, "code": code}}
-        status, error = _STATUS.get(code, 500), {"code": code, "message": detail}
-    answer = {"status_code": status, "request_id": name, "body": body}
-    return {"id": f"batch_req_{name}", "custom_id": custom_id, "response": answer, "error": error}
+        body = {"error": {"message": detail, "type": "invalid_request_error", "param": None, "code": code}}
+        if (status := _STATUS.get(code, 0)) == 0:
+            error = {"code": code, "message": detail}
+    answer = {"status_code": status, "request_id": f"req_{number}", "body": body} if status else None
+    return {"id": f"batch_req_{number}", "custom_id": custom_id, "response": answer, "error": error}
 
 
 def _logprobs(tokens: list[Fields] | None) -> Fields | None:
@@ -60,5 +81,6 @@ def _logprobs(tokens: list[Fields] | None) -> Fields | None:
 def _token(token: Fields) -> Fields:
     """A token in OpenAI's words. `bytes` is null where its text lacks them: the token is a piece of a character."""
     text = token["token"] or ""
+    logprob = _LEAST if token["logprob"] is None else max(token["logprob"], _LEAST)
     known = text and "\ufffd" not in text
-    return {"token": text, "logprob": max(token["logprob"], _LEAST), "bytes": list(text.encode()) if known else None}
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if known else None}

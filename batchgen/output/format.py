@@ -5,9 +5,11 @@ and `version`, batchgen's. Files without a number were written before there was 
 format up to its own. The number changes when an older release would misread an output; fields that are added, with a default
 that means what their absence meant, do not change it."""
 
+import base64
 import contextlib
 import dataclasses
 import io
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -50,12 +52,32 @@ def to_parquet(table: pa.Table, about: Fields | None = None) -> bytes:
 
 def read_parquet(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
     """The table in a Parquet file, its pages checked. Raises VerifyError for a damaged or missing file, NewerFormat."""
+    return parse_parquet(store.get(name), f"{store.url}/{name}", name, columns)
+
+
+def parse_parquet(data: bytes | None, where: str, name: str, columns: list[str] | None = None) -> pa.Table:
+    """As read_parquet, of the bytes of a file `name` that is at `where`."""
     try:
-        table = pq.ParquetFile(in_arrow_memory(store.get(name)), page_checksum_verification=True).read(columns=columns)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        table = open_parquet(data).read(columns=columns)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise VerifyError(f"{name}: damaged: {safe_message(error, 200)}") from None
-    refuse_newer(about(table), f"{store.url}/{name}")
+    refuse_newer(about(table), where)
     return table
+
+
+def open_parquet(data: bytes | None) -> pq.ParquetFile:
+    """Raises ValueError for a file that names an Arrow extension type, as no file of ours does."""
+    footer = (data or b"")[-8 - int.from_bytes((data or b"")[-8:-4], "little") :]
+    runs = re.findall(rb"[A-Za-z0-9+/]{32,}", footer)  # the schema is base64, at any alignment
+    pieces = (run[shift : shift + (len(run) - shift) // 4 * 4] for run in runs for shift in range(4))
+    refuse_extensions(footer, *map(base64.b64decode, pieces))
+    return pq.ParquetFile(in_arrow_memory(data), page_checksum_verification=True, arrow_extensions_enabled=False)
+
+
+def refuse_extensions(*schemas: bytes) -> None:
+    """A process that has imported ray.data unpickles some Arrow extension types as soon as it sees a schema that names them."""
+    if any(b"ARROW:extension" in schema for schema in schemas):
+        raise ValueError("it has an Arrow extension type")
 
 
 def in_arrow_memory(data: bytes | None) -> pa.BufferReader:

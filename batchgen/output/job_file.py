@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import orjson
 import pyarrow as pa
 
-from batchgen.errors import OutputConflict
+from batchgen.errors import OutputConflict, safe_message
 from batchgen.job.job import Job, defaults
 from batchgen.job.meaning import differences, fingerprint
 from batchgen.job.sampling import Sampling
-from batchgen.output.format import MARK, Fields, refuse_newer
+from batchgen.output.format import MARK, Fields, refuse_extensions, refuse_newer
 from batchgen.output.store import Store
 from batchgen.records import output_schema
 from batchgen.render.model_files import ModelFiles
@@ -27,7 +27,8 @@ NAME = "_batchgen/job.json"
 @dataclass(frozen=True)
 class JobFile:
     """`input_columns` are the carried columns under their output names, `schema` the columns of a part. `fingerprint` stands
-    for the meaning in the jobs that read this output. `doubt` says why the file cannot be what was written, None where it can."""
+    for the meaning in the jobs that read this output. `doubt` says why the file cannot be what was written, None where it can.
+    `manifest`: the output has one (manifest.py)."""
 
     job: Job
     meaning: Fields
@@ -36,6 +37,7 @@ class JobFile:
     schema: pa.Schema
     fingerprint: str
     doubt: str | None = None
+    manifest: bool = False
 
     @property
     def factor(self) -> int:
@@ -51,21 +53,27 @@ def load(store: Store) -> JobFile | None:
         fields = orjson.loads(data)
         refuse_newer(fields, f"{store.url}/{NAME}")
         names = [name for name in ("carried_schema", "schema") if name in fields]
-        schemas = {name: pa.ipc.read_schema(pa.py_buffer(base64.b64decode(fields[name]))) for name in names}
-        columns = schemas["carried_schema"]
+        written = {name: base64.b64decode(fields[name]) for name in names}
+        refuse_extensions(*written.values())
+        schemas = {name: pa.ipc.read_schema(pa.py_buffer(data)) for name, data in written.items()}
+        columns, meant, model = schemas["carried_schema"], fields["meaning"], fields["model"]
+        if not isinstance(meant, dict) or not isinstance(model, dict):
+            raise ValueError("its meaning or its model is no object")
         job = Job.model_validate(_known(copy.deepcopy(fields["job"])), extra="ignore")
         first = output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs, first_format=True)
         schema = schemas.get("schema", first)
-        return JobFile(job, fields["meaning"], fields["model"], columns, schema, fields["fingerprint"], _doubt(fields, job))
-    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        raise OutputConflict(f"output {store.url}: {NAME} is not a batchgen job: {error}", "choose another output.path") from None
+        named, doubt = str(fields["fingerprint"]), _doubt(fields, job)
+        return JobFile(job, meant, model, columns, schema, named, doubt, fields.get("manifest") is True)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, pa.ArrowException) as error:
+        what = f"output {store.url}: {NAME} is not a batchgen job: {safe_message(error)}"
+        raise OutputConflict(what, "choose another output.path") from None
 
 
 def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstream: Sequence[str] = ()) -> JobFile:
     """Write job.json, or check that the present one means the same. Raises OutputConflict."""
     means = meaning(job, model, upstream)
     schema = output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs)
-    frozen = JobFile(job, means, model.version, columns, schema, fingerprint(means, defaults()))
+    frozen = JobFile(job, means, model.version, columns, schema, fingerprint(means, defaults()), manifest=True)
     fields: Fields = {
         **MARK,
         "job": job.model_dump(mode="json", by_alias=True),
@@ -75,6 +83,7 @@ def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstre
         "carried": {field.name: str(field.type) for field in columns},
         "carried_schema": base64.b64encode(columns.serialize()).decode(),
         "schema": base64.b64encode(schema.serialize()).decode(),
+        "manifest": True,
     }
     fields["digest"] = fingerprint(fields)
     while (before := load(store)) is None:

@@ -1,21 +1,26 @@
 """Output: what a job has written, or is writing, as one noun."""
 
 import functools
+import itertools
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Self
 
+import pyarrow as pa
+
 from batchgen.errors import InputError, OutputConflict, StoreError
 from batchgen.job.job import FINAL
-from batchgen.output import job_file, parts, plan_file, progress, verify
+from batchgen.output import job_file, lease, parts, plan_file, progress, verify
 from batchgen.output.format import Fields
 from batchgen.output.store import Store, open_store
+from batchgen.output.trust import manifest
 from batchgen.output.verify import Verdict
 from batchgen.records import Failed, Span
 
 QUARANTINE = "_batchgen/quarantine"
+TABLE_ROWS = 64  # of a table of rows: few, since a row may be megabytes
 
 
 class Output:
@@ -48,13 +53,29 @@ class Output:
 
     def rows(self) -> Iterator[Fields]:
         """The rows in plan order, one for each (row, variant, sample): its last attempt."""
-        for spans in self.places().values():
-            yield from self._latest(spans)
+        for table in self.tables():
+            yield from table.to_pylist()
 
-    def _latest(self, spans: list[Span], columns: list[str] | None = None) -> list[Fields]:
-        """The rows of a span as its retries have left them."""
-        tables = (parts.read_part(self.store, span.name, columns) for span in spans)
-        return list({parts.key_of(row): row for table in tables for row in table.to_pylist()}.values())
+    def tables(self) -> Iterator[pa.Table]:
+        """As rows, in tables of at most TABLE_ROWS of them."""
+        for spans in self.places().values():
+            if len(spans) == 1:
+                yield from parts.tables(self.store, spans[0].name, TABLE_ROWS)
+                continue
+            of_spans = [parts.read_part(self.store, span.name) for span in spans]
+            last: dict[parts.Key, tuple[int, int]] = {}
+            for number, table in enumerate(of_spans):
+                keys = zip(*(table[name].to_pylist() for name in ("row", "variant", "sample")), strict=True)
+                last |= {key: (number, at) for at, key in enumerate(keys)}
+            for number, group in itertools.groupby(last.values(), key=lambda where: where[0]):
+                while some := [at for _, at in itertools.islice(group, TABLE_ROWS)]:
+                    yield of_spans[number].take(some)
+
+    def unfinished(self) -> str | None:
+        """What the output of a job that has not run to its end lacks, in words; None for a whole one."""
+        if missing := len(self.plan.missing(self.parts())):
+            return f"{missing:,} of {len(self.plan.spans):,} spans have no part"
+        return "it has no _SUCCESS" if self.store.get(plan_file.SUCCESS) is None else None
 
     def status(self) -> Fields:
         """Where the job stands: the fields of `status --json`."""
@@ -67,8 +88,8 @@ class Output:
 
     def repair(self, verdict: Verdict) -> list[str]:
         """Move the damaged parts of a verdict away, so that the next run makes them again; returns where they went. No run may be
-        at work on the output. A part is deleted when its copy has been read back."""
-        moved = []
+        at work on the output. A part is deleted when its copy has been read back, and the manifest says so before."""
+        moved, recorded = [], manifest.load(self.store).digests
         for name in verdict.damaged:
             data = self.store.get(name)
             if data is None or data != self.store.get(name):
@@ -77,16 +98,25 @@ class Output:
             self.store.put_new(there, data)
             if self.store.get(there) != data:
                 raise StoreError(f"{there}: it is not what was put there", "the part is where it was; run verify again")
+            if self.store.get(name) != data:
+                raise StoreError(f"{name}: it was made again meanwhile", "run verify again")
             self.store.delete(plan_file.SUCCESS)
+            if (span := parts.span_of(name)) in recorded:
+                manifest.append(self.store, void={str(span): parts.sha256(data)})
             self.store.delete(name)
             moved.append(there)
         return moved
 
-    def retry(self, codes: Collection[str] | None = None) -> int:
+    def retry(self, codes: Collection[str] | None = None, message: Callable[[str], None] = lambda _: None) -> int:
         """Plan the failed rows with these error codes for the next run; returns how many there are. Without codes, all but those
         that would only fail again (job.FINAL). Zero when the last retry still has spans without a part: the next run finishes it.
-        The new parts supersede what earlier parts say of the rows; those stay as they are. Raises InputError for an output that
-        lacks rows, OutputConflict when another retry is planned at the same time."""
+        The new parts supersede what earlier parts say of the rows; those stay as they are. `message` takes what the wait for the
+        output's lease says. Raises InputError for an output that lacks rows, LeaseError where a driver is at work on it,
+        OutputConflict when another retry is planned at the same time."""
+        with lease.hold(self.store, message):
+            return self._retry(codes)
+
+    def _retry(self, codes: Collection[str] | None) -> int:
         plan, files = plan_file.load_plan(self.store, self.job.factor)
         committed = self.parts()
         missing = plan.missing(committed)
@@ -104,6 +134,8 @@ class Output:
 
     def _failed(self, spans: list[Span], codes: Collection[str] | None) -> tuple[Failed, ...]:
         """The rows of a span that failed last and are to be run again."""
-        rows = self._latest(spans, ["row", "variant", "sample", "attempt", "status", "error_code"])
+        columns = ["row", "variant", "sample", "attempt", "status", "error_code"]
+        tables = (parts.read_part(self.store, span.name, columns) for span in spans)
+        rows = {parts.key_of(row): row for table in tables for row in table.to_pylist()}.values()
         failed = [Failed(*parts.key_of(row), row["attempt"], row["error_code"]) for row in rows if row["status"] == "error"]
         return tuple(one for one in failed if (one.code in codes if codes is not None else one.code not in FINAL))

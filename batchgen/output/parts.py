@@ -4,15 +4,17 @@ The part of a span becomes visible, as a whole, by one put_new under the span's 
 its part away. The footer carries the part's counts, so that they can be read again without its rows."""
 
 import contextlib
+import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from operator import attrgetter
 
 import pyarrow as pa
 
 from batchgen import logprobs, logs
-from batchgen.errors import ErrorCode, RowError, VerifyError, place
-from batchgen.output.format import Fields, about, known, read_parquet, to_parquet
+from batchgen.errors import ErrorCode, RowError, VerifyError, place, safe_message
+from batchgen.output.format import Fields, about, known, open_parquet, parse_parquet, read_parquet, to_parquet
 from batchgen.output.store import Store
 from batchgen.records import COLUMNS, Completion, Counts, failed
 
@@ -123,12 +125,35 @@ def commit(store: Store, span: str, part: bytes) -> bool:
     return store.put_new(part_name(span), part)
 
 
+def sha256(data: bytes | None) -> str:
+    return hashlib.sha256(data or b"").hexdigest()
+
+
 def read_part(store: Store, span: str, columns: list[str] | None = None) -> pa.Table:
     """A committed part, its pages checked. Read once more where that fails: a store may answer short for a moment. Raises
     VerifyError for a damaged part, NewerFormat."""
     with contextlib.suppress(VerifyError):
         return read_parquet(store, part_name(span), columns)
     return read_parquet(store, part_name(span), columns)
+
+
+def tables(store: Store, span: str, most: int) -> Iterator[pa.Table]:
+    """A committed part in tables of at most `most` rows, its pages checked as they are read. Raises VerifyError, NewerFormat."""
+    name = part_name(span)
+    for again in (True, False):
+        data = store.get(name)
+        try:
+            parse_parquet(data, f"{store.url}/{name}", name, [])
+        except VerifyError:
+            if again:
+                continue
+            raise
+        break
+    try:
+        for batch in open_parquet(data).iter_batches(most, use_threads=False):
+            yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        raise VerifyError(f"{name}: damaged: {safe_message(error, 200)}") from None
 
 
 def read_footer(store: Store, span: str) -> Footer:
@@ -142,6 +167,7 @@ def footer_in(part: pa.Table) -> Footer | None:
     """The footer of a part that has been read; None where there are no counts in it."""
     fields = about(part)
     counts, errors = fields.get("counts"), fields.get("errors")
-    if isinstance(counts, dict) and isinstance(errors, dict) and {"ok", "error"} <= counts.keys():
-        return known(Counts, counts), errors
-    return None
+    if not isinstance(counts, dict) or not isinstance(errors, dict) or not {"ok", "error"} <= counts.keys():
+        return None
+    sound = all(type(number) is int and 0 <= number < 2**63 for number in (*counts.values(), *errors.values()))
+    return (known(Counts, counts), errors) if sound else None

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import orjson
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from batchgen.errors import VerifyError, safe_message
 from batchgen.output import job_file
@@ -21,6 +22,7 @@ FOLDER = "_batchgen/plan"
 SUCCESS = "_SUCCESS"  # says that every planned span has its part
 _FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
 _FAILED = {"row": pa.int64(), "variant": pa.int32(), "sample": pa.int32(), "attempt": pa.int32(), "code": pa.string()}
+_SHARDS = TypeAdapter(list[Shard])
 _AGAIN = pa.list_(pa.struct(_FAILED))
 
 
@@ -53,6 +55,8 @@ def name_of(number: int) -> str:
 
 def add(store: Store, number: int, shards: Iterable[Shard], spans: list[Span]) -> bool:
     """Write plan file `number` (from 0). False where another driver has planned meanwhile, and this plan is void."""
+    if store.get(name_of(number)) is not None:
+        return False  # the job may be done by now
     store.delete(SUCCESS)
     job = job_file.load(store)
     return store.put_new(name_of(number), encode_plan(shards, spans, job.fingerprint if job else None))
@@ -69,18 +73,29 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
             raise VerifyError(f"{name_of(number)}: missing although {file} is there")
         table = read_parquet(store, file)
         try:
-            for one in orjson.loads(table.schema.metadata[b"shards"]):
-                shards[one["index"]] = known(Shard, {"version": one["stamp"], **one})
+            listed = [{"version": one["stamp"], **one} for one in orjson.loads(table.schema.metadata[b"shards"])]
+            shards |= {shard.index: shard for shard in _SHARDS.validate_python(listed)}
             columns = [table.column(field).to_pylist() for field in _FIELDS]
             if "again" in table.column_names:
                 again = [tuple(known(Failed, one) for one in rows) for rows in table.column("again").to_pylist()]
                 columns += [[number] * len(again), again]
-        except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+            spans += [_checked(Span(*values), shards) for values in zip(*columns, strict=True)]
+        except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise VerifyError(f"{file}: damaged: {safe_message(error)}") from None
-        spans += [Span(*values) for values in zip(*columns, strict=True)]
         if (job := about(table).get("job")) is not None:
             jobs.add(str(job))
+    if sorted(shards) != list(range(len(shards))):
+        raise VerifyError(f"{FOLDER}: damaged: its shards are {sorted(shards)[:20]}")
     return Plan(tuple(shards[index] for index in sorted(shards)), spans, factor, frozenset(jobs)), len(names)
+
+
+def _checked(span: Span, shards: dict[int, Shard]) -> Span:
+    """Raises ValueError for what no plan says."""
+    numbers = [span.shard, span.start, span.end, span.rows, span.offset, span.bytes]
+    numbers += [number for one in span.again for number in (one.row, one.variant, one.sample, one.attempt)]
+    if any(type(number) is not int or number < 0 for number in numbers) or span.start > span.end or span.shard not in shards:
+        raise ValueError(f"a span of shard {span.shard}, rows {span.start}..{span.end}")
+    return span
 
 
 def encode_plan(shards: Iterable[Shard], spans: list[Span], job: str | None = None) -> bytes:

@@ -5,25 +5,30 @@ that resumes reads the footers of the few others, so that reported counts are ex
 another format, is made again from the parts."""
 
 import base64
-import contextlib
 import os
-import socket
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from typing import Annotated
 
 import numpy as np
 import orjson
+from pydantic import BaseModel, ConfigDict, Field
 
-from batchgen.errors import ErrorCode, NewerFormat
+from batchgen import logs
+from batchgen.errors import ErrorCode, NewerFormat, safe_message
 from batchgen.output import parts
-from batchgen.output.format import MARK, Fields, refuse_newer
+from batchgen.output.format import MARK, Fields, known, refuse_newer
+from batchgen.output.lease import has_ended, process
 from batchgen.output.plan_file import SUCCESS, Plan
 from batchgen.output.store import Store
 from batchgen.records import Counts
 
 PROGRESS, REPORT = "_batchgen/progress.json", "_batchgen/report.json"
+_LOG = logs.logger("progress")
+Number = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
 SUMS = ("seconds_total", "seconds_generating", "seconds_committing", "spans_generated", "rows_from_journal", "engine_restarts")
 """What adds up over the runs of a job."""
 
@@ -89,23 +94,21 @@ class Tally:
             "errors": {code: number for code, number in sorted(self.errors.items()) if number},
         }
 
-    def restore(self, fields: Fields, committed: set[str]) -> None:
+    def restore(self, saved: "Saved", committed: set[str]) -> None:
         """Take over what a progress.json says; its counts only where every part that they include is there. `running` is
-        believed unless its driver was on this host and is gone."""
-        driver = fields.get("driver", {})
-        gone = driver.get("host") == socket.gethostname() and not os.path.exists(f"/proc/{driver.get('pid')}")
-        state = fields.get("state") or self.state
-        self.state = "interrupted" if state == "running" and gone else state
+        believed unless its driver was a process of this machine and is gone."""
+        state = saved.state or self.state
+        self.state = "interrupted" if state == "running" and has_ended(saved.driver) else state
         for name in SUMS:
-            setattr(self, name, type(getattr(self, name))(fields.get(name, 0)))
-        self.engine = dict(fields.get("engine", {}))
-        bits = np.unpackbits(np.frombuffer(base64.b64decode(fields["counted"]), np.uint8), bitorder="little")
+            setattr(self, name, getattr(saved, name))
+        self.engine = saved.engine
+        if saved.counted is None or saved.errors is None or not saved.counts.keys() >= asdict(Counts()).keys():
+            return
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(saved.counted), np.uint8), bitorder="little")
         counted = {span.name for span, bit in zip(self.plan.spans, bits, strict=False) if bit}
-        counts = Counts(**{name: fields["counts"][name] for name in asdict(Counts())})
-        errors = Counter(dict(fields["errors"]))
         if counted <= committed:
-            self.counted, self.counts, self.errors = counted, counts, errors
-            self.samples = list(fields.get("error_samples", []))
+            self.counted, self.counts, self.errors = counted, known(Counts, saved.counts), Counter(saved.errors)
+            self.samples = saved.error_samples
             self._open_rows -= sum(self._rows[span] for span in counted)
 
     def encode(self) -> bytes:
@@ -115,21 +118,46 @@ class Tally:
             "counted": base64.b64encode(bits.tobytes()).decode(),
             "error_samples": self.samples,
             "engine": self.engine,
-            "driver": {"host": socket.gethostname(), "pid": os.getpid()},
+            "driver": process(os.getpid()),
             **MARK,
         }
         return orjson.dumps(fields, option=orjson.OPT_INDENT_2)
 
 
+class Saved(BaseModel):
+    """What is read of a progress.json. A value that it cannot have makes the whole of it damaged."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    state: Annotated[str, Field(pattern=r"^[a-z ]{1,40}$")] | None = None
+    driver: dict[str, object] = {}
+    engine: dict[str, Number] = {}
+    counted: str | None = None
+    counts: dict[str, Number] = {}
+    errors: dict[str, Number] | None = None
+    error_samples: list[str] = []
+    seconds_total: Seconds = 0.0
+    seconds_generating: Seconds = 0.0
+    seconds_committing: Seconds = 0.0
+    spans_generated: Number = 0
+    rows_from_journal: Number = 0
+    engine_restarts: Number = 0
+
+
 def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:
     """The tally of an output: progress.json, and the footers of parts that it does not count. Raises VerifyError, NewerFormat."""
-    tally = Tally(plan)
+    tally, is_done = Tally(plan), store.get(SUCCESS) is not None
     if committed:
-        tally.state = "interrupted" if store.get(SUCCESS) is None else "done"
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, NewerFormat):  # the parts say it all
+        tally.state = "interrupted"
+    try:
         fields = orjson.loads(store.get(PROGRESS) or b"{}")
         refuse_newer(fields, PROGRESS)
-        tally.restore(fields, committed)
+        tally.restore(Saved.model_validate(fields), committed)
+    except NewerFormat:
+        pass  # the parts say it all
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        _LOG.error("%s/%s: damaged, its counts are made again from the parts: %s", store.url, PROGRESS, safe_message(error))
+    tally.state = "done" if is_done else tally.state
     late = [span.name for span in plan.spans if span.name in committed and span.name not in tally.counted]
     with ThreadPoolExecutor(8) as pool:
         for span, (counts, errors) in zip(late, pool.map(lambda name: parts.read_footer(store, name), late), strict=True):

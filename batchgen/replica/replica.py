@@ -20,7 +20,7 @@ import pyarrow as pa
 from batchgen import logs
 from batchgen.engines.base import ENGINES, Engine
 from batchgen.engines.restarting import RestartingEngine
-from batchgen.errors import BatchgenError, EngineError, StoreError
+from batchgen.errors import SECRET_NAMES, BatchgenError, EngineError, StoreError
 from batchgen.output import parts
 from batchgen.output.store import delete_all, open_store
 from batchgen.records import Completion, Prompt, Receipt, failed, output_schema
@@ -62,6 +62,7 @@ class Replica:
         self.job = job = renderer.job
         self.store = open_store(output)
         os.environ.update(job.engine.env)
+        SECRET_NAMES.update(str(name) for option, name in job.engine.options.items() if option.endswith("_env"))
         make = functools.partial(ENGINES.named(job.engine.kind).make, job, renderer.model)
         self.engine = engine or RestartingEngine(make, job.engine.watchdog_seconds, job.limits.row_seconds)
         self._task = TASKS.named(job.task)(renderer, self.engine)
@@ -146,6 +147,7 @@ class Replica:
         made = await self._timed(parts.encode_sound, block.prompts, block.kept, completions, schema, shard, model)
         part, footer, completions = made
         created = await self._timed(parts.commit, self.store, span.name, part)
+        sha256 = await self._timed(parts.sha256, part) if created else None
         counts, errors = footer if created else await asyncio.to_thread(parts.read_footer, self.store, span.name)
         if span.files:
             await asyncio.to_thread(delete_all, self.store, span.files)
@@ -164,6 +166,7 @@ class Replica:
             committing=committing,
             from_journal=from_journal,
             restarts=self._restarts - restarts_before,
+            sha256=sha256,
         )
 
     async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> None:

@@ -60,9 +60,11 @@ def test_responses_and_errors_go_into_their_files(output: Finished, tmp_path: Pa
     assert body["choices"][0]["message"]["role"] == "assistant"
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + body["usage"]["completion_tokens"]
     assert body["usage"]["completion_tokens"] == sum(len(c["message"]["content"].split()) for c in body["choices"])
-    errors = {error["custom_id"]: error["error"]["code"] for error in found["errors.jsonl"]}
-    assert errors == {"two": "engine_rejected", "2": "input", "3": "input", "five": "input"}
+    errors = {error["custom_id"]: error["response"]["body"]["error"]["code"] for error in found["errors.jsonl"]}
+    assert (errors["two"], errors["five"]) == ("engine_rejected", "input")
+    assert sorted(errors.values()) == ["engine_rejected", *["input"] * 3]
     assert {error["response"]["status_code"] for error in found["errors.jsonl"]} == {400}
+    assert {error["error"] for error in found["errors.jsonl"]} == {None}
 
 
 def test_of_a_row_that_was_tried_again_the_last_attempt_is_exported(output: Finished, tmp_path: Path) -> None:

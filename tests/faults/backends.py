@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from obstore.exceptions import AlreadyExistsError, GenericError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, GenericError, NotFoundError, PreconditionError
 
 from batchgen.engines.base import Request
 from batchgen.errors import BadRow, EngineError
@@ -22,18 +22,26 @@ class Bucket:
     def __init__(self, world: World) -> None:
         self.world = world
         self.objects: dict[str, bytes] = {}
+        self.puts: dict[str, int] = {}
 
-    def put(self, client: Any, name: str, data: bytes, mode: str = "overwrite", use_multipart: bool = True) -> None:
+    def put(
+        self, client: Any, name: str, data: bytes, mode: str | dict[str, str] = "overwrite", use_multipart: bool = True
+    ) -> None:
         assert not use_multipart, "a multipart upload is not conditional"
         objects = self.objects
         with self._operation(f"put {name}"):
-            if mode == "create":
-                if self.world.fails("conflict"):
-                    raise AlreadyExistsError("409: another conditional request is under way")
-                if name in objects:
-                    raise AlreadyExistsError("412")
+            if mode != "overwrite" and self.world.fails("conflict"):
+                raise AlreadyExistsError("409: another conditional request is under way")
+            if mode == "create" and name in objects:
+                raise AlreadyExistsError("412")
+            if isinstance(mode, dict) and mode["e_tag"] != self._tag(name):
+                raise PreconditionError("412")
             assert name not in objects or not name.startswith("data/"), f"{name} is overwritten"
             objects[name] = bytes(data)
+            self.puts[name] = self.puts.get(name, 0) + 1
+
+    def _tag(self, name: str) -> str | None:
+        return str(self.puts[name]) if name in self.objects else None
 
     def head(self, client: Any, name: str) -> None:
         with self._operation(f"head {name}"):
@@ -44,8 +52,8 @@ class Bucket:
         with self._operation(f"get {name}"):
             if name not in self.objects:
                 raise NotFoundError(name)
-            data = self.objects[name]
-        return SimpleNamespace(bytes=lambda: data)
+            data, tag = self.objects[name], self._tag(name)
+        return SimpleNamespace(bytes=lambda: data, meta={"e_tag": tag, "version": None})
 
     def list(self, client: Any, prefix: str, chunk_size: int) -> list[list[dict[str, str]]]:
         with self._operation(f"list {prefix}"):
@@ -53,10 +61,11 @@ class Bucket:
         self.world.dice.shuffle(found)
         return [found]
 
-    def delete(self, client: Any, name: str) -> None:
-        with self._operation(f"delete {name}"):
-            assert not name.startswith("data/"), f"{name} is deleted"
-            self.objects.pop(name, None)
+    def delete(self, client: Any, names: Any) -> None:
+        for name in [names] if isinstance(names, str) else names:
+            with self._operation(f"delete {name}"):
+                assert not name.startswith("data/"), f"{name} is deleted"
+                self.objects.pop(name, None)
 
     @contextlib.contextmanager
     def _operation(self, what: str) -> Iterator[None]:

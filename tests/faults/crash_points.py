@@ -34,6 +34,7 @@ FAULTS = ("raises before", "raises after", "killed before", "killed after", "dis
 ROWS = {"row": None, "refused": "engine_rejected", "no json": "input"}
 LINES = ["row", "refused", "row", "row", "no json", "row", "row"]
 DONE, RUN_ERROR, BROKEN = 0, 1, 99
+os_open = os.open
 
 
 class Traps:
@@ -52,13 +53,15 @@ class Traps:
 
     def _trap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def trapped(*arguments: Any, **options: Any) -> Any:
-            ours = name == "fsync" or str(arguments[0]).startswith(self.root)
+            ours = name == "fsync" or _path(arguments[0], **options).startswith(self.root)
+            if call is os_open and not arguments[1] & os.O_CREAT:
+                ours = False  # changes nothing
             return self._operation(name, call, *arguments, **options) if ours else call(*arguments, **options)
 
         return trapped
 
     def _watched(self, file: Any, path: Any, *_: Any) -> Any:
-        return _File(file, self) if str(path).startswith(self.root) and file.writable() else file
+        return _File(file, self) if _path(path).startswith(self.root) and file.writable() else file
 
     def _operation(self, name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         self.operations.append(name)
@@ -78,6 +81,14 @@ class Traps:
                 os.kill(os.getpid(), signal.SIGKILL)
             if fault == "raises after":
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def _path(place: Any, dir_fd: int | None = None, src_dir_fd: int | None = None, **_: Any) -> str:
+    """The path of a name in an open folder, or of an open file."""
+    folder = dir_fd if dir_fd is not None else src_dir_fd
+    if isinstance(place, int):
+        return os.readlink(f"/proc/self/fd/{place}")
+    return str(place) if folder is None else f"{os.readlink(f'/proc/self/fd/{folder}')}/{place}"
 
 
 class _File:

@@ -17,6 +17,8 @@ import pytest
 from batchgen import terminal
 from batchgen.cluster import connect, driver, feed, monitor
 from batchgen.output import lease, output, progress, store, verify
+from batchgen.output.store import local, objects
+from batchgen.output.trust import manifest
 from batchgen.read import discover
 from batchgen.replica import journal, replica
 from batchgen.tasks import generate
@@ -50,14 +52,14 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
 
     def process(number: int) -> dict[str, object]:
         host = "host" if one_host else f"host of {world.me.process.name}"
-        return {"host": host, "pid": number, "started": "then" if world.lives(number) else None}
+        return {"host": host, "boot": 1, "space": 1, "pid": number, "started": "then" if world.lives(number) else None}
 
     clock = SimpleNamespace(monotonic=lambda: world.now, time=lambda: world.now, sleep=world.sleep, thread_time=lambda: 0.0)
-    for module in (lease, store, monitor, terminal, replica, driver, generate):
+    for module in (lease, local, objects, monitor, terminal, replica, driver, generate):
         patch.setattr(module, "time", clock)
-    for module in (lease, store, journal):
+    for module in (lease, local, store, journal):
         patch.setattr(module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=world.dice.getrandbits(128), version=4)))
-    for module in (progress, discover, verify, output):
+    for module in (progress, discover, verify, output, manifest):
         patch.setattr(module, "ThreadPoolExecutor", concurrency.SerialExecutor)
     one_host = world.dice.random() < 0.5
     threading = SimpleNamespace(
@@ -66,8 +68,8 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(lease, "threading", threading)
     patch.setattr(lease, "os", SimpleNamespace(getpid=lambda: world.me.process.number))
     patch.setattr(lease, "process", process)
-    patch.setattr(store, "random", world.dice)
-    patch.setattr(store, "obstore", stage.bucket)
+    patch.setattr(objects, "random", world.dice)
+    patch.setattr(objects, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
     patch.setattr(
         replica, "ENGINES", SimpleNamespace(named=lambda _: SimpleNamespace(make=lambda job, model: Engine(world, count)))

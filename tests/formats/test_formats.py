@@ -122,7 +122,9 @@ def test_a_grown_input_is_planned_and_read_by_another_job(released: Path, monkey
 def test_an_interrupted_output_says_what_is_missing(unpacked: Path) -> None:
     output = Output.open(str(unpacked / "interrupted/out"))
     assert len(list(output.rows())) == 24
-    assert [problem.partition(": ")[2] for problem in output.verify().problems] == ["missing (8 rows)"] * 9
+    verdict = output.verify()
+    assert verdict.problems == ["unfinished: 9 of 12 spans have no part yet; run the job again to finish it"]
+    assert (verdict.unfinished, verdict.recorded, verdict.parts) == (True, 0, 3)
     status = output.status()
     assert (status["state"], status["spans_done"], status["rows_planned"]) == ("running", 3, 96)
     assert output.verify().damaged == []

@@ -19,6 +19,7 @@ from batchgen.errors import RUN_ERROR, LeaseError
 from batchgen.output import lease
 from batchgen.output.lease import NAME
 from batchgen.output.store import Store, open_store
+from tests.support.finished import Finished
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +166,102 @@ def test_a_lease_given_back_while_it_is_watched_is_free(store: Store, monkeypatc
     with lease.hold(store, quiet) as held:
         held.check()
         assert holder(store)["token"] != "theirs"
+
+
+def test_a_lease_that_is_gone_is_not_ones_own_any_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 3600.0)
+    with lease.hold(store, quiet) as held:
+        store.delete(NAME)
+        with pytest.raises(LeaseError, match="another driver has taken over"):
+            held.confirm()
+    assert store.get(NAME) is None
+
+
+@pytest.mark.parametrize("changes", [{"boot": "another"}, {"space": "pid:[1]"}, {"space": None}, {"host": "another"}])
+def test_a_process_of_another_boot_or_namespace_is_watched_though_its_number_is_free(
+    left_behind: Store, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None]
+) -> None:
+    fields = holder(left_behind)
+    fields["driver"] |= changes
+    left_behind.put(NAME, orjson.dumps(fields))
+    watching(monkeypatch, lambda: None)
+    told: list[str] = []
+    with lease.hold(left_behind, told.append):
+        assert len(told) == 1
+
+
+def test_of_two_drivers_that_find_a_lease_free_one_takes_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 3600.0)
+    foreign(store)
+    others: list[Any] = []
+
+    def other_first(there: Store, first: bytes, message: Any) -> bytes:
+        monkeypatch.undo()
+        monkeypatch.setattr(lease, "time", SimpleNamespace(sleep=lambda _: theirs._renew()))
+        held = lease.hold(there, quiet, force=True)
+        theirs = held.__enter__()
+        others[:] = [held, theirs]
+        return first
+
+    monkeypatch.setattr(lease, "_when_free", other_first)
+    with pytest.raises(LeaseError, match="is at work on the output"):
+        lease.hold(store, quiet).__enter__()
+    others[1].confirm()
+    others[1].close()
+
+
+class Slow:
+    """A store whose driver is stopped just before it writes, while something else happens."""
+
+    def __init__(self, store: Store, happens: Callable[[], object]) -> None:
+        self._store, self._happens = store, happens
+
+    def swap(self, name: str, old: bytes, new: bytes) -> bool:
+        self._happens()
+        return self._store.swap(name, old, new)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        self._happens()
+        return self._store.put_new(name, data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize("before", [None, b"running"])
+def test_a_driver_that_stood_still_changes_no_file_of_a_job_that_another_finished(
+    store: Store, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 3600.0)
+    if before is not None:
+        store.put("_batchgen/progress.json", before)
+    with lease.hold(store, quiet) as held:
+
+        def another() -> None:
+            with lease.hold(store, quiet, force=True) as theirs:
+                theirs.put("_batchgen/progress.json", b"done")
+
+        held._store = Slow(store, another)  # type: ignore[assignment]
+        with pytest.raises(LeaseError, match=r"progress\.json: another driver has written it meanwhile"):
+            held.put("_batchgen/progress.json", b"running still")
+        held._store = store
+        with pytest.raises(LeaseError):
+            held.put("_batchgen/report.json", b"{}")
+    assert (store.get("_batchgen/progress.json"), store.get("_batchgen/report.json")) == (b"done", None)
+
+
+def test_a_holder_writes_the_files_of_its_job(store: Store) -> None:
+    with lease.hold(store, quiet) as held:
+        for data in (b"1", b"2", b"2"):
+            held.put("_batchgen/progress.json", data)
+            assert store.get("_batchgen/progress.json") == data
+
+
+def test_retry_plans_under_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Finished(tmp_path)
+    with lease.hold(output.store, quiet) as held:
+        watching(monkeypatch, held._renew)
+        with pytest.raises(LeaseError, match="is at work on the output"):
+            output.retry()
+    assert len(list(output.store.list("_batchgen/plan"))) == 1
+    assert output.retry() == 12

@@ -14,6 +14,7 @@ import pytest
 
 from batchgen.errors import InputError, VerifyError
 from batchgen.output import parts, progress
+from batchgen.output.lease import process
 from batchgen.output.output import Output
 from batchgen.output.plan_file import SUCCESS
 from batchgen.records import Counts
@@ -170,7 +171,9 @@ def test_a_running_job_whose_driver_is_elsewhere_is_believed(output: Committed) 
 
 def test_progress_json_names_its_driver(output: Committed) -> None:
     fields = json.loads(output.tally().encode())
-    assert fields["driver"] == {"host": socket.gethostname(), "pid": os.getpid()}
+    assert fields["driver"] == process(os.getpid())
+    assert fields["driver"]["pid"] == os.getpid()
+    assert None not in fields["driver"].values()
 
 
 def test_error_samples_are_the_first_five(output: Committed) -> None:

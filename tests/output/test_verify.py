@@ -152,12 +152,12 @@ def test_a_part_with_other_columns_is_named(output: Swept) -> None:
     assert output.problems() == [f"{output.name()}: its columns are not this job's: no seconds"]
 
 
-def test_a_rows_own_n_is_what_it_is_held_to(output: Swept) -> None:
+def test_samples_are_counted_by_the_job_and_not_by_what_a_row_says_of_itself(output: Swept) -> None:
     def more(samplings: list[Any]) -> list[Any]:
         return [dict(check_sampling({"n": 3})) if n < SAMPLES else sampling for n, sampling in enumerate(samplings)]
 
     output.rewrite(edited("sampling", more))
-    assert output.problems() == [f"{output.name()}: row, variant, sample (0, 0, 2) is missing or was not planned"]
+    assert output.problems() == [f"{output.name()}: row 0 says n = 3, planned are 2"]
 
 
 def test_every_damage_is_named_at_once(output: Swept) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from batchgen.job.job import Job
-from batchgen.output import job_file, parts, plan_file
+from batchgen.output import job_file, lease, parts, plan_file
 from batchgen.output.output import Output
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store, open_store
+from batchgen.output.trust import manifest
 from batchgen.plan import plan
 from batchgen.prepare import Prepared, prepare
 from batchgen.read import reader
@@ -21,6 +22,7 @@ from batchgen.records import Receipt
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica import journal
 from batchgen.replica.replica import Replica
+from batchgen.run import finish
 
 ROWS = 30
 
@@ -29,7 +31,7 @@ def run_here(made: Prepared, store: Store, shared: Any = None) -> list[Receipt]:
     """Bring an output to its end as a run does, with one replica in this process; the receipts of the spans it made. The engine
     is the job's, or a `shared` one with the loop that it lives on."""
     job, columns = made.job, made.columns
-    job_file.freeze(store, job, made.renderer.model, columns.kept, made.upstream)
+    frozen = job_file.freeze(store, job, made.renderer.model, columns.kept, made.upstream)
     planned = plan.freeze_plan(job, store, made.found, columns)
     worker = Replica(made.renderer, store.url, [shard.name for shard in planned.shards], journal.spans(store), shared)
 
@@ -45,7 +47,11 @@ def run_here(made: Prepared, store: Store, shared: Any = None) -> list[Receipt]:
         return receipts
 
     receipts: list[Receipt] = (shared.run if shared else asyncio.run)(work())
-    store.put(plan_file.SUCCESS, b"")
+    if made_parts := {receipt.span: receipt.sha256 for receipt in receipts if receipt.sha256}:
+        store.delete(plan_file.SUCCESS)
+        manifest.append(store, made_parts)
+    with lease.hold(store, print) as held:
+        finish(store, held, frozen.manifest)
     return receipts
 
 

@@ -127,7 +127,7 @@ class Parts(Parquet):
         if (frozen := job_file.load(store)) is None:
             return None
         if store.get(SUCCESS) is None:
-            raise InputError(f"input.path {path}: the job of this output is not done", "run it to its end first")
+            raise InputError(f"input.path {path}: unfinished: the job of this output is not done", "run it to its end first")
         names = location.expand(f"{path.rstrip('/')}/{DATA}", tuple(known_endings()))
         return [Found(name, self.name, upstream=(path, frozen.fingerprint)) for name in names]
 
