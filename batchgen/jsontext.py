@@ -3,7 +3,7 @@ Python's json does it, since JSON has none."""
 
 import json
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -12,34 +12,35 @@ MOST_DEPTH = 200
 _LONG_INTEGER = re.compile(rb"[0-9]{19}")  # may be over 64 bits (signed), of which orjson makes a float
 
 
-def loads(text: bytes | str) -> Any:
-    """The value of a JSON text. Raises ValueError with the cause for text that is no JSON, is no UTF-8, has half of a surrogate
-    pair, or nests too deep."""
+def loads(text: bytes | str, strict: bool = False) -> Any:
+    """The value of a JSON text; a `strict` one has no NaN and no infinity. Raises ValueError with the cause for text that is no
+    JSON, is no UTF-8, has half of a surrogate pair, or nests too deep."""
     data = text if isinstance(text, bytes) else _encoded(text)
     if data.count(b"[") + data.count(b"{") > MOST_DEPTH and _depth(data) > MOST_DEPTH:
         raise ValueError(f"JSON of more than {MOST_DEPTH} levels")
-    strict: Exception | None = None
+    cause: Exception | None = None
     if not _LONG_INTEGER.search(data):
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError as error:
-            strict = error
+            cause = error
     try:
-        value = json.loads(data.decode())
+        value = json.loads(data.decode(), parse_constant=_refuse_constant if strict else None)
         dumps(value).encode()
     except UnicodeDecodeError as error:
         raise ValueError(f"invalid UTF-8 at byte {error.start + 1}") from None
     except UnicodeEncodeError:
         raise ValueError("invalid JSON: half of a surrogate pair") from None
     except ValueError as error:
-        raise ValueError(f"invalid JSON: {strict or error}") from None
+        raise ValueError(f"invalid JSON: {cause or error}") from None
     return value
 
 
-def dumps(value: object, sort_keys: bool = False) -> str:
-    """The JSON text of a value that `loads` could give, or one made of such values. Raises ValueError where it has none."""
+def dumps(value: object, sort_keys: bool = False, compact: bool = False) -> str:
+    """The JSON text of a value that `loads` could give, or one made of such values; a `compact` one has no white space. Raises
+    ValueError where it has none."""
     try:
-        return json.dumps(value, ensure_ascii=False, sort_keys=sort_keys)
+        return json.dumps(value, ensure_ascii=False, sort_keys=sort_keys, separators=(",", ":") if compact else None)
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
@@ -49,6 +50,10 @@ def _encoded(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         raise ValueError("half of a surrogate pair") from None
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _depth(data: bytes) -> int:

@@ -14,6 +14,7 @@ from batchgen.read.layouts import JobLayout
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from batchgen.tasks import TASKS
+from batchgen.tasks.parse import Parser
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     engine.check(job)
     if (uses := TASKS.named(job.task).uses) not in engine.capabilities.tasks:
         raise JobError(f"task {job.task}: engine {job.engine.kind} cannot {uses}", "name another engine.kind")
+    if job.parse_ is not None:
+        Parser(job.parse_)
     before = job_file.load(store) if store else None
     model = load_model(job.model, before.model if before else None, hosted=not engine.capabilities.reads_model)
     found = discover(job.input)

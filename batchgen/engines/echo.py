@@ -13,7 +13,6 @@ import signal
 import subprocess
 from typing import Literal
 
-import orjson
 import pyarrow as pa
 import xxhash
 from pydantic import Field
@@ -24,6 +23,7 @@ from batchgen.errors import BadRow, EngineError
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
+from batchgen.jsontext import loads
 from batchgen.logprobs import Token, of_answer
 from batchgen.records import Answer, Capabilities
 from batchgen.render.model_files import ModelFiles
@@ -140,7 +140,7 @@ class EchoEngine:
         drawn_from = (ids, None, number) if seed is None else (ids, seed + number, 0)  # as vLLM seeds its samples
         dice = random.Random(xxhash.xxh3_64_intdigest(repr(drawn_from).encode()))
         limit = sampling.max_tokens or UNBOUNDED_ANSWER
-        constraint = orjson.loads(sampling.structured_outputs or "{}")
+        constraint = loads(sampling.structured_outputs or "{}")
         if "choice" in constraint:
             chosen = dice.choice(constraint["choice"]).split()
             words = " ".join(constraint["choice"]).split()

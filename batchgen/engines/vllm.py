@@ -13,15 +13,15 @@ from collections.abc import Mapping, Set
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pyarrow as pa
 
 from batchgen import logprobs
 from batchgen.engines import vllm_cpu
 from batchgen.engines.base import EngineKind, Request
 from batchgen.engines.vllm_options import check_options
-from batchgen.errors import BadRow, EngineError, safe_message
+from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.job import Job
+from batchgen.jsontext import loads
 from batchgen.records import Answer, Capabilities
 from batchgen.render.model_files import Adapter, ModelFiles
 
@@ -140,7 +140,7 @@ class VllmEngine:
         """vLLM's SamplingParams; it has no best_of, which the task serves."""
         fields = {name: value for name, value in request.sampling if name not in ("best_of", "adapter")}
         if request.sampling.structured_outputs is not None:
-            constraint = orjson.loads(request.sampling.structured_outputs)
+            constraint = loads(request.sampling.structured_outputs)
             fields["structured_outputs"] = self._vllm.StructuredOutputsParams(**constraint)
         # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
         return self._vllm.SamplingParams(**fields, output_kind=self._vllm.RequestOutputKind.FINAL_ONLY, skip_clone=True)
@@ -179,6 +179,11 @@ class VllmKind:
 
     def check(self, job: Job) -> None:
         check_options(job.engine.options)
+        fields = job.constant_sampling
+        several = next((name for name in ("best_of", "n") if (fields.get(name) or 1) > 1), None)
+        if fields.get("temperature") == 0 and several:
+            cause = f"sampling.{several} {fields[several]}: at temperature 0 all answers are the same, and vLLM refuses it"
+            raise JobError(cause, "set a temperature, or ask for one answer")
 
     def context(self, job: Job) -> int | None:
         return job.engine.options.get("max_model_len")

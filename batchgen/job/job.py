@@ -17,7 +17,7 @@ from batchgen.job.attributes import Attributes, with_prediction
 from batchgen.job.fields import Fields, Fraction, Spec, explain, override, read_yaml, unknown_key
 from batchgen.job.input import Input, Parse
 from batchgen.job.meaning import RETIRED, defaults_of, fingerprint, flatten
-from batchgen.job.sampling import Sampling, check_sampling, sampling_json_schema
+from batchgen.job.sampling import Sampling, canonical, check_sampling, sampling_json_schema
 
 
 class Model(Spec):
@@ -219,6 +219,8 @@ class Job(Spec):
         )
         columns = {key: {"column": column} for key, column in self.sampling_columns.items()}
         whole["sampling"] = dict(check_sampling(self.constant_sampling)) | columns
+        if isinstance(constraint := whole["sampling"]["structured_outputs"], str):
+            whole["sampling"]["structured_outputs"] = canonical(constraint)
         if (attributes := self.attributes) is not None:
             whole["attributes"]["values"] = attributes.schema.check(attributes.values)
             if isinstance(attributes.sweep, dict):

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from batchgen.job.fields import MOST, Column, Fields, Fraction, Spec, explain
+from batchgen.jsontext import dumps, loads
 
 _KINDS = {"json": {"type": ["object", "string"]}, "regex": {"type": "string"}, "grammar": {"type": "string"}}
 _CHOICE = {"type": "array", "items": {"type": "string"}, "minItems": 1}
@@ -17,6 +18,7 @@ _ONE = {"minProperties": 1, "maxProperties": 1, "additionalProperties": False}
 _CONSTRAINT: Fields = {
     "anyOf": [{"type": "object", "properties": {**_KINDS, "choice": _CHOICE}, **_ONE}, {"type": "string"}, {"type": "null"}]
 }
+MOST_CONSTRAINT = 2**18  # an engine compiles it, in time that grows with it
 _LISTS = ("stop", "bad_words")  # fields that take a lone string for a list of one
 
 
@@ -72,7 +74,7 @@ class Sampling(Spec):
     @field_validator("structured_outputs", mode="before")
     @classmethod
     def _constraint(cls, value: object) -> object:
-        """A mapping, or its JSON text, as canonical JSON text without the nulls of a Parquet struct."""
+        """A mapping, or its JSON text, as JSON text with its keys in the order given, without the nulls of a Parquet struct."""
         if isinstance(value, str):
             value = _from_json(value, "a text must be JSON")
         if not isinstance(value, dict):
@@ -86,7 +88,9 @@ class Sampling(Spec):
             raise ValueError("choice: expected a list of texts")
         if kind == "json" and isinstance(given[kind], str):
             given[kind] = _from_json(given[kind], "json: the schema is no JSON")
-        return orjson.dumps(given, option=orjson.OPT_SORT_KEYS).decode()
+        if len(text := dumps(given, compact=True)) > MOST_CONSTRAINT:
+            raise ValueError(f"more than {MOST_CONSTRAINT} characters")
+        return text
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -99,9 +103,18 @@ class Sampling(Spec):
 
 def _from_json(text: str, mistake: str) -> object:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{mistake}: {error}") from None
+        return loads(text)
+    except ValueError as error:
+        raise ValueError(f"{mistake}: {str(error).removeprefix('invalid JSON: ')}") from None
+
+
+def canonical(constraint: str) -> str:
+    """A constraint's JSON text with its keys in order, as the meaning of a job has it: the order of keys is no other meaning."""
+    value = loads(constraint)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # an integer of more than 64 bits
+        return dumps(value, sort_keys=True, compact=True)
 
 
 _INTEGERS = {name for name, field in Sampling.model_fields.items() if "int" in str(field.annotation)}

@@ -23,6 +23,7 @@ class RowLayout(Protocol):
     """Made from the `input` field and the names of the job's attributes; raises JobError where it cannot be."""
 
     columns: Mapping[str, str]  # the input columns that it reads, by the job's field that names one
+    optional: frozenset[str] = frozenset()  # columns that it reads where the input has them
 
     def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None: ...
 
@@ -41,8 +42,10 @@ class JobLayout:
         self._layout = LAYOUTS.named(job.input.layout or job.input.source[0])(job.input, job.schema_names)
         self._system = job.input.system
         self.columns = dict(self._layout.columns)
+        self.needed = {*self.columns.values(), *getattr(self._layout, "optional", ())}
         if isinstance(self._system, Column):
             self.columns["input.system"] = self._system.column
+            self.needed.add(self._system.column)
 
     def lay_out(self, row: Row, shard: str) -> Row:
         """The row with its conversation, or with an error that names shard and row."""
@@ -142,6 +145,7 @@ class TemplateLayout(RowLayout):
         except ValueError as error:
             raise JobError(f"input.template: {error}") from None
         self.columns = {f"input.template: {name}": name for name in sorted(self._template.columns)}
+        self.optional = self._template.optional
 
     def read(self, data: Data) -> Conversation:
         return [{"role": "user", "content": self._template.render(data)}], ()

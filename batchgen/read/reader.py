@@ -16,6 +16,6 @@ def read_spans(job: Job, shard: Shard, spans: list[Span], kept: pa.Schema, neede
     the columns that rendering reads besides the conversation's. Raises InputError for a shard that cannot be read as a whole, or
     is not the planned one."""
     layout = JobLayout(job)
-    needed = needed | set(layout.columns.values())
+    needed = needed | layout.needed
     for span, rows, carried in format_of(job.input, shard).read(job.input, shard, spans, kept, needed):
         yield span, [layout.lay_out(row, shard.name) for row in rows], carried

@@ -7,12 +7,15 @@ import contextlib
 import ctypes
 import functools
 import json
+import math
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
+from datetime import time as time_of_day
+from decimal import Decimal
 from typing import Any, NoReturn
 
 import jinja2
@@ -53,14 +56,17 @@ class RowTemplate:
 
     def __init__(self, source: str) -> None:
         try:
-            self._template = _ENVIRONMENT.from_string(source)
-            self.columns = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - _ENVIRONMENT.globals.keys()
+            self._template = _ROW_ENVIRONMENT.from_string(source)
+            names = jinja2.meta.find_undeclared_variables(_NO_NAMES.parse(source))
         except jinja2.TemplateError as error:
             raise ValueError(str(error)) from None
+        self.columns = names - _ROW_ENVIRONMENT.globals.keys()
+        self.optional = frozenset(names - self.columns)  # a row's column of such a name wins over Jinja's own
 
     def render(self, row: Mapping[str, object]) -> str:
         """The text of a row. Raises BadRow (render)."""
-        return _render(self._template, {name: row[name] for name in self.columns if name in row}, "input.template")
+        variables = {name: row[name] for name in self.columns | self.optional if name in row}
+        return _render(self._template, variables, "input.template")
 
 
 def _render(template: jinja2.Template, variables: Mapping[str, object], what: str) -> str:
@@ -115,7 +121,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset("*+%") | {"**"}
 
     def concatenate(self, operands: tuple[object, ...]) -> str:
-        texts = [str(operand) for operand in operands]
+        texts = [str(self.finalize(operand) if self.finalize else operand) for operand in operands]
         _refuse_over_cap(sum(map(len, texts)))
         return "".join(texts)
 
@@ -254,13 +260,29 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-_ENVIRONMENT = _Environment(
-    trim_blocks=True, lstrip_blocks=True, undefined=_Undefined, extensions=[jinja2.ext.loopcontrols, _Generation]
-)
-for _name in ("batch", "center", "format", "pprint", "slice", "urlize", "wordwrap", "xmlattr"):
-    del _ENVIRONMENT.filters[_name]  # they pad or multiply, and no chat template needs them
-for _name in ("indent", "join", "replace"):
-    _ENVIRONMENT.filters[_name] = _capped(_ENVIRONMENT.filters[_name])
-_ENVIRONMENT.filters["tojson"] = _tojson
-del _ENVIRONMENT.globals["lipsum"]
-_ENVIRONMENT.globals |= {"raise_exception": _raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
+def _text_of(value: object) -> object:
+    """A value of a row that a template prints. Raises TemplateError for one that is no text, which Python would print as code."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise jinja2.TemplateError(f"it prints {'null' if value is None else 'NaN'}: give it a default, or leave such rows out")
+    if isinstance(value, str | int | float | datetime | date | time_of_day | timedelta | Decimal | jinja2.Undefined):
+        return value
+    if isinstance(value, dict | list | tuple):
+        raise jinja2.TemplateError("it prints an object or a list: use the filter tojson or join")
+    raise jinja2.TemplateError(f"it prints a value of type {type(value).__name__}, which is no text")
+
+
+def _environment(finalize: Callable[[object], object] | None = None) -> _Environment:
+    extensions = [jinja2.ext.loopcontrols, _Generation]
+    made = _Environment(trim_blocks=True, lstrip_blocks=True, undefined=_Undefined, extensions=extensions, finalize=finalize)
+    for name in ("batch", "center", "format", "pprint", "slice", "urlize", "wordwrap", "xmlattr"):
+        del made.filters[name]  # they pad or multiply, and no chat template needs them
+    for name in ("indent", "join", "replace"):
+        made.filters[name] = _capped(made.filters[name])
+    made.filters["tojson"] = _tojson
+    del made.globals["lipsum"]
+    made.globals |= {"raise_exception": _raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
+    return made
+
+
+_ENVIRONMENT, _ROW_ENVIRONMENT, _NO_NAMES = _environment(), _environment(_text_of), _environment()
+_NO_NAMES.globals.clear()

@@ -22,7 +22,8 @@ from batchgen.render.renderer import Renderer, derive_seed, prompt_hash
 from batchgen.tasks.parse import Parser
 
 LARGEST_SEED = 2**63 - 1
-RENDER_THREADS = 4
+THREADS = 4
+QUICK_SECONDS, MOST_SECONDS = 0.02, 5.0  # of parsing an answer: in the event loop, and in a thread
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Generation:
         self._job = renderer.job
         self._policy = renderer.job.errors
         self._parser = Parser(self._job.parse_) if self._job.parse_ else None
-        self._rendering = ThreadPoolExecutor(RENDER_THREADS, "render")  # starts a thread when there is work
+        self._threads = ThreadPoolExecutor(THREADS, "task")  # starts a thread when there is work
         self._requests = 0
 
     async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
@@ -185,10 +186,21 @@ class Generation:
         for candidate in candidates:
             if self._parser is not None and candidate.error is None:
                 try:
-                    candidate.parsed = self._parser.parse(candidate.text)
+                    candidate.parsed = await self._parsed(self._parser, candidate.text)
                 except BadRow as bad:
                     candidate.error = _error(prompt, bad)
         return candidates if best_of is None else sorted(candidates, key=lambda one: one.rank)[:n]
+
+    async def _parsed(self, parser: Parser, answer: str) -> dict[str, object]:
+        """The columns of an answer. Raises BadRow (parse). A long search is made in a thread, beside the other rows."""
+        try:
+            return parser.parse(answer, QUICK_SECONDS)
+        except TimeoutError:
+            pass
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, parser.parse, answer, MOST_SECONDS)
+        except TimeoutError:
+            raise BadRow("parse", f"the regex is not done with the answer after {MOST_SECONDS:g} s") from None
 
     async def _script(self, prompt: Prompt, candidate: Candidate, sampling: Sampling, priority: int) -> None:
         """The scripted turns of one candidate after the first: each follows the model's own answers."""
@@ -198,7 +210,7 @@ class Generation:
                 assert candidate.last is not None
                 candidate.messages = self._renderer.continued(candidate.messages, candidate.last.text, turn)
                 # In a thread: a template that takes its time must not hold up the other rows.
-                _, ids = await loop.run_in_executor(self._rendering, self._renderer.encode, candidate.messages)
+                _, ids = await loop.run_in_executor(self._threads, self._renderer.encode, candidate.messages)
                 [answer] = await self._generate(ids, self._fitted(sampling, ids), priority, images(candidate.messages))
                 candidate.add(answer, ids)
         except BadRow as bad:

@@ -4,25 +4,31 @@ or text in which a regular expression finds named groups. A null, or a group tha
 import math
 import re
 
-import orjson
+import regex
 
-from batchgen.errors import BadRow
+from batchgen.errors import BadRow, JobError
 from batchgen.job.input import Kind, Parse
+from batchgen.jsontext import dumps, loads
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _BLOCK = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
 
 
 class Parser:
+    """Raises JobError for a regular expression that cannot be used."""
+
     def __init__(self, spec: Parse) -> None:
         self._kinds = spec.kinds
-        self._regex = None if spec.regex is None else re.compile(spec.regex)
+        try:  # unlike re, regex can be stopped, and lets other threads run meanwhile
+            self._regex = None if spec.regex is None else regex.compile(spec.regex)
+        except regex.error as error:
+            raise JobError(f"parse.regex: {error}") from None
 
-    def parse(self, answer: str) -> dict[str, object]:
-        """The columns of an answer. Raises BadRow (parse)."""
+    def parse(self, answer: str, seconds: float) -> dict[str, object]:
+        """The columns of an answer. Raises BadRow (parse), and TimeoutError for a search that takes longer than `seconds`."""
         if self._regex is None:
             found = _object(answer)
-        elif match := self._regex.search(answer):
+        elif match := self._regex.search(answer, timeout=seconds, concurrent=True):
             found = match.groupdict()
         else:
             raise BadRow("parse", "the regex matches nowhere in the answer")
@@ -42,9 +48,9 @@ class Parser:
 def _object(answer: str) -> dict[str, object]:
     block = _BLOCK.fullmatch(answer)
     try:
-        value = orjson.loads(block[1] if block else answer)
+        value = loads(block[1] if block else answer, strict=True)
     except ValueError as error:
-        raise BadRow("parse", f"the answer is no JSON: {error}") from None
+        raise BadRow("parse", f"the answer is no JSON: {str(error).removeprefix('invalid JSON: ')}") from None
     if not isinstance(value, dict):
         raise BadRow("parse", f"the answer is no JSON object but {_shown(value)}")
     return value
@@ -53,7 +59,7 @@ def _object(answer: str) -> dict[str, object]:
 def _typed(value: object, kind: Kind) -> object:
     """The value as Arrow takes it. Raises ValueError for a value of another type."""
     if kind == "json":
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+        return dumps(value, sort_keys=True, compact=True)
     if (kind == "string" and isinstance(value, str)) or (kind == "boolean" and isinstance(value, bool)):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -69,7 +75,7 @@ def _from_text(text: str, kind: Kind) -> object:
     if kind == "string":
         return text
     if kind in ("boolean", "json"):
-        return orjson.loads(text.lower() if kind == "boolean" else text)
+        return loads(text.lower() if kind == "boolean" else text)
     if not _NUMBER.fullmatch(text):
         raise ValueError
     return int(text) if text.lstrip("+-").isdigit() else float(text)

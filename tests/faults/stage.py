@@ -6,6 +6,7 @@ as they are, over `Bucket`, whose every operation is a point at which anything m
 
 from __future__ import annotations
 
+import os
 import uuid
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
         Event=lambda: concurrency.Event(world), Thread=lambda target, **_: concurrency.Thread(world, target)
     )
     patch.setattr(lease, "threading", threading)
-    patch.setattr(lease, "os", SimpleNamespace(getpid=lambda: world.me.process.number))
+    patch.setattr(lease, "os", SimpleNamespace(getpid=lambda: world.me.process.number, readlink=os.readlink))
     patch.setattr(lease, "process", process)
     patch.setattr(objects, "random", world.dice)
     patch.setattr(objects, "obstore", stage.bucket)

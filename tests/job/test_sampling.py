@@ -5,6 +5,7 @@ import pytest
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling, check_sampling
 from tests.support.jobs import fields, refusal
+from tests.support.planning import make_job
 
 
 @pytest.mark.parametrize(
@@ -74,3 +75,26 @@ def test_samples_are_the_constant_n():
 
 def test_an_adapter_that_the_job_does_not_have_is_refused():
     assert refusal(fields(sampling={"adapter": "odd"})) == "job: sampling.adapter: no 'odd' in model.adapters (it has none)"
+
+
+def test_a_schema_keeps_the_order_of_its_properties_and_means_the_same_in_any() -> None:
+    one = {"json": {"type": "object", "properties": {"reasoning": {"type": "string"}, "answer": {"type": "boolean"}}}}
+    other = {"json": {"properties": {"answer": {"type": "boolean"}, "reasoning": {"type": "string"}}, "type": "object"}}
+    jobs = [make_job("x", sampling={"structured_outputs": constraint}) for constraint in (one, other)]
+    kept = check_sampling(jobs[0].constant_sampling).structured_outputs
+    assert kept == '{"json":{"type":"object","properties":{"reasoning":{"type":"string"},"answer":{"type":"boolean"}}}}'
+    assert jobs[0].meaning() == jobs[1].meaning()
+    assert jobs[0].meaning()["sampling.structured_outputs"].startswith('{"json":{"properties":{"answer"')
+
+
+@pytest.mark.parametrize(
+    "schema", ["[" * 300 + "]" * 300, '{"const": "\\ud83d"}', '{"x": ', '{"pattern": "' + "a" * 300_000 + '"}']
+)
+def test_a_schema_that_cannot_be_used_is_a_mistake_of_the_sampling(schema: str) -> None:
+    with pytest.raises(ValueError, match="structured_outputs"):
+        check_sampling({"structured_outputs": {"json": schema}})
+
+
+def test_huge_integers_of_a_schema_are_kept() -> None:
+    kept = check_sampling({"structured_outputs": {"json": {"maximum": 10**30, "enum": [None]}}}).structured_outputs
+    assert kept == '{"json":{"maximum":1000000000000000000000000000000,"enum":[null]}}'

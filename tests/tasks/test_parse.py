@@ -28,7 +28,7 @@ SCORE = r"\[\[(?P<score>[^\]]+)\]\]( for (?P<why>\w+))?"
 
 
 def parsed(answer: str, **fields: Any) -> dict[str, Any]:
-    return Parser(Parse(**fields)).parse(answer)
+    return Parser(Parse(**fields)).parse(answer, 60.0)
 
 
 def refusal(answer: str, **fields: Any) -> str:
@@ -137,7 +137,7 @@ def test_an_answer_in_which_the_regex_matches_nowhere() -> None:
 def test_no_text_breaks_it(text: str) -> None:
     for spec in (Parse(columns=COLUMNS), Parse(regex=r"(?P<x>\S+)", columns={"x": "number"})):
         with suppress(BadRow):
-            found = Parser(spec).parse(text)
+            found = Parser(spec).parse(text, 60.0)
             assert pa.array([found], spec.type).to_pylist() == [found]
 
 
@@ -231,3 +231,34 @@ def test_choices_and_parse_make_a_label_job(tmp_path: Path) -> None:
     assert {row["parsed"]["label"] for row in rows} == {"good", "bad"}
     assert {row["sampling"]["structured_outputs"] for row in rows} == {json.dumps(constraint, separators=(",", ":"))}
     assert receipt.errors == {}
+
+
+def test_a_search_that_does_not_end_is_its_rows_error_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchgen.tasks.generate.MOST_SECONDS", 1.0)
+    endless = "a" * 60 + "!"
+    rows = [{"prompt": "x", "sampling": {"structured_outputs": {"choice": [endless if n == 7 else "aaaa"]}}} for n in range(40)]
+    found, _ = answered(tmp_path, rows, parse={"regex": r"^(?P<run>(a|aa|a?)+)$"}, spans={"rows": 100})
+    assert [row["row"] for row in found if row["status"] == "error"] == [7]
+    assert found[7]["error_code"] == "parse"
+    assert found[7]["error_detail"] == f"{tmp_path}/in.jsonl:8: the regex is not done with the answer after 1 s"
+    assert found[7]["response"] == endless
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("[" * 300 + "]" * 300, None),
+        (f"{2**64 + 1}", f"{2**64 + 1}"),
+        ('"\\ud83d"', None),
+        ("NaN", None),
+        ("[1]", "[1]"),
+    ],
+)
+def test_an_answers_json_is_exact_or_its_rows_error(tmp_path: Path, value: str, kept: str | None) -> None:
+    rows = [
+        {"prompt": "x", "sampling": {"structured_outputs": {"choice": ['{"a":%s}' % (value if n == 1 else 0)]}}} for n in range(3)
+    ]
+    found, _ = answered(tmp_path, rows, parse={"columns": {"a": "json"}})
+    assert [row["status"] for row in found] == ["ok", "ok" if kept else "error", "ok"]
+    assert (found[1]["parsed"] or {}).get("a") == kept
+    assert kept is not None or found[1]["error_code"] == "parse"

@@ -35,12 +35,19 @@ class Jsonl(Format):
 
     def row(self, spec: Input, shard: str, ordinal: int, line: bytes | None) -> Row:
         """The row in a line that is not blank; None is a line over the cap. An error names shard, line and cause."""
+        name: Data | None = None
         try:
             if line is None:
                 raise BadRow("input", f"the line is over input.max_row_bytes ({spec.max_row_bytes})")
-            return Row(ordinal, self.data(_parse(line.removeprefix(b"\xef\xbb\xbf") if ordinal == 0 else line)))
+            found = _parse(line.removeprefix(b"\xef\xbb\xbf") if ordinal == 0 else line)
+            name = self.name_of(found)
+            return Row(ordinal, self.data(found))
         except BadRow as bad:
-            return Row(ordinal, None, RowError(bad.code, f"{place(shard, ordinal)}: {bad}"))
+            return Row(ordinal, name, RowError(bad.code, f"{place(shard, ordinal)}: {bad}"))
+
+    def name_of(self, line: Data) -> Data | None:
+        """The column that names a row whose line is refused."""
+        return None
 
     def data(self, line: Data) -> Data:
         """The columns of a row from a line's object. Raises BadRow."""

@@ -10,7 +10,11 @@ from batchgen.records import Data
 
 URL = "/v1/chat/completions"
 _SAMPLING = Sampling.model_fields.keys() - {"logprobs"}
-_IGNORED = {"model", "messages", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream"}
+_IGNORED = {"model", "messages", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+_IGNORED |= {"stream", "stream_options"}
+_HARMLESS: dict[str, tuple[object, ...]] = {"tools": ([],), "functions": ([],), "logit_bias": ({},), "modalities": (["text"],)}
+"""Parameters with the values that mean no more than their absence."""
+_OF_TOOLS = {"tool_choice", "parallel_tool_calls", "function_call"}
 _OWN = {"max_completion_tokens", "logprobs", "top_logprobs", "response_format"}
 
 
@@ -18,14 +22,22 @@ class OpenAIBatch(Jsonl):
     name = "openai-batch"
     endings = ()
 
+    def name_of(self, line: Data) -> Data | None:
+        return {"custom_id": line["custom_id"]} if isinstance(line.get("custom_id"), str) else None
+
     def data(self, line: Data) -> Data:
         """A line's request as columns: custom_id, messages, sampling."""
         body = line.get("body")
         if not isinstance(line.get("custom_id"), str) or not isinstance(body, dict):
             raise BadRow("input", "an OpenAI batch line has custom_id (a string) and body (an object)")
-        if line.get("url", URL) != URL:
-            raise BadRow("input", f"url {line['url']!r} is not {URL}")
+        for name, only in (("url", URL), ("method", "POST")):
+            if line.get(name, only) != only:
+                raise BadRow("input", f"{name} {line[name]!r} is not {only}")
         given = {name: value for name, value in body.items() if value is not None}
+        harmless = {name for name, values in _HARMLESS.items() if given.get(name) in values}
+        if not given.get("tools") and not given.get("functions"):
+            harmless |= _OF_TOOLS
+        given = {name: value for name, value in given.items() if name not in harmless}
         for name in given.keys() - _SAMPLING - _IGNORED - _OWN:
             raise BadRow("input", f"body.{name}: not understood")
         sampling = {name: given[name] for name in given.keys() & _SAMPLING}
