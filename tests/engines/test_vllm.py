@@ -12,9 +12,11 @@ import pytest
 
 from batchgen import logprobs
 from batchgen.engines import vllm, vllm_cpu
-from batchgen.engines.vllm import engine_arguments, read_picture, token_logprobs
+from batchgen.engines.vllm import KIND, engine_arguments, read_picture, token_logprobs
+from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.render.model_files import Adapter, ModelFiles
+from tests.support.planning import make_job
 
 
 def arguments(monkeypatch: pytest.MonkeyPatch, ranks: tuple[int, ...] = (), **engine: Any) -> dict[str, object]:
@@ -89,3 +91,13 @@ def test_a_small_text_that_makes_a_large_picture_is_not_read(monkeypatch: pytest
     monkeypatch.setattr(vllm, "MOST_PIXELS", 5)
     with pytest.raises(ValueError, match="an image of 3 x 2 pixels, over 5"):
         read_picture(data_url(PIL.Image.new("RGB", (3, 2))))
+
+
+@pytest.mark.parametrize("sampling", [{"n": 3}, {"n": 1, "best_of": 2}])
+def test_several_answers_at_temperature_0_are_refused_before_anything_starts(sampling: dict[str, Any]) -> None:
+    name, number = [*sampling.items()][-1]
+    with pytest.raises(
+        JobError, match=rf"^sampling\.{name} {number}: at temperature 0 .*; set a temperature, or ask for one answer$"
+    ):
+        KIND.check(make_job("x", engine={"kind": "vllm"}, sampling={"temperature": 0, **sampling}))
+    KIND.check(make_job("x", engine={"kind": "vllm"}, sampling={"temperature": 0.5, **sampling}))
