@@ -29,7 +29,7 @@ def output(tmp_path: Path) -> Finished:
     lines = [
         line("one", n=2, max_tokens=5),
         line("two", messages=[{"role": "user", "content": "forbidden"}]),
-        line("three", tools=[]),
+        line("three", tools=[{"type": "function"}]),
         "no json",
         line("five", messages="?"),
     ]
