@@ -33,6 +33,7 @@ class Findings:
     context: int | None = None
     layout: str = "none"
     planned_rows: int = 0
+    skipped: str | None = None
 
 
 def _rows(prepared: Prepared, shards: list[Shard], spans: list[Span]) -> Iterator[list[Prompt]]:
@@ -46,7 +47,8 @@ def _rows(prepared: Prepared, shards: list[Shard], spans: list[Span]) -> Iterato
 def check(prepared: Prepared) -> Findings:
     """Look at every row. Raises UsageError for what concerns the whole input."""
     shards, spans = plan.make_plan(prepared.job, prepared.found, prepared.columns)
-    found = Findings(len(shards), len(spans), context=prepared.renderer.context, layout=prepared.renderer.layout)
+    renderer = prepared.renderer
+    found = Findings(len(shards), len(spans), context=renderer.context, layout=renderer.layout, skipped=prepared.skipped_words)
     lengths: list[int] = []
     for prompts in _rows(prepared, shards, spans):
         found.rows += 1
@@ -92,6 +94,8 @@ def print_prompts(prompts: list[Fields]) -> None:
 def print_findings(found: Findings, job: Job) -> None:
     predicted = job.attributes.predict if job.attributes else None
     print(f"input:    {found.rows:,} rows in {found.shards:,} shards, {found.spans:,} spans")
+    if found.skipped:
+        print(f"skipped:  {printable(found.skipped)}")
     print(f"output:   {found.planned_rows:,} rows planned ({found.prompts:,} prompts)")
     if predicted is not None:
         print(f"labels:   {predicted}, asked for through the {found.layout}")

@@ -8,7 +8,7 @@ from batchgen.job.job import Job
 from batchgen.output import job_file
 from batchgen.output.store import Store
 from batchgen.read.columns import InputColumns, look
-from batchgen.read.discover import discover, refuse_own_output, with_combinations
+from batchgen.read.discover import discover, refuse_own_output, skipped, with_combinations
 from batchgen.read.formats import Found
 from batchgen.read.layouts import JobLayout
 from batchgen.render.model_files import load_model
@@ -16,16 +16,29 @@ from batchgen.render.renderer import Renderer
 from batchgen.tasks import TASKS
 from batchgen.tasks.parse import Parser
 
+SHOWN_FILES = 20
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job whose input and model have been looked at. `upstream`: fingerprints of the jobs whose outputs are the input."""
+    """A job whose input and model have been looked at. `upstream`: fingerprints of the jobs whose outputs are the input;
+    `skipped`: files in its folders that are no shards."""
 
     job: Job
     renderer: Renderer
     found: list[Found]
     columns: InputColumns
     upstream: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def skipped_words(self) -> str | None:
+        """The skipped files in a sentence; None where there are none."""
+        if not self.skipped:
+            return None
+        more = f" and {len(self.skipped) - SHOWN_FILES:,} more" if len(self.skipped) > SHOWN_FILES else ""
+        named = ", ".join(self.skipped[:SHOWN_FILES])
+        return f"{len(self.skipped):,} files of other endings are left out: {named}{more}; set input.format to read them"
 
 
 def prepare(job: Job, store: Store | None = None) -> Prepared:
@@ -49,4 +62,5 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     if before is not None and store is not None:
         job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
     columns = look(job, found)
-    return Prepared(job, Renderer(job, model, engine.capabilities, engine.context(job)), found, columns, upstream)
+    renderer = Renderer(job, model, engine.capabilities, engine.context(job))
+    return Prepared(job, renderer, found, columns, upstream, tuple(skipped(job.input, found)))

@@ -51,6 +51,8 @@ def run(
         with contextlib.suppress(OSError, ValueError):
             print(printable(text), file=out, flush=True)
 
+    if prepared.skipped_words and not quiet:
+        tell(prepared.skipped_words)
     with lease.hold(store, tell, force) as held:
         model, columns = prepared.renderer.model, prepared.columns
         frozen = job_file.freeze(store, job, model, columns.kept, prepared.upstream)

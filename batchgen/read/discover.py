@@ -1,5 +1,6 @@
 """The job's paths -> shards as they are now, and the combinations in the file that `attributes.sample.from` names."""
 
+import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -53,10 +54,21 @@ def _shards(spec: Input, path: str) -> list[Found]:
         return FORMATS.named(spec.format).find(path)
     known = known_endings()
     endings = tuple(known)
-    for one in FORMATS.all().values() if not path.endswith(endings) else ():
+    for one in FORMATS.all().values() if not path.lower().endswith(endings) else ():
         if (claimed := one.claim(path)) is not None:
             return claimed
-    return [Found(name, next((known[end] for end in endings if name.endswith(end)), "")) for name in expand(path, endings)]
+    return [
+        Found(name, next((known[end] for end in endings if name.lower().endswith(end)), "")) for name in expand(path, endings)
+    ]
+
+
+def skipped(spec: Input, found: list[Found]) -> list[str]:
+    """The files in the job's folders that are no shards, for their endings; those that begin with `_` or a dot do not count."""
+    if spec.format in ("dataset", "output") or any(shard.upstream for shard in found):
+        return []
+    names = {shard.name for shard in found}
+    folders = [path for path in spec.paths if names.isdisjoint((path, os.path.normpath(path))) and not glob.has_magic(path)]
+    return [name for path in folders for name in expand(path, ("",)) if name not in names]
 
 
 def refuse_own_output(job: Job) -> None:

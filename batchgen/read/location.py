@@ -108,7 +108,7 @@ class _ObjectStream(io.RawIOBase):
 
 def _visible(names: Iterable[str], root: str, endings: tuple[str, ...]) -> list[str]:
     """The names with one of `endings`, without those where a file or folder below `root` starts with `_` or a dot."""
-    return [name for name in names if name.endswith(endings) and not re.search("(^|/)[_.]", name[len(root) :])]
+    return [name for name in names if name.lower().endswith(endings) and not re.search("(^|/)[_.]", name[len(root) :])]
 
 
 def _expand_objects(path: str, endings: tuple[str, ...]) -> list[str]:

@@ -101,7 +101,7 @@ def _parse(line: bytes) -> Data:
 
 
 def _codec(name: str) -> str | None:
-    return CODECS.get(os.path.splitext(name)[1])
+    return CODECS.get(os.path.splitext(name)[1].lower())
 
 
 def _open_text(name: str, offset: int = 0) -> BinaryIO:
@@ -157,6 +157,8 @@ def _scan(shard: Shard, found: Found, rows_at: RowsAt, cap: int) -> Planned:
             raise changed(shard)
         later = _chunks(stream, found.name)
         first = next(later, b"")
+        if not shard.digest:
+            _refuse_other_format(found.name, first)
         if first and not shard.terminated:
             ending = b"\r\n" if first.startswith(b"\r\n") else b"\n"
             if not first.startswith(ending):
@@ -171,6 +173,32 @@ def _scan(shard: Shard, found: Found, rows_at: RowsAt, cap: int) -> Planned:
     rows = shard.rows + sum(span.rows for span in cutter.spans)
     now = replace(shard, size=found.size, version=found.version, digest=digest.hexdigest(), rows=rows)
     return replace(now, lines=cutter.line, text_bytes=cutter.at, terminated=cutter.terminated), cutter.spans
+
+
+_MARKS = {
+    b"PAR1": ("a Parquet file", "name it .parquet"),
+    b"\x1f\x8b": ("gzip-compressed", "name it .jsonl.gz"),
+    b"\x28\xb5\x2f\xfd": ("zstd-compressed", "name it .jsonl.zst"),
+    b"\xff\xfe": ("UTF-16", "write it in UTF-8"),
+    b"\xfe\xff": ("UTF-16", "write it in UTF-8"),
+}
+
+
+def _refuse_other_format(name: str, text: bytes) -> None:
+    """Raises InputError for the beginning of a file that is no JSONL as a whole: one message instead of an error row per line."""
+    for mark, (what, remedy) in _MARKS.items():
+        if text.startswith(mark):
+            raise InputError(f"shard {name}: it is {what}, not lines of JSON", remedy)
+    first, _, rest = text.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    if first.startswith(b"["):
+        try:
+            jsontext.loads(first)
+        except ValueError:
+            rest = b""
+        if not rest.strip():
+            raise InputError(
+                f"shard {name}: it is one JSON array, not a JSON object per line", "write each element on a line: jq -c '.[]'"
+            )
 
 
 class _Cutter:

@@ -1,5 +1,6 @@
 """JSONL text becomes spans, and every line that is not blank is in one."""
 
+import gzip
 import itertools
 
 import pyarrow as pa
@@ -7,14 +8,23 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from batchgen.errors import InputError
 from batchgen.read import reader
 from batchgen.read.formats import jsonl
 from tests.support.planning import lines, make, make_job, touch
+from tests.support.reading import read_all
 
 
 def ordinals(text):
     """The rows of a JSONL text: the numbers of its lines that are not blank."""
     return [number for number, line in enumerate(text.split(b"\n")) if line not in (b"", b"\r")]
+
+
+def is_lines(text):
+    """Whether a text does not begin as a file of another format does."""
+    return not text.startswith((b"PAR1", b"\x1f\x8b", b"\x28\xb5", b"\xff\xfe", b"\xfe\xff")) and not text.lstrip(
+        b"\xef\xbb\xbf \t\r\n\v\f"
+    ).startswith(b"[")
 
 
 def line_count(text):
@@ -37,7 +47,7 @@ chunks = st.sampled_from([2, 3, 7, 50, 1 << 20])
 @settings(max_examples=200)
 @given(text=texts, rows=st.integers(1, 7), cap=st.sampled_from([1, 30, 100, 1 << 20]), scan=chunks, chunk=chunks)
 def test_spans_cover_exactly_the_lines_that_are_not_blank(tmp_path_factory, text, rows, cap, scan, chunk):
-    assume(ordinals(text))
+    assume(ordinals(text) and is_lines(text))
     path = tmp_path_factory.mktemp("plan") / "in.jsonl"
     path.write_bytes(text)
     job = make_job(path, spans={"rows": rows, "bytes": cap})
@@ -55,7 +65,7 @@ def test_spans_cover_exactly_the_lines_that_are_not_blank(tmp_path_factory, text
 @settings(max_examples=200)
 @given(text=texts, more=texts, newline=st.sampled_from([b"", b"\n", b"\r\n"]), rows=st.integers(1, 5), scan=chunks)
 def test_appended_lines_add_spans_for_themselves_only(tmp_path_factory, text, more, newline, rows, scan):
-    assume(ordinals(text))
+    assume(ordinals(text) and is_lines(text))
     path = tmp_path_factory.mktemp("grow") / "in.jsonl"
     path.write_bytes(text)
     job = make_job(path, spans={"rows": rows})
@@ -99,3 +109,25 @@ def test_a_span_is_over_its_bytes_by_less_than_a_line(tmp_path, cap):
     _, spans = make(make_job(tmp_path / "in.jsonl", spans={"rows": 1000, "bytes": cap}))
     assert all(cap <= span.bytes < cap + len(lines(10)) for span in spans[:-1])
     assert sum(span.rows for span in spans) == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (b'[\n {"prompt": "a"},\n {"prompt": "b"}\n]', "it is one JSON array"),
+        (b'[{"prompt": "a"}, {"prompt": "b"}]', "it is one JSON array"),
+        (b'\xef\xbb\xbf  [{"prompt": "a"},\n{"prompt": "b"}]\n', "it is one JSON array"),
+        (b"PAR1" + bytes(20), "it is a Parquet file"),
+        (gzip.compress(b'{"prompt": "a"}\n'), "it is gzip-compressed"),
+        ('{"prompt": "a"}\n'.encode("utf-16"), "it is UTF-16"),
+    ],
+)
+def test_a_file_that_is_no_jsonl_as_a_whole_is_one_message(tmp_path, text, cause):
+    (tmp_path / "in.jsonl").write_bytes(text)
+    with pytest.raises(InputError, match=rf"^shard .*in\.jsonl: {cause}"):
+        make(make_job(tmp_path / "in.jsonl"))
+
+
+def test_lines_that_are_lists_are_error_rows(tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b'[{"prompt": "a"}]\n{"prompt": "b"}\n')
+    assert [row.error is None for row in read_all(tmp_path / "in.jsonl")[0]] == [False, True]
