@@ -15,6 +15,11 @@ from batchgen.job.job import Model
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json"]
 TEMPLATE_CAP = 2**20
+CONTEXT_NAMES = (
+    "max_position_embeddings n_positions max_seq_len seq_length model_max_length max_target_positions max_sequence_length "
+    "max_seq_length seq_len n_ctx"
+).split()
+INNER_CONFIGS = ("text_config", "llm_config", "language_config")  # of models that take images as well
 _DIGESTED = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
 TEMPLATES = Path(__file__).parent / "templates"  # for a job without a model, and for an endpoint with a template of its own
 
@@ -62,20 +67,31 @@ def load_model(model: Model | None, recorded: Mapping[str, object] | None = None
         label, source, revision = f"{model.source}@{folder.name}", model.source, folder.name
         version = {"source": source, "commit": revision}
     config = _json(folder / "config.json")
-    settings = _json(folder / "tokenizer_config.json")
+    settings, tokens = _json(folder / "tokenizer_config.json"), _json(folder / "special_tokens_map.json")
     template = _template(model, folder, settings)
     version["chat_template"] = xxhash.xxh3_128_hexdigest((template or "").encode())
     special = {}
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        value = settings.get(name)
+        value = settings.get(name) or tokens.get(name)
         value = value.get("content") if isinstance(value, dict) else value
         if isinstance(value, str):
             special[name] = value
-    context = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
     adapters = {name: _adapter(number, name, Path(path)) for number, (name, path) in enumerate(model.adapters.items(), 1)}
     if adapters:
         version["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
+    context = _context(config, settings)
     return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, version, adapters)
+
+
+def _context(config: dict[str, Any], settings: dict[str, Any]) -> int | None:
+    """The context of a model in tokens, as vLLM finds it: the smallest of the numbers that its config gives under one of several
+    names, and the tokenizer's own limit."""
+    inner = next((found for name in INNER_CONFIGS if isinstance(found := config.get(name), dict)), {})
+    numbers = [value for name in CONTEXT_NAMES if isinstance(value := inner.get(name, config.get(name)), int) and value > 0]
+    limit = settings.get("model_max_length")  # transformers writes 10^30 for none
+    if numbers and isinstance(limit, int | float) and 0 < limit < 10**9:
+        numbers.append(int(limit))
+    return min(numbers, default=None)
 
 
 def _adapter(number: int, name: str, folder: Path) -> Adapter:
@@ -119,7 +135,7 @@ def _from_hub(model: Model, commit: object) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -129,7 +145,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ModelError(f"{path}: invalid UTF-8 at byte {error.start + 1}") from None
 

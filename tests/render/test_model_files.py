@@ -202,3 +202,32 @@ def test_an_adapter_with_pickled_weights_is_none(folder: Path) -> None:
     (adapter / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(ModelError, match="no LoRA adapter there"):
         load_model(Model(source=str(folder), adapters={"a": str(adapter)}))
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "context"),
+    [
+        ({"n_positions": 1024, "n_ctx": 1024}, {}, 1024),
+        ({"max_seq_len": 2048}, {"model_max_length": 10**30}, 2048),
+        ({"seq_length": 8192, "max_position_embeddings": 4096}, {}, 4096),
+        ({"max_position_embeddings": 4096}, {"model_max_length": 1000}, 1000),
+        ({"text_config": {"max_position_embeddings": 256}, "max_position_embeddings": 9999}, {}, 256),
+        ({"llm_config": {"max_position_embeddings": 128}}, {}, 128),
+        ({"max_position_embeddings": None, "text_config": None}, {}, None),
+        ({}, {"model_max_length": 77}, None),
+    ],
+)
+def test_the_context_is_found_under_every_public_name(
+    folder: Path, config: dict[str, Any], settings: dict[str, Any], context: int | None
+) -> None:
+    write(folder / "config.json", config)
+    write(folder / "tokenizer_config.json", settings)
+    assert load_model(Model(source=str(folder))).context == context
+
+
+def test_special_tokens_may_stand_in_a_file_of_their_own_and_a_byte_order_mark_is_no_text(folder: Path) -> None:
+    (folder / "special_tokens_map.json").write_bytes(b'\xef\xbb\xbf{"bos_token": "<b>", "eos_token": {"content": "<e>"}}')
+    (folder / "chat_template.jinja").write_bytes(b"\xef\xbb\xbf{{ bos_token }}")
+    model = load_model(Model(source=str(folder)))
+    assert model.special == {"bos_token": "<s>", "eos_token": "<e>"}
+    assert model.chat_template == "{{ bos_token }}"
