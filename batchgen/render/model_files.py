@@ -15,10 +15,18 @@ from batchgen.job.job import Model
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json"]
 TEMPLATE_CAP = 2**20
-CONTEXT_NAMES = (
-    "max_position_embeddings n_positions max_seq_len seq_length model_max_length max_target_positions max_sequence_length "
-    "max_seq_length seq_len n_ctx"
-).split()
+CONTEXT_NAMES = [
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+    "n_ctx",
+]
 INNER_CONFIGS = ("text_config", "llm_config", "language_config")  # of models that take images as well
 _DIGESTED = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
 TEMPLATES = Path(__file__).parent / "templates"  # for a job without a model, and for an endpoint with a template of its own
