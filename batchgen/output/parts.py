@@ -19,6 +19,7 @@ from batchgen.output.store import Store
 from batchgen.records import COLUMNS, Completion, Counts, failed
 
 DATA = "data"
+PIECE_BYTES = 2**30
 _LOG = logs.logger("parts")
 ERROR = pa.struct([("code", pa.string()), ("detail", pa.string())])
 Footer = tuple[Counts, dict[ErrorCode, int]]  # what a part says of itself: its rows and tokens, its errors by code
@@ -99,7 +100,12 @@ def encode_sound(
 
 
 def _at(table: pa.Table, rows: list[int]) -> pa.Table:
-    return table if rows == list(range(len(table))) else table.take(pa.array(rows, pa.int64()))
+    """These rows of a table, in pieces: the offsets of one array of texts have 32 bits."""
+    if rows == list(range(len(table))):
+        return table
+    size = max(1, PIECE_BYTES // max(1, table.nbytes))
+    pieces = [table.take(pa.array(rows[low : low + size], pa.int64())) for low in range(0, len(rows), size)]
+    return pa.concat_tables(pieces) if pieces else table.slice(0, 0)
 
 
 def footer_of(completions: list[Completion]) -> Footer:

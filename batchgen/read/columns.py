@@ -89,7 +89,8 @@ def infer_types(rows: Iterable[Data]) -> dict[str, pa.DataType | None]:
     items: defaultdict[str, Counter[type]] = defaultdict(Counter)
     for row in rows:
         for name, value in row.items():
-            kinds[name][type(value)] += 1
+            is_huge = type(value) is int and not -(2**63) <= value < 2**63
+            kinds[name][object if is_huge else type(value)] += 1
             if isinstance(value, list):
                 items[name].update(map(type, value))
     return {name: _one_type(kind, items[name]) for name, kind in kinds.items()}

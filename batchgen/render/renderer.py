@@ -19,6 +19,7 @@ from batchgen.render.model_files import ModelFiles
 from batchgen.render.steering import Steering
 from batchgen.render.tokens import TokenEncoder
 
+SURELY_READ = 2**20  # characters up to which a prompt is tokenized whatever the context
 UNBOUNDED_ANSWER = 128  # tokens of an answer without max_tokens and without a context
 KNOWN_SAMPLINGS = 4096
 """Checked samplings that are remembered: a check costs more than the rest of a short row, and many rows say the same."""
@@ -104,7 +105,10 @@ class Renderer:
     def encode(self, messages: list[Message]) -> tuple[str, list[int]]:
         """Text and token ids of a conversation whose user messages carry their values. Raises BadRow (render, too_long)."""
         shown, mark = self._tokens.hide(messages)
-        text, ids = self._tokens.encode(self._text.render(shown), mark, add_special_tokens=not self._has_template)
+        made = self._text.render(shown)
+        if self.context is not None and len(made) > max(SURELY_READ, self.context * self._tokens.longest):
+            raise BadRow("too_long", f"the prompt has {len(made)} characters, which no {self.context} tokens hold")
+        text, ids = self._tokens.encode(made, mark, add_special_tokens=not self._has_template)
         if not ids:
             raise BadRow("render", "the prompt has no tokens")
         if self.context is not None and len(ids) >= self.context:

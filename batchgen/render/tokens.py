@@ -18,6 +18,7 @@ class TokenEncoder:
     def __init__(self, model: ModelFiles) -> None:
         self._plain = self._literal = None
         self._special: list[str] = []
+        self.longest = 1  # characters of a token
         if model.tokenizer is not None:
             try:
                 self._plain, self._literal = Tokenizer.from_str(model.tokenizer), Tokenizer.from_str(model.tokenizer)
@@ -28,6 +29,7 @@ class TokenEncoder:
                 tokenizer.no_padding()
             self._literal.encode_special_tokens = True
             self._special = [token.content for token in self._plain.get_added_tokens_decoder().values() if token.special]
+            self.longest = max(map(len, self._plain.get_vocab()), default=1)
         self._pattern = re.compile("|".join(map(re.escape, sorted(self._special, key=len, reverse=True))))
 
     def hide(self, messages: list[Message]) -> tuple[list[Message], str]:

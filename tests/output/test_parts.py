@@ -189,3 +189,10 @@ def test_conversations_are_written_as_they_are_where_some_rows_have_none() -> No
     written = pq.read_table(io.BytesIO(part(completions)))["messages"]
     assert written.to_pylist() == [[{"role": f"r{n}", "content": t} for n, t in enumerate(talk)] or None for talk in talks]
     assert written.null_count == 2
+
+
+def test_many_completions_of_long_rows_are_put_together_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    completions = [completion(p, s) for p in range(4) for s in range(5)]
+    whole = table(part(completions))
+    monkeypatch.setattr(parts, "PIECE_BYTES", 1)
+    assert table(part(completions)).equals(whole)

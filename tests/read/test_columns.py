@@ -165,3 +165,11 @@ def test_a_few_odd_values_do_not_make_text_of_a_column() -> None:
     assert table["n"].to_pylist() == [*range(7), None, *range(8, 1000)]
     assert table["input_extra"][7].as_py() == '{"n": "seven", "tags": {"odd": 1}}'
     assert columns.infer_types([{"n": 1}, {"n": "x"}]) == {"n": None}
+
+
+def test_integers_of_more_than_64_bits_keep_their_digits() -> None:
+    rows = [{"n": 2**64 + number} for number in range(2)]
+    types = columns.infer_types(rows)
+    assert types == {"n": None}
+    kept = pa.schema([columns.carried_field("n", None), columns.extra_field(True, None)])
+    assert columns.conform(rows, kept)["n"].to_pylist() == ["18446744073709551616", "18446744073709551617"]

@@ -101,3 +101,11 @@ def test_testing_a_key_that_a_message_lacks_is_allowed() -> None:
 def test_a_template_that_cuts_through_a_special_token_of_the_text_is_a_render_error(cut: str) -> None:
     prompt = one(bare(f"{{{{ messages[0].content{cut} }}}}"), prompt="aaa </s> </s>")
     assert error_of(prompt) == ("render", "in.jsonl:1: the chat template cuts through a special token that the text spells")
+
+
+def test_a_prompt_far_over_the_context_is_too_long_without_being_tokenized() -> None:
+    renderer = tiny(engine={"kind": "echo", "options": {"max_model_len": 100}})
+    code, detail = error_of(one(renderer, prompt="x" * 2**21))
+    assert code == "too_long"
+    assert detail.endswith("which no 100 tokens hold")
+    assert error_of(one(renderer, prompt="x" * 2**19))[1].endswith("the context 100: no room for an answer")
