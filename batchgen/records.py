@@ -9,7 +9,8 @@ from batchgen import logprobs
 from batchgen.errors import ErrorCode, RowError, place
 from batchgen.job.sampling import SAMPLING_TYPE, Sampling
 
-MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+CALL_KEYS = ("name", "tool_call_id", "tool_calls")
+"""Keys of a message that belong to calls of tools."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Span:
 Data = dict[str, Any]
 """A row's columns by name, as its format gives them."""
 Message = dict[str, Any]
-"""One message of a conversation: `role`, `content` (a text, or a list of parts) and the attribute values that steer it."""
+"""One message of a conversation: `role`, `content` (a text, a list of parts, or None beside `tool_calls`), its CALL_KEYS
+(render/messages.py), and the attribute values that steer it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +153,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One row of a part: a sample of the prompt at index `prompt` of its span. `messages` are roles and contents. `sampling` is
+    """One row of a part: a sample of the prompt at index `prompt` of its span. `messages` are as in the output. `sampling` is
     set where it is not the prompt's, with the prompt's `n`. `token_logprobs` (logprobs.of_answer) are those of `response`."""
 
     prompt: int
     sample: int
-    messages: tuple[tuple[str, str], ...] | None
+    messages: tuple[dict[str, str | None], ...] | None
     response: str | None
     finish_reason: str | None
     prompt_tokens: int
@@ -215,6 +217,11 @@ class Receipt:
     sha256: str | None = None
 
 
+def messages_type(calls: bool) -> pa.DataType:
+    """Of the output's `messages`; with `calls` they have CALL_KEYS too (`tool_calls` as JSON text)."""
+    return pa.list_(pa.struct([(name, pa.string()) for name in ("role", "content", *(CALL_KEYS if calls else ()))]))
+
+
 def attributes_type(names: tuple[str, ...]) -> pa.DataType:
     return pa.struct([(name, pa.int32()) for name in names])
 
@@ -239,7 +246,7 @@ BEFORE_INPUT = (
 )
 AFTER_INPUT = (
     Column("attributes", None, "prompt"),
-    Column("messages", MESSAGES_TYPE, "completion"),
+    Column("messages", messages_type(calls=True), "completion"),
     Column("response", pa.string(), "completion"),
     Column("parsed", None, "completion"),
     Column("finish_reason", pa.string(), "completion"),
@@ -258,7 +265,14 @@ AFTER_INPUT = (
 )
 COLUMNS = (*BEFORE_INPUT, *AFTER_INPUT)
 """The columns of the output, in order; the kept input columns stand between `sample` and `attributes`."""
+CALLS = {"messages": "calls"}
+"""Metadata of the schema of carried columns in an output whose messages have CALL_KEYS: some of its input had them."""
 OUTPUT_NAMES = frozenset(column.name for column in COLUMNS)
+
+
+def has_calls(input_columns: pa.Schema) -> bool:
+    """Whether the messages of an output that carries these columns have CALL_KEYS."""
+    return (input_columns.metadata or {}).get(b"messages") == b"calls"
 
 
 def output_schema(
@@ -273,6 +287,7 @@ def output_schema(
     kinds = {column.name: column.type for column in COLUMNS if not (first_format and column.later)}
     kinds["attributes"] = attributes_type(attributes) if attributes else None
     kinds["parsed"] = parsed
+    kinds["messages"] = messages_type(has_calls(input_columns))
     if not token_logprobs:
         del kinds["token_logprobs"]
     before, after = (

@@ -20,7 +20,7 @@ from batchgen.read import schemas as schemas_of
 from batchgen.read.formats import Found, Head, format_of
 from batchgen.read.layouts import JobLayout
 from batchgen.read.schemas import carried_name, carried_names
-from batchgen.records import Data
+from batchgen.records import CALL_KEYS, CALLS, Data
 
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16  # per shard, and about how many shards, are read to find the columns
 ODD = 0.01  # of the values of a column have another type than the others and go into `input_extra`
@@ -76,9 +76,21 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     fields = [carried_field(name, types.get(name), output) for name, output in carried_names(carried).items()]
     if wanted and misfits:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
-    kept = pa.schema(fields)
+    calls = spec.messages is not None and (_any_calls(rows, spec.messages) or _call_fields(schemas.values(), spec.messages))
+    kept = pa.schema(fields, CALLS if calls else None)
     weight = sum(len(dumps(row)) + 1 for row in rows) / len(rows) if rows else BYTES_PER_ROW
     return InputColumns(kept, weight, schemas)
+
+
+def _any_calls(rows: Iterable[Data], column: str) -> bool:
+    found = (row[column] for row in rows if isinstance(row.get(column), list))
+    return any(message.get(key) for each in found for message in each if isinstance(message, dict) for key in CALL_KEYS)
+
+
+def _call_fields(schemas: Iterable[pa.Schema], column: str) -> bool:
+    kinds = (schema.field(column).type for schema in schemas if schema.names.count(column) == 1)
+    inner = (getattr(kind, "value_type", None) for kind in kinds)
+    return any(field.name in CALL_KEYS for kind in inner if kind is not None and pa.types.is_struct(kind) for field in kind)
 
 
 def infer_types(rows: Iterable[Data]) -> dict[str, pa.DataType | None]:

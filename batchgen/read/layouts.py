@@ -9,9 +9,9 @@ from batchgen.errors import BadRow, JobError, RowError, place
 from batchgen.job.fields import Column
 from batchgen.job.input import Input
 from batchgen.job.job import Job
-from batchgen.records import Data, Message, Row
+from batchgen.records import CALL_KEYS, Data, Message, Row
 from batchgen.registry import Registry
-from batchgen.render.messages import read_content
+from batchgen.render.messages import read_calls, read_content
 from batchgen.render.sandbox import RowTemplate
 
 _LOG = logs.logger("read")
@@ -36,9 +36,11 @@ LAYOUTS: Registry[type[RowLayout]] = Registry("input.layout", "batchgen.layouts"
 
 
 class JobLayout:
-    """The job's row layout with its system message. Raises JobError for an unknown layout or a template that does not compile."""
+    """The job's row layout with its system message; without `calls` the output's messages have no place for CALL_KEYS. Raises
+    JobError for an unknown layout or a template that does not compile."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, calls: bool = True) -> None:
+        self._calls = calls
         self._layout = LAYOUTS.named(job.input.layout or job.input.source[0])(job.input, job.schema_names)
         self._system = job.input.system
         self.columns = dict(self._layout.columns)
@@ -58,6 +60,9 @@ class JobLayout:
                 if system is not None and not isinstance(system, str):
                     raise BadRow("input", f"system must be a string, not {_kind(system)}")
             messages, turns = self._layout.read(row.data)
+            if not self._calls and (key := next((key for key in CALL_KEYS for one in messages if key in one), None)):
+                what = f"a message has a {key}; none had in the rows that the columns of this output were chosen by"
+                raise BadRow("input", f"{what}: put such a row first, in an output of its own")
         except BadRow as bad:
             return Row(row.ordinal, row.data, RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}"))
         except Exception as error:  # of a package's layout, or one that nobody foresaw
@@ -103,7 +108,8 @@ class TurnsLayout(ColumnLayout):
 
 
 class MessagesLayout(ColumnLayout):
-    """A list of {role, content}; the model answers or continues the last. Other keys are kept if an attribute has their name."""
+    """A list of {role, content} and perhaps CALL_KEYS and keys with the names of attributes; the model answers or continues the
+    last. Any other key that is not null or empty is an error: a template might ignore it without a word."""
 
     def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None:
         super().__init__(spec, attributes)
@@ -114,9 +120,9 @@ class MessagesLayout(ColumnLayout):
         if not isinstance(value, list) or not value:
             raise BadRow("input", f"{column} must be a list of at least one message")
         messages = [self._message(f"{column}: message {number}", message) for number, message in enumerate(value, 1)]
-        last, wanted = messages[-1], "user" if self._continue is None else "assistant"
-        if last["role"] != wanted:
-            raise BadRow("input", f"{column}: the last message must be the {wanted}'s, not the {last['role']}'s")
+        last, wanted = messages[-1], ("user", "tool") if self._continue is None else ("assistant",)
+        if last["role"] not in wanted:
+            raise BadRow("input", f"{column}: the last message must be the {' or '.join(wanted)}'s, not the {last['role']}'s")
         if self._continue and not isinstance(last["content"], str):
             raise BadRow("input", f"{column}: the last message, which is to be continued, has an image")
         return messages, ()
@@ -128,12 +134,16 @@ class MessagesLayout(ColumnLayout):
         if role not in ROLES:
             raise BadRow("input", f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
         try:
-            content = read_content(given)
+            content, calls = read_content(given), read_calls(message)
         except BadRow as bad:
             raise BadRow("input", f"{where}: {bad}") from None
-        if content is None:
+        if content is None and (given not in (None, []) or "tool_calls" not in calls):
             raise BadRow("input", f"{where}: content must be a string or a list of parts, not {_kind(given)}")
-        return {"role": role, "content": content} | {name: message[name] for name in self._attributes if name in message}
+        known = {"role", "content", *CALL_KEYS, *self._attributes}
+        if unknown := sorted(key for key, entry in message.items() if key not in known and entry not in (None, [], {})):
+            keys = ", ".join(("role", "content", *CALL_KEYS))
+            raise BadRow("input", f"{where}: key {unknown[0]!r}: none of {keys} or of the attributes that the job declares")
+        return {"role": role, "content": content} | calls | {name: message[name] for name in self._attributes if name in message}
 
 
 class TemplateLayout(RowLayout):

@@ -12,7 +12,7 @@ from batchgen.errors import BadRow, ModelError
 from batchgen.job.job import Job
 from batchgen.job.schemas import BuiltIn, Layout, Schema
 from batchgen.records import Capabilities, Message
-from batchgen.render.messages import Content, with_marks
+from batchgen.render.messages import Content, for_template
 from batchgen.render.model_files import ModelFiles
 from batchgen.render.sandbox import ChatTemplate
 from batchgen.render.steering import Steering
@@ -90,9 +90,11 @@ class PromptText:
                 content = with_block(message["content"], form.block, self._steering.of(message))
                 messages[index] = {**message, "content": content}
         if form.template is None:
-            return "\n\n".join(message["content"] for message in messages)
-        if not self._hosted and not all(isinstance(message["content"], str) for message in messages):
-            messages = [{**message, "content": with_marks(message["content"])} for message in messages]
+            return "\n\n".join(message["content"] for message in messages if message["content"] is not None)
+        if any("tool_calls" in message for message in messages) and not form.template.shows_calls:
+            raise BadRow("render", f"the chat template of {self._model.label} does not show tool_calls")
+        if not all(isinstance(message["content"], str) and "tool_calls" not in message for message in messages):
+            messages = [for_template(message, self._hosted) for message in messages]
         values: dict[str, object] = {}
         if self._steering.names:  # some templates read the values from their arguments instead of the message
             values = {name: messages[-1].get(name) for name in self._steering.names}

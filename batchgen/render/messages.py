@@ -1,13 +1,15 @@
-"""The content of a message: a text, or a list of parts, some of them images. Parts are OpenAI's: {type: text, text} and {type:
-image_url, image_url: {url}}. Parts that are all text are one text, with a newline between them, as in vLLM's server. Chat
-templates see an image as {type: image}; the image itself goes to the engine with the tokens, in the order of the conversation."""
+"""The content of a message, and its calls of tools. Content is a text, or a list of parts, some of them images. Parts are
+OpenAI's: {type: text, text} and {type: image_url, image_url: {url}}. Parts that are all text are one text, with a newline between
+them, as in vLLM's server. Chat templates see an image as {type: image}; the image itself goes to the engine with the tokens, in
+the order of the conversation. Calls are OpenAI's too: an assistant's `tool_calls`, the `tool_call_id` of the answer, a `name`.
+Templates get the arguments of calls as objects, as in Transformers, an endpoint as text."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from batchgen.errors import BadRow
-from batchgen.jsontext import dumps
-from batchgen.records import Message
+from batchgen.jsontext import dumps, loads
+from batchgen.records import CALL_KEYS, Message
 
 Part = dict[str, Any]
 Content = str | list[Part]
@@ -34,15 +36,64 @@ def _part(number: int, part: object) -> Part:
     raise BadRow("input", f"part {number} is neither {{type: text, text: ...}} nor {{type: image_url, image_url: {{url: ...}}}}")
 
 
-def texts(content: Content) -> list[str]:
-    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+def read_calls(message: Mapping[str, object]) -> dict[str, Any]:
+    """The keys CALL_KEYS of a message, those that are null or empty left out. `tool_calls` may be JSON text, as in our outputs.
+    Raises BadRow (input)."""
+    found: dict[str, Any] = {key: message[key] for key in CALL_KEYS if message.get(key) not in (None, [])}
+    for key in found.keys() - {"tool_calls"}:
+        if not isinstance(found[key], str):
+            raise BadRow("input", f"{key} must be a string, not {type(found[key]).__name__}")
+    if isinstance(calls := found.get("tool_calls"), str):
+        found["tool_calls"] = calls = _json("tool_calls", calls)
+    if calls is not None and not isinstance(calls, list):
+        raise BadRow("input", f"tool_calls must be a list, not {type(calls).__name__}")
+    for number, call in enumerate(calls or [], 1):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadRow("input", f"tool_calls: call {number} is not {{id, type: function, function: {{name, arguments}}}}")
+        if not isinstance(_arguments(function), dict):
+            raise BadRow("input", f"tool_calls: call {number}: the arguments are no JSON object")
+    return found
 
 
-def with_texts(content: Content, change: Callable[[str], str]) -> Content:
-    """The content with every text changed."""
-    if isinstance(content, str):
-        return change(content)
-    return [{**part, "text": change(part["text"])} if part["type"] == "text" else part for part in content]
+def _json(what: str, text: str) -> object:
+    try:
+        return loads(text)
+    except ValueError as error:
+        raise BadRow("input", f"{what}: {error}") from None
+
+
+def _arguments(function: Mapping[str, Any]) -> object:
+    given = function.get("arguments")
+    if isinstance(given, str):
+        return _json(f"tool_calls: the arguments of {function['name']}", given) if given.strip() else {}
+    return {} if given is None else given
+
+
+def texts(message: Message) -> list[str]:
+    """Every text of a message that a template may show."""
+    found: list[str] = []
+    with_texts(message, lambda text: found.append(text) or text)  # type: ignore[func-returns-value]
+    return found
+
+
+def with_texts(message: Message, change: Callable[[str], str]) -> Message:
+    """The message with every text changed that a template may show."""
+    content = message["content"]
+    if isinstance(content, list):
+        content = [{**part, "text": change(part["text"])} if part["type"] == "text" else part for part in content]
+    elif content is not None:
+        content = change(content)
+    calls = {key: _changed(message[key], change) for key in CALL_KEYS if key in message}
+    return {**message, "content": content, **calls}
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_changed(each, change) for each in value]
+    return {change(key): _changed(each, change) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def images(messages: Iterable[Message]) -> list[str]:
@@ -51,13 +102,21 @@ def images(messages: Iterable[Message]) -> list[str]:
     return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
 
 
-def with_marks(content: Content) -> Content:
-    """The content as chat templates take it."""
-    if isinstance(content, str):
-        return content
-    return [part if part["type"] == "text" else {"type": "image"} for part in content]
+def for_template(message: Message, hosted: bool) -> Message:
+    """The message as a chat template takes it; `hosted`: as an endpoint does."""
+    content, calls = message["content"], message.get("tool_calls")
+    if isinstance(content, list) and not hosted:
+        content = [part if part["type"] == "text" else {"type": "image"} for part in content]
+    if calls is None:
+        return {**message, "content": content}
+    made = []
+    for call in calls:
+        arguments = _arguments(call["function"])
+        made.append({**call, "function": {**call["function"], "arguments": dumps(arguments) if hosted else arguments}})
+    return {**message, "content": content, "tool_calls": made}
 
 
-def as_text(content: Content) -> str:
-    """The content in the output's `messages`: parts as their JSON."""
-    return content if isinstance(content, str) else dumps(content)
+def as_kept(message: Message) -> dict[str, str | None]:
+    """The message in the output's `messages`: parts and calls as their JSON."""
+    kept = {key: message[key] for key in ("role", "content", *CALL_KEYS) if key in message}
+    return {key: value if value is None or isinstance(value, str) else dumps(value) for key, value in kept.items()}

@@ -44,6 +44,7 @@ class ChatTemplate:
             self._template = _ENVIRONMENT.from_string(source)
         except jinja2.TemplateError as error:
             raise ModelError(f"chat template of {label}: {error}") from None
+        self.shows_calls = "tool_calls" in source
 
     def render(self, messages: list[Message], variables: Mapping[str, object], answering: bool = True) -> str:
         """The conversation as text, with `answering` ready for the model to answer. Raises BadRow (render)."""

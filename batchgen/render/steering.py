@@ -47,7 +47,7 @@ class Steering:
             if message["role"] == "user":
                 values = row | self._checked({name: message[name] for name in self.names if name in message}) | variant
             carried = {} if message["role"] == "system" else values  # an answer has the values of the message before it
-            steered.append({"role": message["role"], "content": message["content"], **carried})
+            steered.append({key: value for key, value in message.items() if key not in self.names} | carried)
         return steered
 
     def of(self, message: Message) -> dict[str, int]:

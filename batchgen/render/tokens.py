@@ -35,7 +35,7 @@ class TokenEncoder:
     def hide(self, messages: list[Message]) -> tuple[list[Message], str]:
         """The messages with the number of each special token in place of it, and the mark that stands on both sides of a number:
         a private-use character that is in none of the texts, "" where they have no special token."""
-        everything = [text for message in messages for text in texts(message["content"])]
+        everything = [text for message in messages for text in texts(message)]
         if not self._special or not any(map(self._pattern.search, everything)):
             return messages, ""
         mark = next(chr(code) for code in range(0xF0000, 0xFFFFE) if not any(chr(code) in text for text in everything))
@@ -43,7 +43,7 @@ class TokenEncoder:
         def numbered(text: str) -> str:
             return self._pattern.sub(lambda match: f"{mark}{self._special.index(match.group())}{mark}", text)
 
-        return [{**message, "content": with_texts(message["content"], numbered)} for message in messages], mark
+        return [with_texts(message, numbered) for message in messages], mark
 
     def encode(self, text: str, mark: str, add_special_tokens: bool) -> tuple[str, list[int]]:
         """The text with the hidden special tokens in their places again, and its token ids. Raises BadRow (render)."""

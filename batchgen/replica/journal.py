@@ -59,7 +59,7 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
 def _completion(row: Fields, tokens: pa.StructArray | None) -> Completion:
     """A row of a journal file; of another release's, the fields that this one knows."""
     made = {
-        "messages": row["messages"] and tuple((message["role"], message["content"]) for message in row["messages"]),
+        "messages": row["messages"] and tuple(row["messages"]),
         "error": known(RowError, row["error"]) if row["error"] else None,
         "sampling": row["sampling"] and Sampling.model_validate(row["sampling"], extra="ignore"),
         "parsed": orjson.loads(row["parsed"]),

@@ -17,7 +17,7 @@ from batchgen.job.input import Input
 from batchgen.job.job import Failure, Retry
 from batchgen.job.sampling import Sampling
 from batchgen.records import Answer, Completion, Message, Prompt
-from batchgen.render.messages import as_text, images
+from batchgen.render.messages import as_kept, images
 from batchgen.render.renderer import Renderer, derive_seed, prompt_hash
 from batchgen.tasks.parse import Parser
 
@@ -77,9 +77,10 @@ class Candidate:
     def completion(self, prompt: int, sample: int, attempt: int, seconds: float) -> Completion:
         kept = self.last if self.error is None or self.error.code == "parse" else None
         text = None if kept is None else self.text
-        messages = tuple((message["role"], as_text(message["content"])) for message in self.messages)
+        messages = tuple(map(as_kept, self.messages))
         if text is not None:
-            messages = (*messages[: -1 if self.spec.continue_final_message else None], (self.spec.answer_role, text))
+            said: dict[str, str | None] = {"role": self.spec.answer_role, "content": text}
+            messages = (*messages[: -1 if self.spec.continue_final_message else None], said)
         return Completion(
             prompt=prompt,
             sample=sample,

@@ -114,7 +114,7 @@ def _completions(block: pa.Table) -> list[Completion]:
         Completion(
             prompt=index,
             sample=0,
-            messages=(("user", "word " * 12), ("assistant", "word " * 48)),
+            messages=({"role": "user", "content": "word " * 12}, {"role": "assistant", "content": "word " * 48}),
             response="word " * 48,
             finish_reason="length",
             prompt_tokens=len(row["token_ids"]),

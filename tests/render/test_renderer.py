@@ -105,7 +105,7 @@ def test_the_prompt_hash_depends_on_every_token_and_their_order() -> None:
         (["Hello"], "m: message 1 must be a struct, not str"),
         ([{"role": "human", "content": "a"}], f"m: message 1: role 'human' is not one of {ROLES}"),
         ([{"content": "a"}], f"m: message 1: role None is not one of {ROLES}"),
-        ([{"role": "tool", "content": "a"}], "m: the last message must be the user's, not the tool's"),
+        ([{"role": "label", "content": "a"}], "m: the last message must be the user or tool's, not the label's"),
         ([{"role": "user"}], "m: message 1: content must be a string or a list of parts, not null"),
         (
             [{"role": "user", "content": [{"type": "text"}]}],
@@ -113,7 +113,7 @@ def test_the_prompt_hash_depends_on_every_token_and_their_order() -> None:
         ),
         (
             [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
-            "m: the last message must be the user's, not the assistant's",
+            "m: the last message must be the user or tool's, not the assistant's",
         ),
         (None, "m is null"),
     ],

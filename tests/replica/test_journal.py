@@ -10,10 +10,11 @@ from batchgen import logprobs
 from batchgen.errors import RowError
 from batchgen.job.sampling import check_sampling
 from batchgen.output.store import Store, delete_all, open_store
-from batchgen.records import Completion
+from batchgen.records import CALL_KEYS, Completion
 from batchgen.replica import journal
 
 SPAN = "000000-000000000000-000000000200"
+CALLS = dict.fromkeys(CALL_KEYS)
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def store() -> Store:
 
 def completion(prompt: int, sample: int = 0, **fields: object) -> Completion:
     plain = {
-        "messages": (("user", "q"), ("assistant", "ä\0😀")),
+        "messages": ({"role": "user", "content": "q"} | CALLS, {"role": "assistant", "content": "ä\0😀"} | CALLS),
         "response": "ä\0😀",
         "finish_reason": "stop",
         "prompt_tokens": 3,

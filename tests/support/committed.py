@@ -65,7 +65,10 @@ class Committed:
 
 
 def answer(prompt: int, text: str) -> Completion:
-    said = ("user", f"question {prompt}"), ("assistant", text)
+    said: tuple[dict[str, str | None], ...] = (
+        {"role": "user", "content": f"question {prompt}"},
+        {"role": "assistant", "content": text},
+    )
     return Completion(prompt, 0, said, text, "stop", 10, len(text.split()), None, "abc", 0.5, 1)
 
 
