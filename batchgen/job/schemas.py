@@ -75,6 +75,12 @@ class Schema(Spec):
         return "custom"
 
     @property
+    def of_answers(self) -> bool:
+        """Whether the prompt has the values of each answer: an earlier one's are the keys of its own message, else the defaults.
+        In other prompts a user message has the values of the answers after it."""
+        return self.label in _OF_ANSWERS
+
+    @property
     def labels(self) -> Mapping[str, Labels]:
         """The forms of a labeler's answer by their name; none for a model that reads the values."""
         return _LABELS.get(self.label, {})
@@ -126,6 +132,7 @@ _NAMES = {
     **dict.fromkeys(("karakuri", "karakuri-8x7b-chat", "karakuri-8x7b-instruct", "karakuri-apm"), _HELPSTEER + _OASST),
     "steerlm": _OASST + _HELPSTEER,
 }
+_OF_ANSWERS = {"karakuri-8x7b-instruct"}
 _APM = {"helpsteer": Labels(names=_HELPSTEER, end="[/ATTR_1]"), "oasst": Labels(names=_OASST, end="[/ATTR_2]")}
 _LABELS = {"karakuri-apm": _APM}
 """Of the schemas whose models write the values; the argument `label` of their chat templates selects which."""

@@ -1,5 +1,6 @@
 """The attribute values of each message, in every variant of a row: the schema's defaults, the job's values, the row's columns,
-the message's own keys, the variant's values, of which a later one wins."""
+the message's own keys, the variant's values, of which a later one wins. Where the schema says so, an earlier answer has its own
+keys, else the defaults."""
 
 import itertools
 import random
@@ -37,16 +38,19 @@ class Steering:
         return dice.choices(self._points, cum_weights=self._weights, k=self._draw.k)
 
     def steer(self, messages: list[Message], own: dict[str, int], variant: dict[str, int]) -> list[Message]:
-        """Put the values into every user message and into its answer. Raises BadRow (input)."""
+        """Put the values into every user message and answer. Raises BadRow (input)."""
         if self.schema is None:
             return messages
         row = self._constant | own
         steered = []
         values: dict[str, int] = {}
-        for message in messages:
-            if message["role"] == "user":
-                values = row | self._checked({name: message[name] for name in self.names if name in message}) | variant
-            carried = {} if message["role"] == "system" else values  # an answer has the values of the message before it
+        for index, message in enumerate(messages):
+            role, last = message["role"], index == len(messages) - 1
+            if role == "user" or (self.schema.of_answers and role != "system"):
+                given = self._checked({name: message[name] for name in self.names if name in message})
+                earlier = self.schema.of_answers and role != "user" and not last
+                values = self.schema.default_values | given if earlier else row | given | variant
+            carried = {} if role == "system" else values  # an answer has the values of the message before it
             steered.append({key: value for key, value in message.items() if key not in self.names} | carried)
         return steered
 

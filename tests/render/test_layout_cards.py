@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchgen.errors import BadRow, ModelError
 from batchgen.job.schemas import BUILT_IN
-from tests.support.rendering import BLOCK, CARD, bare, conversation, one, tiny
+from tests.support.rendering import BLOCK, CARD, bare, conversation, one, prompts, tiny
 
 PAIRS = BLOCK.removeprefix("[ATTR] ").removesuffix(" [/ATTR]")
 CARDS = {
@@ -70,7 +71,8 @@ def test_every_turn_has_its_own_values(schema: str) -> None:
     renderer = bare(attributes={"schema": schema}, input=MESSAGES)
     first, second = {"verbosity": 1, "humor": 2}, {"verbosity": 3}
     said = conversation()
-    text = one(renderer, messages=[said[0], {**said[1], **first}, said[2], {**said[3], **second}]).text
+    said[2 if BUILT_IN[schema].of_answers else 1] |= first
+    text = one(renderer, messages=[*said[:3], {**said[3], **second}]).text
     steered = CARDS[schema].replace("verbosity: 4", "verbosity: 1", 1).replace("verbosity:4", "verbosity:1", 1)
     steered = steered.replace("humor: 0", "humor: 2", 1).replace("humor:0", "humor:2", 1)
     head, _, tail = steered.rpartition("verbosity: 4" if "verbosity: 4" in steered else "verbosity:4")
@@ -129,6 +131,59 @@ def test_an_answers_values_reach_a_template_that_reads_them_from_the_answer() ->
     said = [{**message, "verbosity": 1} for message in conversation()[1:3]] + [conversation()[3]]
     text = one(renderer, messages=said, verbosity=3).text
     assert text == "<user>User prompt<assistant>Model response(1)<user>User prompt<assistant>(3)"
+
+
+# The form of the 8x7B Instruct card: as INSTRUCT, with the defaults where a key or an argument is missing.
+NAMES = BUILT_IN["karakuri-8x7b-instruct"].default_values
+OF_ANSWERS = (
+    "{% macro block(v) %}<attributes>"
+    + " ".join(f"{name}: {{{{ v['{name}'] if '{name}' in v else {default} }}}}" for name, default in NAMES.items())
+    + "</attributes>{% endmacro %}"
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}{{ block(m) }}{% endif %}"
+    "{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' + block({"
+    + ", ".join(f"'{name}': {name}|default({default})" for name, default in NAMES.items())
+    + "}) }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, OF_ANSWERS])
+def test_earlier_answers_have_their_own_keys_or_the_defaults(template: str | None) -> None:
+    attributes = {"schema": "karakuri-8x7b-instruct", "values": {"quality": 2}, "sweep": {"verbosity": [0, 1]}}
+    renderer = bare(template, attributes=attributes, input=MESSAGES)
+    assert renderer.layout == ("model template" if template else "schema template")
+    told = [{**conversation()[1], "coherence": 0}, {**conversation()[2], "humor": 2, "toxicity": None, "quality": 3.0}]
+    said = [*told, *conversation()[1:3], {**conversation()[3], "complexity": 1}]
+    low, high = prompts(renderer, messages=said, creativity=4)
+    for prompt, verbosity in ((low, 0), (high, 1)):
+        asked = {"quality": 2, "creativity": 4, "complexity": 1, "verbosity": verbosity}
+        wanted = [{**NAMES, "humor": 2, "quality": 3}, {**NAMES}, {**NAMES, **asked}]
+        assert re.findall(r"<attributes>(.*?)</attributes>", prompt.text) == [
+            " ".join(f"{name}: {value}" for name, value in values.items()) for values in wanted
+        ]
+        assert prompt.attributes == wanted[-1]
+
+
+@pytest.mark.parametrize("template", [None, OF_ANSWERS])
+def test_an_answer_of_a_scripted_conversation_keeps_the_values_it_was_asked_with(template: str | None) -> None:
+    renderer = bare(template, attributes={"schema": "karakuri-8x7b-instruct", "values": {"humor": 4}})
+    prompt = one(renderer, prompt="Hello")
+    text, _ = renderer.encode(renderer.continued(prompt.messages, "Hi.", "Again."))
+    assert text.count("humor: 4") == 2
+
+
+@pytest.mark.parametrize("template", [None, OF_ANSWERS])
+def test_an_answer_that_is_continued_has_the_values_of_row_and_job(template: str | None) -> None:
+    attributes = {"schema": "karakuri-8x7b-instruct", "values": {"humor": 4}}
+    renderer = bare(template, attributes=attributes, input={**MESSAGES, "continue_final_message": True})
+    text = one(renderer, messages=conversation()[1:3]).text
+    assert text.endswith("humor: 4 creativity: 0</attributes>Model response")
+
+
+def test_a_key_of_an_earlier_answer_is_checked() -> None:
+    said = [conversation()[1], {**conversation()[2], "humor": 5}, conversation()[3]]
+    prompt = one(bare(attributes={"schema": "karakuri-8x7b-instruct"}, input=MESSAGES), messages=said)
+    assert prompt.error is not None
+    assert prompt.error.detail == "in.jsonl:1: attribute humor: 5 is not an integer 0..4"
 
 
 VALUES = st.dictionaries(st.sampled_from(BUILT_IN["karakuri"].names), st.integers(0, 4) | st.none() | st.sampled_from([0.0, 3.0]))

@@ -71,6 +71,6 @@ def conversation(**values: int) -> list[dict[str, Any]]:
     return [
         {"role": "system", "content": "System prompt"},
         {"role": "user", "content": "User prompt", **values},
-        {"role": "assistant", "content": "Model response"},
+        {"role": "assistant", "content": "Model response", **values},
         {"role": "user", "content": "User prompt", **values},
     ]
