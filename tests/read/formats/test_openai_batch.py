@@ -64,7 +64,10 @@ def test_parts_are_left_to_the_conversation() -> None:
         ({"custom_id": 1, "body": {}}, "an OpenAI batch line has custom_id"),
         ({**line(), "url": "/v1/embeddings"}, "url '/v1/embeddings' is not /v1/chat/completions"),
         (line(tools=[{}]), "body.tools: not understood"),
-        (line(response_format={"type": "json_schema"}), "body.response_format: expected text, json_object or json_schema"),
+        (
+            line(response_format={"type": "json_schema"}),
+            "body.response_format: {'type': 'json_schema'} is not {type: text}, {type: json_object}",
+        ),
     ],
 )
 def test_what_would_change_an_answer_and_is_not_understood_is_an_error(bad: dict[str, Any], cause: str) -> None:
