@@ -45,30 +45,41 @@ class _Requests:
     """What is odd about the requests of OpenAI batch files: custom_ids that a file has twice, log-probabilities that are lost."""
 
     def __init__(self, job: Job) -> None:
-        self._keeps_logprobs, self._lost, self._rows = job.output.token_logprobs, "", 0
-        self._shard, self._first = "", dict[str, int]()
-        self._repeated: dict[str, dict[str, tuple[int, int]]] = {}  # by shard and custom_id: the first two of its rows
+        self._loses_logprobs, self._rows = not job.output.token_logprobs, 0
+        self._lines: list[str] = []
+        self._shard = ""
+        self._first: dict[str, int] = {}  # the first row of each custom_id of the shard
+        self._repeated: dict[str, tuple[int, int]] = {}  # the first two rows of each that it has twice
 
     def add(self, row: Row, prompt: Prompt) -> None:
         self._rows += 1
-        asked = (row.data or {}).get("sampling", {}).get("logprobs") is not None
-        if asked and not self._keeps_logprobs and not self._lost and self._rows <= ASKING_ROWS:
-            self._lost = f"{prompt.place} asks for logprobs, which the results will not have; set output.token_logprobs: true"
+        if (
+            self._loses_logprobs
+            and self._rows <= ASKING_ROWS
+            and (row.data or {}).get("sampling", {}).get("logprobs") is not None
+        ):
+            self._loses_logprobs = False  # once is enough
+            self._lines.append(f"{prompt.place} asks for logprobs, but the result has none; set output.token_logprobs: true")
         if prompt.shard != self._shard:
-            self._shard, self._first = prompt.shard, {}
+            self._end_shard()
+            self._shard = prompt.shard
         if prompt.id in self._first:
-            self._repeated.setdefault(prompt.shard, {}).setdefault(prompt.id, (self._first[prompt.id], prompt.row))
+            self._repeated.setdefault(prompt.id, (self._first[prompt.id], prompt.row))
         elif prompt.id is not None and len(self._first) < KNOWN_IDS:
             self._first[prompt.id] = prompt.row
 
+    def _end_shard(self) -> None:
+        if self._repeated:
+            name, (first, second) = next(iter(self._repeated.items()))
+            more = f" (and {len(self._repeated) - 1:,} more are repeated)" if len(self._repeated) > 1 else ""
+            lines = f"stands on lines {first + 1} and {second + 1}{more}"
+            self._lines.append(f"shard {self._shard}: custom_id {reprlib.repr(name)} {lines}")
+        self._first, self._repeated = {}, {}
+
     def warnings(self) -> list[str]:
-        """A line for each shard with repeated custom_ids, and one for lost log-probabilities."""
-        lines = [self._lost] if self._lost else []
-        for shard, repeated in self._repeated.items():
-            name, (first, second) = next(iter(repeated.items()))
-            more = f" (and {len(repeated) - 1:,} more are repeated)" if len(repeated) > 1 else ""
-            lines.append(f"shard {shard}: custom_id {reprlib.repr(name)} stands on lines {first + 1} and {second + 1}{more}")
-        return lines
+        """At most one line for lost log-probabilities, and one for each shard with repeated custom_ids."""
+        self._end_shard()
+        return self._lines
 
 
 def _rows(prepared: Prepared, shards: list[Shard], spans: list[Span]) -> Iterator[tuple[Row, list[Prompt]]]:
