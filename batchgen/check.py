@@ -53,11 +53,8 @@ class _Requests:
 
     def add(self, row: Row, prompt: Prompt) -> None:
         self._rows += 1
-        if (
-            self._loses_logprobs
-            and self._rows <= ASKING_ROWS
-            and (row.data or {}).get("sampling", {}).get("logprobs") is not None
-        ):
+        asked = (row.data or {}).get("sampling", {}).get("logprobs") is not None
+        if asked and self._loses_logprobs and self._rows <= ASKING_ROWS:
             self._loses_logprobs = False  # once is enough
             self._lines.append(f"{prompt.place} asks for logprobs, but the result has none; set output.token_logprobs: true")
         if prompt.shard != self._shard:

@@ -192,3 +192,14 @@ def test_lines_of_one_custom_id_keep_it_in_both_files(tmp_path: Path) -> None:
     assert refused["message"].endswith("in.jsonl:3: body.temperature: 9 is not a number 0..2")
     assert (refused["type"], refused["code"]) == ("invalid_request_error", "input")
     assert len({line["id"] for line in (*answers, *errors)}) == 5
+
+
+def test_biases_of_a_job_with_numbers_for_ids_are_stored_and_read_again(tmp_path: Path) -> None:
+    retry = {"timeout": {"retry": 1, "sampling": {"logit_bias": {7: -1}}}}
+    output = batch(tmp_path, [request("1")], sampling={"logit_bias": {5: 1}}, errors=retry)
+    stored = output.output
+    assert stored.job.meaning["sampling.logit_bias"] == '{"5":1.0}'
+    assert stored.job.job.constant_sampling == {"logit_bias": {"5": 1}}
+    assert [row["sampling"]["logit_bias"] for row in output.rows()] == ['{"5":1.0}']
+    assert stored.verify().problems == []
+    assert output.run() == 0, "the job of today means what the stored one does"
