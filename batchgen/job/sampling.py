@@ -21,17 +21,8 @@ _CONSTRAINT: Fields = {
     "anyOf": [{"type": "object", "properties": {**_KINDS, "choice": _CHOICE}, **_ONE}, {"type": "string"}, {"type": "null"}]
 }
 MOST_CONSTRAINT = 2**18  # an engine compiles it, in time that grows with it
-_BIAS: Fields = {
-    "anyOf": [
-        {
-            "type": "object",
-            "propertyNames": {"pattern": "^(0|[1-9][0-9]*)$"},
-            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
-        },
-        {"type": "string"},
-        {"type": "null"},
-    ]
-}
+_BIASES = {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}
+_BIAS: Fields = {"anyOf": [{**_BIASES, "propertyNames": {"pattern": "^[0-9]+$"}}, {"type": "string"}, {"type": "null"}]}
 MOST_BIASES = 1024
 MAPPINGS = ("structured_outputs", "logit_bias")
 """Fields that a job and a row give as a mapping. They are kept as its JSON text: no Arrow type has every mapping."""
@@ -129,23 +120,18 @@ class Sampling(Spec):
 def bias_text(value: object) -> str | None:
     """Biases by token id, or their JSON text, as JSON text in the order of the ids; None where there are none. A struct of a
     Parquet file has nulls for the ids of other rows. Raises ValueError that shows the value at fault."""
-    given = _from_json(value, "a text must be JSON") if isinstance(value, str) else value
-    if given is None:
-        return None
+    given = _from_json(value, "a text must be JSON") if isinstance(value, str) else {} if value is None else value
     if not isinstance(given, dict):
         raise ValueError(f"{reprlib.repr(given)} is no mapping of token ids to biases")
-    biases: dict[int, float] = {}
+    given = {key: bias for key, bias in given.items() if bias is not None}
     for key, bias in given.items():
-        if bias is None:
-            continue
         if not _ID.fullmatch(str(key)) or int(key) > MOST:
             raise ValueError(f"{reprlib.repr(key)} is not a token id 0..{MOST}")
         if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
             raise ValueError(f"{reprlib.repr(bias)} (token {key}) is not a number -100..100")
-        biases[int(key)] = float(bias)
-    if len(biases) > MOST_BIASES:
-        raise ValueError(f"{len(biases)} tokens are more than {MOST_BIASES}")
-    return dumps({str(token): biases[token] for token in sorted(biases)}, compact=True) if biases else None
+    if len(given) > MOST_BIASES:
+        raise ValueError(f"{len(given)} tokens are more than {MOST_BIASES}")
+    return dumps({str(key): float(given[key]) for key in sorted(given, key=int)}, compact=True) if given else None
 
 
 def _from_json(text: str, mistake: str) -> object:

@@ -70,7 +70,9 @@ def _sampling(given: Data) -> Data:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not least <= value <= most or (kind is int and value != int(value)):
             _refuse(name, value, words)
-    _check_stop(given.get("stop", []))
+    stop = given.get("stop", [])  # of any number: vLLM takes more than OpenAI's four
+    if not all(isinstance(text, str) and text for text in (stop if isinstance(stop, list) else [stop])):
+        _refuse("stop", stop, "a text or a list of texts, none of them empty")
     sampling = {name: given[name] for name in given.keys() & _SAMPLING}
     if "max_completion_tokens" in given:
         older = sampling.setdefault("max_tokens", given["max_completion_tokens"])
@@ -90,13 +92,6 @@ def _sampling(given: Data) -> Data:
     if constraint := _constraint(given.get("response_format")):
         sampling["structured_outputs"] = constraint
     return sampling
-
-
-def _check_stop(stop: object) -> None:
-    """More than OpenAI's four are legal: vLLM takes any number."""
-    texts = stop if isinstance(stop, list) else [stop]
-    if not all(isinstance(text, str) and text for text in texts):
-        _refuse("stop", stop, "a text or a list of texts, none of them empty")
 
 
 def _refuse(name: str, value: object, wanted: str) -> NoReturn:
