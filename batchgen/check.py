@@ -1,6 +1,7 @@
 """check: read and render the whole input here, without Ray, an engine or an output, by the plan, reader and renderer of run."""
 
 import itertools
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,9 +14,12 @@ from batchgen.job.job import Job
 from batchgen.plan import plan
 from batchgen.prepare import Prepared
 from batchgen.read import reader
-from batchgen.records import Prompt, Shard, Span
+from batchgen.read.formats.openai_batch import OPENAI_BATCH
+from batchgen.records import Prompt, Row, Shard, Span
 
 SHOWN_ERRORS = 20
+ASKING_ROWS = 10_000  # the first rows of the input, which are asked whether they want log-probabilities
+KNOWN_IDS = 1_000_000  # the first custom_ids of a shard, among which the repeated ones are found
 
 
 @dataclass
@@ -34,14 +38,53 @@ class Findings:
     layout: str = "none"
     planned_rows: int = 0
     skipped: str | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
-def _rows(prepared: Prepared, shards: list[Shard], spans: list[Span]) -> Iterator[list[Prompt]]:
-    """The prompts of each planned row."""
+class _Requests:
+    """What is odd about the requests of OpenAI batch files: custom_ids that a file has twice, log-probabilities that are lost."""
+
+    def __init__(self, job: Job) -> None:
+        self._loses_logprobs, self._rows = not job.output.token_logprobs, 0
+        self._lines: list[str] = []
+        self._shard = ""
+        self._first: dict[str, int] = {}  # the first row of each custom_id of the shard
+        self._repeated: dict[str, tuple[int, int]] = {}  # the first two rows of each that it has twice
+
+    def add(self, row: Row, prompt: Prompt) -> None:
+        self._rows += 1
+        asked = (row.data or {}).get("sampling", {}).get("logprobs") is not None
+        if asked and self._loses_logprobs and self._rows <= ASKING_ROWS:
+            self._loses_logprobs = False  # once is enough
+            self._lines.append(f"{prompt.place} asks for logprobs, but the result has none; set output.token_logprobs: true")
+        if prompt.shard != self._shard:
+            self._end_shard()
+            self._shard = prompt.shard
+        if prompt.id in self._first:
+            self._repeated.setdefault(prompt.id, (self._first[prompt.id], prompt.row))
+        elif prompt.id is not None and len(self._first) < KNOWN_IDS:
+            self._first[prompt.id] = prompt.row
+
+    def _end_shard(self) -> None:
+        if self._repeated:
+            name, (first, second) = next(iter(self._repeated.items()))
+            more = f" (and {len(self._repeated) - 1:,} more are repeated)" if len(self._repeated) > 1 else ""
+            lines = f"stands on lines {first + 1} and {second + 1}{more}"
+            self._lines.append(f"shard {self._shard}: custom_id {reprlib.repr(name)} {lines}")
+        self._first, self._repeated = {}, {}
+
+    def warnings(self) -> list[str]:
+        """At most one line for lost log-probabilities, and one for each shard with repeated custom_ids."""
+        self._end_shard()
+        return self._lines
+
+
+def _rows(prepared: Prepared, shards: list[Shard], spans: list[Span]) -> Iterator[tuple[Row, list[Prompt]]]:
+    """Each planned row with its prompts."""
     for shard in shards:
         if mine := [span for span in spans if span.shard == shard.index]:
             for _, rows, _ in reader.read_spans(prepared.job, shard, mine, prepared.columns.kept, prepared.renderer.needed):
-                yield from (prepared.renderer.prompts(row, shard.name) for row in rows)
+                yield from ((row, prepared.renderer.prompts(row, shard.name)) for row in rows)
 
 
 def check(prepared: Prepared) -> Findings:
@@ -50,7 +93,10 @@ def check(prepared: Prepared) -> Findings:
     renderer = prepared.renderer
     found = Findings(len(shards), len(spans), context=renderer.context, layout=renderer.layout, skipped=prepared.skipped_words)
     lengths: list[int] = []
-    for prompts in _rows(prepared, shards, spans):
+    requests = _Requests(prepared.job) if prepared.job.input.format == OPENAI_BATCH.name else None
+    for row, prompts in _rows(prepared, shards, spans):
+        if requests:
+            requests.add(row, prompts[0])
         found.rows += 1
         found.prompts += len(prompts)
         lengths += [len(prompt.token_ids) for prompt in prompts if prompt.token_ids]
@@ -60,6 +106,7 @@ def check(prepared: Prepared) -> Findings:
             found.errors[error.code] = found.errors.get(error.code, 0) + 1
             if len(found.first_errors) < SHOWN_ERRORS:
                 found.first_errors.append(f"{error.code}: {error.detail}")
+    found.warnings = requests.warnings() if requests else []
     if lengths and not ENGINES.named(prepared.job.engine.kind).capabilities.counts_tokens:
         marks = np.percentile(lengths, [0, 50, 90, 99, 100]).astype(int)
         found.tokens = dict(zip(("min", "p50", "p90", "p99", "max"), map(int, marks), strict=True))
@@ -80,7 +127,7 @@ def prompts(prepared: Prepared, most: int) -> list[Fields]:
             "sampling": prompt.sampling and dict(prompt.sampling),
             "error": f"{prompt.error.code}: {prompt.error.detail}" if prompt.error else None,
         }
-        for prompt in itertools.islice(itertools.chain.from_iterable(rows), most)
+        for prompt in itertools.islice((prompt for _, prompts in rows for prompt in prompts), most)
     ]
 
 
@@ -104,6 +151,8 @@ def print_findings(found: Findings, job: Job) -> None:
     if found.tokens:
         tokens = ", ".join(f"{name} {value:,}" for name, value in found.tokens.items())
         print(f"tokens:   {tokens} (context {found.context or 'unbounded'})")
+    for line in found.warnings:
+        print(f"warning:  {printable(line)}")
     counted = ", ".join(f"{code} {number:,}" for code, number in sorted(found.errors.items()))
     print(f"bad rows: {found.bad:,}" + (f" ({counted})" if counted else ""))
     for line in found.first_errors:

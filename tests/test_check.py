@@ -126,3 +126,43 @@ def test_no_more_prompts_are_shown_than_asked_for(folder: Path, most: int, shown
 def test_check_writes_nothing(folder: Path) -> None:
     findings([{"prompt": "a"}])
     assert [path.name for path in folder.iterdir()] == ["in.jsonl"]
+
+
+def request(name: Any, **body: Any) -> dict[str, Any]:
+    return {"custom_id": name, "body": {"model": "m", "messages": [{"role": "user", "content": "a"}], **body}}
+
+
+BATCH = {"path": "in.jsonl", "format": "openai-batch"}
+
+
+def test_custom_ids_that_a_file_has_twice_are_named_even_of_refused_lines(folder: Path, capsys: Any) -> None:
+    names = ["b", "a", "c", None, "d", None, "a", "d", "a", "c"]
+    found = findings([*(request(name) for name in names), request("b", n=0)], input=BATCH)
+    assert found.warnings == ["shard in.jsonl: custom_id 'a' stands on lines 2 and 7 (and 3 more are repeated)"]
+    check.print_findings(found, make_job())
+    assert f"warning:  {found.warnings[0]}\n" in capsys.readouterr().out
+    assert findings([request("a"), request("b"), request("a")], input=BATCH).warnings == [
+        "shard in.jsonl: custom_id 'a' stands on lines 1 and 3"
+    ]
+    assert findings([{"id": "a", "prompt": "x"}] * 2, input={"path": "in.jsonl", "prompt": "prompt", "id": "id"}).warnings == []
+
+
+def test_the_same_custom_id_in_two_files_is_no_mistake(folder: Path) -> None:
+    (folder / "more").mkdir()
+    for name, ids in (("a", "xy"), ("b", "xyy"), ("c", "zz")):
+        (folder / f"more/{name}.jsonl").write_text("".join(json.dumps(request(one)) + "\n" for one in ids))
+    found = check.check(prepare(make_job(input={"path": "more", "format": "openai-batch"}, spans={"rows": 1})))
+    assert found.warnings == [
+        "shard more/b.jsonl: custom_id 'y' stands on lines 2 and 3",
+        "shard more/c.jsonl: custom_id 'z' stands on lines 1 and 2",
+    ]
+
+
+def test_logprobs_that_the_output_will_not_have_are_told_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [request("a", best_of=2), request("b", logprobs=True), request("c", logprobs=True, top_logprobs=2)]
+    told = "in.jsonl:2 asks for logprobs, but the result has none; set output.token_logprobs: true"
+    assert findings(rows, input=BATCH).warnings == [told]
+    assert findings(rows, input=BATCH, output={"path": "out", "token_logprobs": True}).warnings == []
+    assert findings(rows[:1], input=BATCH).warnings == []
+    monkeypatch.setattr(check, "ASKING_ROWS", 1)
+    assert findings(rows, input=BATCH).warnings == []

@@ -167,7 +167,7 @@ def test_check_json_is_its_findings(folder: Path) -> None:
     assert (found["rows"], found["planned_rows"], found["bad"], found["errors"]) == (3, 3, 0, {})
     assert set(found) == {
         *("shards", "spans", "rows", "prompts", "bad", "errors", "first_errors"),
-        *("tokens", "context", "layout", "planned_rows", "skipped"),
+        *("tokens", "context", "layout", "planned_rows", "skipped", "warnings"),
     }
 
 

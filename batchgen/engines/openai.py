@@ -121,6 +121,8 @@ class OpenAIEngine:
             made[self.options.max_tokens_field] = more.pop("max_tokens")
         if sampling.logprobs is not None:
             made |= {"logprobs": True} | ({"top_logprobs": sampling.logprobs} if sampling.logprobs else {})
+        if sampling.logit_bias is not None:
+            made["logit_bias"] = jsontext.loads(more.pop("logit_bias"))
         constraint = jsontext.loads(more.pop("structured_outputs", "null"))
         if constraint and "json" in constraint:
             # OpenAI refuses strict schemas that leave properties open.

@@ -142,6 +142,8 @@ class VllmEngine:
         if request.sampling.structured_outputs is not None:
             constraint = loads(request.sampling.structured_outputs)
             fields["structured_outputs"] = self._vllm.StructuredOutputsParams(**constraint)
+        if request.sampling.logit_bias is not None:
+            fields["logit_bias"] = {int(token): bias for token, bias in loads(request.sampling.logit_bias).items()}
         # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
         return self._vllm.SamplingParams(**fields, output_kind=self._vllm.RequestOutputKind.FINAL_ONLY, skip_clone=True)
 

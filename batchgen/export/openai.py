@@ -1,7 +1,8 @@
 """OpenAI's batch files: output.jsonl with the answered requests, errors.jsonl with the others.
 
 Formats: https://platform.openai.com/docs/api-reference/batch (request output objects) and the chat completions that they hold. A
-request that was refused has the response of its HTTP status; one that no answer came for has no response and an `error`."""
+request that was refused has the response of its HTTP status; one that no answer came for has no response and an `error`. Where
+some of a request's `n` samples failed, the line has the choices of the others under their own numbers."""
 
 import hashlib
 import itertools
@@ -17,6 +18,7 @@ from batchgen.records import Shard
 
 _LEAST = -9999.0  # OpenAI's log-probability of a token that was all but impossible: JSON has no infinity
 _STATUS = {"input": 400, "render": 400, "too_long": 400, "engine_rejected": 400}
+_CODES = {"timeout": "request_timeout"}  # OpenAI's word, where it has one
 
 
 def export(output: Output, line: Line) -> None:
@@ -50,7 +52,7 @@ def response(custom_id: str, number: str, rows: list[Fields], created: int) -> F
     choices = [
         {
             "index": row["sample"],
-            "message": {"role": "assistant", "content": row["response"]},
+            "message": {"role": "assistant", "content": row["response"], "refusal": None},
             "logprobs": _logprobs(row.get("token_logprobs")),
             "finish_reason": row["finish_reason"],
         }
@@ -66,7 +68,7 @@ def response(custom_id: str, number: str, rows: list[Fields], created: int) -> F
         code, detail = rows[0]["error_code"], rows[0]["error_detail"]
         body = {"error": {"message": detail, "type": "invalid_request_error", "param": None, "code": code}}
         if (status := _STATUS.get(code, 0)) == 0:
-            error = {"code": code, "message": detail}
+            error = {"code": _CODES.get(code, code), "message": detail}
     answer = {"status_code": status, "request_id": f"req_{number}", "body": body} if status else None
     return {"id": f"batch_req_{number}", "custom_id": custom_id, "response": answer, "error": error}
 

@@ -17,7 +17,7 @@ from batchgen.job.attributes import Attributes, with_prediction
 from batchgen.job.fields import Fields, Fraction, Spec, explain, override, read_yaml, unknown_key
 from batchgen.job.input import Input, Parse
 from batchgen.job.meaning import RETIRED, defaults_of, fingerprint, flatten
-from batchgen.job.sampling import Sampling, canonical, check_sampling, sampling_json_schema
+from batchgen.job.sampling import MAPPINGS, Sampling, canonical, check_sampling, sampling_json_schema
 
 
 class Model(Spec):
@@ -134,6 +134,7 @@ class Job(Spec):
         if adapter is not None and adapter not in self.adapters:
             raise ValueError(f"sampling.adapter: {unknown_adapter(adapter, self.adapters)}")
         scored = "logprobs" in self.sampling_columns or check_sampling(self.constant_sampling).logprobs is not None
+        scored = scored or self.input.format == "openai-batch"  # whose requests ask for them one by one
         if self.output.token_logprobs and not scored:
             raise ValueError("output.token_logprobs: set sampling.logprobs, to 0 or to how many alternatives each token has")
         return self
@@ -152,7 +153,7 @@ class Job(Spec):
         for key, entry in value.items():
             if key not in Sampling.model_fields:
                 raise ValueError(unknown_key(key, Sampling.model_fields))
-            if isinstance(entry, dict) and not _is_column(entry) and key != "structured_outputs":
+            if isinstance(entry, dict) and not _is_column(entry) and key not in MAPPINGS:
                 raise ValueError(f"{key}: expected a value or {{column: NAME}}")
         check_sampling({key: entry for key, entry in value.items() if not _is_column(entry)})
         return value

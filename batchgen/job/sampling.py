@@ -2,6 +2,8 @@
 
 The names, meanings and ranges are vLLM's SamplingParams."""
 
+import re
+import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Self, get_args, get_origin
 
@@ -19,6 +21,12 @@ _CONSTRAINT: Fields = {
     "anyOf": [{"type": "object", "properties": {**_KINDS, "choice": _CHOICE}, **_ONE}, {"type": "string"}, {"type": "null"}]
 }
 MOST_CONSTRAINT = 2**18  # an engine compiles it, in time that grows with it
+_BIASES = {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}
+_BIAS: Fields = {"anyOf": [{**_BIASES, "propertyNames": {"pattern": "^[0-9]+$"}}, {"type": "string"}, {"type": "null"}]}
+MOST_BIASES = 1024
+MAPPINGS = ("structured_outputs", "logit_bias")
+"""Fields that a job and a row give as a mapping. They are kept as its JSON text: no Arrow type has every mapping."""
+_ID = re.compile("0|[1-9][0-9]{0,9}")
 _LISTS = ("stop", "bad_words")  # fields that take a lone string for a list of one
 
 
@@ -54,6 +62,9 @@ class Sampling(Spec):
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
         None, description="Fill cumulative_logprob; list this many likeliest alternatives a token in token_logprobs. null: off."
+    )
+    logit_bias: Annotated[str | None, WithJsonSchema(_BIAS)] = Field(
+        None, description="Added to the logits of tokens: {TOKEN_ID: BIAS}, each -100 to 100, at most 1024. null: off."
     )
 
     @model_validator(mode="before")
@@ -92,6 +103,11 @@ class Sampling(Spec):
             raise ValueError(f"more than {MOST_CONSTRAINT} characters")
         return text
 
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _bias(cls, value: object) -> object:
+        return bias_text(value)
+
     @model_validator(mode="after")
     def _order(self) -> Self:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -99,6 +115,23 @@ class Sampling(Spec):
         if self.best_of is not None and self.best_of < self.n:
             raise ValueError(f"best_of {self.best_of} is less than n {self.n}")
         return self
+
+
+def bias_text(value: object) -> str | None:
+    """Biases by token id, or their JSON text, as JSON text in the order of the ids; None where there are none. A struct of a
+    Parquet file has nulls for the ids of other rows. Raises ValueError that shows the value at fault."""
+    given = _from_json(value, "a text must be JSON") if isinstance(value, str) else {} if value is None else value
+    if not isinstance(given, dict):
+        raise ValueError(f"{reprlib.repr(given)} is no mapping of token ids to biases")
+    given = {key: bias for key, bias in given.items() if bias is not None}
+    for key, bias in given.items():
+        if not _ID.fullmatch(str(key)) or int(key) > MOST:
+            raise ValueError(f"{reprlib.repr(key)} is not a token id 0..{MOST}")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            raise ValueError(f"{reprlib.repr(bias)} (token {key}) is not a number -100..100")
+    if len(given) > MOST_BIASES:
+        raise ValueError(f"{len(given)} tokens are more than {MOST_BIASES}")
+    return dumps({str(key): float(given[key]) for key in sorted(given, key=int)}, compact=True) if given else None
 
 
 def _from_json(text: str, mistake: str) -> object:

@@ -148,6 +148,13 @@ def test_a_constraint_goes_as_the_endpoint_knows_it(endpoint: Endpoint, tmp_path
     assert rows[0]["cumulative_logprob"] == -1.0
 
 
+def test_biases_go_by_openais_name(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.answers = [said("a")]
+    answered(tmp_path, endpoint, sampling={"logit_bias": {5: 1, 3: -2}, "seed": None})
+    [asked] = endpoint.asked
+    assert asked["logit_bias"] == {"3": -2.0, "5": 1.0}
+
+
 def test_the_tokens_that_an_endpoint_tells_are_in_the_output_without_ids(endpoint: Endpoint, tmp_path: Path) -> None:
     def token(text: str, logprob: float, **more: Any) -> dict[str, Any]:
         return {"token": text, "logprob": logprob, "bytes": None, **more}

@@ -12,9 +12,11 @@ import pytest
 
 from batchgen import logprobs
 from batchgen.engines import vllm, vllm_cpu
+from batchgen.engines.base import Request
 from batchgen.engines.vllm import KIND, engine_arguments, read_picture, token_logprobs
 from batchgen.errors import JobError
 from batchgen.job.job import Job
+from batchgen.job.sampling import check_sampling
 from batchgen.render.model_files import Adapter, ModelFiles
 from tests.support.planning import make_job
 
@@ -101,3 +103,16 @@ def test_several_answers_at_temperature_0_are_refused_before_anything_starts(sam
     ):
         KIND.check(make_job("x", engine={"kind": "vllm"}, sampling={"temperature": 0, **sampling}))
     KIND.check(make_job("x", engine={"kind": "vllm"}, sampling={"temperature": 0.5, **sampling}))
+
+
+def test_biases_are_vllms_by_number_and_a_request_without_them_has_none() -> None:
+    def asked(**given: Any) -> SimpleNamespace:
+        engine = vllm.VllmEngine({}, {})
+        kinds = SimpleNamespace(FINAL_ONLY="final")
+        engine._vllm = SimpleNamespace(SamplingParams=SimpleNamespace, RequestOutputKind=kinds)
+        made = engine._parameters(Request("r", [1], check_sampling(given)))
+        assert isinstance(made, SimpleNamespace)
+        return made
+
+    assert asked(logit_bias={"50256": -100, "7": 1}).logit_bias == {7: 1.0, 50256: -100.0}
+    assert asked().logit_bias is None

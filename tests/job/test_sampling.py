@@ -1,5 +1,7 @@
 """sampling.py: the sampling of a job, its bounds, and fields that come from columns."""
 
+import re
+
 import pytest
 
 from batchgen.job.job import Job
@@ -98,3 +100,47 @@ def test_a_schema_that_cannot_be_used_is_a_mistake_of_the_sampling(schema: str) 
 def test_huge_integers_of_a_schema_are_kept() -> None:
     kept = check_sampling({"structured_outputs": {"json": {"maximum": 10**30, "enum": [None]}}}).structured_outputs
     assert kept == '{"json":{"maximum":1000000000000000000000000000000,"enum":[null]}}'
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({50256: -100, 7: 1}, '{"7":1.0,"50256":-100.0}'),
+        ({"7": 1, "50256": -100.0, "9": None}, '{"7":1.0,"50256":-100.0}'),
+        ('{"50256": -100, "7": 1}', '{"7":1.0,"50256":-100.0}'),
+        ({str(2**31 - 1): 0.5}, '{"2147483647":0.5}'),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_biases_are_kept_as_text_in_the_order_of_their_ids(given: object, kept: str | None) -> None:
+    assert check_sampling({"logit_bias": given}).logit_bias == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ([1], "[1] is no mapping of token ids to biases"),
+        ('{"1": Infinity}', "inf (token 1) is not a number -100..100"),
+        ({"-1": 0}, "'-1' is not a token id 0..2147483647"),
+        ({"05": 0}, "'05' is not a token id 0..2147483647"),
+        ({2**31: 0}, "2147483648 is not a token id 0..2147483647"),
+        ({1.0: 0}, "1.0 is not a token id 0..2147483647"),
+        ({True: 0}, "True is not a token id 0..2147483647"),
+        ({"1": 100.5}, "100.5 (token 1) is not a number -100..100"),
+        ({"1": float("nan")}, "nan (token 1) is not a number -100..100"),
+        ({"1": True}, "True (token 1) is not a number -100..100"),
+        ({"1": "2"}, "'2' (token 1) is not a number -100..100"),
+        (dict.fromkeys(range(1025), 1), "1025 tokens are more than 1024"),
+    ],
+)
+def test_a_bias_that_is_none_is_refused_with_its_value(given: object, cause: str) -> None:
+    with pytest.raises(ValueError, match=rf"^logit_bias: {re.escape(cause)}$"):
+        check_sampling({"logit_bias": given})
+
+
+def test_biases_of_a_job_mean_the_same_however_they_are_written() -> None:
+    one, other = (make_job("x", sampling={"logit_bias": biases}) for biases in ({5: 1, 3: 2.0}, {"3": 2, "5": 1.0}))
+    assert one.meaning() == other.meaning()
+    assert one.meaning()["sampling.logit_bias"] == '{"3":2.0,"5":1.0}'
+    assert make_job("x").meaning()["sampling.logit_bias"] is None
