@@ -106,7 +106,7 @@ def check(prepared: Prepared) -> Findings:
             found.errors[error.code] = found.errors.get(error.code, 0) + 1
             if len(found.first_errors) < SHOWN_ERRORS:
                 found.first_errors.append(f"{error.code}: {error.detail}")
-    found.warnings = requests.warnings() if requests else []
+    found.warnings = plan.half_lines(shards) + (requests.warnings() if requests else [])
     if lengths and not ENGINES.named(prepared.job.engine.kind).capabilities.counts_tokens:
         marks = np.percentile(lengths, [0, 50, 90, 99, 100]).astype(int)
         found.tokens = dict(zip(("min", "p50", "p90", "p99", "max"), map(int, marks), strict=True))

@@ -18,7 +18,8 @@ class Shard:
     """One input file as it was when it was planned. `name` is the path as the job spells it, `size` its stored bytes, `version` a
     mark that the store gives cheaply (mtime or ETag). `digest` is xxh3-128 over the first `text_bytes` of its uncompressed text
     (JSONL), over the footer (Parquet), or the fingerprint of a dataset. `lines` is the ordinal after the last planned row, `rows`
-    the number of planned rows, `terminated` whether the last planned line ended in a newline."""
+    the number of planned rows, `terminated` whether the last planned line ended in a newline, `rest` the bytes of a half line
+    after it, which waits for a later run. `content` is xxh3-128 over the pages that are read (Parquet)."""
 
     index: int
     name: str
@@ -30,6 +31,8 @@ class Shard:
     rows: int
     text_bytes: int = 0
     terminated: bool = True
+    rest: int = 0
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Failed:
 @dataclass(frozen=True)
 class Span:
     """Rows `start <= ordinal < end` of one shard, `rows` of which exist (blank lines do not). `offset` and `bytes` locate the
-    lines of a JSONL shard in its uncompressed text; both are 0 for other formats. A span with a `retry` (the number of its plan
-    file) has the `again` rows alone; its part supersedes what earlier parts say of them."""
+    lines of a JSONL shard in its uncompressed text, `digest` is xxh3-64 over them; 0 and "" for other formats. A span with a
+    `retry` (the number of its plan file) has the `again` rows alone; its part supersedes what earlier parts say of them."""
 
     shard: int
     start: int
@@ -57,6 +60,7 @@ class Span:
     bytes: int = 0
     retry: int = 0
     again: tuple[Failed, ...] = ()
+    digest: str = ""
 
     @property
     def name(self) -> str:
@@ -286,8 +290,7 @@ def output_schema(
     `token_logprobs` only when they are asked for. `first_format` leaves out the columns that were added since."""
     kinds = {column.name: column.type for column in COLUMNS if not (first_format and column.later)}
     kinds["attributes"] = attributes_type(attributes) if attributes else None
-    kinds["parsed"] = parsed
-    kinds["messages"] = messages_type(has_calls(input_columns))
+    kinds |= {"parsed": parsed, "messages": messages_type(has_calls(input_columns))}
     if not token_logprobs:
         del kinds["token_logprobs"]
     before, after = (

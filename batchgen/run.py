@@ -58,6 +58,8 @@ def run(
         frozen = job_file.freeze(store, job, model, columns.kept, prepared.upstream)
         columns.refuse_unfit(job.input, frozen.input_columns)
         planned = plan.freeze_plan(job, store, prepared.found, columns)
+        for sentence in () if quiet else plan.half_lines(planned.shards):
+            tell(sentence)
         done = parts.committed(store)
         tally = progress.load_tally(store, planned, done)
         monitor = terminal.monitor(tally, store, job.name, out, quiet, held)

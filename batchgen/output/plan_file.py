@@ -1,9 +1,10 @@
 """`_batchgen/plan/`: the spans of an output in numbered files, each written once.
 
 000000.parquet holds the spans of the first run; every later file adds those of a grown input, or those of a retry, which run
-failed rows of earlier spans again. Columns: shard, start, end, rows, offset, bytes, and for a retry `again`, the rows to run
-(Failed). The file metadata holds `shards`, the JSON list of the shards as they were then, and `batchgen`, the mark of format.py
-with the fingerprint of the job. All are written with put_new, so that of two drivers one plans and the other follows."""
+failed rows of earlier spans again. Columns: shard, start, end, rows, offset, bytes, digest (not in the first outputs), and for a
+retry `again`, the rows to run (Failed). The file metadata holds `shards`, the JSON list of the shards as they were then, and
+`batchgen`, the mark of format.py with the fingerprint of the job. All are written with put_new, so that of two drivers one plans
+and the other follows."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -76,9 +77,12 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
             listed = [{"version": one["stamp"], **one} for one in orjson.loads(table.schema.metadata[b"shards"])]
             shards |= {shard.index: shard for shard in _SHARDS.validate_python(listed)}
             columns = [table.column(field).to_pylist() for field in _FIELDS]
+            columns += [[0] * len(table), [()] * len(table)]
             if "again" in table.column_names:
                 again = [tuple(known(Failed, one) for one in rows) for rows in table.column("again").to_pylist()]
-                columns += [[number] * len(again), again]
+                columns[-2:] = [number] * len(again), again
+            if "digest" in table.column_names:
+                columns.append(table.column("digest").to_pylist())
             spans += [_checked(Span(*values), shards) for values in zip(*columns, strict=True)]
         except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise VerifyError(f"{file}: damaged: {safe_message(error)}") from None
@@ -93,7 +97,12 @@ def _checked(span: Span, shards: dict[int, Shard]) -> Span:
     """Raises ValueError for what no plan says."""
     numbers = [span.shard, span.start, span.end, span.rows, span.offset, span.bytes]
     numbers += [number for one in span.again for number in (one.row, one.variant, one.sample, one.attempt)]
-    if any(type(number) is not int or number < 0 for number in numbers) or span.start > span.end or span.shard not in shards:
+    if (
+        type(span.digest) is not str
+        or any(type(number) is not int or number < 0 for number in numbers)
+        or span.start > span.end
+        or span.shard not in shards
+    ):
         raise ValueError(f"a span of shard {span.shard}, rows {span.start}..{span.end}")
     return span
 
@@ -101,6 +110,7 @@ def _checked(span: Span, shards: dict[int, Shard]) -> Span:
 def encode_plan(shards: Iterable[Shard], spans: list[Span], job: str | None = None) -> bytes:
     """A plan file (see the module's docstring) of the job with this fingerprint."""
     columns = {field: pa.array([getattr(span, field) for span in spans], pa.int64()) for field in _FIELDS}
+    columns["digest"] = pa.array([span.digest for span in spans], pa.string())
     if any(span.again for span in spans):
         columns["again"] = pa.array([[asdict(one) for one in span.again] for span in spans], _AGAIN)
     listed = [{"stamp" if name == "version" else name: value for name, value in asdict(shard).items()} for shard in shards]

@@ -2,7 +2,7 @@
 number - 1 (JSONL, where blank lines are no rows) or its position (Parquet, datasets, outputs)."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from batchgen.errors import InputError, OutputConflict
@@ -19,6 +19,7 @@ LEAST_COMPLETIONS, MOST_COMPLETIONS = 32, 2_048
 SHARES, SHARES_ALONE = 16, 8
 """Spans per replica; the second for a pool of one, which has no work to spread (each part costs as much as some hundred rows)."""
 TAIL_SHARES = 4
+SHOWN_SHARDS = 20
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,15 @@ def make_plan(job: Job, found: list[Found], columns: InputColumns, known: Sequen
     if not spans and not any(shard.rows for shard in known):
         raise InputError(f"input.path {', '.join(job.input.paths)}: no rows in it")
     return [shard for shard, _ in planned], spans
+
+
+def half_lines(shards: Iterable[Shard]) -> list[str]:
+    """A sentence for each of the first shards whose last line is not whole."""
+    waiting = [shard for shard in shards if shard.rest]
+    told = [
+        f"shard {shard.name}: its last line is not whole ({shard.rest:,} bytes): it waits for a later run" for shard in waiting
+    ]
+    return told[:SHOWN_SHARDS] + ([f"{len(told) - SHOWN_SHARDS:,} more shards end so"] if len(told) > SHOWN_SHARDS else [])
 
 
 def _to_plan(found: list[Found], known: Sequence[Shard]) -> list[tuple[Shard, Found]]:

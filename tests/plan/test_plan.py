@@ -50,9 +50,9 @@ def test_missing_spans_are_those_without_a_part_in_plan_order(two_shards, store)
 
 def test_a_plan_file_is_a_parquet_of_its_spans(tmp_path):
     shard = Shard(0, "a", "jsonl", 9, "s", "d", 3, 2, 9, False)
-    (tmp_path / "plan.parquet").write_bytes(plan_file.encode_plan([shard], [Span(0, 0, 3, 2, 0, 9)]))
+    (tmp_path / "plan.parquet").write_bytes(plan_file.encode_plan([shard], [Span(0, 0, 3, 2, 0, 9, digest="0f")]))
     [row] = pq.read_table(tmp_path / "plan.parquet").to_pylist()
-    assert row == {"shard": 0, "start": 0, "end": 3, "rows": 2, "offset": 0, "bytes": 9}
+    assert row == {"shard": 0, "start": 0, "end": 3, "rows": 2, "offset": 0, "bytes": 9, "digest": "0f"}
 
 
 def test_parquet_spans_go_by_position(tmp_path):

@@ -61,7 +61,7 @@ class Finished:
     def __init__(self, folder: Path, lines: list[str] | None = None, **fields: Any) -> None:
         plain = [json.dumps({"prompt": f"row {n}" + (" forbidden" if n % 5 == 0 else "")}) for n in range(ROWS)]
         lines = lines or [*plain, "no json"]
-        (folder / "in.jsonl").write_text("\n".join(lines))
+        (folder / "in.jsonl").write_text("\n".join(lines) + "\n")
         self.fields: dict[str, Any] = {
             "input": {"path": str(folder / "in.jsonl"), "prompt": "prompt"},
             "engine": {"kind": "echo", "options": {"reject_on": "forbidden"}},

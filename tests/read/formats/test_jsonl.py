@@ -9,7 +9,7 @@ import zstandard
 
 from batchgen.errors import BAD_JOB, InputError
 from batchgen.read import reader
-from batchgen.read.formats import jsonl as text
+from batchgen.read.formats import jsonl_text as text
 from batchgen.records import Shard, Span
 from tests.support.reading import NONE, job_of, planned, read_all
 
@@ -110,7 +110,7 @@ def test_a_carriage_return_is_not_part_of_a_row(tmp_path):
 
 def test_fewer_rows_than_planned_are_an_input_error(tmp_path):
     path = tmp_path / "in.jsonl"
-    with pytest.raises(InputError, match=r"in\.jsonl: 1 rows instead of 2 from line 1: it changed$") as caught:
+    with pytest.raises(InputError, match=r"in\.jsonl: lines 1 to 2 are not what was planned: it changed; restore") as caught:
         read_text(path, b'{"prompt": 1}\n\n', rows=2)
     assert caught.value.exit_code == BAD_JOB
 

@@ -1,6 +1,6 @@
 """Lines of a text, each held up to a cap."""
 
-from batchgen.read.formats import jsonl as text
+from batchgen.read.formats import jsonl_text as text
 
 
 def test_a_line_over_the_cap_is_not_held(tmp_path, monkeypatch):
