@@ -163,6 +163,13 @@ class Job(Spec):
         return {key: entry for key, entry in self.sampling.items() if not _is_column(entry)}
 
     @property
+    def columns(self) -> set[str]:
+        """The input columns that rendering reads, beside those of the row's layout."""
+        attributes = self.attributes.column_of().values() if self.attributes else ()
+        named = {self.input.id, "sampling", *self.sampling_columns.values(), *attributes}
+        return {name for name in named if name}
+
+    @property
     def sampling_columns(self) -> dict[str, str]:
         return {key: entry["column"] for key, entry in self.sampling.items() if _is_column(entry)}
 

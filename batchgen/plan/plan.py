@@ -64,7 +64,7 @@ def make_plan(job: Job, found: list[Found], columns: InputColumns, known: Sequen
     rows, OutputConflict for a known shard that changed or vanished."""
 
     def measure(pair: tuple[Shard, Found]) -> Measured:
-        return format_of(job.input, pair[1]).measure(job.input, *pair, columns.bytes_per_row)
+        return format_of(job.input, pair[1]).measure(job.input, *pair, columns)
 
     def plan(one: Measured, later: int) -> Planned | None:
         return one.plan(lambda left: sizes.rows(later + left), job.spans.bytes)

@@ -31,11 +31,12 @@ _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: p
 @dataclass(frozen=True)
 class InputColumns:
     """`kept`, the carried columns under their output names; `bytes_per_row` of JSON text; `schemas` of the shards of a table
-    format, by name."""
+    format, by name; `needed`, the columns that are read for the prompts."""
 
     kept: pa.Schema
     bytes_per_row: float
     schemas: Mapping[str, pa.Schema] = dataclasses.field(default_factory=dict)
+    needed: frozenset[str] = frozenset()
 
     def refuse_unfit(self, spec: Input, kept: pa.Schema) -> None:
         """Raises InputError for a shard with a column that the `kept` ones of an output cannot carry without loss."""
@@ -79,7 +80,7 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     calls = spec.messages is not None and (_any_calls(rows, spec.messages) or _call_fields(schemas.values(), spec.messages))
     kept = pa.schema(fields, CALLS if calls else None)
     weight = sum(len(dumps(row)) + 1 for row in rows) / len(rows) if rows else BYTES_PER_ROW
-    return InputColumns(kept, weight, schemas)
+    return InputColumns(kept, weight, schemas, frozenset(job.columns | JobLayout(job).needed))
 
 
 def _any_calls(rows: Iterable[Data], column: str) -> bool:

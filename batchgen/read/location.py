@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import obstore
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import NotFoundError, PreconditionError
 from obstore.store import ObjectStore
 
 from batchgen.errors import InputError, safe_message
@@ -22,6 +22,7 @@ from batchgen.output.store import open_client
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from huggingface_hub import HfFileSystem
+    from obstore import GetOptions
 
 BUFFER = 8 * 2**20  # bytes per request to an object store
 T = TypeVar("T")
@@ -70,12 +71,12 @@ def stat(name: str) -> tuple[int, str]:
 
 def open_shard(name: str) -> BinaryIO:
     """A seekable stream of the stored bytes."""
-    size, _ = stat(name)  # refuses what is not a regular file
+    size, version = stat(name)  # refuses what is not a regular file
     if name.startswith("hf://"):
         return cast(BinaryIO, _ask(name, lambda: _hub().open(name, "rb")))
     if "://" in name:
         client, key = _locate(name)
-        return cast(BinaryIO, io.BufferedReader(_ObjectStream(name, client, key, size), BUFFER))
+        return cast(BinaryIO, io.BufferedReader(_ObjectStream(name, client, key, size, version), BUFFER))
     try:
         return open(name, "rb")
     except OSError as error:
@@ -83,8 +84,11 @@ def open_shard(name: str) -> BinaryIO:
 
 
 class _ObjectStream(io.RawIOBase):
-    def __init__(self, name: str, client: ObjectStore, key: str, size: int) -> None:
+    """The bytes of one version of an object: another one that is put meanwhile is refused by the store."""
+
+    def __init__(self, name: str, client: ObjectStore, key: str, size: int, version: str) -> None:
         self._name, self._client, self._key, self._size, self._at = name, client, key, size, 0
+        self._match: GetOptions = {"if_match": version} if version.startswith(('"', "W/")) else {}
 
     def readable(self) -> bool:
         return True
@@ -100,7 +104,8 @@ class _ObjectStream(io.RawIOBase):
         view = memoryview(buffer)
         if (length := min(len(view), self._size - self._at)) <= 0:
             return 0
-        data = _ask(self._name, lambda: obstore.get_range(self._client, self._key, start=self._at, length=length))
+        options: GetOptions = {**self._match, "range": (self._at, self._at + length)}
+        data = _ask(self._name, lambda: obstore.get(self._client, self._key, options=options).bytes())
         view[: len(data)] = memoryview(data)
         self._at += len(data)
         return len(data)
@@ -161,5 +166,7 @@ def _ask(name: str, call: Callable[[], T]) -> T:
         return call()
     except (NotFoundError, FileNotFoundError):
         raise InputError(f"{name}: no such object") from None
+    except PreconditionError:
+        raise InputError(f"shard {name}: it changed while it was read", "run again once nothing writes it") from None
     except Exception as error:  # obstore, the Hub's client and its HTTP library each raise their own
         raise InputError(f"{name}: {safe_message(error)}", "check the address and the credentials") from None

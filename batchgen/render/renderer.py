@@ -53,8 +53,7 @@ class Renderer:
     @property
     def needed(self) -> set[str]:
         """The input columns that rendering reads, beside those of the row's layout."""
-        named = {self.job.input.id, "sampling", *self._sampling_columns.values(), *self._steering.columns.values()}
-        return {name for name in named if name}
+        return self.job.columns
 
     def prompts(self, row: Row, shard: str, source: int = 0) -> list[Prompt]:
         """The prompts of a row, one per variant; of a bad row, error prompts. `source` is the row's index in its span."""

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -12,6 +12,9 @@ from batchgen.job.input import Input
 from batchgen.read import location
 from batchgen.records import Data, Row, Shard, Span
 from batchgen.registry import Registry
+
+if TYPE_CHECKING:
+    from batchgen.read.columns import InputColumns
 
 Head: TypeAlias = "list[Data] | pa.Schema"  # the first good rows of a shard, or the Arrow schema of the whole
 Planned = tuple[Shard, list[Span]]
@@ -62,7 +65,7 @@ class Format(Protocol):
     def head(self, spec: Input, name: str, rows: int) -> Head:
         """The good ones of the first `rows` rows, or the schema."""
 
-    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
+    def measure(self, spec: Input, shard: Shard, found: Found, look: "InputColumns") -> Measured:
         """`shard` is as in the plan (without a digest where it is new), `found` as now."""
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:

@@ -2,6 +2,7 @@
 `input.max_row_bytes` (skipped without being held), is an error row and leaves its neighbours as they are."""
 
 import itertools
+import json
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import xxhash
 from batchgen import jsontext
 from batchgen.errors import BadRow, InputError, RowError, place
 from batchgen.job.input import Input
-from batchgen.read.columns import conform
+from batchgen.read.columns import InputColumns, conform
 from batchgen.read.formats import Format, Found, Head, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.read.formats.jsonl_spans import scan
 from batchgen.read.formats.jsonl_text import BLANK, BOM, CODECS, codec_of, lines, open_text
@@ -49,15 +50,18 @@ class Jsonl(Format):
             made = [self.row(spec, name, 0, line) for line in first if line not in BLANK]
         return [row.data for row in made if row.data is not None]
 
-    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
+    def measure(self, spec: Input, shard: Shard, found: Found, look: InputColumns) -> Measured:
         text_bytes = found.size * (COMPRESSION if self.is_sequential(shard) else 1.0)
 
         def left(offset: int) -> float:
-            return (text_bytes - offset) / bytes_per_row
+            return (text_bytes - offset) / look.bytes_per_row
+
+        def is_whole(line: bytes) -> bool:
+            return self.row(spec, shard.name, 0, line).error is None or _is_object(line)
 
         def plan(rows_of: RowsOf, most: int) -> Planned | None:
             try:
-                now, spans = scan(shard, found, lambda offset: rows_of(left(offset)), most, spec.max_row_bytes)
+                now, spans = scan(shard, found, lambda offset: rows_of(left(offset)), most, spec.max_row_bytes, is_whole)
             except InputError as error:
                 raise (changed(shard) if shard.digest else error) from None
             return (now, spans) if spans or not shard.digest else None
@@ -78,6 +82,16 @@ class Jsonl(Format):
 
     def is_sequential(self, shard: Shard) -> bool:
         return codec_of(shard.name) is not None
+
+
+def _is_object(line: bytes) -> bool:
+    """Whether a line is a whole JSON object, if one that is refused."""
+    try:
+        return isinstance(json.loads(line.removeprefix(BOM)), dict)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
 
 
 def _parse(line: bytes) -> Data:

@@ -2,7 +2,6 @@
 held."""
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,11 +16,12 @@ from batchgen.records import Shard, Span
 
 NEWLINE, RETURN = b"\n"[0], b"\r"[0]
 RowsAt = Callable[[int], int]  # the number of rows of a span that starts at this byte of the text
+IsWhole = Callable[[bytes], bool]  # whether a last line without a newline is one that nobody is still writing
 
 
-def scan(shard: Shard, found: Found, rows_at: RowsAt, cap: int, row_cap: int) -> Planned:
+def scan(shard: Shard, found: Found, rows_at: RowsAt, cap: int, row_cap: int, is_whole: IsWhole) -> Planned:
     """The shard as `found`, and spans of its text after the planned one, of `rows_at(offset)` rows or `cap` bytes each. A last
-    line without a newline that is no JSON object (somebody is writing it) waits. Raises OutputConflict where the planned text is
+    line without a newline that is not whole waits. Raises OutputConflict where the planned text is
     not there any more, or its last line was continued."""
     digest, last = _Digest(xxhash.xxh3_128()), _LastLine(row_cap)
     at = shard.text_bytes
@@ -45,7 +45,7 @@ def scan(shard: Shard, found: Found, rows_at: RowsAt, cap: int, row_cap: int) ->
             digest.update(chunk)
             last.add(chunk)
             cutter.add(chunk)
-    rest = 0 if last.is_whole else last.size
+    rest = 0 if last.text is not None and (last.text in BLANK or is_whole(last.text)) else last.size
     cutter.end(rest)
     rows = shard.rows + sum(span.rows for span in cutter.spans)
     now = replace(shard, size=found.size, version=found.version, digest=digest.hexdigest(rest > 0), rows=rows, rest=rest)
@@ -69,26 +69,17 @@ class _Digest:
 
 
 class _LastLine:
-    """The line after the last newline of a text, as far as it is no longer than a row may be."""
+    """The `size` bytes after the last newline of a text; `text` is None where they are more than a row may have."""
 
     def __init__(self, cap: int) -> None:
-        self._cap, self._text, self.size = cap, b"", 0
+        self._cap, self.size = cap, 0
+        self.text: bytes | None = b""
 
     def add(self, chunk: bytes) -> None:
         if end := chunk.rfind(b"\n") + 1:
-            self.size, self._text = 0, b""
+            self.size, self.text = 0, b""
         self.size += len(chunk) - end
-        self._text = self._text + chunk[end:] if self.size <= self._cap else b"{"
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nobody can be in the middle of it: it is blank, or a JSON object."""
-        try:
-            return self._text in BLANK or isinstance(json.loads(self._text.removeprefix(BOM)), dict)
-        except RecursionError:
-            return True
-        except ValueError:
-            return False
+        self.text = None if self.text is None or self.size > self._cap else self.text + chunk[end:]
 
 
 _MARKS = {

@@ -1,6 +1,7 @@
 """Parquet files, read by row range once their footer has been checked (table.py); some are the output of another job."""
 
 import base64
+import functools
 import glob
 import itertools
 import os
@@ -25,12 +26,14 @@ from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Con
 from batchgen.records import Shard
 
 BATCH_BYTES = 2**26  # of a batch that is read at once
+PIECE = 2**22  # bytes that are digested at a time
 READ: dict[str, Any] = {"page_checksum_verification": True, "coerce_int96_timestamp_unit": "us"}
 """INT96 counts nanoseconds of a day; as Arrow's nanoseconds they would wrap round before 1677 and after 2262."""
 
 
 class Parquet(TableFormat):
-    """A shard's digest is of its footer."""
+    """A shard's digest is of its footer, which does not cover the pages; its content is of the pages that are read. The second is
+    computed again where the file's version is not the planned one."""
 
     name = "parquet"
     endings: tuple[str, ...] = (".parquet",)
@@ -42,10 +45,16 @@ class Parquet(TableFormat):
         file, footer = open_parquet(name)
         return Contents(xxhash.xxh3_128_hexdigest(footer), file.metadata.num_rows, None, _row_bytes(file))
 
+    def content(self, spec: Input, name: str, columns: list[str] | None) -> str:
+        return _content(name, None if columns is None else tuple(columns), location.stat(name))
+
     def batches(self, spec: Input, shard: Shard, start: int, end: int, columns: list[str] | None) -> Iterator[pa.Table]:
+        version = location.stat(shard.name)
         file, footer = open_parquet(shard.name, with_dictionaries=True)
-        if shard.digest not in ("", xxhash.xxh3_128_hexdigest(footer)):
-            raise InputError(f"shard {shard.name}: it is not what was planned: it changed", "restore it and run again")
+        names = None if columns is None else tuple(columns)
+        is_planned = version == (shard.size, shard.version) or shard.content in ("", _content(shard.name, names, version))
+        if shard.digest not in ("", xxhash.xxh3_128_hexdigest(footer)) or not is_planned:
+            raise _changed(shard)
         rows = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
         ends = [0, *itertools.accumulate(rows)]
         groups = [index for index in range(len(rows)) if ends[index + 1] > start and ends[index] < end]
@@ -55,11 +64,36 @@ class Parquet(TableFormat):
             wanted = columns and [name for name in columns if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=wanted, use_threads=False):
                 table = pa.Table.from_batches([batch])
+                if "://" not in shard.name and location.stat(shard.name) != version:  # stores compare it at each request
+                    raise _changed(shard)
                 if skip < table.num_rows:
                     yield table.slice(skip)
                 skip = max(0, skip - table.num_rows)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"shard {shard.name}: damaged Parquet: {safe_message(error)}") from None
+
+
+def _changed(shard: Shard) -> InputError:
+    return InputError(f"shard {shard.name}: it is not what was planned: it changed", "restore it, or choose another output.path")
+
+
+@functools.lru_cache(maxsize=64)
+def _content(name: str, columns: tuple[str, ...] | None, version: tuple[int, str]) -> str:
+    """xxh3-128 over the stored bytes of these columns (None: all) of a file. Raises InputError."""
+    file, _ = open_parquet(name)
+    digest = xxhash.xxh3_128()
+    with location.open_shard(name) as stream:
+        for index in range(file.num_row_groups):
+            group = file.metadata.row_group(index)
+            for column in map(group.column, range(group.num_columns)):
+                if columns is None or column.path_in_schema.partition(".")[0] in columns:
+                    offsets = [column.data_page_offset, column.dictionary_page_offset or column.data_page_offset]
+                    stream.seek(max(0, min(offsets)))
+                    left = column.total_compressed_size
+                    while left > 0 and (piece := stream.read(min(left, PIECE))):
+                        digest.update(piece)
+                        left -= len(piece)
+    return digest.hexdigest()
 
 
 def open_parquet(name: str, with_dictionaries: bool = False) -> tuple[pq.ParquetFile, bytes]:

@@ -1,10 +1,10 @@
-"""Formats whose shards are Arrow tables. A table does not grow: a shard with another digest than the planned one is refused.
+"""Formats whose shards are Arrow tables. A table does not grow: a shard with another digest or content is refused.
 
 A process that has imported ray.data unpickles some Arrow extension types as soon as it sees a schema that names them. So a
 format refuses a file whose bytes name one (EXTENSION) before pyarrow interprets them, and `check_types` has an allow-list."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from pyarrow import types
 
 from batchgen.errors import InputError, RowError, place
 from batchgen.job.input import Input
-from batchgen.read.columns import input_columns, pick
+from batchgen.read.columns import InputColumns, input_columns, pick
 from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.read.formats.cells import Faults, to_python, without_faults
 from batchgen.records import Row, Shard, Span
@@ -43,6 +43,10 @@ class TableFormat(Format):
     def contents(self, spec: Input, name: str) -> Contents:
         """Digest and rows of a shard."""
 
+    def content(self, spec: Input, name: str, columns: list[str] | None) -> str:
+        """The digest of what is read of these columns (None: all) of a shard; "" in a format whose `digest` covers that."""
+        return ""
+
     @abstractmethod
     def batches(self, spec: Input, shard: Shard, start: int, end: int, columns: list[str] | None) -> Iterator[pa.Table]:
         """These columns (None: all) of the rows at positions start..end, in tables of any size."""
@@ -51,12 +55,13 @@ class TableFormat(Format):
         """The rows of a table that are input."""
         return table
 
-    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
+    def measure(self, spec: Input, shard: Shard, found: Found, look: InputColumns) -> Measured:
         contents = self.contents(spec, found.name)
         count = contents.rows
 
         def plan(rows_of: RowsOf, most: int) -> Planned | None:
-            if shard.digest and shard.digest != contents.digest:
+            content = self.content(spec, found.name, _columns(look.kept, look.needed | self.always))
+            if shard.digest and (shard.digest != contents.digest or shard.content not in ("", content)):
                 raise changed(shard)
             if shard.digest:
                 return None
@@ -69,7 +74,7 @@ class TableFormat(Format):
                 done += rows
                 spans.append(Span(shard.index, start, int(ends[done - 1]), rows))
                 start = spans[-1].end
-            return replace(shard, digest=contents.digest, lines=start, rows=count), spans
+            return replace(shard, digest=contents.digest, content=content, lines=start, rows=count), spans
 
         return Measured(0 if shard.digest else count, plan)
 
@@ -98,7 +103,7 @@ class TableFormat(Format):
         return rows, pick(shard, table, kept)
 
 
-def _columns(kept: pa.Schema, needed: set[str]) -> list[str] | None:
+def _columns(kept: pa.Schema, needed: Set[str]) -> list[str] | None:
     """The input columns to be read; None for all, where those that the output does not know go into `input_extra`."""
     carried = input_columns(kept)
     return None if carried is None else sorted(needed | carried)
