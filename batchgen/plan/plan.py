@@ -3,7 +3,7 @@ number - 1 (JSONL, where blank lines are no rows) or its position (Parquet, data
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchgen.errors import InputError, OutputConflict
 from batchgen.job.job import Job
@@ -54,8 +54,9 @@ def freeze_plan(job: Job, store: Store, found: list[Found], columns: InputColumn
     while True:
         plan, files = plan_file.load_plan(store, job.variants * job.samples)
         shards, spans = make_plan(job, found, columns, plan.shards)
-        if not shards:
-            return plan
+        if not spans and all(shard.index < len(plan.shards) for shard in shards):  # at most their half lines are others
+            now = {shard.index: shard for shard in (*plan.shards, *shards)}
+            return replace(plan, shards=tuple(now.values()))
         plan_file.add(store, files, shards, spans)
 
 
@@ -64,7 +65,7 @@ def make_plan(job: Job, found: list[Found], columns: InputColumns, known: Sequen
     rows, OutputConflict for a known shard that changed or vanished."""
 
     def measure(pair: tuple[Shard, Found]) -> Measured:
-        return format_of(job.input, pair[1]).measure(job.input, *pair, columns)
+        return format_of(job.input, pair[1]).measure(job.input, *pair, columns.bytes_per_row, columns.read)
 
     def plan(one: Measured, later: int) -> Planned | None:
         return one.plan(lambda left: sizes.rows(later + left), job.spans.bytes)

@@ -6,7 +6,7 @@ in `input_extra`. An output keeps the carried columns as an Arrow schema with no
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -37,6 +37,11 @@ class InputColumns:
     bytes_per_row: float
     schemas: Mapping[str, pa.Schema] = dataclasses.field(default_factory=dict)
     needed: frozenset[str] = frozenset()
+
+    @property
+    def read(self) -> list[str] | None:
+        """The columns that a run reads; None for all."""
+        return columns_read(self.kept, self.needed)
 
     def refuse_unfit(self, spec: Input, kept: pa.Schema) -> None:
         """Raises InputError for a shard with a column that the `kept` ones of an output cannot carry without loss."""
@@ -161,6 +166,13 @@ def input_columns(kept: pa.Schema) -> set[str] | None:
     if any(_notes(field).get("open") == "1" for field in kept):
         return None
     return {_column(field) for field in kept if "open" not in _notes(field)}
+
+
+def columns_read(kept: pa.Schema, needed: Set[str]) -> list[str] | None:
+    """The input columns that are read for the carried ones and the needed ones; None for all, where those that the output does
+    not know go into `input_extra`."""
+    carried = input_columns(kept)
+    return None if carried is None else sorted(needed | carried)
 
 
 def conform(rows: list[Data], kept: pa.Schema) -> pa.Table:

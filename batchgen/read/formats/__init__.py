@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -12,9 +12,6 @@ from batchgen.job.input import Input
 from batchgen.read import location
 from batchgen.records import Data, Row, Shard, Span
 from batchgen.registry import Registry
-
-if TYPE_CHECKING:
-    from batchgen.read.columns import InputColumns
 
 Head: TypeAlias = "list[Data] | pa.Schema"  # the first good rows of a shard, or the Arrow schema of the whole
 Planned = tuple[Shard, list[Span]]
@@ -65,8 +62,8 @@ class Format(Protocol):
     def head(self, spec: Input, name: str, rows: int) -> Head:
         """The good ones of the first `rows` rows, or the schema."""
 
-    def measure(self, spec: Input, shard: Shard, found: Found, look: "InputColumns") -> Measured:
-        """`shard` is as in the plan (without a digest where it is new), `found` as now."""
+    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float, columns: list[str] | None) -> Measured:
+        """`shard` is as in the plan (without a digest where it is new), `found` as now; `columns` are read of it (None: all)."""
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
         """The rows of consecutive spans in one pass: `needed` columns as data, `kept` columns as Arrow under their output names.

@@ -11,7 +11,7 @@ import xxhash
 from batchgen import jsontext
 from batchgen.errors import BadRow, InputError, RowError, place
 from batchgen.job.input import Input
-from batchgen.read.columns import InputColumns, conform
+from batchgen.read.columns import conform
 from batchgen.read.formats import Format, Found, Head, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.read.formats.jsonl_spans import scan
 from batchgen.read.formats.jsonl_text import BLANK, BOM, CODECS, codec_of, lines, open_text
@@ -50,11 +50,11 @@ class Jsonl(Format):
             made = [self.row(spec, name, 0, line) for line in first if line not in BLANK]
         return [row.data for row in made if row.data is not None]
 
-    def measure(self, spec: Input, shard: Shard, found: Found, look: InputColumns) -> Measured:
+    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float, columns: list[str] | None) -> Measured:
         text_bytes = found.size * (COMPRESSION if self.is_sequential(shard) else 1.0)
 
         def left(offset: int) -> float:
-            return (text_bytes - offset) / look.bytes_per_row
+            return (text_bytes - offset) / bytes_per_row
 
         def is_whole(line: bytes) -> bool:
             return self.row(spec, shard.name, 0, line).error is None or _is_object(line)
@@ -64,7 +64,7 @@ class Jsonl(Format):
                 now, spans = scan(shard, found, lambda offset: rows_of(left(offset)), most, spec.max_row_bytes, is_whole)
             except InputError as error:
                 raise (changed(shard) if shard.digest else error) from None
-            return (now, spans) if spans or not shard.digest else None
+            return (now, spans) if spans or not shard.digest or now.rest != shard.rest else None
 
         return Measured(max(0, int(left(shard.text_bytes))), plan)
 

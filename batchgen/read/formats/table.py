@@ -4,7 +4,7 @@ A process that has imported ray.data unpickles some Arrow extension types as soo
 format refuses a file whose bytes name one (EXTENSION) before pyarrow interprets them, and `check_types` has an allow-list."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from pyarrow import types
 
 from batchgen.errors import InputError, RowError, place
 from batchgen.job.input import Input
-from batchgen.read.columns import InputColumns, input_columns, pick
+from batchgen.read.columns import columns_read, pick
 from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.read.formats.cells import Faults, to_python, without_faults
 from batchgen.records import Row, Shard, Span
@@ -55,12 +55,12 @@ class TableFormat(Format):
         """The rows of a table that are input."""
         return table
 
-    def measure(self, spec: Input, shard: Shard, found: Found, look: InputColumns) -> Measured:
+    def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float, columns: list[str] | None) -> Measured:
         contents = self.contents(spec, found.name)
         count = contents.rows
 
         def plan(rows_of: RowsOf, most: int) -> Planned | None:
-            content = self.content(spec, found.name, _columns(look.kept, look.needed | self.always))
+            content = self.content(spec, found.name, columns and sorted({*columns, *self.always}))
             if shard.digest and (shard.digest != contents.digest or shard.content not in ("", content)):
                 raise changed(shard)
             if shard.digest:
@@ -80,7 +80,7 @@ class TableFormat(Format):
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
         at = spans[0].start
-        tables = self.batches(spec, shard, at, spans[-1].end, _columns(kept, needed | self.always))
+        tables = self.batches(spec, shard, at, spans[-1].end, columns_read(kept, needed | self.always))
         rest: list[pa.Table] = []
         have = 0
         for span in spans:
@@ -101,12 +101,6 @@ class TableFormat(Format):
         errors = {index: RowError("input", f"{place(shard, ordinals[index])}: {cause}") for index, cause in faults.items()}
         rows = [Row(ordinal, one, errors.get(index)) for index, (ordinal, one) in enumerate(zip(ordinals, data, strict=True))]
         return rows, pick(shard, table, kept)
-
-
-def _columns(kept: pa.Schema, needed: Set[str]) -> list[str] | None:
-    """The input columns to be read; None for all, where those that the output does not know go into `input_extra`."""
-    carried = input_columns(kept)
-    return None if carried is None else sorted(needed | carried)
 
 
 def check_types(shard: str, schema: pa.Schema) -> None:
