@@ -99,7 +99,7 @@ class PromptText:
         if self._steering.names:  # some templates read the values from their arguments instead of the message
             values = {name: messages[-1].get(name) for name in self._steering.names}
             values["attribute_names"] = list(self._steering.names)
-        return form.template.render(messages, {**self._arguments, **values, **self._model.special}, answering)
+        return form.template.render(messages, {**self._model.special, **self._arguments, **values}, answering)
 
     def _choose(self, own: ChatTemplate | None, schema: Schema) -> Form:
         """The first form whose text changes with every attribute."""
@@ -127,7 +127,7 @@ class PromptText:
         talk: list[Message] = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
         if own is not None:
             try:
-                texts = {own.render(talk, {**self._arguments, **self._model.special, "label": label}) for label in schema.labels}
+                texts = {own.render(talk, {**self._model.special, **self._arguments, "label": label}) for label in schema.labels}
             except BadRow:
                 texts = set()
             if len(texts) == len(schema.labels):

@@ -5,29 +5,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import orjson
 import xxhash
 
 from batchgen.errors import ModelError, safe_message
 from batchgen.job.job import Model
+from batchgen.render.model.chat_template import template_of
+from batchgen.render.model.context import context_of
+from batchgen.render.model.files import read_json, read_text
+from batchgen.render.model.special import Flags, special_tokens
 
-RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json"]
-TEMPLATE_CAP = 2**20
-CONTEXT_NAMES = [
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "model_max_length",
-    "max_target_positions",
-    "max_sequence_length",
-    "max_seq_length",
-    "seq_len",
-    "n_ctx",
-]
-INNER_CONFIGS = ("text_config", "llm_config", "language_config")  # of models that take images as well
+RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "chat_template.json", "special_tokens_map.json"]
+RENDER_FILES += ["added_tokens.json"]
 _DIGESTED = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
 TEMPLATES = Path(__file__).parent / "templates"  # for a job without a model, and for an endpoint with a template of its own
 
@@ -45,6 +34,7 @@ class Adapter:
 class ModelFiles:
     """What rendering needs of a model; small enough to travel to every worker. `tokenizer` is the text of tokenizer.json, None
     for the byte tokenizer of a job without a model; `chat_template` is None for plain completion; `context` is in tokens.
+    `special` are the template's variables, `added` the texts that the model's other files call tokens.
     `version` is what the fingerprint keeps of the model: the commit of a Hub id, or the digest of a directory."""
 
     label: str
@@ -56,15 +46,17 @@ class ModelFiles:
     context: int | None
     version: dict[str, object]
     adapters: dict[str, Adapter] = field(default_factory=dict)
+    added: dict[str, Flags] = field(default_factory=dict)
 
 
 def load_model(model: Model | None, recorded: Mapping[str, object] | None = None, hosted: bool = False) -> ModelFiles:
     """Read the files of `model`, unless it is `hosted` behind an endpoint. `recorded` is the version that an earlier run of
     the same output froze: a Hub revision that was not pinned stays at that commit. Raises ModelError."""
     if model is None:
-        return ModelFiles("echo", None, None, None, _text(TEMPLATES / "no_model.jinja").rstrip("\n"), {}, None, {"source": None})
+        plain = read_text(TEMPLATES / "no_model.jinja").rstrip("\n")
+        return ModelFiles("echo", None, None, None, plain, {}, None, {"source": None})
     if hosted:
-        conversation = _text(TEMPLATES / "endpoint.jinja").rstrip("\n")
+        conversation = read_text(TEMPLATES / "endpoint.jinja").rstrip("\n")
         return ModelFiles(model.source, model.source, None, None, conversation, {}, None, {"source": model.source})
     folder = Path(model.source)
     if folder.is_dir():
@@ -74,37 +66,19 @@ def load_model(model: Model | None, recorded: Mapping[str, object] | None = None
         folder = _from_hub(model, (recorded or {}).get("commit"))
         label, source, revision = f"{model.source}@{folder.name}", model.source, folder.name
         version = {"source": source, "commit": revision}
-    config = _json(folder / "config.json")
-    settings, tokens = _json(folder / "tokenizer_config.json"), _json(folder / "special_tokens_map.json")
-    template = _template(model, folder, settings)
+    settings = read_json(folder / "tokenizer_config.json")
+    template, context = template_of(model, folder, settings), context_of(folder)
     version["chat_template"] = xxhash.xxh3_128_hexdigest((template or "").encode())
-    special = {}
-    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        value = settings.get(name) or tokens.get(name)
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            special[name] = value
+    special, added = special_tokens(folder, settings)
     adapters = {name: _adapter(number, name, Path(path)) for number, (name, path) in enumerate(model.adapters.items(), 1)}
     if adapters:
         version["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
-    context = _context(config, settings)
-    return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, version, adapters)
-
-
-def _context(config: dict[str, Any], settings: dict[str, Any]) -> int | None:
-    """The context of a model in tokens, as vLLM finds it: the smallest of the numbers that its config gives under one of several
-    names, and the tokenizer's own limit."""
-    inner = next((found for name in INNER_CONFIGS if isinstance(found := config.get(name), dict)), {})
-    numbers = [value for name in CONTEXT_NAMES if isinstance(value := inner.get(name, config.get(name)), int) and value > 0]
-    limit = settings.get("model_max_length")  # transformers writes 10^30 for none
-    if numbers and isinstance(limit, int | float) and 0 < limit < 10**9:
-        numbers.append(int(limit))
-    return min(numbers, default=None)
+    return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, version, adapters, added)
 
 
 def _adapter(number: int, name: str, folder: Path) -> Adapter:
-    config = _json(folder / "adapter_config.json")
-    if not (folder / "adapter_model.safetensors").is_file() or not isinstance(config.get("r"), int):
+    config = read_json(folder / "adapter_config.json")
+    if not (folder / "adapter_model.safetensors").is_file() or type(config.get("r")) is not int or config["r"] < 1:
         problem = f"model.adapters.{name} {folder}: no LoRA adapter there"
         raise ModelError(problem, "it has adapter_config.json and adapter_model.safetensors")
     return Adapter(number, str(folder.absolute()), config["r"])
@@ -141,48 +115,10 @@ def _from_hub(model: Model, commit: object) -> Path:
     raise ModelError(f"model.source {model.source}: {cause}", "check the path or the id, and HF_TOKEN for a gated model")
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON: {error}") from None
-    return value if isinstance(value, dict) else {}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path}: invalid UTF-8 at byte {error.start + 1}") from None
-
-
-def _template(model: Model, folder: Path, settings: dict[str, Any]) -> str | None:
-    if model.chat_template == "none":
-        return None
-    path = Path(model.chat_template) if model.chat_template is not None else folder / "chat_template.jinja"
-    if path.is_file():
-        text = _text(path)
-    elif model.chat_template is not None:
-        raise ModelError(f"model.chat_template {path}: no such file", "name a Jinja file, or `none` for plain completion")
-    else:
-        found = settings.get("chat_template")
-        if isinstance(found, list):
-            named = {entry["name"]: entry["template"] for entry in found}
-            found = named.get("default", next(iter(named.values()), None))
-        if not isinstance(found, str):
-            return None
-        text = found
-    if len(text) > TEMPLATE_CAP:
-        raise ModelError(f"{model.source}: the chat template has {len(text)} characters, over {TEMPLATE_CAP}")
-    return text
-
-
 def _tokenizer(model: Model, folder: Path) -> str:
     path = folder / "tokenizer.json"
     if path.is_file():
-        return _text(path)
+        return read_text(path)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         from transformers import AutoTokenizer

@@ -3,12 +3,14 @@ the sequence: `hide` takes such texts out before the template is applied, and `e
 special tokens switched off."""
 
 import re
+from itertools import groupby
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from batchgen.errors import BadRow, ModelError, safe_message
 from batchgen.records import Message
 from batchgen.render.messages import texts, with_texts
+from batchgen.render.model.special import FLAGS, Flags
 from batchgen.render.model_files import ModelFiles
 
 
@@ -27,6 +29,7 @@ class TokenEncoder:
             for tokenizer in (self._plain, self._literal):
                 tokenizer.no_truncation()
                 tokenizer.no_padding()
+                _add(tokenizer, model.added)
             self._literal.encode_special_tokens = True
             self._special = [token.content for token in self._plain.get_added_tokens_decoder().values() if token.special]
             self.longest = max(map(len, self._plain.get_vocab()), default=1)
@@ -59,6 +62,20 @@ class TokenEncoder:
             elif piece or index == 0:
                 ids += _encode(self._plain, piece, add_special_tokens and index == 0)
         return "".join(pieces), ids
+
+
+def _add(tokenizer: Tokenizer, added: dict[str, Flags]) -> None:
+    """Tell the tokenizer of the tokens that it lacks, as Transformers does on loading; special is what either calls so."""
+    known = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    fresh = []
+    for text, flags in added.items():
+        before = {flag: getattr(known[text], flag) for flag in FLAGS} if text in known else {}
+        special = flags.get("special", False) or before.get("special", False)
+        token = AddedToken(text, **{**before, **flags, "special": special})
+        if text not in known or repr(token) != repr(known[text]):
+            fresh.append(token)
+    for special, tokens in groupby(fresh, key=lambda token: bool(token.special)):
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(list(tokens))
 
 
 def _encode(tokenizer: Tokenizer | None, text: str, add_special_tokens: bool) -> list[int]:

@@ -65,30 +65,9 @@ def test_chat_template_none_means_plain_completion(folder: Path) -> None:
     assert load_model(Model(source=str(folder), chat_template="none")).chat_template is None
 
 
-@pytest.mark.parametrize(("names", "wanted"), [(["tool_use", "default"], "default"), (["rag", "tool_use"], "rag")])
-def test_of_several_named_templates_default_or_the_first_is_taken(folder: Path, names: list[str], wanted: str) -> None:
-    listed = [{"name": name, "template": f"template {name}"} for name in names]
-    write(folder / "tokenizer_config.json", {"chat_template": listed})
-    assert load_model(Model(source=str(folder))).chat_template == f"template {wanted}"
-
-
 def test_a_model_without_a_template_has_none(folder: Path) -> None:
     write(folder / "tokenizer_config.json", {})
     assert load_model(Model(source=str(folder))).chat_template is None
-
-
-def test_special_tokens_may_be_objects(folder: Path) -> None:
-    write(folder / "tokenizer_config.json", {"bos_token": {"content": "<bos>", "lstrip": False}, "eos_token": None})
-    assert load_model(Model(source=str(folder))).special == {"bos_token": "<bos>"}
-
-
-@pytest.mark.parametrize(
-    ("config", "context"),
-    [({"max_position_embeddings": 77}, 77), ({"text_config": {"max_position_embeddings": 78}}, 78), ({}, None)],
-)
-def test_the_context_is_the_configs(folder: Path, config: dict[str, Any], context: int | None) -> None:
-    write(folder / "config.json", config)
-    assert load_model(Model(source=str(folder))).context == context
 
 
 def test_a_missing_chat_template_is_named(folder: Path) -> None:
@@ -204,30 +183,59 @@ def test_an_adapter_with_pickled_weights_is_none(folder: Path) -> None:
         load_model(Model(source=str(folder), adapters={"a": str(adapter)}))
 
 
-@pytest.mark.parametrize(
-    ("config", "settings", "context"),
-    [
-        ({"n_positions": 1024, "n_ctx": 1024}, {}, 1024),
-        ({"max_seq_len": 2048}, {"model_max_length": 10**30}, 2048),
-        ({"seq_length": 8192, "max_position_embeddings": 4096}, {}, 4096),
-        ({"max_position_embeddings": 4096}, {"model_max_length": 1000}, 1000),
-        ({"text_config": {"max_position_embeddings": 256}, "max_position_embeddings": 9999}, {}, 256),
-        ({"llm_config": {"max_position_embeddings": 128}}, {}, 128),
-        ({"max_position_embeddings": None, "text_config": None}, {}, None),
-        ({}, {"model_max_length": 77}, None),
-    ],
-)
-def test_the_context_is_found_under_every_public_name(
-    folder: Path, config: dict[str, Any], settings: dict[str, Any], context: int | None
-) -> None:
-    write(folder / "config.json", config)
-    write(folder / "tokenizer_config.json", settings)
-    assert load_model(Model(source=str(folder))).context == context
-
-
-def test_special_tokens_may_stand_in_a_file_of_their_own_and_a_byte_order_mark_is_no_text(folder: Path) -> None:
-    (folder / "special_tokens_map.json").write_bytes(b'\xef\xbb\xbf{"bos_token": "<b>", "eos_token": {"content": "<e>"}}')
+def test_a_byte_order_mark_is_no_text(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b'\xef\xbb\xbf{"max_position_embeddings": 9}')
     (folder / "chat_template.jinja").write_bytes(b"\xef\xbb\xbf{{ bos_token }}")
     model = load_model(Model(source=str(folder)))
-    assert model.special == {"bos_token": "<s>", "eos_token": "<e>"}
-    assert model.chat_template == "{{ bos_token }}"
+    assert (model.context, model.chat_template) == (9, "{{ bos_token }}")
+
+
+FILES = ["config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"]
+NO_JSON = {
+    "list": (b"[1]", "list, not a JSON object"),
+    "null": (b"null", "NoneType, not a JSON object"),
+    "half": (b'{"a":', "not JSON"),
+    "deep": (b'{"a":' + b"[" * 100_000, "not JSON"),
+    "surrogate": (b'{"bos_token": "\\ud800"}', "not JSON"),
+    "latin-1": (b'{"a": "\xe9"}', "invalid UTF-8 at byte 8"),
+    "empty": (b"", "not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", NO_JSON)
+def test_a_file_that_is_no_json_object_is_named(folder: Path, name: str, kind: str) -> None:
+    content, cause = NO_JSON[kind]
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelError, match=rf"/{name}: {cause}.*; download or save the model again"):
+        load_model(Model(source=str(folder)))
+
+
+@pytest.mark.parametrize("name", [*FILES, "chat_template.jinja"])
+def test_a_file_of_100_mb_is_not_read(folder: Path, name: str) -> None:
+    (folder / name).touch()
+    os.truncate(folder / name, 10**8)
+    with pytest.raises(ModelError, match=rf"/{name}: 100000000 bytes, over \d+; check that it is the file of a model"):
+        load_model(Model(source=str(folder)))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_the_place_of_a_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    with pytest.raises(ModelError, match=rf"/{name}: not a file; "):
+        load_model(Model(source=str(folder)))
+
+
+def test_infinity_is_json_for_a_model(folder: Path) -> None:
+    (folder / "config.json").write_text('{"time_step_limit": [0.0, Infinity], "max_position_embeddings": 7}')
+    assert load_model(Model(source=str(folder))).context == 7
+
+
+@pytest.mark.parametrize("rank", [True, 0, "4"], ids=str)
+def test_an_adapter_without_a_rank_is_none(folder: Path, rank: object) -> None:
+    (folder / "adapter").mkdir()
+    write(folder / "adapter/adapter_config.json", {"r": rank})
+    (folder / "adapter/adapter_model.safetensors").write_bytes(b"weights")
+    with pytest.raises(ModelError, match="no LoRA adapter there"):
+        load_model(Model(source=str(folder), adapters={"a": str(folder / "adapter")}))
