@@ -15,14 +15,14 @@ import jinja2.nodes
 
 from batchgen.errors import BadRow, ModelError
 from batchgen.records import Message
-from batchgen.render.safe.budget import budget, charge
-from batchgen.render.safe.environment import Buffer, SafeEnvironment
+from batchgen.render.safe.budget import ELEMENT, VALUE_CAP, budget, charge
+from batchgen.render.safe.environment import SafeEnvironment
 from batchgen.render.safe.time_limit import time_limit
 
 SECONDS_CAP = 10.0
-_TEXT_MAKERS = frozenset(  # filters
-    ("capitalize", "e", "escape", "forceescape", "indent", "join", "lower", "replace", "string", "striptags", "title", "trim")
-    + ("truncate", "upper", "urlencode", "wordcount")
+_TEXT_MAKERS = (  # filters
+    *("capitalize", "e", "escape", "forceescape", "indent", "join", "lower", "replace", "string", "striptags", "title", "trim"),
+    *("truncate", "upper", "urlencode", "wordcount"),
 )
 
 
@@ -85,11 +85,15 @@ def _cause(error: Exception) -> str:
 def _render(
     template: jinja2.Template, variables: Mapping[str, object], what: str, cause: Callable[[Exception], str] = _cause
 ) -> str:
-    pieces = Buffer()
+    pieces, units = list[str](), 0
     try:
         with budget(variables), time_limit(SECONDS_CAP):
             for piece in template.generate(**variables):
                 pieces.append(piece)
+                units += ELEMENT + len(piece)
+                if units > VALUE_CAP // 2:
+                    charge(units)
+                    units = 0
             charge(sum(map(len, pieces)))
     except TimeoutError:
         raise BadRow("render", f"{what}: not done after {SECONDS_CAP:g} s") from None
@@ -133,7 +137,7 @@ class _Names(jinja2.meta.TrackingCodeGenerator):
     def visit_Call(self, node: jinja2.nodes.Call, frame: jinja2.compiler.Frame, forward_caller: bool = False) -> None:
         if isinstance(node.node, jinja2.nodes.Getattr) and self._is_row(node.node.node, frame):
             raise jinja2.TemplateError(f'row has no {node.node.attr}(): name a column, row["my column"]')
-        super().visit_Call(node, frame, forward_caller)
+        super().visit_Call(node, frame, forward_caller=forward_caller)
 
 
 class _Row:

@@ -7,9 +7,11 @@ import re
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from datetime import timedelta
 from decimal import Decimal
+from itertools import chain
+from typing import cast
 
 from jinja2.exceptions import SecurityError
 
@@ -26,44 +28,49 @@ _MAPPINGS = (dict, types.MappingProxyType)
 _CONTAINERS = (list, tuple, set, frozenset, deque, *_MAPPINGS, *VIEWS)
 
 
-class _Budget(threading.local):
-    """What is left to the rendering of this thread, and the weight and depth of the containers that it has looked at. None of
-    them changes during a rendering; each is kept, so that no other takes its id."""
+class _Budget:
+    """What is left to a rendering, and the weight and depth of the containers that it has looked at. None of them changes while
+    it runs; each is kept, so that no other takes its id."""
 
-    def __init__(self) -> None:
-        self.cap, self.left = VALUE_CAP, TOTAL_CAP
-        self.given: object = None
+    __slots__ = ("cap", "given", "known", "left")
+
+    def __init__(self, given: object = None) -> None:
+        self.cap, self.left, self.given = VALUE_CAP, TOTAL_CAP, given
         self.known: dict[int, tuple[object, int, int]] = {}
 
-    def grow(self) -> bool:
-        """Allows more where the template was given much: the images of a conversation, say. False the second time."""
-        if self.given is None:
-            return False
+    def grow(self) -> None:
+        """Allows more where the template was given much: the images of a conversation, say."""
         more = min(2 * _characters(self.given), 3 * VALUE_CAP)
         self.cap, self.left, self.given = self.cap + more, self.left + 8 * more, None
-        return True
 
 
-_BUDGET = _Budget()
+class _Local(threading.local):
+    budget = _Budget()
+
+
+_OF_THREAD = _Local()
 
 
 @contextlib.contextmanager
 def budget(given: object = None) -> Iterator[None]:
     """A rendering of its own, which must not nest another, of what is given."""
-    _BUDGET.cap, _BUDGET.left, _BUDGET.given = VALUE_CAP, TOTAL_CAP, given
+    _OF_THREAD.budget = _Budget(given)
     try:
         yield
     finally:
-        _BUDGET.known, _BUDGET.given = {}, None
+        _OF_THREAD.budget = _Budget()
 
 
 def charge(units: int) -> None:
     """Raises SecurityError for a value that is too large, or one too many."""
-    if units > _BUDGET.cap and not (_BUDGET.grow() and units <= _BUDGET.cap):
-        raise SecurityError(f"a value of more than {_BUDGET.cap} characters, or {_BUDGET.cap // ELEMENT} elements")
-    _BUDGET.left -= units
-    if _BUDGET.left < 0 and not (_BUDGET.grow() and _BUDGET.left >= 0):
-        raise SecurityError(f"more than {TOTAL_CAP} characters, or {TOTAL_CAP // ELEMENT} elements, in all")
+    budget = _OF_THREAD.budget
+    budget.left -= units
+    if units > budget.cap or budget.left < 0:
+        budget.grow()
+        if units > budget.cap:
+            raise SecurityError(f"a value of more than {budget.cap} characters, or {budget.cap // ELEMENT} elements")
+        if budget.left < 0:
+            raise SecurityError(f"more than {TOTAL_CAP} characters, or {TOTAL_CAP // ELEMENT} elements, in all")
 
 
 def _characters(value: object) -> int:
@@ -74,34 +81,35 @@ def _characters(value: object) -> int:
 
 def weigh(*values: object) -> int:
     """The units of what these print together. Raises SecurityError for those over VALUE_CAP."""
-    total = 0
-    for value in values:
-        total += _weight(value)[0]
-    if total > _BUDGET.cap:
+    total = sum(_weight(value)[0] for value in values)
+    if total > VALUE_CAP:
         charge(total)
     return total
 
 
 def _weight(value: object) -> tuple[int, int]:
     """The units of a value, and how deep it nests."""
-    if isinstance(value, str | bytes):
+    if isinstance(value, (str, bytes)):
         return ELEMENT + len(value), 0
     if isinstance(value, int):
         if value.bit_length() > BITS_CAP:
             raise SecurityError(f"an integer of more than {BITS_CAP} bits")
         return ELEMENT + value.bit_length() // 3, 0
-    if isinstance(value, types.MethodType | types.BuiltinMethodType):  # it prints what it is of
+    if (found := _OF_THREAD.budget.known.get(id(value))) is not None:
+        return found[1], found[2]
+    if isinstance(value, (types.MethodType, types.BuiltinMethodType)):  # it prints what it is of
         return ELEMENT + _weight(value.__self__)[0], 1
     if not isinstance(value, _CONTAINERS):
         return ELEMENT, 0
-    if (found := _BUDGET.known.get(id(value))) is not None:
-        return found[1], found[2]
-    charge(ELEMENT * (2 + len(value)))
+    charge(ELEMENT * (2 + sized(value)))
     total, depth = ELEMENT, 0
-    for part in value:
-        for each in (part, value[part]) if isinstance(value, _MAPPINGS) else (part,):
-            units, deep = _weight(each)
-            total, depth = total + units, max(depth, deep)
+    parts = chain.from_iterable(value.items()) if isinstance(value, _MAPPINGS) else cast(Iterable[object], value)
+    for part in parts:
+        if type(part) is str:
+            total += ELEMENT + len(part)
+            continue
+        units, deep = _weight(part)
+        total, depth = total + units, max(depth, deep)
         if total > 4 * VALUE_CAP or depth >= DEPTH_CAP:
             break
     return remember(value, total, depth + 1)
@@ -115,9 +123,9 @@ def remember(value: object, total: int, depth: int) -> tuple[int, int]:
     """Keeps what a container weighs."""
     if depth > DEPTH_CAP:
         raise SecurityError(f"lists or objects nested more than {DEPTH_CAP} deep")
-    if total > _BUDGET.cap:
+    if total > VALUE_CAP:
         charge(total)
-    _BUDGET.known[id(value)] = value, total, depth
+    _OF_THREAD.budget.known[id(value)] = value, total, depth
     return total, depth
 
 
@@ -152,7 +160,7 @@ def percented(form: str, given: object) -> int:
 
 def _searched(text: str, *others: object) -> int:
     """Nothing; but these two may not both be long."""
-    if len(text) * sum(sized(other) for other in others) > SEARCH_CAP:
+    if len(text) * sum(len(other) for other in others if isinstance(other, str)) > SEARCH_CAP:
         raise SecurityError("a search for a long text in a long text")
     return 0
 
@@ -203,17 +211,13 @@ def _padded(text: str, width: int, fill: str = " ") -> int:
     return max(len(text), width)
 
 
-def _nothing(*args: object, **kwargs: object) -> int:
-    return 0
-
-
 _ALIKE = (
     "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower isnumeric "
     "isprintable isspace istitle isupper lower partition removeprefix removesuffix startswith swapcase title upper "
     "striptags unescape"
 )
-METHODS: Mapping[str, Callable[..., int]] = {  # of a text, with what they cost beyond their result; the rest are refused
-    **dict.fromkeys(_ALIKE.split(), _nothing),
+METHODS: Mapping[str, Callable[..., int] | None] = {  # of a text, with what they cost beyond their result; the rest are refused
+    **dict.fromkeys(_ALIKE.split()),
     **dict.fromkeys(["lstrip", "rfind", "rindex", "rpartition", "rstrip", "strip"], _searched),
     **dict.fromkeys(["center", "ljust", "rjust", "zfill"], _padded),
     "expandtabs": lambda text, tabsize=8: len(text) + text.count("\t") * tabsize,

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from decimal import Decimal
 from types import BuiltinFunctionType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
-import jinja2.compiler
 import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
+import jinja2.runtime
 import jinja2.utils
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
@@ -24,6 +22,7 @@ from batchgen.render.safe.budget import (
     ELEMENT,
     FILTERS,
     METHODS,
+    VALUE_CAP,
     VIEWS,
     charge,
     deepest,
@@ -36,8 +35,8 @@ from batchgen.render.safe.budget import (
 )
 
 WIDTH_CAP = 64  # of an indent
+CALL = 128  # what a call costs, which may make an object
 STRFTIME = 256  # characters that C's strftime may make of one
-_CONSTANT = (jinja2.nodes.Const, jinja2.nodes.TemplateData)
 _OF_JINJA = ("_block_vars", "_loop_vars")
 
 
@@ -48,61 +47,6 @@ class _Undefined(jinja2.Undefined):
     __str__ = __iter__ = __len__ = jinja2.Undefined._fail_with_undefined_error
 
 
-class _Generation(jinja2.ext.Extension):
-    """Transformers' {% generation %} block, which marks the assistant's text for training: its body is kept."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node | list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Generator(jinja2.compiler.CodeGenerator):
-    """Writes what makes a value as a call of the environment."""
-
-    def buffer(self, frame: jinja2.compiler.Frame) -> None:
-        frame.buffer = self.temporary_identifier()
-        self.writeline(f"{frame.buffer} = environment.buffer()")
-
-    def visit_List(self, node: jinja2.nodes.List, frame: jinja2.compiler.Frame) -> None:
-        self._made(super().visit_List, node, frame)
-
-    def visit_Tuple(self, node: jinja2.nodes.Tuple, frame: jinja2.compiler.Frame) -> None:
-        if node.ctx == "load":
-            self._made(super().visit_Tuple, node, frame)
-        else:
-            super().visit_Tuple(node, frame)
-
-    def visit_Dict(self, node: jinja2.nodes.Dict, frame: jinja2.compiler.Frame) -> None:
-        self._made(super().visit_Dict, node, frame)
-
-    def _made(self, visit: Callable[..., None], node: jinja2.nodes.Expr, frame: jinja2.compiler.Frame) -> None:
-        constant = all(isinstance(part, _CONSTANT) for part in node.iter_child_nodes())
-        self.write("(" if constant else "environment.made(")
-        visit(node, frame)
-        self.write(")")
-
-    def visit_Getitem(self, node: jinja2.nodes.Getitem, frame: jinja2.compiler.Frame) -> None:
-        if not isinstance(node.arg, jinja2.nodes.Slice):
-            super().visit_Getitem(node, frame)
-            return
-        self.write("environment.sliced(")
-        self.visit(node.node, frame)
-        for bound in (node.arg.start, node.arg.stop, node.arg.step):
-            self.write(", ")
-            self.visit(bound or jinja2.nodes.Const(None), frame)
-        self.write(")")
-
-    def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:
-        """`a ~ b` through the environment, which caps it."""
-        self.write("environment.concatenate((")
-        for operand in node.nodes:
-            self.visit(operand, frame)
-            self.write(", ")
-        self.write("))")
-
-
 class Buffer(list[str]):
     """The text of a block or a macro as it grows."""
 
@@ -111,8 +55,9 @@ class Buffer(list[str]):
         super().append(text)
 
     def extend(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            self.append(text)
+        texts = tuple(texts)
+        charge(sum(map(len, texts), ELEMENT * len(texts)))
+        super().extend(texts)
 
 
 class _Namespace(jinja2.utils.Namespace):
@@ -156,9 +101,12 @@ def _tojson(
     encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     if indent is None:
         return encoder.encode(value)
-    pieces = Buffer()
+    pieces, size = [], 0
     for piece in encoder.iterencode(value):
         pieces.append(piece)
+        size += len(piece)
+        if size > VALUE_CAP:
+            charge(size)
     return "".join(pieces)
 
 
@@ -177,18 +125,18 @@ def _of_numbers(test: Callable[..., Any]) -> Callable[..., Any]:
 class SafeEnvironment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox, in which everything that makes a value or goes through one is charged (budget.py)."""
 
-    code_generator_class = _Generator
+    code_generator_class = Generator
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
-    buffer = Buffer  # for the code that _Generator writes
+    buffer = Buffer  # for the code that Generator writes
 
     def __init__(self, finalize: Callable[[object], object] | None = None) -> None:
-        extensions = [jinja2.ext.loopcontrols, _Generation]
+        extensions = [jinja2.ext.loopcontrols, Generation]
         super().__init__(trim_blocks=True, lstrip_blocks=True, undefined=_Undefined, extensions=extensions, finalize=finalize)
         for name in ("batch", "center", "format", "pprint", "slice", "urlize", "wordwrap", "xmlattr"):
             del self.filters[name]  # they pad or multiply, and no chat template needs them
         self.filters |= {"tojson": _tojson}
         self.filters = {name: self.charged(name, function) for name, function in self.filters.items()}
-        self.tests |= {name: _of_numbers(self.tests[name]) for name in ("divisibleby", "even", "odd")}
+        self.tests |= {name: _of_numbers(cast(Any, self.tests[name])) for name in ("divisibleby", "even", "odd")}
         del self.globals["lipsum"]
         self.globals |= {"namespace": _Namespace, "raise_exception": _raise_exception, "strftime_now": _strftime_now}
 
@@ -197,13 +145,13 @@ class SafeEnvironment(ImmutableSandboxedEnvironment):
         first = 1 if hasattr(function, "jinja_pass_arg") else 0  # after the context or the environment
         units = FILTERS.get(name)
 
+        check = self.check_filter
+
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             given = [settled(arg) for arg in args[first:]]
-            weigh(*given, *kwargs.values())
-            self.check_filter(name, given)
-            if units is not None:
-                charge(units(*given, **kwargs))
+            check(name, given)
+            charge(CALL if units is None else CALL + units(*given, **kwargs))
             return self.made(function(*args[:first], *given, **kwargs))
 
         return call
@@ -221,24 +169,27 @@ class SafeEnvironment(ImmutableSandboxedEnvironment):
 
     def concatenate(self, operands: tuple[object, ...]) -> str:
         operands = tuple(self.finalize(operand) for operand in operands) if self.finalize else operands
-        weigh(*operands)
         return self.concat([str(operand) for operand in operands])
 
     def made(self, value: Any) -> Any:
-        """A list, tuple or object that a template wrote, or the result of a call."""
-        if isinstance(value, str):
-            charge(len(value))
-        elif not isinstance(value, VIEWS):  # a view is no larger than what it is of
+        """A list, tuple or object that a template wrote, or the result of an operation."""
+        kind = type(value)
+        if kind is str:
+            if len(value) > ELEMENT:
+                charge(len(value))
+        elif kind is not bool and kind not in VIEWS:  # a view is no larger than what it is of
             weigh(value)
         return value
 
     def sliced(self, value: Any, *bounds: Any) -> Any:
         made = value[slice(*bounds)]
-        charge(len(made) * (1 if isinstance(made, str) else 2))
+        charge(len(made) if isinstance(made, str) else ELEMENT + 2 * len(made))
         return made
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        units = weigh(left, right)
+        if operator == "+" and type(left) is str and type(right) is str:
+            charge(len(left) + len(right))
+            return left + right
         if operator == "**" and isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > BITS_CAP:
             raise SecurityError(f"an integer of more than {BITS_CAP} bits")
         if operator == "%" and isinstance(left, str):
@@ -246,33 +197,48 @@ class SafeEnvironment(ImmutableSandboxedEnvironment):
             charge(percented(left, right))
         if operator == "*":
             for one, other in ((left, right), (right, left)):
-                if isinstance(one, str | bytes | list | tuple) and isinstance(other, int):
-                    charge(units := weigh(one) * max(other, 0))
-        value = super().call_binop(context, operator, left, right)
-        if isinstance(value, list | tuple):
-            charge(2 * len(value) + 4 * ELEMENT)
-            remember(value, units, deepest(left, right))
+                if isinstance(one, (str, bytes)) and isinstance(other, int):
+                    charge(len(one) * max(other, 0))
+                elif isinstance(one, (list, tuple)) and isinstance(other, int):
+                    charge(weigh(one) * max(other, 0))
+        elif operator == "+" and isinstance(left, (list, tuple)):
+            units, depth = weigh(left, right), deepest(left, right)
+            charge(4 * ELEMENT + 2 * sized(left) + 2 * sized(right))
+            value = super().call_binop(context, operator, left, right)
+            remember(value, units, depth)
             return value
-        return self.made(value)
+        return self.made(super().call_binop(context, operator, left, right))
 
     def call(self, context: jinja2.runtime.Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        args = tuple(map(settled, args))
-        named = {name: settled(value) for name, value in kwargs.items() if name not in _OF_JINJA}
-        weigh(*args, *named.values())
-        owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        owner = getattr(obj, "__self__", None)
         if isinstance(owner, str):
-            if name not in METHODS:
-                raise SecurityError(f"a text's method {name}")
+            return self._call_of_text(owner, obj, args, kwargs)
+        charge(CALL)
+        if isinstance(obj, jinja2.runtime.Macro):
+            if obj.catch_varargs or obj.catch_kwargs:  # it keeps them
+                weigh(*args, *(value for name, value in kwargs.items() if name not in _OF_JINJA))
+            return super().call(context, obj, *args, **kwargs)
+        args, name = tuple(map(settled, args)), getattr(obj, "__name__", "")
+        if isinstance(owner, (int, float, bytes)) and args and name != "decode":
+            raise SecurityError(f"a number's method {name}")
+        if name == "strftime":
+            charge(STRFTIME * sum(map(sized, args)))
+        elif isinstance(obj, type) or isinstance(owner, type) or (owner is None and isinstance(obj, BuiltinFunctionType)):
+            charge(weigh(*args) + ELEMENT * sum(map(sized, args)))
+        return self.made(super().call(context, obj, *args, **kwargs))
+
+    def _call_of_text(self, text: str, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = method.__name__
+        if name not in METHODS:
+            raise SecurityError(f"a text's method {name}")
+        for unused in _OF_JINJA:
+            kwargs.pop(unused, None)
+        if (units := METHODS[name]) is not None:
+            args = tuple(map(settled, args))
             if name == "join":
                 self.refuse_missing(args)
-            charge(METHODS[name](owner, *args, **named))
-        elif isinstance(owner, int | float | bytes) and (args or named) and name != "decode":
-            raise SecurityError(f"a number's method {name}")
-        elif name == "strftime":
-            charge(STRFTIME * sum(map(sized, (*args, *named.values()))))
-        elif isinstance(obj, type) or isinstance(owner, type) or (owner is None and isinstance(obj, BuiltinFunctionType)):
-            charge(ELEMENT * sum(map(sized, args)))
-        return self.made(super().call(context, obj, *args, **{**kwargs, **named}))
+            charge(units(text, *args, **kwargs))
+        return self.made(method(*args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         if super().wrap_str_format(value) is None:
