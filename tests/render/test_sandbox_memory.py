@@ -13,6 +13,7 @@ from batchgen.render.sandbox import ChatTemplate
 
 GROWN = "{% set ns = namespace(x='ab', l=[1], t=(1,), d={}) %}{% for i in range(200) %}{} {% endfor %}"
 BIG, LONG = "('a' * 10**7)", "('ab' * 10**6)"
+TWICE = "{% for i in range(90000) %}{% for j in range(90) %}"
 MANY = "([0] * 4 * 10**5)"
 ATTACKS = {
     "sum of lists": "{{ ([[0] * 1000] * 1000) | sum(start=[]) | length }}",
@@ -119,6 +120,15 @@ ATTACKS = {
     "deep iterators": "{% set ns = namespace(t=[1]) %}{% for i in range(90000) %}{% set ns.t = ns.t | map('string') %}{% endfor %}"
     "{{ ns.t | list | length + 'a' }}",
     "deep calls": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "chain of namespaces": "{% set ns = namespace(x=1) %}" + TWICE + "{% set ns.x = namespace(x=ns.x) %}{% endfor %}{% endfor %}",
+    "chain of macros": "{% macro make(ns, p) %}{% macro m() %}{{ p }}{% endmacro %}{% set ns.x = m %}{% endmacro %}"
+    "{% set ns = namespace(x=1) %}" + TWICE + "{% set y = make(ns, ns.x) %}{% endfor %}{% endfor %}",
+    "kept iterators": "{% set ns = namespace(l=[]) %}" + TWICE + "{% set ns.l = [ns.l[:0], [] | map('upper'), 1] %}{% endfor %}{% endfor %}",
+    "kept lists of wide texts": "{% set ns = namespace(l=[]) %}{% for i in range(99) %}{% set ns.l = ns.l + [('あ' * 10**6) | list] %}{% endfor %}",
+    "wide texts as code": "{% set x = '\U000e0001' * 10**7 %}{{ [x] | string }}",
+    "wide texts as JSON": "{% set x = '\U000e0001' * 10**7 %}{{ x | tojson(ensure_ascii=true) }}",
+    "wide texts": "{% set ns = namespace() %}{% for i in range(99) %}{% set ns.x = '\U000e0001' * 10**7 %}{% endfor %}",
+    "loops kept": "{% set ns = namespace(l=[]) %}{% for i in range(90000) %}{% for j in [1] %}{% set ns.l = [ns.l, loop] %}{% endfor %}{% endfor %}",
     "namespace in itself": "{% set ns = namespace() %}{% set ns.x = [ns, ns] %}{{ ns.x.a.b }}",
     "endless": "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
 }  # fmt: skip

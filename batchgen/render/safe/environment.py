@@ -33,6 +33,7 @@ from batchgen.render.safe.budget import (
     sized,
     weigh,
 )
+from batchgen.render.safe.syntax import Generation, Generator
 
 WIDTH_CAP = 64  # of an indent
 CALL = 128  # what a call costs, which may make an object
