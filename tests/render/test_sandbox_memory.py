@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import subprocess
 import sys
+import time
 
 import pytest
 
 from batchgen.errors import BadRow
+from batchgen.render import sandbox
 from batchgen.render.sandbox import ChatTemplate
 
 GROWN = "{% set ns = namespace(x='ab', l=[1], t=(1,), d={}) %}{% for i in range(200) %}{} {% endfor %}"
@@ -49,22 +53,28 @@ ATTACKS = {
     "translate": "{{ ('a' * 10**4).translate({97: 'b' * 10**6}) }}",
     "maketrans": "{{ ''.maketrans('a' * 10**7, 'b' * 10**7) }}",
     "set block": GROWN.replace("{} ", "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
-    "filter block": GROWN.replace("{} ", "{% set y %}{% filter upper %}{{ ns.x }}{{ ns.x }}{% endfilter %}{% endset %}{% set ns.x = y %}"),
+    "filter block": GROWN.replace("{} ", "{% set y %}{% filter upper %}{{ ns.x }}{{ ns.x }}{% endfilter %}"
+    "{% endset %}{% set ns.x = y %}"),
     "macro": "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}" + GROWN.replace("{} ", "{% set ns.x = m(ns.x) %}"),
     "call block": "{% macro m() %}{{ caller() }}{{ caller() }}{% endmacro %}"
     + GROWN.replace("{} ", "{% set y %}{% call m() %}{{ ns.x }}{% endcall %}{% endset %}{% set ns.x = y %}"),
-    "block": "{% block b %}{% if n %}{% endif %}" + "a" * 1000 + "{% endblock %}{% for i in range(90000) %}{{ self.b() }}{% endfor %}",
+    "block": "{% block b %}{% if n %}{% endif %}" + "a" * 1000 + "{% endblock %}{% for i in range(90000) %}"
+    "{{ self.b() }}{% endfor %}",
     "one buffer": "{% set x = " + BIG + " %}{% set y %}{% for i in range(1000) %}{{ x }}{% endfor %}{% endset %}",
-    "buffer of constants": "{% set y %}{% for i in range(90000) %}{% for j in range(90000) %}x{% endfor %}{% endfor %}{% endset %}",
-    "recursive loop": "{% set x = " + BIG + " %}{% for i in [[], []] recursive %}{{ x }}{{ loop([[]]) if loop.depth < 90 }}{% endfor %}",
+    "buffer of constants": "{% set y %}{% for i in range(90000) %}{% for j in range(90000) %}x{% endfor %}"
+    "{% endfor %}{% endset %}",
+    "recursive loop": "{% set x = " + BIG + " %}{% for i in [[], []] recursive %}{{ x }}"
+    "{{ loop([[]]) if loop.depth < 90 }}{% endfor %}",
     "output": "{% set x = " + BIG + " %}{{ x }}{{ x }}{{ x }}",
     "concat": GROWN.replace("{} ", "{% set ns.x = ns.x ~ ns.x %}"),
     "concat of many": "{% set x = " + BIG + " %}{{ x ~ x ~ x ~ x ~ x }}",
     "plus": GROWN.replace("{} ", "{% set ns.x = ns.x + ns.x %}"),
     "lists plus": GROWN.replace("{} ", "{% set ns.l = ns.l + ns.l %}"),
-    "kept texts": "{% set ns = namespace(l=[]) %}{% for i in range(5000) %}{% set ns.l = ns.l + [('a' * 10**5) ~ i] %}{% endfor %}",
+    "kept texts": "{% set ns = namespace(l=[]) %}{% for i in range(5000) %}"
+    "{% set ns.l = ns.l + [('a' * 10**5) ~ i] %}{% endfor %}",
     "kept lists": "{% set ns = namespace(l=[]) %}{% for i in range(90000) %}{% set ns.l = ns.l + [i] %}{% endfor %}",
-    "kept slices": "{% set x = " + BIG + " %}{% set ns = namespace(l=[]) %}{% for i in range(999) %}{% set ns.l = [x[i:]] + ns.l %}{% endfor %}",
+    "kept slices": "{% set x = " + BIG + " %}{% set ns = namespace(l=[]) %}{% for i in range(999) %}"
+    "{% set ns.l = [x[i:]] + ns.l %}{% endfor %}",
     "nested slices": "{% set l = " + MANY + " %}{% for i in range(9000) %}{% set x = l[i:] %}{% endfor %}",
     "escape": "{{ ('<' * 10**7) | escape }}",
     "forceescape": "{{ ('<' * 10**7) | forceescape }}",
@@ -106,29 +116,36 @@ ATTACKS = {
     "shared lists as JSON": GROWN.replace("{} ", "{% set ns.l = [ns.l, ns.l] %}") + "{{ ns.l | tojson }}",
     "shared lists as JSON with indent": GROWN.replace("{} ", "{% set ns.l = [ns.l, ns.l] %}") + "{{ ns.l | tojson(indent=2) }}",
     "shared lists as text": GROWN.replace("{} ", "{% set ns.l = [ns.l, ns.l] %}") + "{{ ns.l | string }}",
-    "shared lists compared": GROWN.replace("{} ", "{% set ns.l = [ns.l, ns.l] %}{% set ns.t = [ns.t, ns.t] %}") + "{{ ns.l == ns.t }}",
+    "shared lists compared": GROWN.replace("{} ", "{% set ns.l = [ns.l, ns.l] %}{% set ns.t = [ns.t, ns.t] %}"
+    "") + "{{ ns.l == ns.t }}",
     "shared tuples hashed": GROWN.replace("{} ", "{% set ns.t = (ns.t, ns.t) %}") + "{{ {ns.t: 1} }}",
     "shared objects": GROWN.replace("{} ", "{% set ns.d = {'a': ns.d, 'b': ns.d} %}") + "{{ ns.d }}",
     "shared by dict": GROWN.replace("{} ", "{% set ns.d = dict(a=ns.d, b=ns.d) %}") + "{{ ns.d }}",
     "shared by varargs": "{% macro m(ns) %}{% set ns.t = varargs %}{% endmacro %}"
     + GROWN.replace("{} ", "{{ m(ns, ns.t, ns.t) }}") + "{{ ns.t }}",
-    "shared views": GROWN.replace("{} ", "{% set ns.d = {'a': ns.d.items(), 'b': ns.d.values() } if ns.d.items else {} %}") + "{{ ns.d }}",
+    "shared views": GROWN.replace("{} ", "{% set ns.d = {'a': ns.d.items(), 'b': ns.d.values()} if ns.d.items else {} %}")
+    + "{{ ns.d }}",
     "shared proxies": "{% set d = {'a': " + BIG + "} %}{{ [d.items().mapping] * 1000 }}",
     "shared methods": "{% set x = " + BIG + " | safe %}{{ [x.join] * 1000 }}",
     "shared texts": "{{ [" + BIG + "] * 1000 }}",
-    "deep tuples": "{% set ns = namespace(t=(1,)) %}{% for i in range(90000) %}{% set ns.t = (ns.t,) %}{% endfor %}{{ {ns.t: 1} }}",
-    "deep iterators": "{% set ns = namespace(t=[1]) %}{% for i in range(90000) %}{% set ns.t = ns.t | map('string') %}{% endfor %}"
+    "deep tuples": "{% set ns = namespace(t=(1,)) %}{% for i in range(90000) %}{% set ns.t = (ns.t,) %}{% endfor %}"
+    "{{ {ns.t: 1} }}",
+    "deep iterators": "{% set ns = namespace(t=[1]) %}{% for i in range(90000) %}"
+    "{% set ns.t = ns.t | map('string') %}{% endfor %}"
     "{{ ns.t | list | length + 'a' }}",
     "deep calls": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "chain of namespaces": "{% set ns = namespace(x=1) %}" + TWICE + "{% set ns.x = namespace(x=ns.x) %}{% endfor %}{% endfor %}",
     "chain of macros": "{% macro make(ns, p) %}{% macro m() %}{{ p }}{% endmacro %}{% set ns.x = m %}{% endmacro %}"
     "{% set ns = namespace(x=1) %}" + TWICE + "{% set y = make(ns, ns.x) %}{% endfor %}{% endfor %}",
-    "kept iterators": "{% set ns = namespace(l=[]) %}" + TWICE + "{% set ns.l = [ns.l[:0], [] | map('upper'), 1] %}{% endfor %}{% endfor %}",
-    "kept lists of wide texts": "{% set ns = namespace(l=[]) %}{% for i in range(99) %}{% set ns.l = ns.l + [('あ' * 10**6) | list] %}{% endfor %}",
+    "kept iterators": "{% set ns = namespace(l=[]) %}" + TWICE + "{% set ns.l = [ns.l[:0], [] | map('upper'), 1] %}"
+    "{% endfor %}{% endfor %}",
+    "kept lists of wide texts": "{% set ns = namespace(l=[]) %}{% for i in range(99) %}"
+    "{% set ns.l = ns.l + [('あ' * 10**6) | list] %}{% endfor %}",
     "wide texts as code": "{% set x = '\U000e0001' * 10**7 %}{{ [x] | string }}",
     "wide texts as JSON": "{% set x = '\U000e0001' * 10**7 %}{{ x | tojson(ensure_ascii=true) }}",
     "wide texts": "{% set ns = namespace() %}{% for i in range(99) %}{% set ns.x = '\U000e0001' * 10**7 %}{% endfor %}",
-    "loops kept": "{% set ns = namespace(l=[]) %}{% for i in range(90000) %}{% for j in [1] %}{% set ns.l = [ns.l, loop] %}{% endfor %}{% endfor %}",
+    "loops kept": "{% set ns = namespace(l=[]) %}{% for i in range(90000) %}{% for j in [1] %}"
+    "{% set ns.l = [ns.l, loop] %}{% endfor %}{% endfor %}",
     "namespace in itself": "{% set ns = namespace() %}{% set ns.x = [ns, ns] %}{{ ns.x.a.b }}",
     "endless": "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
 }  # fmt: skip
@@ -137,8 +154,6 @@ ATTACKS = {
 @pytest.fixture(scope="module")
 def refused() -> dict[str, str]:
     """The cause of each attack's refusal, in a process that has little memory."""
-    import json
-
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -154,11 +169,6 @@ def test_nothing_takes_memory_or_time_without_end(refused: dict[str, str], attac
 
 
 def _main() -> None:
-    import json
-    import resource
-    import time
-
-    from batchgen.render import sandbox
 
     sandbox.SECONDS_CAP = 2.0
     resource.setrlimit(resource.RLIMIT_AS, (2_500_000_000, 2_500_000_000))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from decimal import Decimal
+from itertools import islice
 from types import BuiltinFunctionType
 from typing import Any, NoReturn, cast
 
@@ -22,7 +23,6 @@ from batchgen.render.safe.budget import (
     ELEMENT,
     FILTERS,
     METHODS,
-    VALUE_CAP,
     VIEWS,
     charge,
     deepest,
@@ -102,12 +102,10 @@ def _tojson(
     encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     if indent is None:
         return encoder.encode(value)
-    pieces, size = [], 0
-    for piece in encoder.iterencode(value):
-        pieces.append(piece)
-        size += len(piece)
-        if size > VALUE_CAP:
-            charge(size)
+    pieces, left = list[str](), encoder.iterencode(value)
+    while some := list(islice(left, 2**12)):
+        charge(sum(map(len, some)))
+        pieces += some
     return "".join(pieces)
 
 
