@@ -47,6 +47,13 @@ ATTACKS = {
     "percent many": "{{ ('%(a)s' * 1000) % {'a': " + LONG + "} }}",
     "percent by a test": "{{ '%999999999d' is odd }}",
     "percent by divisibleby": "{{ '%999999999d' is divisibleby(3) }}",
+    "percent by select": "{{ ['%999999999d'] | select('odd') | list }}",
+    "width by attr": "{{ ('{:>999999999}' | attr('format'))(1) }}",
+    "width by map": "{% for f in ['{:>999999999}'] | map(attribute='format') %}{{ f(1) }}{% endfor %}",
+    "width of safe text": "{{ ('{:>999999999}' | safe).format(1) }}",
+    "kept safe texts": "{% set ns = namespace(l=[]) %}{% for i in range(999) %}"
+    "{% set ns.l = ns.l + [('a' * 10**6) | safe] %}{% endfor %}",
+    "formatted once more": "{{ ('{0}' * 1000).format(" + LONG + ") }}",
     "tojson indent": "{{ [[1]] | tojson(indent=10**7) }}",
     "tojson indent text": "{{ [[1]] | tojson(indent='a' * 10**7) }}",
     "tojson separators": "{{ [1, 2, 3] | tojson(separators=('a' * 10**7, 'b')) }}",

@@ -172,11 +172,10 @@ class SafeEnvironment(ImmutableSandboxedEnvironment):
 
     def made(self, value: Any) -> Any:
         """A list, tuple or object that a template wrote, or the result of an operation."""
-        kind = type(value)
-        if kind is str:
+        if isinstance(value, str):
             if len(value) > ELEMENT:
                 charge(len(value))
-        elif kind is not bool and kind not in VIEWS:  # a view is no larger than what it is of
+        elif value is not None and type(value) is not bool and type(value) not in VIEWS:  # a view is no larger than what it is of
             weigh(value)
         return value
 
