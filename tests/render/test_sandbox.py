@@ -8,9 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from batchgen.errors import BadRow
+from batchgen.errors import BadRow, ModelError
 from batchgen.render import sandbox
-from batchgen.render.sandbox import LOOK_SECONDS, ChatTemplate, time_limit
+from batchgen.render.safe import budget
+from batchgen.render.safe import time_limit as limit
+from batchgen.render.safe.time_limit import LOOK_SECONDS, time_limit
+from batchgen.render.sandbox import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 DOUBLING = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = {} %}{% endfor %}{{ ns.x }}"
@@ -43,7 +46,7 @@ def render(source: str) -> str:
     ],
 )
 def test_no_operation_makes_a_value_over_the_cap(source: str) -> None:
-    with pytest.raises(BadRow, match=r"a value of more than|a format that pads") as refused:
+    with pytest.raises(BadRow, match=r"a value of more than|an integer of more than") as refused:
         render(source)
     assert refused.value.code == "render"
 
@@ -110,7 +113,7 @@ def test_an_error_of_the_body_is_the_bodys_and_time_left_over_is_not_carried_on(
         looks += 1
         time.sleep(0.001)
 
-    monkeypatch.setattr(sandbox, "time", SimpleNamespace(monotonic=lambda: now, sleep=look))
+    monkeypatch.setattr(limit, "time", SimpleNamespace(monotonic=lambda: now, sleep=look))
     with pytest.raises(KeyError), time_limit(0.2):
         raise KeyError
     with time_limit(60):
@@ -128,3 +131,27 @@ def test_a_cap_that_fires_as_the_body_ends_raises_at_the_cap_and_not_later() -> 
         except TimeoutError:
             ended += 1
     assert ended == 3, "and nothing else was raised"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError(), ValueError()])
+def test_an_error_without_a_message_has_a_cause(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    template = ChatTemplate("{{ messages }}{{ messages | tojson }}", "m")
+    monkeypatch.setattr(sandbox, "budget", fail)
+    with pytest.raises(BadRow, match=r"^chat template: (it is out of memory|it calls itself, or nests, too deeply|ValueError)$"):
+        template.render([], {})
+
+
+def test_a_template_that_breaks_the_compiler_is_the_models_error() -> None:
+    with pytest.raises(ModelError, match="chat template of m: "):
+        ChatTemplate("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "m")
+
+
+def test_long_conversations_may_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "VALUE_CAP", 10_000)
+    template = ChatTemplate("{% for m in messages %}{{ m.content | trim }}{% endfor %}", "m")
+    assert len(template.render([{"role": "user", "content": "a" * 20_000}], {})) == 20_000
+    with pytest.raises(BadRow, match="a value of more than 100"):
+        render("{{ 'a' * 20000 }}")
