@@ -1,11 +1,12 @@
-"""Arrow columns at the edges of their types, made by hypothesis, and their values as Python and JSON have them. No cast of Arrow's
-takes part: a value is compared as the number, bytes or text that is stored."""
+"""Arrow columns at the edges of their types, made by hypothesis, and their values as Python and JSON have them. No cast of
+Arrow's takes part: a value is compared as the number, bytes or text that is stored."""
 
 from __future__ import annotations
 
 import base64
 import decimal
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def _raw(numbers: list[int], width: int) -> pa.Array:
 def _leaf(draw: Any, kind: pa.DataType, size: int, mask: list[bool]) -> pa.Array:
     """Values made of what is stored."""
 
-    def some(values: st.SearchStrategy[Any]) -> list[Any]:
+    def some(values: st.SearchStrategy[Any]) -> Any:
         return draw(st.lists(values, min_size=size, max_size=size))
 
     if types.is_null(kind):
@@ -95,7 +96,9 @@ def arrays(draw: Any, kind: pa.DataType, size: int, nulls: bool = True) -> pa.Ar
     mask = draw(st.lists(st.booleans(), min_size=size, max_size=size)) if nulls and draw(st.booleans()) else [False] * size
     if types.is_dictionary(kind):
         values = draw(arrays(kind.value_type, 3, nulls=False))
-        indices = pa.array(draw(st.lists(st.integers(0, 2), min_size=size, max_size=size)), kind.index_type, mask=np.array(mask, bool))
+        indices = pa.array(
+            draw(st.lists(st.integers(0, 2), min_size=size, max_size=size)), kind.index_type, mask=np.array(mask, bool)
+        )
         return pa.DictionaryArray.from_arrays(indices, values)
     if types.is_struct(kind):
         inner = [draw(arrays(field.type, size, nulls)) for field in kind]
@@ -122,7 +125,7 @@ def arrays(draw: Any, kind: pa.DataType, size: int, nulls: bool = True) -> pa.Ar
 
 
 def stored(scalar: pa.Scalar) -> Any:
-    """A value as it is stored, by Python's types: text that is no UTF-8 with surrogates, times in nanoseconds with what they are."""
+    """A value as it is stored, by Python's types: text with surrogates for invalid UTF-8, times in nanoseconds."""
     kind = scalar.type
     if types.is_dictionary(kind):
         return stored(scalar.value)
@@ -134,7 +137,7 @@ def stored(scalar: pa.Scalar) -> Any:
         return ("date", scalar.value if kind.bit_width == 32 else scalar.value // 86_400_000)
     if types.is_temporal(kind):
         what = kind.tz if types.is_timestamp(kind) else None
-        return (type(kind).__name__.rstrip("3264Type"), what, scalar.value * NANOSECONDS[kind.unit])
+        return (re.sub("[0-9]*Type$", "", type(kind).__name__), what, scalar.value * NANOSECONDS[kind.unit])
     if types.is_map(kind):
         return [[stored(pair[0]), stored(pair[1])] for pair in scalar.values]
     if types.is_struct(kind):
@@ -143,7 +146,7 @@ def stored(scalar: pa.Scalar) -> Any:
 
 
 def as_json(value: Any) -> Any:
-    """What `stored` gave, as JSON has it (export/values.py); times as None, since they are compared elsewhere."""
+    """What `stored` gave, as JSON has it (read/values.py); times stay as they are."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, decimal.Decimal):
@@ -153,8 +156,29 @@ def as_json(value: Any) -> Any:
     return [as_json(item) for item in value] if isinstance(value, list) else value
 
 
+def time_in_text(text: str, kind: str, zone: str | None) -> int:
+    """The days, or nanoseconds, of a text of ISO 8601."""
+    if kind == "date":
+        return int(np.datetime64(text, "D").astype(int))
+    if kind == "Timestamp":
+        assert text.endswith("+00:00") == (zone is not None)
+        whole, _, rest = text.removesuffix("+00:00").partition(".")
+        if not whole.partition("T")[2]:  # the least of all numbers, which numpy has as NaT
+            number, unit = whole.split(" ")
+            return int(number) * NANOSECONDS[unit]
+        return int(np.datetime64(whole, "s").astype(int)) * 10**9 + int(rest.ljust(9, "0"))
+    clock, _, rest = text.lstrip("-").removeprefix("PT").removesuffix("S").partition(".")
+    parts = [int(part) for part in clock.split(":")]  # a duration has seconds alone
+    seconds: int = sum(part * 60**power for power, part in enumerate(reversed(parts)))
+    nanoseconds = seconds * 10**9 + int(rest.ljust(9, "0"))
+    return -nanoseconds if text.startswith("-") else nanoseconds
+
+
 def same(one: Any, other: Any) -> bool:
-    """Whether two stored values are one: NaN is NaN, True is not 1, 0.0 is not -0.0, a field that is missing is null."""
+    """Whether two stored values, or one as JSON has it and a stored one, are one: NaN is NaN, True is not 1, 0.0 is not -0.0, a
+    missing field is null."""
+    if isinstance(one, str) and isinstance(other, tuple):
+        return bool(time_in_text(one, other[0], other[1]) == other[-1])
     if isinstance(one, dict) and isinstance(other, dict):
         return all(same(one.get(name), other.get(name)) for name in one.keys() | other.keys())
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):

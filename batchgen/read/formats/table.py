@@ -20,7 +20,7 @@ from batchgen.records import Row, Shard, Span
 
 BATCH_ROWS = 1024
 METADATA_CAP = 2**28  # bytes of a file's schema or footer
-ORDINAL = "\0ordinal"
+ORDINAL = "\0ordinal"  # the last column of a table that is read; an input may have one of this name
 EXTENSION = b"ARROW:extension"  # the metadata key of an extension type in a schema's bytes
 _PLAIN = {pa.null(), pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
 
@@ -90,8 +90,8 @@ class TableFormat(Format):
 
     def _rows(self, spec: Input, shard: str, table: pa.Table, kept: pa.Schema, needed: set[str]) -> tuple[list[Row], pa.Table]:
         faults: Faults = {}
-        ordinals = table.column(ORDINAL).to_pylist()
-        table = without_faults(shard, table.drop_columns([ORDINAL]), spec.max_row_bytes, faults)
+        ordinals = table.column(table.num_columns - 1).to_pylist()
+        table = without_faults(shard, table.remove_column(table.num_columns - 1), spec.max_row_bytes, faults)
         data = to_python(table.select([name for name in table.column_names if name in needed]), faults)
         errors = {index: RowError("input", f"{place(shard, ordinals[index])}: {cause}") for index, cause in faults.items()}
         rows = [Row(ordinal, one, errors.get(index)) for index, (ordinal, one) in enumerate(zip(ordinals, data, strict=True))]
