@@ -195,7 +195,7 @@ def _unfit(column: pa.Field, kept: pa.Schema) -> str | None:
     field = next((one for one in kept if "open" not in _notes(one) and _column(one) == column.name), None)
     extra = next((_notes(one) for one in kept if "open" in _notes(one)), None)
     kind = schemas_of.plain(column.type)
-    if field is not None and schemas_of.lossless([field.type, kind]) != field.type and extra is None:
+    if field is not None and schemas_of.lossless([(had := schemas_of.plain(field.type)), kind]) != had and extra is None:
         return f"type {kind} is not the {field.type} of this output"
     return None
 
@@ -213,7 +213,7 @@ def pick(shard: str, table: pa.Table, kept: pa.Schema) -> pa.Table:
             arrays[field.name] = pa.nulls(len(table), field.type)
         elif (unfit := _unfit(table.field(column), kept)) is not None:
             raise InputError(f"shard {shard}: column {column}: {unfit}", "write the shards with one type")
-        elif schemas_of.lossless([field.type, schemas_of.plain(table.field(column).type)]) == field.type:
+        elif schemas_of.lossless([(had := schemas_of.plain(field.type)), schemas_of.plain(table.field(column).type)]) == had:
             arrays[field.name] = table.column(column).cast(field.type)
         else:
             arrays[field.name] = pa.nulls(len(table), field.type)

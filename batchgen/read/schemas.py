@@ -29,8 +29,21 @@ def common(schemas: Iterable[pa.Schema]) -> tuple[Types, bool]:
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type without dictionaries."""
-    return kind.value_type if types.is_dictionary(kind) else kind
+    """The type without dictionaries, null at every level: a row in error has it, and one of a shard without the column."""
+    if types.is_dictionary(kind):
+        return kind.value_type
+    if types.is_struct(kind):
+        return pa.struct([_plain(field) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(kind.key_type, _plain(kind.item_field), kind.keys_sorted)
+    if types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_field), kind.list_size)
+    return next((made(_plain(kind.value_field)) for is_kind, made in _LISTS if is_kind(kind)), kind)
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    kind = field.type if types.is_dictionary(field.type) else plain(field.type)
+    return field.with_type(kind).with_nullable(True)
 
 
 def lossless(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
@@ -85,6 +98,12 @@ def carried_names(columns: Iterable[str]) -> dict[str, str]:
     return {column: names[column] for column in columns}
 
 
+_LISTS = (
+    (types.is_list, pa.list_),
+    (types.is_large_list, pa.large_list),
+    (types.is_list_view, pa.list_view),
+    (types.is_large_list_view, pa.large_list_view),
+)
 _INTEGERS = (pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64())
 _STRINGS = (pa.string(), pa.string_view(), pa.large_string())
 _BINARIES = (pa.binary(), pa.binary_view(), pa.large_binary())

@@ -31,7 +31,9 @@ MOMENTS = [0, 1, -1, 999, 10**9 + 1, 86_400, 86_400_000, 719_162, 253_402_300_80
 
 
 def struct_of(kinds: list[pa.DataType]) -> pa.DataType:
-    return pa.struct([pa.field(name, kind) for name, kind in zip(["a", "b c", ""], kinds, strict=False)])
+    """A struct whose second field is never null."""
+    names = zip(["a", "b c", ""], kinds, strict=False)
+    return pa.struct([pa.field(name, kind, nullable=name != "b c" or types.is_null(kind)) for name, kind in names])
 
 
 leaves = st.one_of(
@@ -101,7 +103,7 @@ def arrays(draw: Any, kind: pa.DataType, size: int, nulls: bool = True) -> pa.Ar
         )
         return pa.DictionaryArray.from_arrays(indices, values)
     if types.is_struct(kind):
-        inner = [draw(arrays(field.type, size, nulls)) for field in kind]
+        inner = [draw(arrays(field.type, size, nulls and field.nullable)) for field in kind]
         return pa.StructArray.from_arrays(inner, fields=list(kind), mask=pa.array(mask, pa.bool_()))
     if types.is_fixed_size_list(kind):
         inner = draw(arrays(kind.value_type, size * kind.list_size, nulls))

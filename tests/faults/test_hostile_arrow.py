@@ -28,7 +28,7 @@ from batchgen.prepare import prepare
 from tests.faults.arrow_values import arrays, as_json, kinds_of_depth, same, stored
 from tests.support.finished import run_here
 
-INPUTS = int(os.environ.get("BATCHGEN_HOSTILE", "100"))
+INPUTS = int(os.environ.get("BATCHGEN_HOSTILE", "60"))
 NAMES = [
     "v",
     "w",

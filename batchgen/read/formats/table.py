@@ -105,8 +105,10 @@ def _columns(kept: pa.Schema, needed: set[str]) -> list[str] | None:
 
 
 def check_types(shard: str, schema: pa.Schema) -> None:
-    """Raises InputError for a column whose type is not allowed, at any depth."""
+    """Raises InputError for a column whose type is not allowed, at any depth, and for one that is there twice."""
     for field in schema:
+        if schema.get_field_index(field.name) < 0:
+            raise InputError(f"shard {shard}: column {field.name} is there twice", "give each a name of its own")
         if not _is_plain(field.type):
             what = f"shard {shard}: column {field.name}: type {field.type} is not allowed"
             raise InputError(what, "write it with a plain type")

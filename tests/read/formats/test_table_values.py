@@ -115,6 +115,26 @@ def test_values_of_another_type_that_python_has_none_for_are_kept_as_json(tmp_pa
     assert rows[5] == '{"v": {"t": "33658-09-27T01:46:40+00:00", "b": null, "n": 1.5}}'
 
 
+def test_two_columns_of_one_name_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table([["a"], [1], [2]], names=["prompt", "v", "v"]), tmp_path / "in/000.parquet")
+    with pytest.raises(InputError, match=r"000\.parquet: column v is there twice"):
+        answered(tmp_path)
+
+
+def test_invalid_text_in_a_field_that_is_never_null_is_the_error_of_its_row(tmp_path: Path) -> None:
+    field = pa.field("x", pa.string(), nullable=False)
+    write(tmp_path, {"prompt": ["a", "b", "c"], "v": pa.StructArray.from_arrays([bad_text()], fields=[field])})
+    assert [row["v"] for row in answered(tmp_path)] == [{"x": "good"}, None, {"x": "fine"}]
+
+
+@pytest.mark.parametrize("shape", [lambda field: pa.struct([field]), pa.list_, lambda field: pa.map_(pa.int8(), field)])
+def test_fields_that_are_never_null_are_null_where_a_shard_lacks_the_column(tmp_path: Path, shape: Any) -> None:
+    kind = shape(pa.field("x", pa.struct([pa.field("y", pa.int8(), nullable=False)]), nullable=False))
+    write(tmp_path, {"prompt": ["a"], "v": pa.array([None], kind)}, {"prompt": ["b"]})
+    assert [(row["status"], row["v"]) for row in answered(tmp_path)] == [("ok", None)] * 2
+
+
 def test_columns_may_have_any_name(tmp_path: Path) -> None:
     write(tmp_path, {"prompt": ["a"], "\0ordinal": [7], "\0": ["x"]})
     [row] = answered(tmp_path)
