@@ -19,6 +19,7 @@ from batchgen.job.job import Job
 from batchgen.jsontext import dumps
 from batchgen.read import schemas as schemas_of
 from batchgen.read.formats import Found, Head, format_of
+from batchgen.read.formats.cells import alone
 from batchgen.read.layouts import JobLayout
 from batchgen.read.schemas import carried_name, carried_names
 from batchgen.read.values import values as json_values
@@ -214,7 +215,7 @@ def pick(shard: str, table: pa.Table, kept: pa.Schema) -> pa.Table:
         elif (unfit := _unfit(table.field(column), kept)) is not None:
             raise InputError(f"shard {shard}: column {column}: {unfit}", "write the shards with one type")
         elif schemas_of.lossless([(had := schemas_of.plain(field.type)), schemas_of.plain(table.field(column).type)]) == had:
-            arrays[field.name] = table.column(column).cast(field.type)
+            arrays[field.name] = _cast(table.column(column), field.type)
         else:
             arrays[field.name] = pa.nulls(len(table), field.type)
             _add_misfits(table.column(column), column, misfits)
@@ -226,6 +227,14 @@ def pick(shard: str, table: pa.Table, kept: pa.Schema) -> pa.Table:
                     _add_misfits(table.column(column), column, misfits)
             arrays[field.name] = pa.array([dumps(misfit) if misfit else None for misfit in misfits], field.type)
     return pa.table([arrays[name] for name in kept.names], schema=kept)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """The column as this type; Arrow casts slices of structs wrongly, and views not at all."""
+    if column.type == kind:
+        return column
+    chunks = map(alone, column.chunks) if types.is_nested(kind) else column.chunks
+    return pa.chunked_array([chunk.cast(kind) for chunk in chunks], kind)
 
 
 def _add_misfits(values: pa.ChunkedArray, column: str, misfits: list[Data]) -> None:

@@ -38,7 +38,9 @@ def plain(kind: pa.DataType) -> pa.DataType:
         return pa.map_(kind.key_type, _plain(kind.item_field), kind.keys_sorted)
     if types.is_fixed_size_list(kind):
         return pa.list_(_plain(kind.value_field), kind.list_size)
-    return next((made(_plain(kind.value_field)) for is_kind, made in _LISTS if is_kind(kind)), kind)
+    if types.is_list(kind) or types.is_large_list(kind):  # views cannot be cast
+        return (pa.list_ if types.is_list(kind) else pa.large_list)(_plain(kind.value_field))
+    return kind
 
 
 def _plain(field: pa.Field) -> pa.Field:
@@ -98,12 +100,6 @@ def carried_names(columns: Iterable[str]) -> dict[str, str]:
     return {column: names[column] for column in columns}
 
 
-_LISTS = (
-    (types.is_list, pa.list_),
-    (types.is_large_list, pa.large_list),
-    (types.is_list_view, pa.list_view),
-    (types.is_large_list_view, pa.large_list_view),
-)
 _INTEGERS = (pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64())
 _STRINGS = (pa.string(), pa.string_view(), pa.large_string())
 _BINARIES = (pa.binary(), pa.binary_view(), pa.large_binary())

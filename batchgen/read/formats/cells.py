@@ -59,7 +59,7 @@ def to_python(table: pa.Table, faults: Faults) -> list[Data]:
 def _invalid(column: pa.ChunkedArray) -> list[tuple[int, str]]:
     """The rows whose cell is invalid, each with the cause."""
     found = []
-    for row, cell in enumerate(_alone(chunk.slice(row, 1)) for chunk in column.chunks for row in range(len(chunk))):
+    for row, cell in enumerate(alone(chunk.slice(row, 1)) for chunk in column.chunks for row in range(len(chunk))):
         try:
             (cell.dictionary_decode() if types.is_dictionary(cell.type) else cell).validate(full=True)
         except pa.ArrowInvalid as error:
@@ -67,7 +67,7 @@ def _invalid(column: pa.ChunkedArray) -> list[tuple[int, str]]:
     return found
 
 
-def _alone(piece: pa.Array) -> pa.Array:
+def alone(piece: pa.Array) -> pa.Array:
     """A slice without what its neighbours hold. `take` does it too, but not for views."""
     return pa.concat_arrays([piece, piece[:0]])
 
@@ -78,7 +78,7 @@ def _nulled(column: pa.ChunkedArray, rows: Container[int]) -> pa.ChunkedArray:
         inside = [row - start for row in range(start, start + len(chunk)) if row in rows]
         for before, after in zip([-1, *inside], [*inside, len(chunk)], strict=True):
             pieces += [pa.nulls(1, column.type)] * (before >= 0)
-            pieces += [_alone(chunk.slice(before + 1, after - before - 1)) if inside else chunk]
+            pieces += [alone(chunk.slice(before + 1, after - before - 1)) if inside else chunk]
         start += len(chunk)
     return pa.chunked_array(pieces, column.type)
 

@@ -135,6 +135,12 @@ def test_fields_that_are_never_null_are_null_where_a_shard_lacks_the_column(tmp_
     assert [(row["status"], row["v"]) for row in answered(tmp_path)] == [("ok", None)] * 2
 
 
+def test_a_map_of_nulls_is_carried_whatever_the_span(tmp_path: Path) -> None:
+    maps = pa.array([[("a", None), ("b", None)], None, [("c", None)]], pa.map_(pa.string(), pa.null()))
+    write(tmp_path, {"prompt": ["a", "b", "c"], "v": maps})
+    assert [row["v"] for row in answered(tmp_path, spans={"rows": 1})] == maps.to_pylist()
+
+
 def test_columns_may_have_any_name(tmp_path: Path) -> None:
     write(tmp_path, {"prompt": ["a"], "\0ordinal": [7], "\0": ["x"]})
     [row] = answered(tmp_path)
