@@ -9,9 +9,9 @@ import orjson
 import pyarrow as pa
 
 from batchgen.errors import InputError, StoreError
-from batchgen.export import values
 from batchgen.output.format import Fields
 from batchgen.output.output import Output
+from batchgen.read import values
 from batchgen.registry import Registry
 
 Line = Callable[[str, Fields | None], None]  # adds a line of JSON to the file of a name; None makes the file and adds none

@@ -1,8 +1,8 @@
 """JSONL: a line per row with the output's columns, as values.py writes them."""
 
-from batchgen.export import values
 from batchgen.export.files import Line
 from batchgen.output.output import Output
+from batchgen.read import values
 
 
 def export(output: Output, line: Line) -> None:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 
 from batchgen.errors import VerifyError
-from batchgen.export import values
 from batchgen.export.files import Line
 from batchgen.output.format import Fields
 from batchgen.output.output import Output
+from batchgen.read import values
 from batchgen.records import Shard
 
 _LEAST = -9999.0  # OpenAI's log-probability of a token that was all but impossible: JSON has no infinity

@@ -11,15 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
+from pyarrow import types
 
 from batchgen.errors import InputError, JobError
 from batchgen.job.input import Input
 from batchgen.job.job import Job
-from batchgen.jsontext import dumps, loads
+from batchgen.jsontext import dumps
 from batchgen.read import schemas as schemas_of
 from batchgen.read.formats import Found, Head, format_of
+from batchgen.read.formats.cells import alone
 from batchgen.read.layouts import JobLayout
 from batchgen.read.schemas import carried_name, carried_names
+from batchgen.read.values import values as json_values
 from batchgen.records import CALL_KEYS, CALLS, Data
 
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16  # per shard, and about how many shards, are read to find the columns
@@ -71,15 +74,15 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     else:
         heads = map(head, found[:: max(1, len(found) // HEAD_SHARDS)])
         rows = [row for one in heads if isinstance(one, list) for row in one]
-    types: dict[str, pa.DataType | None]
-    types, misfits = {**(chosen := schemas_of.common(schemas.values()))[0]}, chosen[1]
+    kinds: dict[str, pa.DataType | None]
+    kinds, misfits = {**(chosen := schemas_of.common(schemas.values()))[0]}, chosen[1]
     if not schemas:
-        types, misfits = infer_types(rows), True
-    if types or schemas:
-        _check_named(job, types)
-    wanted = list(types) if spec.keep == "all" else spec.keep
+        kinds, misfits = infer_types(rows), True
+    if kinds or schemas:
+        _check_named(job, kinds)
+    wanted = list(kinds) if spec.keep == "all" else spec.keep
     carried = [name for name in wanted if not name == spec.id == "id"]
-    fields = [carried_field(name, types.get(name), output) for name, output in carried_names(carried).items()]
+    fields = [carried_field(name, kinds.get(name), output) for name, output in carried_names(carried).items()]
     if wanted and misfits:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
     calls = spec.messages is not None and (_any_calls(rows, spec.messages) or _call_fields(schemas.values(), spec.messages))
@@ -204,11 +207,11 @@ def _array(rows: list[Data], field: pa.Field, misfits: list[Data]) -> pa.Array:
 
 
 def _fits(value: object, kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind):
+    if types.is_list(kind):
         return isinstance(value, list) and all(item is None or _fits(item, kind.value_type) for item in value)
-    if pa.types.is_floating(kind):
+    if types.is_floating(kind):
         return type(value) is float or (type(value) is int and abs(value) <= 2**53)
-    if pa.types.is_integer(kind):
+    if types.is_integer(kind):
         return type(value) is int and -(2**63) <= value < 2**63
     return bool(_SCALARS.get(type(value)) == kind)
 
@@ -218,7 +221,7 @@ def _unfit(column: pa.Field, kept: pa.Schema) -> str | None:
     field = next((one for one in kept if "open" not in _notes(one) and _column(one) == column.name), None)
     extra = next((_notes(one) for one in kept if "open" in _notes(one)), None)
     kind = schemas_of.plain(column.type)
-    if field is not None and schemas_of.lossless([field.type, kind]) != field.type and extra is None:
+    if field is not None and schemas_of.lossless([(had := schemas_of.plain(field.type)), kind]) != had and extra is None:
         return f"type {kind} is not the {field.type} of this output"
     return None
 
@@ -236,8 +239,8 @@ def pick(shard: str, table: pa.Table, kept: pa.Schema) -> pa.Table:
             arrays[field.name] = pa.nulls(len(table), field.type)
         elif (unfit := _unfit(table.field(column), kept)) is not None:
             raise InputError(f"shard {shard}: column {column}: {unfit}", "write the shards with one type")
-        elif schemas_of.lossless([field.type, schemas_of.plain(table.field(column).type)]) == field.type:
-            arrays[field.name] = table.column(column).cast(field.type)
+        elif schemas_of.lossless([(had := schemas_of.plain(field.type)), schemas_of.plain(table.field(column).type)]) == had:
+            arrays[field.name] = _cast(table.column(column), field.type)
         else:
             arrays[field.name] = pa.nulls(len(table), field.type)
             _add_misfits(table.column(column), column, misfits)
@@ -245,17 +248,36 @@ def pick(shard: str, table: pa.Table, kept: pa.Schema) -> pa.Table:
         if (notes := _notes(field)).get("open") is not None:
             known = {_column(one) for one in kept} | {notes["consumed"]}
             for column in table.column_names if notes["open"] == "1" else ():
-                if column not in known and not column.startswith("\0"):
+                if column not in known:
                     _add_misfits(table.column(column), column, misfits)
             arrays[field.name] = pa.array([dumps(misfit) if misfit else None for misfit in misfits], field.type)
     return pa.table([arrays[name] for name in kept.names], schema=kept)
 
 
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """The column as this type; Arrow casts slices of structs wrongly, and views not at all."""
+    if column.type == kind:
+        return column
+    chunks = map(alone, column.chunks) if types.is_nested(kind) else column.chunks
+    return pa.chunked_array([chunk.cast(kind) for chunk in chunks], kind)
+
+
 def _add_misfits(values: pa.ChunkedArray, column: str, misfits: list[Data]) -> None:
-    """Add the values that are not null as JSON has them; what it has no form for as Arrow's text of it."""
+    """Add the values that are not null."""
     for misfit, value in zip(misfits, values, strict=True):
         if value.is_valid:
-            try:
-                misfit[column] = loads(dumps(value.as_py()))
-            except Exception:
-                misfit[column] = str(value)
+            misfit[column] = _json(value)
+
+
+def _json(value: pa.Scalar) -> object:
+    """A value as JSON has it, NaN and infinity too."""
+    kind = value.type
+    if types.is_dictionary(kind):
+        return _json(value.value) if value.is_valid else None
+    if not value.is_valid or types.is_floating(kind):
+        return value.as_py()
+    if types.is_map(kind):
+        return [[_json(pair[0]), _json(pair[1])] for pair in value.values]
+    if types.is_struct(kind):
+        return {kind.field(index).name: _json(value[index]) for index in range(kind.num_fields)}
+    return [_json(item) for item in value.values] if types.is_nested(kind) else json_values(pa.repeat(value, 1))[0]

@@ -29,8 +29,23 @@ def common(schemas: Iterable[pa.Schema]) -> tuple[Types, bool]:
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type without dictionaries."""
-    return kind.value_type if types.is_dictionary(kind) else kind
+    """The type without dictionaries, null at every level: a row in error has it, and one of a shard without the column."""
+    if types.is_dictionary(kind):
+        return kind.value_type
+    if types.is_struct(kind):
+        return pa.struct([_plain(field) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(kind.key_type, _plain(kind.item_field), kind.keys_sorted)
+    if types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_field), kind.list_size)
+    if types.is_list(kind) or types.is_large_list(kind):  # views cannot be cast
+        return (pa.list_ if types.is_list(kind) else pa.large_list)(_plain(kind.value_field))
+    return kind
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    kind = field.type if types.is_dictionary(field.type) else plain(field.type)
+    return field.with_type(kind).with_nullable(True)
 
 
 def lossless(kinds: Iterable[pa.DataType]) -> pa.DataType | None:

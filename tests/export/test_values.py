@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.export import files, values
+from batchgen.export import files
 from batchgen.export.files import EXPORTS, Line
 from batchgen.output.output import Output
+from batchgen.read import values
 from tests.support.finished import Finished
 
 FAR, EARLY = 10413792000, -11676096000  # 2300-01-01 and 1600-01-01, in seconds

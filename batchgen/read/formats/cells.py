@@ -1,6 +1,8 @@
 """Cells of a table that cannot be read, or hold too much: whole columns are looked at first, one cell after the other only where
 that fails. The rows at fault get an error and null in these cells, and their neighbours stay as they are."""
 
+from collections.abc import Container
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,19 +57,30 @@ def to_python(table: pa.Table, faults: Faults) -> list[Data]:
 
 
 def _invalid(column: pa.ChunkedArray) -> list[tuple[int, str]]:
-    """The rows whose cell is invalid, each with the cause. `take` makes an array of the cell alone."""
+    """The rows whose cell is invalid, each with the cause."""
     found = []
-    for row in range(len(column)):
+    for row, cell in enumerate(alone(chunk.slice(row, 1)) for chunk in column.chunks for row in range(len(chunk))):
         try:
-            cell = column.take(pa.array([row])).combine_chunks()
             (cell.dictionary_decode() if types.is_dictionary(cell.type) else cell).validate(full=True)
         except pa.ArrowInvalid as error:
             found.append((row, "invalid UTF-8" if "UTF8" in str(error) else safe_message(error)))
     return found
 
 
-def _nulled(column: pa.ChunkedArray, rows: dict[int, str]) -> pa.ChunkedArray:
-    return column.take(pa.array([None if row in rows else row for row in range(len(column))], pa.int64())) if rows else column
+def alone(piece: pa.Array) -> pa.Array:
+    """A slice without what its neighbours hold. `take` does it too, but not for views."""
+    return pa.concat_arrays([piece, piece[:0]])
+
+
+def _nulled(column: pa.ChunkedArray, rows: Container[int]) -> pa.ChunkedArray:
+    pieces, start = [], 0
+    for chunk in column.chunks:
+        inside = [row - start for row in range(start, start + len(chunk)) if row in rows]
+        for before, after in zip([-1, *inside], [*inside, len(chunk)], strict=True):
+            pieces += [pa.nulls(1, column.type)] * (before >= 0)
+            pieces += [alone(chunk.slice(before + 1, after - before - 1)) if inside else chunk]
+        start += len(chunk)
+    return pa.chunked_array(pieces, column.type)
 
 
 def _row_bytes(table: pa.Table) -> np.ndarray:
@@ -79,16 +92,23 @@ def _row_bytes(table: pa.Table) -> np.ndarray:
 
 
 def _lengths(array: pa.Array) -> np.ndarray:
-    if types.is_dictionary(array.type):
+    kind = array.type
+    if types.is_dictionary(kind):
         of_values = _lengths(array.dictionary)
-        where = array.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-        return of_values[where] if len(of_values) else np.zeros(len(array))
-    if (
-        types.is_string(array.type)
-        or types.is_large_string(array.type)
-        or types.is_binary(array.type)
-        or types.is_large_binary(array.type)
-    ):
+        where = array.indices.cast(pa.int64()).fill_null(len(of_values)).to_numpy()
+        sizes: np.ndarray = np.append(of_values, 0.0)[where]
+        return sizes
+    if types.is_string_view(kind) or types.is_binary_view(kind):
+        array = array.view(pa.binary_view()).cast(pa.large_binary())
+    if any(is_kind(array.type) for is_kind in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)):
         lengths: np.ndarray = pc.binary_length(array).fill_null(0).to_numpy(zero_copy_only=False)
         return lengths.astype(np.float64)
+    if types.is_struct(kind):
+        return sum(map(_lengths, array.flatten()), np.zeros(len(array)))
+    if types.is_map(kind):
+        before = np.cumsum([0, *(_lengths(array.keys) + _lengths(array.items))])
+        return np.diff(before[array.offsets.to_numpy()])
+    if types.is_nested(kind):
+        ends = np.cumsum([0, *pc.list_value_length(array).fill_null(0).to_pylist()])
+        return np.diff(np.cumsum([0, *_lengths(array.flatten())])[ends])
     return np.full(len(array), array.nbytes / len(array)) if len(array) else np.zeros(0)

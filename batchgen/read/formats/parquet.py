@@ -7,12 +7,14 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
+from pyarrow import types
 
 from batchgen.errors import InputError, safe_message
 from batchgen.job.input import Input
@@ -62,8 +64,8 @@ class Parquet(TableFormat):
         try:
             size = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, _row_bytes(file)))))
             wanted = columns and [name for name in columns if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=wanted, use_threads=False):
-                table = pa.Table.from_batches([batch])
+            read = {"batch_size": size, "row_groups": groups, "use_threads": False}
+            for table in self._tables(file, shard.name, wanted, read):
                 if "://" not in shard.name and location.stat(shard.name) != version:  # stores compare it at each request
                     raise _changed(shard)
                 if skip < table.num_rows:
@@ -71,6 +73,19 @@ class Parquet(TableFormat):
                 skip = max(0, skip - table.num_rows)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"shard {shard.name}: damaged Parquet: {safe_message(error)}") from None
+
+    def _tables(self, file: pq.ParquetFile, name: str, wanted: list[str] | None, read: dict[str, Any]) -> Iterator[pa.Table]:
+        """What is read of a file, where no text that is not UTF-8 keeps its neighbours from being read."""
+        names = file.schema_arrow.names if wanted is None else wanted
+        checked = [name for name in names if _is_checked(file.schema_arrow.field(name).type)]
+        if not checked:
+            yield from map(_table, file.iter_batches(columns=wanted, **read))
+            return
+        bare, _ = open_parquet(name, with_dictionaries=True, without_schema=True)
+        sources = [(bare, checked), (file, [name for name in names if name not in checked])]
+        yield from _side_by_side(
+            [_columns(one.iter_batches(columns=chosen, **read), chosen) for one, chosen in sources if chosen]
+        )
 
 
 def _changed(shard: Shard) -> InputError:
@@ -86,7 +101,8 @@ def _content(name: str, columns: tuple[str, ...] | None, version: tuple[int, str
         for index in range(file.num_row_groups):
             group = file.metadata.row_group(index)
             for column in map(group.column, range(group.num_columns)):
-                if columns is None or column.path_in_schema.partition(".")[0] in columns:
+                path = column.path_in_schema + "."
+                if columns is None or any(path.startswith(f"{name}.") for name in columns):
                     offsets = [column.data_page_offset, column.dictionary_page_offset or column.data_page_offset]
                     stream.seek(max(0, min(offsets)))
                     left = column.total_compressed_size
@@ -96,9 +112,39 @@ def _content(name: str, columns: tuple[str, ...] | None, version: tuple[int, str
     return digest.hexdigest()
 
 
-def open_parquet(name: str, with_dictionaries: bool = False) -> tuple[pq.ParquetFile, bytes]:
-    """The file and its footer's bytes; `with_dictionaries` texts stay as they are in the file, each once. Raises InputError for
-    a damaged file, and for a type that is not allowed."""
+def _table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])
+
+
+def _columns(batches: Iterator[pa.RecordBatch], names: list[str]) -> Iterator[pa.Table]:
+    """These columns alone: pyarrow reads a column `a.b` too where it is to read `a`."""
+    return (_table(batch).select(names) for batch in batches)
+
+
+def _is_checked(kind: pa.DataType) -> bool:
+    """Whether pyarrow casts values of a type as it reads them, and refuses all where a text is no UTF-8."""
+    return bool(types.is_dictionary(kind) and kind != pa.dictionary(pa.int32(), kind.value_type))
+
+
+def _side_by_side(streams: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """Tables with the columns of all streams, which have as many rows but may be cut elsewhere."""
+    rests = [next(stream, None) for stream in streams]
+    while found := [rest for rest in rests if rest is not None]:
+        rows = min(map(len, found))
+        yield reduce(_joined, (rest.slice(0, rows) for rest in found))
+        rests = [
+            rest.slice(rows) if len(rest) > rows else next(stream, None) for rest, stream in zip(found, streams, strict=True)
+        ]
+
+
+def _joined(one: pa.Table, other: pa.Table) -> pa.Table:
+    return pa.table([*one.columns, *other.columns], schema=pa.schema([*one.schema, *other.schema]))
+
+
+def open_parquet(name: str, with_dictionaries: bool = False, without_schema: bool = False) -> tuple[pq.ParquetFile, bytes]:
+    """The file and its footer's bytes; `with_dictionaries` texts stay as they are in the file, each once, and `without_schema`
+    the types are Parquet's and not those of the Arrow schema that wrote it. Raises InputError for a damaged file, and for a type
+    that is not allowed."""
     stream = location.open_shard(name)
     size = stream.seek(0, 2)
     stream.seek(max(0, size - 8))
@@ -116,11 +162,15 @@ def open_parquet(name: str, with_dictionaries: bool = False) -> tuple[pq.Parquet
     if any(EXTENSION in base64.b64decode(piece) for piece in pieces):
         raise InputError(f"shard {name}: it has an Arrow extension type", "write the column with a plain type")
     stream.seek(0)
+    options = {"arrow_extensions_enabled": False, **READ}
     try:
-        file = pq.ParquetFile(stream, arrow_extensions_enabled=False, **READ)
+        if without_schema:
+            renamed = footer.replace(b"ARROW:schema", b"-RROW:schema")
+            options["metadata"] = pq.read_metadata(pa.BufferReader(b"PAR1" + renamed + tail))
+        file = pq.ParquetFile(stream, **options)
         if with_dictionaries and (texts := _dictionaries(file)):
             stream.seek(0)
-            file = pq.ParquetFile(stream, arrow_extensions_enabled=False, read_dictionary=texts, **READ)
+            file = pq.ParquetFile(stream, read_dictionary=texts, **options)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"shard {name}: damaged Parquet: {safe_message(error)}") from None
     check_types(name, file.schema_arrow)

@@ -20,7 +20,7 @@ from batchgen.records import Row, Shard, Span
 
 BATCH_ROWS = 1024
 METADATA_CAP = 2**28  # bytes of a file's schema or footer
-ORDINAL = "\0ordinal"
+ORDINAL = "\0ordinal"  # the last column of a table that is read; an input may have one of this name
 EXTENSION = b"ARROW:extension"  # the metadata key of an extension type in a schema's bytes
 _PLAIN = {pa.null(), pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
 
@@ -95,8 +95,8 @@ class TableFormat(Format):
 
     def _rows(self, spec: Input, shard: str, table: pa.Table, kept: pa.Schema, needed: set[str]) -> tuple[list[Row], pa.Table]:
         faults: Faults = {}
-        ordinals = table.column(ORDINAL).to_pylist()
-        table = without_faults(shard, table.drop_columns([ORDINAL]), spec.max_row_bytes, faults)
+        ordinals = table.column(table.num_columns - 1).to_pylist()
+        table = without_faults(shard, table.remove_column(table.num_columns - 1), spec.max_row_bytes, faults)
         data = to_python(table.select([name for name in table.column_names if name in needed]), faults)
         errors = {index: RowError("input", f"{place(shard, ordinals[index])}: {cause}") for index, cause in faults.items()}
         rows = [Row(ordinal, one, errors.get(index)) for index, (ordinal, one) in enumerate(zip(ordinals, data, strict=True))]
@@ -104,8 +104,10 @@ class TableFormat(Format):
 
 
 def check_types(shard: str, schema: pa.Schema) -> None:
-    """Raises InputError for a column whose type is not allowed, at any depth."""
+    """Raises InputError for a column whose type is not allowed, at any depth, and for one that is there twice."""
     for field in schema:
+        if schema.get_field_index(field.name) < 0:
+            raise InputError(f"shard {shard}: column {field.name} is there twice", "give each a name of its own")
         if not _is_plain(field.type):
             what = f"shard {shard}: column {field.name}: type {field.type} is not allowed"
             raise InputError(what, "write it with a plain type")

@@ -67,10 +67,84 @@ def test_invalid_text_is_the_error_of_its_row_alone(tmp_path: Path, shape: str) 
     assert None not in (rows[0]["v"], rows[2]["v"])
 
 
-def test_invalid_text_in_the_dictionary_of_a_dictionary_column_is_the_error_of_its_shard(tmp_path: Path) -> None:
-    write(tmp_path, {"prompt": ["a", "b", "c"], "v": pa.DictionaryArray.from_arrays([0, 1, 2], bad_text())})
-    with pytest.raises(InputError, match=r"000\.parquet: damaged Parquet: Invalid UTF8"):
-        read_all(tmp_path / "in")
+@pytest.mark.parametrize("index", [pa.int8(), pa.int32(), pa.int64()], ids=str)
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
+def test_invalid_text_in_a_dictionary_is_the_error_of_the_rows_that_have_it(
+    tmp_path: Path, kind: pa.DataType, index: pa.DataType
+) -> None:
+    texts = pa.DictionaryArray.from_arrays(
+        pa.array([0, 1, 2, 1, None], index), bad_text().cast(pa.binary()).cast(kind, safe=False)
+    )
+    days = pa.array([10**8] * 5, pa.duration("us"))
+    write(tmp_path, {"prompt": list("abcde"), "v.x": days, "v": texts, "days": days}, row_group_size=2)
+    rows = answered(tmp_path)
+    assert [row["v"] for row in rows] == ["good", None, "fine", None, None]
+    assert [row["error_code"] for row in rows] == [None, "input", None, "input", None]
+    assert rows[1]["error_detail"] == f"{tmp_path}/in/000.parquet:2: column v: invalid UTF-8"
+    assert {str(row["days"]) for row in rows if row["status"] == "ok"} == {"0:01:40"}
+
+
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.list_(pa.string_view())], ids=str)
+def test_invalid_text_in_a_view_is_the_error_of_its_row(tmp_path: Path, kind: pa.DataType) -> None:
+    views = pa.array([b"good", b"R\xc9UN", b"fine"], pa.binary_view()).view(pa.string_view())
+    write(tmp_path, {"prompt": list("abc"), "v": views if kind == views.type else pa.ListArray.from_arrays([0, 1, 2, 3], views)})
+    rows, table = read_all(tmp_path / "in")
+    assert [row.error is None for row in rows] == [True, False, True]
+    assert [value is None for value in table["v"].to_pylist()] == [False, True, False]
+
+
+def test_a_long_row_of_lists_is_the_error_of_that_row_alone(tmp_path: Path) -> None:
+    lists = [["x"], ["x" * 3000], None, []]
+    maps = pa.array([None, [], [("k", "y" * 3000)], [("k", "v")]], pa.map_(pa.string(), pa.string_view()))
+    first = pa.DictionaryArray.from_arrays(pa.array([None] * 4, pa.int8()), ["d" * 3000])
+    write(
+        tmp_path,
+        {"prompt": list("abcd"), "v": lists, "m": maps, "d": first, "s": [{"x": [text]} for text in ("", "", "", "z" * 3000)]},
+    )
+    rows = answered(tmp_path, input={"max_row_bytes": 2000})
+    assert [row["status"] for row in rows] == ["ok", "error", "error", "error"]
+
+
+def test_values_of_another_type_that_python_has_none_for_are_kept_as_json(tmp_path: Path) -> None:
+    zone = pa.array([0, 10**18], pa.int64()).view(pa.timestamp("us", "Mars/Phobos"))
+    inner = pa.StructArray.from_arrays([zone, pa.array([b"\0", None]), pa.array([float("nan"), 1.5])], ["t", "b", "n"])
+    write(tmp_path, {"prompt": ["a"] * 3, "v": [1, 2, 3]}, {"prompt": ["b"], "v": [4]}, {"prompt": ["c", "d"], "v": inner})
+    rows = [row["input_extra"] for row in answered(tmp_path)]
+    assert rows[:4] == [None] * 4
+    assert rows[4] == '{"v": {"t": "1970-01-01T00:00:00+00:00", "b": "AA==", "n": NaN}}'
+    assert rows[5] == '{"v": {"t": "33658-09-27T01:46:40+00:00", "b": null, "n": 1.5}}'
+
+
+def test_two_columns_of_one_name_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table([["a"], [1], [2]], names=["prompt", "v", "v"]), tmp_path / "in/000.parquet")
+    with pytest.raises(InputError, match=r"000\.parquet: column v is there twice"):
+        answered(tmp_path)
+
+
+def test_invalid_text_in_a_field_that_is_never_null_is_the_error_of_its_row(tmp_path: Path) -> None:
+    field = pa.field("x", pa.string(), nullable=False)
+    write(tmp_path, {"prompt": ["a", "b", "c"], "v": pa.StructArray.from_arrays([bad_text()], fields=[field])})
+    assert [row["v"] for row in answered(tmp_path)] == [{"x": "good"}, None, {"x": "fine"}]
+
+
+@pytest.mark.parametrize("shape", [lambda field: pa.struct([field]), pa.list_, lambda field: pa.map_(pa.int8(), field)])
+def test_fields_that_are_never_null_are_null_where_a_shard_lacks_the_column(tmp_path: Path, shape: Any) -> None:
+    kind = shape(pa.field("x", pa.struct([pa.field("y", pa.int8(), nullable=False)]), nullable=False))
+    write(tmp_path, {"prompt": ["a"], "v": pa.array([None], kind)}, {"prompt": ["b"]})
+    assert [(row["status"], row["v"]) for row in answered(tmp_path)] == [("ok", None)] * 2
+
+
+def test_a_map_of_nulls_is_carried_whatever_the_span(tmp_path: Path) -> None:
+    maps = pa.array([[("a", None), ("b", None)], None, [("c", None)]], pa.map_(pa.string(), pa.null()))
+    write(tmp_path, {"prompt": ["a", "b", "c"], "v": maps})
+    assert [row["v"] for row in answered(tmp_path, spans={"rows": 1})] == maps.to_pylist()
+
+
+def test_columns_may_have_any_name(tmp_path: Path) -> None:
+    write(tmp_path, {"prompt": ["a"], "\0ordinal": [7], "\0": ["x"]})
+    [row] = answered(tmp_path)
+    assert (row["\0ordinal"], row["\0"], row["row"]) == (7, "x", 0)
 
 
 @pytest.mark.parametrize(

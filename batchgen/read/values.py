@@ -23,12 +23,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from batchgen.output.format import Fields
+from batchgen.records import Data
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def rows(table: pa.Table) -> Iterator[Fields]:
+def rows(table: pa.Table) -> Iterator[Data]:
     """The rows of a table, each value one that JSON has."""
     columns = [[value for chunk in column.chunks for value in values(chunk)] for column in table.columns]
     for row in zip(*columns, strict=True):
