@@ -24,6 +24,7 @@ MOST_CONSTRAINT = 2**18  # an engine compiles it, in time that grows with it
 _BIASES = {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}
 _BIAS: Fields = {"anyOf": [{**_BIASES, "propertyNames": {"pattern": "^[0-9]+$"}}, {"type": "string"}, {"type": "null"}]}
 MOST_BIASES = 1024
+_OF_NAMES = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
 MAPPINGS = ("structured_outputs", "logit_bias")
 """Fields that a job and a row give as a mapping. They are kept as its JSON text: no Arrow type has every mapping."""
 _ID = re.compile("0|[1-9][0-9]{0,9}")
@@ -99,6 +100,8 @@ class Sampling(Spec):
             raise ValueError("choice: expected a list of texts")
         if kind == "json" and isinstance(given[kind], str):
             given[kind] = _from_json(given[kind], "json: the schema is no JSON")
+        elif kind == "json":
+            given[kind] = _without_nulls(given[kind])
         if len(text := dumps(given, compact=True)) > MOST_CONSTRAINT:
             raise ValueError(f"more than {MOST_CONSTRAINT} characters")
         return text
@@ -115,6 +118,21 @@ class Sampling(Spec):
         if self.best_of is not None and self.best_of < self.n:
             raise ValueError(f"best_of {self.best_of} is less than n {self.n}")
         return self
+
+
+def _without_nulls(schema: object, of_names: bool = False) -> object:
+    """A JSON schema without the keys that are null, as a Parquet struct has those of other rows. Null stays where it is a value:
+    in enum, examples and default, and of a const beside no other type. `of_names`: its keys are names of properties."""
+    if isinstance(schema, list):
+        return [_without_nulls(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    may_be_null = not of_names and "null" in (schema.get("type") or "null")
+    kept = {key: value for key, value in schema.items() if value is not None or (key == "const" and may_be_null)}
+    values = () if of_names else ("enum", "examples", "default", "const")
+    return {
+        key: value if key in values else _without_nulls(value, not of_names and key in _OF_NAMES) for key, value in kept.items()
+    }
 
 
 def bias_text(value: object) -> str | None:

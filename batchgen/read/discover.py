@@ -17,7 +17,7 @@ from batchgen.job.job import Job
 from batchgen.output.store import open_store
 from batchgen.read.formats import FORMATS, Found, format_of, known_endings
 from batchgen.read.formats.parquet import open_parquet
-from batchgen.read.location import expand
+from batchgen.read.location import expand, plain
 
 R = TypeVar("R")
 
@@ -67,7 +67,7 @@ def skipped(spec: Input, found: list[Found]) -> list[str]:
     if spec.format in ("dataset", "output") or any(shard.upstream for shard in found):
         return []
     names = {shard.name for shard in found}
-    folders = [path for path in spec.paths if names.isdisjoint((path, os.path.normpath(path))) and not glob.has_magic(path)]
+    folders = [path for path in spec.paths if names.isdisjoint((path, plain(path))) and not glob.has_magic(path)]
     return [name for path in folders for name in expand(path, ("",)) if name not in names]
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import stat as modes
 from collections.abc import Callable, Iterable
+from pathlib import PurePath
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import obstore
@@ -48,7 +49,16 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
     if not names:
         what = "nothing matches" if glob.has_magic(path) else f"no shards in it (known endings: {' '.join(endings)})"
         raise InputError(f"input.path {path}: {what}", f"relative paths start at {os.getcwd()}")
-    return sorted(name if "://" in name else os.path.normpath(name) for name in names)
+    return sorted(map(plain, names))
+
+
+def plain(name: str) -> str:
+    """A path without `./` and `//`, and without `..` where that leads to the same file: behind a link it does not."""
+    if "://" in name:
+        return name
+    short = os.path.normpath(name)
+    is_same = ".." not in name.split("/") or os.path.realpath(short) == os.path.realpath(name)
+    return short if is_same else str(PurePath(name))
 
 
 def stat(name: str) -> tuple[int, str]:

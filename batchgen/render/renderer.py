@@ -2,6 +2,8 @@
 that the prompt which `check --prompts` shows is the prompt which the model reads."""
 
 import array
+import base64
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +14,7 @@ from batchgen import logs
 from batchgen.errors import BadRow, ModelError, RowError, place
 from batchgen.job.job import Job, unknown_adapter
 from batchgen.job.sampling import Sampling, check_sampling
+from batchgen.jsontext import dumps
 from batchgen.records import Capabilities, Data, Message, Prompt, Row
 from batchgen.render.layout import PromptText
 from batchgen.render.messages import images
@@ -58,7 +61,7 @@ class Renderer:
     def prompts(self, row: Row, shard: str, source: int = 0) -> list[Prompt]:
         """The prompts of a row, one per variant; of a bad row, error prompts. `source` is the row's index in its span."""
         value = (row.data or {}).get(self.job.input.id) if self.job.input.id else None
-        name, error = None if value is None else str(value), row.error
+        name, error = _id(value), row.error
         if error is None:
             try:
                 return list(self._prompts(row, shard, source, name))
@@ -151,6 +154,16 @@ class Renderer:
         if sampling.adapter is not None and sampling.adapter not in self.job.adapters:
             raise BadRow("input", f"sampling: adapter: {unknown_adapter(sampling.adapter, self.job.adapters)}")
         return sampling
+
+
+def _id(value: object) -> str | None:
+    """A row's id as text: objects and lists as JSON, bytes as base64."""
+    if isinstance(value, bool | list | dict):
+        with contextlib.suppress(ValueError):
+            return dumps(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return None if value is None else str(value)
 
 
 def prompt_hash(ids: list[int], pictures: Sequence[str] = ()) -> str:

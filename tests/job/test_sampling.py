@@ -1,6 +1,8 @@
 """sampling.py: the sampling of a job, its bounds, and fields that come from columns."""
 
+import json
 import re
+from typing import Any
 
 import pytest
 
@@ -95,6 +97,28 @@ def test_a_schema_keeps_the_order_of_its_properties_and_means_the_same_in_any() 
 def test_a_schema_that_cannot_be_used_is_a_mistake_of_the_sampling(schema: str) -> None:
     with pytest.raises(ValueError, match="structured_outputs"):
         check_sampling({"structured_outputs": {"json": schema}})
+
+
+def test_a_schema_out_of_a_parquet_struct_has_no_nulls_of_other_rows() -> None:
+    """Arrow gives every row the keys of all rows."""
+    part = {"type": "string", "enum": None, "const": None, "minLength": 1}
+    schema = {"type": "object", "properties": {"a": part, "b": None, "const": None}, "required": ["a"], "$defs": None}
+    kept = check_sampling({"structured_outputs": {"json": schema, "regex": None}}).structured_outputs
+    assert kept is not None
+    assert json.loads(kept) == {
+        "json": {"type": "object", "properties": {"a": {"type": "string", "minLength": 1}}, "required": ["a"]}
+    }
+
+
+def test_nulls_that_are_values_of_a_schema_stay() -> None:
+    schema: dict[str, Any] = {
+        "anyOf": [{"const": None}, {"type": ["string", "null"], "const": None, "default": None}, {"enum": [None, 1]}],
+        "properties": {"enum": {"examples": [None, {"a": None}]}},
+    }
+    kept = check_sampling({"structured_outputs": {"json": schema}}).structured_outputs
+    assert kept is not None
+    del schema["anyOf"][1]["default"]
+    assert json.loads(kept) == {"json": schema}
 
 
 def test_huge_integers_of_a_schema_are_kept() -> None:

@@ -52,6 +52,16 @@ def test_the_names_are_spelled_as_the_job_spells_the_path_without_dots_and_doubl
     assert expand(f"{here}/in") == [f"{here}/{name}" for name in SHARDS]
 
 
+def test_two_dots_behind_a_link_lead_where_the_system_leads(here):
+    (here / "far/deep").mkdir(parents=True)
+    (here / "far/x.jsonl").write_text("the link's\n")
+    (here / "x.jsonl").write_text("another\n")
+    (here / "link").symlink_to(here / "far/deep")
+    [name] = location.expand("link/../x.jsonl", (".jsonl",))
+    assert (name, location.open_shard(name).read()) == ("link/../x.jsonl", b"the link's\n")
+    assert location.expand("./far//deep/../x.jsonl", (".jsonl",)) == ["far/x.jsonl"]
+
+
 def test_an_input_below_a_hidden_directory_is_not_hidden(here):
     assert expand("in/_batchgen") == ["in/_batchgen/i.jsonl"]
 

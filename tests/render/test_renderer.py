@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from datetime import date
 from typing import Any
 
 import pytest
@@ -174,7 +175,20 @@ def test_a_conversations_own_system_text_wins_over_the_jobs() -> None:
     assert "The job's" in one(renderer, m=conversation()[1:]).text
 
 
-@pytest.mark.parametrize(("value", "name"), [("q1", "q1"), (7, "7"), (None, None)])
+IDS: list[tuple[Any, str | None]] = [
+    ("q1", "q1"),
+    (7, "7"),
+    (2**70, "1180591620717411303424"),
+    (None, None),
+    (True, "true"),
+    ({"a": [1, None], "b": "é"}, '{"a": [1, null], "b": "é"}'),
+    (["x", 2], '["x", 2]'),
+    (b"\xff\x00", "/wA="),
+    (date(2020, 1, 2), "2020-01-02"),
+]
+
+
+@pytest.mark.parametrize(("value", "name"), IDS)
 def test_the_id_column_names_the_row_even_when_the_row_is_bad(value: Any, name: str | None) -> None:
     renderer = tiny(input={"path": "x", "prompt": "prompt", "id": "key"})
     assert [one(renderer, prompt=text, key=value).id for text in ("a", None)] == [name, name]

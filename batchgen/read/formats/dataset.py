@@ -1,5 +1,6 @@
 """Datasets of the `datasets` library: directories made by save_to_disk, and datasets of the Hub."""
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import xxhash
 
 from batchgen.errors import InputError, safe_message
 from batchgen.job.input import Input
@@ -14,9 +16,12 @@ from batchgen.read.formats import Found
 from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
 from batchgen.records import Shard
 
+PIECE = 2**22  # bytes that are digested at a time
+
 
 class DatasetFormat(TableFormat):
-    """A shard is a whole dataset; its digest is the fingerprint that `datasets` computes."""
+    """A shard is a whole dataset; its digest is the fingerprint that `datasets` computes, which stays where somebody edits the
+    files of a saved directory. Its content is theirs."""
 
     name = "dataset"
 
@@ -24,14 +29,22 @@ class DatasetFormat(TableFormat):
         return [Found(path, self.name)]
 
     def version(self, spec: Input, name: str) -> tuple[int, str]:
-        return 0, self.contents(spec, name).digest
+        found = load_dataset(spec, name)
+        status = [os.stat(path) for path in _files(found, name)]
+        digest = str(found._fingerprint)  # it has no public name
+        times = "".join(f" {one.st_mtime_ns}" for one in status)
+        return sum(one.st_size for one in status), digest + (f" {xxhash.xxh3_64_hexdigest(times.encode())}" if times else "")
 
     def head(self, spec: Input, name: str, rows: int = 0) -> pa.Schema:
         return load_dataset(spec, name).features.arrow_schema
 
     def contents(self, spec: Input, name: str) -> Contents:
         found = load_dataset(spec, name)
-        return Contents(str(found._fingerprint), len(found))  # it has no public name
+        return Contents(str(found._fingerprint), len(found))
+
+    def content(self, spec: Input, name: str, columns: list[str] | None) -> str:
+        paths = _files(load_dataset(spec, name), name)
+        return _content(tuple((path, os.stat(path).st_mtime_ns) for path in paths)) if paths else ""
 
     def batches(self, spec: Input, shard: Shard, start: int, end: int, columns: list[str] | None) -> Iterator[pa.Table]:
         found = load_dataset(spec, shard.name)
@@ -43,6 +56,21 @@ class DatasetFormat(TableFormat):
 
     def is_sequential(self, shard: Shard) -> bool:
         return False
+
+
+def _files(found: Any, name: str) -> list[str]:
+    """The data files of a saved directory; none of a dataset of the Hub, whose revision has a hash of its own."""
+    return [file["filename"] for file in found.cache_files] if os.path.isdir(name) else []
+
+
+@functools.lru_cache(maxsize=64)
+def _content(files: tuple[tuple[str, int], ...]) -> str:
+    digest = xxhash.xxh3_128()
+    for path, _ in files:
+        with open(path, "rb") as file:
+            while piece := file.read(PIECE):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def load_dataset(spec: Input, name: str) -> Any:

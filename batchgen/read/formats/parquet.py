@@ -23,8 +23,8 @@ from batchgen.output.parts import DATA
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import open_store
 from batchgen.read import location
-from batchgen.read.formats import Found, known_endings
-from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
+from batchgen.read.formats import Found
+from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types, not_planned
 from batchgen.records import Shard
 
 BATCH_BYTES = 2**26  # of a batch that is read at once
@@ -34,8 +34,7 @@ READ: dict[str, Any] = {"page_checksum_verification": True, "coerce_int96_timest
 
 
 class Parquet(TableFormat):
-    """A shard's digest is of its footer, which does not cover the pages; its content is of the pages that are read. The second is
-    computed again where the file's version is not the planned one."""
+    """A shard's digest is of its footer, which does not cover the pages; its content is of the pages that are read."""
 
     name = "parquet"
     endings: tuple[str, ...] = (".parquet",)
@@ -53,10 +52,8 @@ class Parquet(TableFormat):
     def batches(self, spec: Input, shard: Shard, start: int, end: int, columns: list[str] | None) -> Iterator[pa.Table]:
         version = location.stat(shard.name)
         file, footer = open_parquet(shard.name, with_dictionaries=True)
-        names = None if columns is None else tuple(columns)
-        is_planned = version == (shard.size, shard.version) or shard.content in ("", _content(shard.name, names, version))
-        if shard.digest not in ("", xxhash.xxh3_128_hexdigest(footer)) or not is_planned:
-            raise _changed(shard)
+        if shard.digest not in ("", xxhash.xxh3_128_hexdigest(footer)):
+            raise not_planned(shard)
         rows = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
         ends = [0, *itertools.accumulate(rows)]
         groups = [index for index in range(len(rows)) if ends[index + 1] > start and ends[index] < end]
@@ -67,7 +64,7 @@ class Parquet(TableFormat):
             read = {"batch_size": size, "row_groups": groups, "use_threads": False}
             for table in self._tables(file, shard.name, wanted, read):
                 if "://" not in shard.name and location.stat(shard.name) != version:  # stores compare it at each request
-                    raise _changed(shard)
+                    raise not_planned(shard)
                 if skip < table.num_rows:
                     yield table.slice(skip)
                 skip = max(0, skip - table.num_rows)
@@ -86,10 +83,6 @@ class Parquet(TableFormat):
         yield from _side_by_side(
             [_columns(one.iter_batches(columns=chosen, **read), chosen) for one, chosen in sources if chosen]
         )
-
-
-def _changed(shard: Shard) -> InputError:
-    return InputError(f"shard {shard.name}: it is not what was planned: it changed", "restore it, or choose another output.path")
 
 
 @functools.lru_cache(maxsize=64)
@@ -212,7 +205,9 @@ class Parts(Parquet):
             return None
         if store.get(SUCCESS) is None:
             raise InputError(f"input.path {path}: unfinished: the job of this output is not done", "run it to its end first")
-        names = location.expand(f"{path.rstrip('/')}/{DATA}", tuple(known_endings()))
+        names = sorted(location.plain(f"{path.rstrip('/')}/{name}") for name in store.list(DATA) if name.endswith(".parquet"))
+        if link := next((name for name in names if os.path.islink(name)), None):
+            raise InputError(f"shard {link}: a symbolic link, which no part is", "run batchgen verify on the output")
         return [Found(name, self.name, upstream=(path, frozen.fingerprint)) for name in names]
 
     def find(self, path: str) -> list[Found]:

@@ -60,7 +60,7 @@ class TableFormat(Format):
         count = contents.rows
 
         def plan(rows_of: RowsOf, most: int) -> Planned | None:
-            content = self.content(spec, found.name, columns and sorted({*columns, *self.always}))
+            content = self.content(spec, found.name, None if columns is None else sorted({*columns, *self.always}))
             if shard.digest and (shard.digest != contents.digest or shard.content not in ("", content)):
                 raise changed(shard)
             if shard.digest:
@@ -79,8 +79,11 @@ class TableFormat(Format):
         return Measured(0 if shard.digest else count, plan)
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
-        at = spans[0].start
-        tables = self.batches(spec, shard, at, spans[-1].end, columns_read(kept, needed | self.always))
+        at, columns = spans[0].start, columns_read(kept, needed | self.always)
+        is_other = self.version(spec, shard.name) != (shard.size, shard.version)
+        if is_other and shard.content not in ("", self.content(spec, shard.name, columns)):
+            raise not_planned(shard)
+        tables = self.batches(spec, shard, at, spans[-1].end, columns)
         rest: list[pa.Table] = []
         have = 0
         for span in spans:
@@ -101,6 +104,10 @@ class TableFormat(Format):
         errors = {index: RowError("input", f"{place(shard, ordinals[index])}: {cause}") for index, cause in faults.items()}
         rows = [Row(ordinal, one, errors.get(index)) for index, (ordinal, one) in enumerate(zip(ordinals, data, strict=True))]
         return rows, pick(shard, table, kept)
+
+
+def not_planned(shard: Shard) -> InputError:
+    return InputError(f"shard {shard.name}: it is not what was planned: it changed", "restore it, or choose another output.path")
 
 
 def check_types(shard: str, schema: pa.Schema) -> None:

@@ -4,11 +4,12 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from batchgen.errors import InputError
+from batchgen.errors import InputError, OutputConflict
 from batchgen.read import reader
 from batchgen.read.formats.dataset import load_dataset
 from batchgen.records import Shard, Span
-from tests.support.reading import hostile_column, job_of, read_all
+from tests.support.planning import make, touch
+from tests.support.reading import hostile_column, job_of, planned, read_all
 
 
 def saved(folder, count=50):
@@ -71,3 +72,26 @@ def test_a_signed_address_in_an_error_of_the_hub_is_not_shown(monkeypatch):
         load_dataset(job_of(format="dataset").input, "some/set")
     assert "OSError: 403 for url: https://hub.example/data.parquet?..." in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def edited(folder, before, after):
+    """Change bytes in the one data file of a saved dataset, as nobody should."""
+    [path] = folder.glob("*.arrow")
+    data = path.read_bytes()
+    assert data.count(before) == 1
+    path.write_bytes(data.replace(before, after))
+    touch(path)
+
+
+def test_a_saved_dataset_that_is_edited_is_refused_and_one_that_is_touched_is_not(tmp_path):
+    folder = saved(tmp_path / "set")
+    job, columns, [shard], spans = planned(folder, input={"format": "dataset"})
+    for path in folder.glob("*.arrow"):
+        touch(path)
+    assert make(job, [shard]) == ([], [])
+    assert sum(len(rows) for _, rows, _ in reader.read_spans(job, shard, spans, columns.kept, {"prompt"})) == 50
+    edited(folder, b"p47p48", b"p84p74")
+    with pytest.raises(InputError, match="it is not what was planned: it changed"):
+        list(reader.read_spans(job, shard, spans, columns.kept, {"prompt"}))
+    with pytest.raises(OutputConflict, match="its rows changed"):
+        make(job, [shard])

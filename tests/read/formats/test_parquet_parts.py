@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.errors import InputError, JobError, OutputConflict
+from batchgen.errors import BatchgenError, InputError, JobError, OutputConflict
 from batchgen.job.job import Job
 from batchgen.output import plan_file
 from batchgen.prepare import prepare
@@ -103,3 +103,18 @@ def test_parts_that_are_named_as_files_are_files(first: Finished, tmp_path: Path
         first, tmp_path, input={"path": f"{first.store.url}/data", "prompt": "prompt", "keep": ["status"]}, limits={"errors": 1}
     )
     assert len({(row["shard"], row["row"]) for row in second.rows()}) == len(first.rows()) == 2 * ROWS + 2
+
+
+@pytest.mark.parametrize("which", ["part", "folder"])
+def test_a_link_in_an_output_is_not_followed(first: Finished, tmp_path: Path, which: str) -> None:
+    data = Path(first.store.url.removeprefix("file://")) / "data"
+    taken = data if which == "folder" else min(data.iterdir())
+    away = tmp_path / "away"
+    taken.rename(away)
+    taken.symlink_to(away)
+    try:
+        with pytest.raises(BatchgenError, match="symbolic link"):
+            chained(first, tmp_path)
+    finally:
+        taken.unlink()
+        away.rename(taken)
