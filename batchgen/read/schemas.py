@@ -29,8 +29,22 @@ def common(schemas: Iterable[pa.Schema]) -> tuple[Types, bool]:
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type without dictionaries."""
-    return kind.value_type if types.is_dictionary(kind) else kind
+    """The type without dictionaries, at any depth."""
+    if types.is_dictionary(kind):
+        return plain(kind.value_type)
+    if types.is_struct(kind):
+        return pa.struct([_plain_field(field) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(_plain_field(kind.key_field), _plain_field(kind.item_field), kind.keys_sorted)
+    if types.is_fixed_size_list(kind):
+        return pa.list_(_plain_field(kind.value_field), kind.list_size)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return (pa.list_ if types.is_list(kind) else pa.large_list)(_plain_field(kind.value_field))
+    return kind
+
+
+def _plain_field(field: pa.Field) -> pa.Field:
+    return field.with_type(plain(field.type))
 
 
 def lossless(kinds: Iterable[pa.DataType]) -> pa.DataType | None:

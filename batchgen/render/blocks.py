@@ -1,6 +1,7 @@
 """A span on its way from the feed, which encodes it, to a replica, which decodes it: its prompts and its carried input columns as
 Arrow. A block is a table of one row, so that Ray Data never splits a span."""
 
+import struct
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -102,7 +103,9 @@ def encode_block(span: Span, prompts: pa.Table, kept: pa.Table) -> pa.Table:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-        columns[name] = pa.array([bytes(sink.getvalue())], pa.large_binary())
+        made = sink.getvalue()
+        ends = pa.py_buffer(struct.pack("=2q", 0, made.size))
+        columns[name] = pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, made])  # not a copy
     return pa.table(columns)
 
 

@@ -46,7 +46,7 @@ class Parquet(TableFormat):
         file, footer = open_parquet(shard.name, with_dictionaries=True)
         if shard.digest not in ("", xxhash.xxh3_128_hexdigest(footer)):
             raise InputError(f"shard {shard.name}: it is not what was planned: it changed", "restore it and run again")
-        rows = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+        rows = [group.num_rows for group in _groups(file)]
         ends = [0, *itertools.accumulate(rows)]
         groups = [index for index in range(len(rows)) if ends[index + 1] > start and ends[index] < end]
         skip = start - ends[groups[0]] if groups else 0
@@ -94,19 +94,37 @@ def open_parquet(name: str, with_dictionaries: bool = False) -> tuple[pq.Parquet
 
 
 def _dictionaries(file: pq.ParquetFile) -> list[str]:
-    """The flat text columns that are stored with a dictionary: a few bytes of it may stand for gigabytes of rows."""
-    group = file.metadata.row_group(0) if file.num_row_groups else None
-    kinds = {field.name: field.type for field in file.schema_arrow}
-    columns = [group.column(index) for index in range(group.num_columns)] if group else []
-    names = [column.path_in_schema for column in columns if column.has_dictionary_page and column.physical_type == "BYTE_ARRAY"]
-    texts = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
-    return [name for name in names if kinds.get(name) in texts]
+    """The text columns, nested ones too, that are stored with a dictionary: a few bytes may stand for gigabytes of rows."""
+    columns = [column for group in _groups(file) for column in _columns(group)]
+    found = (one.path_in_schema for one in columns if one.has_dictionary_page and one.physical_type == "BYTE_ARRAY")
+    decimals = {one.path for one in map(file.schema.column, range(len(file.schema))) if one.logical_type.type == "DECIMAL"}
+    return [path for path in dict.fromkeys(found) if path not in decimals]
 
 
 def _row_bytes(file: pq.ParquetFile) -> float:
-    """The mean size of a row, in the row group where it is largest, before dictionaries are decoded."""
-    groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-    return max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0.0)
+    """The mean size of a row, in the row group where it is largest, before dictionaries of texts are decoded: many equal numbers
+    of a list may take no room in the file."""
+    widths = [_width(file.schema.column(index)) for index in range(len(file.schema))]
+
+    def size(group: pq.RowGroupMetaData) -> float:
+        decoded = sum(column.num_values * width for column, width in zip(_columns(group), widths, strict=True))
+        return float(max(group.total_byte_size, decoded))
+
+    return max((size(group) / group.num_rows for group in _groups(file) if group.num_rows), default=0.0)
+
+
+def _groups(file: pq.ParquetFile) -> list[pq.RowGroupMetaData]:
+    return [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+
+
+def _columns(group: pq.RowGroupMetaData) -> list[pq.ColumnChunkMetaData]:
+    return [group.column(index) for index in range(group.num_columns)]
+
+
+def _width(column: pq.ColumnSchema) -> float:
+    """Bytes of a value in memory, those of a text left out."""
+    known = {"BOOLEAN": 1 / 8, "INT32": 4, "FLOAT": 4, "FIXED_LEN_BYTE_ARRAY": column.length, "BYTE_ARRAY": 4}
+    return float(known.get(column.physical_type, 8))
 
 
 class Parts(Parquet):
