@@ -6,7 +6,7 @@ in `input_extra`. An output keeps the carried columns as an Arrow schema with no
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,6 +23,8 @@ from batchgen.read.schemas import carried_name, carried_names
 from batchgen.records import CALL_KEYS, CALLS, Data
 
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16  # per shard, and about how many shards, are read to find the columns
+HEAD_BYTES = 2**28  # of text of all of them, none of which is held
+MOST_COLUMNS = 10_000  # of JSONL get a type; a row's other ones go into `input_extra`
 ODD = 0.01  # of the values of a column have another type than the others and go into `input_extra`
 BYTES_PER_ROW = 256.0  # assumed where there is no row to measure
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
@@ -56,19 +58,17 @@ def look(job: Job, found: list[Found]) -> InputColumns:
         return format_of(spec, shard).head(spec, shard.name, HEAD_ROWS)
 
     schemas: dict[str, pa.Schema] = {}
-    rows: list[Data] = []
+    seen = _Seen(spec.messages)
     if isinstance(head(found[0]), pa.Schema):
         with ThreadPoolExecutor(8) as pool:
             schemas = {
                 shard.name: one for shard, one in zip(found, pool.map(head, found), strict=True) if isinstance(one, pa.Schema)
             }
-    else:
-        heads = map(head, found[:: max(1, len(found) // HEAD_SHARDS)])
-        rows = [row for one in heads if isinstance(one, list) for row in one]
     types: dict[str, pa.DataType | None]
     types, misfits = {**(chosen := schemas_of.common(schemas.values()))[0]}, chosen[1]
     if not schemas:
-        types, misfits = infer_types(rows), True
+        some = found[:: max(1, len(found) // HEAD_SHARDS)]
+        types, misfits = infer_types(row for one in map(head, some) for row in seen.rows_of(one, HEAD_BYTES // len(some))), True
     if types or schemas:
         _check_named(job, types)
     wanted = list(types) if spec.keep == "all" else spec.keep
@@ -76,15 +76,35 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     fields = [carried_field(name, types.get(name), output) for name, output in carried_names(carried).items()]
     if wanted and misfits:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
-    calls = spec.messages is not None and (_any_calls(rows, spec.messages) or _call_fields(schemas.values(), spec.messages))
+    calls = spec.messages is not None and (seen.calls or _call_fields(schemas.values(), spec.messages))
     kept = pa.schema(fields, CALLS if calls else None)
-    weight = sum(len(dumps(row)) + 1 for row in rows) / len(rows) if rows else BYTES_PER_ROW
-    return InputColumns(kept, weight, schemas)
+    return InputColumns(kept, seen.bytes / seen.rows if seen.rows else BYTES_PER_ROW, schemas)
 
 
-def _any_calls(rows: Iterable[Data], column: str) -> bool:
-    found = (row[column] for row in rows if isinstance(row.get(column), list))
-    return any(message.get(key) for each in found for message in each if isinstance(message, dict) for key in CALL_KEYS)
+@dataclass
+class _Seen:
+    """What is known of the rows of some heads once they have gone by: how many, the bytes of their text, and whether there were
+    calls of tools in the column `messages`."""
+
+    messages: str | None
+    rows: int = 0
+    bytes: int = 0
+    calls: bool = False
+
+    def rows_of(self, head: Head, most: int) -> Iterator[Data]:
+        """The rows of a head, up to one with which they have over `most` bytes."""
+        upto = self.bytes + most
+        for row, size in head if not isinstance(head, pa.Schema) else ():
+            self.rows, self.bytes = self.rows + 1, self.bytes + size
+            self.calls = self.calls or (self.messages is not None and _any_calls(row.get(self.messages)))
+            yield row
+            if self.bytes > upto:
+                return
+
+
+def _any_calls(messages: object) -> bool:
+    found = messages if isinstance(messages, list) else []
+    return any(message.get(key) for message in found if isinstance(message, dict) for key in CALL_KEYS)
 
 
 def _call_fields(schemas: Iterable[pa.Schema], column: str) -> bool:
@@ -101,6 +121,8 @@ def infer_types(rows: Iterable[Data]) -> dict[str, pa.DataType | None]:
     items: defaultdict[str, Counter[type]] = defaultdict(Counter)
     for row in rows:
         for name, value in row.items():
+            if name not in kinds and len(kinds) >= MOST_COLUMNS:
+                continue
             is_huge = type(value) is int and not -(2**63) <= value < 2**63
             kinds[name][object if is_huge else type(value)] += 1
             if isinstance(value, list):

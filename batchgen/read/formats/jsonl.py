@@ -18,10 +18,11 @@ from batchgen.errors import BadRow, InputError, RowError, place, safe_message
 from batchgen.job.input import Input
 from batchgen.read import location
 from batchgen.read.columns import conform
-from batchgen.read.formats import Format, Found, Head, Measured, Planned, RowsOf, SpanRows, changed
+from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.records import Data, Row, Shard, Span
 
 CHUNK = 4 * 2**20  # bytes read at a time
+HEAD_BYTES = 2**26  # of a shard's text, and a line more, are looked at for its columns
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 COMPRESSION = 4.0  # assumed bytes of text per byte of a compressed shard; good enough for the sizes of spans
 BLANK = (b"", b"\r")
@@ -53,11 +54,12 @@ class Jsonl(Format):
         """The columns of a row from a line's object. Raises BadRow."""
         return line
 
-    def head(self, spec: Input, name: str, rows: int) -> Head:
+    def head(self, spec: Input, name: str, rows: int) -> Iterator[tuple[Data, int]]:
         with _open_text(name) as stream:
-            first = itertools.islice(lines(stream, name, spec.max_row_bytes), rows)
-            made = [self.row(spec, name, 0, line) for line in first if line not in BLANK]
-        return [row.data for row in made if row.data is not None]
+            found = lines(stream, name, spec.max_row_bytes, HEAD_BYTES + spec.max_row_bytes)
+            for line in itertools.islice(found, rows):
+                if line and line not in BLANK and (data := self.row(spec, name, 0, line).data) is not None:
+                    yield data, len(line) + 1
 
     def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float) -> Measured:
         text_bytes = found.size * (COMPRESSION if self.is_sequential(shard) else 1.0)
