@@ -3,18 +3,21 @@ Arrow. A block is a table of one row, so that Ray Data never splits a span."""
 
 import struct
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from batchgen import logs
-from batchgen.errors import RowError
+from batchgen.errors import RowError, place
 from batchgen.job.sampling import SAMPLING_TYPE, Sampling
 from batchgen.jsontext import dumps, loads
 from batchgen.records import Failed, Prompt, Row, Span, attributes_type
+from batchgen.render.messages import texts
 from batchgen.render.renderer import Renderer
 
+SPAN_BYTES = 2**30  # of a span's prompts; the plan (plan.RENDERED_BYTES) keeps well below it where rows are of about one size
+PIECE_BYTES = 2**26  # of them that are made into Arrow at a time
 _LOG = logs.logger("render")
 
 
@@ -48,15 +51,46 @@ def prompt_schema(attributes: tuple[str, ...]) -> pa.Schema:
 
 
 def encode_span(renderer: Renderer, shard: str, rows: Sequence[Row], again: Sequence[Failed] = ()) -> pa.Table:
-    """The rendered prompts of a span's rows (`prompt_schema`); of a retry, those of the rows that failed."""
-    prompts = [prompt for index, row in enumerate(rows) for prompt in renderer.prompts(row, shard, index)]
-    if again:
-        failed = defaultdict[tuple[int, int], list[Failed]](list)
-        for one in again:
-            failed[one.row, one.variant].append(one)
-        named = ((prompt, failed.get((prompt.row, prompt.variant))) for prompt in prompts)
-        prompts = [replace(prompt, failed=tuple(samples)) for prompt, samples in named if samples]
+    """The rendered prompts of a span's rows (`prompt_schema`); of a retry, those of the rows that failed. The table is in pieces:
+    Python's values of one piece are held, and the offsets of an array of texts have 32 bits."""
     schema = prompt_schema(renderer.job.schema_names)
+    pieces, some, held = [], list[Prompt](), 0
+    for prompt in _prompts(renderer, shard, rows, again):
+        some.append(prompt)
+        held += _size(prompt)
+        if held >= PIECE_BYTES:
+            pieces.append(_sound(some, schema))
+            some, held = [], 0
+    return pa.concat_tables([*pieces, _sound(some, schema)])
+
+
+def _prompts(renderer: Renderer, shard: str, rows: Sequence[Row], again: Sequence[Failed]) -> Iterator[Prompt]:
+    """Prompts of about SPAN_BYTES; those that follow have an error and are not rendered."""
+    failed = defaultdict[tuple[int, int], list[Failed]](list)
+    for one in again:
+        failed[one.row, one.variant].append(one)
+    held = 0
+    for index, row in enumerate(rows):
+        cause = f"{place(shard, row.ordinal)}: the prompts of its span before it hold {SPAN_BYTES} bytes: have fewer variants"
+        refused = renderer.each(replace(row, error=row.error or RowError("input", cause)), shard, index)
+        made = renderer.each(row, shard, index)
+        for error in refused:
+            prompt = next(made) if held < SPAN_BYTES else error
+            if again:
+                if not (samples := failed.get((prompt.row, prompt.variant))):
+                    continue
+                prompt = replace(prompt, failed=tuple(samples))
+            held += _size(prompt)
+            yield prompt
+
+
+def _size(prompt: Prompt) -> int:
+    """About how many bytes a prompt takes in a table."""
+    said = sum(len(text) for message in prompt.messages for text in texts(message))
+    return max(len(prompt.text), said) + sum(map(len, prompt.turns)) + 4 * len(prompt.token_ids)
+
+
+def _sound(prompts: list[Prompt], schema: pa.Schema) -> pa.Table:
     try:
         return _table(prompts, schema)
     except (ValueError, TypeError, OverflowError, pa.ArrowException):
