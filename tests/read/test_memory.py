@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import InputError
@@ -112,6 +115,30 @@ def test_heads_of_long_rows_are_not_held(tmp_path: Path) -> None:
     bytes_per_row, grown = map(int, done.stdout.split())
     assert bytes_per_row == len(row)
     assert grown < 150 * MB
+
+
+@pytest.mark.parametrize("shape", ["list", "list of lists", "map", "struct", "large rows", "numbers"])
+def test_nested_cells_that_stand_for_gigabytes_are_error_rows(tmp_path: Path, shape: str) -> None:
+    big, rows, heavy = "x" * MB, 256, 4
+    counts = [512 if row % (rows // heavy) == 5 else 1 for row in range(rows)]  # a heavy cell has half a gigabyte of text
+    ends = pa.array([0, *itertools.accumulate(counts)], pa.int32())
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * sum(counts), pa.int32()), [big])
+    of_lists = pa.ListArray.from_arrays(ends, texts)
+    column = {
+        "list of lists": lambda: pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), of_lists),
+        "map": lambda: pa.MapArray.from_arrays(ends, pa.array(["k"] * len(texts)), texts),
+        "struct": lambda: pa.StructArray.from_arrays([of_lists], ["inner"]),
+        "numbers": lambda: pa.ListArray.from_arrays(
+            pa.array(np.cumsum([0, *(2 * MB if count > 1 else 10 for count in counts)]), pa.int32()),
+            pa.array(np.zeros(heavy * 2 * MB + 10 * (rows - heavy), np.int64)),
+        ),
+    }.get(shape, lambda: of_lists)()
+    table = pa.table({"prompt": [str(row) for row in range(rows)], "v": column})
+    options: dict[str, Any] = {"row_group_size": 1} if shape == "large rows" else {}
+    pq.write_table(table, tmp_path / "in.parquet", compression="zstd", store_schema=False, **options)
+    ok, errors, grown = read_apart(tmp_path / "in.parquet")
+    assert (ok, errors) == (rows - heavy, ["the row is over input.max_row_bytes (8388608)"])
+    assert grown < 500 * MB
 
 
 def test_heads_end_by_bytes_and_every_shard_has_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,7 @@ def without_faults(shard: str, table: pa.Table, max_row_bytes: int, faults: Faul
     faults |= {int(row): f"the row is over input.max_row_bytes ({max_row_bytes})" for row in np.flatnonzero(too_long)}
     cause = f"the rows of its span before it hold {SPAN_BYTES} bytes: set spans.rows, to fewer rows"
     faults |= {int(row): cause for row in np.flatnonzero(too_much & ~too_long)}
-    if faults:
-        table = pa.table([_nulled(column, faults) for column in table.columns], schema=table.schema)
+    table = pa.table([_nulled(column, faults) for column in table.columns], schema=table.schema)
     for index in suspect:
         bad = dict(_invalid(table.column(index)))
         table = table.set_column(index, table.field(index), _nulled(table.column(index), bad))
@@ -82,8 +81,12 @@ def _invalid(column: pa.ChunkedArray) -> list[tuple[int, str]]:
     return found
 
 
-def _nulled(column: pa.ChunkedArray, rows: dict[int, str]) -> pa.ChunkedArray:
-    return column.take(pa.array([None if row in rows else row for row in range(len(column))], pa.int64())) if rows else column
+def _nulled(column: pa.ChunkedArray, rows: Faults) -> pa.ChunkedArray:
+    """The column without the cells of these rows. A slice of lists has the items of all its lists, which a cast would decode:
+    lists of dictionaries are copied in any case."""
+    if not rows and (types.is_dictionary(column.type) or plain(column.type) == column.type):
+        return column
+    return column.take(pa.array([None if row in rows else row for row in range(len(column))], pa.int64()))
 
 
 def _row_bytes(table: pa.Table) -> np.ndarray:

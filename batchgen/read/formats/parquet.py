@@ -53,7 +53,8 @@ class Parquet(TableFormat):
         try:
             size = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, _row_bytes(file)))))
             wanted = columns and [name for name in columns if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=wanted, use_threads=False):
+            made = (file.iter_batches(size, [group], wanted, use_threads=False) for group in groups)  # each has its dictionaries
+            for batch in itertools.chain.from_iterable(made):
                 table = pa.Table.from_batches([batch])
                 if skip < table.num_rows:
                     yield table.slice(skip)
