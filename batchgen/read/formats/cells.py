@@ -16,9 +16,21 @@ ITEM_BYTES = 4  # of an item of a list, beside its value
 Faults = dict[int, str]  # by the index of a row: the column and the cause
 
 
-def without_faults(shard: str, table: pa.Table, max_row_bytes: int, faults: Faults) -> pa.Table:
-    """The table, where whole rows that hold too many bytes, and cells of invalid data, are null. Raises InputError for a table
-    whose structure is damaged."""
+def without_faults(shard: str, pieces: list[pa.Table], max_row_bytes: int, faults: Faults) -> pa.Table:
+    """The pieces of a span's table as one, where whole rows that hold too many bytes, and cells of invalid data, are null. Raises
+    InputError for a table whose structure is damaged."""
+    held, at, sound = 0.0, 0, []
+    for piece in pieces:
+        own: Faults = {}
+        table, held = _sound(shard, piece, max_row_bytes, held, own)
+        faults |= {at + row: cause for row, cause in own.items()}
+        at += len(piece)
+        sound.append(table)
+    return pa.concat_tables(sound)
+
+
+def _sound(shard: str, table: pa.Table, max_row_bytes: int, held: float, faults: Faults) -> tuple[pa.Table, float]:
+    """A piece as it should be, and the bytes that the rows of its span hold up to its end."""
     suspect = []
     for index, name in enumerate(table.column_names):
         try:
@@ -27,19 +39,21 @@ def without_faults(shard: str, table: pa.Table, max_row_bytes: int, faults: Faul
             if "offset" in str(error).lower():
                 raise InputError(f"shard {shard}: column {name}: damaged: {safe_message(error)}", "write it again") from None
             suspect.append(index)
-    sizes = _row_bytes(table)
+    sizes = row_bytes(table)
     too_long = sizes > max_row_bytes
-    too_much = np.cumsum(np.where(too_long, 0, sizes)) > SPAN_BYTES
+    upto = held + np.cumsum(np.where(too_long, 0, sizes))
+    too_much = upto > SPAN_BYTES
     faults |= {int(row): f"the row is over input.max_row_bytes ({max_row_bytes})" for row in np.flatnonzero(too_long)}
     cause = f"the rows of its span before it hold {SPAN_BYTES} bytes: set spans.rows, to fewer rows"
     faults |= {int(row): cause for row in np.flatnonzero(too_much & ~too_long)}
-    table = pa.table([_nulled(column, faults) for column in table.columns], schema=table.schema)
+    columns = [decoded(_nulled(column, faults)) for column in table.columns]
+    table = pa.table(columns, names=table.column_names)
     for index in suspect:
         bad = dict(_invalid(table.column(index)))
         table = table.set_column(index, table.field(index), _nulled(table.column(index), bad))
         for row, cause in bad.items():
             faults.setdefault(row, f"column {table.column_names[index]}: {cause}")
-    return table
+    return table, float(upto[-1]) if len(upto) else held
 
 
 def to_python(table: pa.Table, faults: Faults) -> list[Data]:
@@ -82,14 +96,19 @@ def _invalid(column: pa.ChunkedArray) -> list[tuple[int, str]]:
 
 
 def _nulled(column: pa.ChunkedArray, rows: Faults) -> pa.ChunkedArray:
-    """The column without the cells of these rows. A slice of lists has the items of all its lists, which a cast would decode:
-    lists of dictionaries are copied in any case."""
-    if not rows and (types.is_dictionary(column.type) or plain(column.type) == column.type):
+    return column.take(pa.array([None if row in rows else row for row in range(len(column))], pa.int64())) if rows else column
+
+
+def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with lists, structs and maps of plain texts. `take` leaves out the items that a slice of lists still has, all of
+    which a cast would decode."""
+    kind = plain(column.type)
+    if types.is_dictionary(column.type) or kind == column.type:
         return column
-    return column.take(pa.array([None if row in rows else row for row in range(len(column))], pa.int64()))
+    return column.take(pa.array(range(len(column)), pa.int64())).cast(kind)
 
 
-def _row_bytes(table: pa.Table) -> np.ndarray:
+def row_bytes(table: pa.Table) -> np.ndarray:
     """About how many bytes the values of each row hold once dictionaries are decoded."""
     sizes = np.zeros(len(table))
     for column in table.columns:

@@ -21,6 +21,7 @@ from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import open_store
 from batchgen.read import location
 from batchgen.read.formats import Found, known_endings
+from batchgen.read.formats.cells import decoded, row_bytes
 from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
 from batchgen.records import Shard
 
@@ -56,6 +57,8 @@ class Parquet(TableFormat):
             made = (file.iter_batches(size, [group], wanted, use_threads=False) for group in groups)  # each has its dictionaries
             for batch in itertools.chain.from_iterable(made):
                 table = pa.Table.from_batches([batch])
+                if row_bytes(table).sum() <= BATCH_BYTES:  # cheaper now than by spans
+                    table = pa.table(list(map(decoded, table.columns)), names=table.column_names)
                 if skip < table.num_rows:
                     yield table.slice(skip)
                 skip = max(0, skip - table.num_rows)
