@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import orjson
 import pyarrow as pa
 
 from batchgen import logs
 from batchgen.errors import RowError, place
 from batchgen.job.sampling import SAMPLING_TYPE, Sampling
 from batchgen.jsontext import dumps, loads
-from batchgen.records import Failed, Prompt, Row, Span, attributes_type
+from batchgen.records import Failed, Message, Prompt, Row, Span, attributes_type
 from batchgen.render.messages import texts
 from batchgen.render.renderer import Renderer
 
@@ -110,12 +111,19 @@ def _storable(prompt: Prompt, schema: pa.Schema) -> Prompt:
 def _table(prompts: list[Prompt], schema: pa.Schema) -> pa.Table:
     columns: dict[str, list[object]] = {name: [getattr(prompt, name) for prompt in prompts] for name in schema.names}
     columns |= {
-        "messages": [dumps(prompt.messages) for prompt in prompts],
+        "messages": [_json(prompt.messages) for prompt in prompts],
         "sampling": [prompt.sampling and dict(prompt.sampling) for prompt in prompts],
         "error": [prompt.error and (prompt.error.code, prompt.error.detail) for prompt in prompts],
         "failed": [[(one.sample, one.attempt, one.code) for one in prompt.failed] for prompt in prompts],
     }
     return pa.table(columns, schema=schema)
+
+
+def _json(messages: list[Message]) -> str:
+    """JSON of messages; of those that are texts alone ten times as fast as `dumps`."""
+    if all(type(value) is str for message in messages for value in message.values()):
+        return orjson.dumps(messages).decode()
+    return dumps(messages)
 
 
 def decode_prompts(table: pa.Table, shard: str) -> list[Prompt]:
