@@ -9,7 +9,8 @@ import orjson
 
 MOST_DEPTH = 200
 """Levels of nesting. orjson writes 254, Python's json about 900: whatever has been read here can be written."""
-_LONG_INTEGER = re.compile(rb"[0-9]{19}")  # may be over 64 bits (signed), of which orjson makes a float
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_LONG_INTEGER = b"0" * 19  # may be over 64 bits (signed), of which orjson makes a float
 
 
 def loads(text: bytes | str, strict: bool = False) -> Any:
@@ -19,7 +20,7 @@ def loads(text: bytes | str, strict: bool = False) -> Any:
     if data.count(b"[") + data.count(b"{") > MOST_DEPTH and _depth(data) > MOST_DEPTH:
         raise ValueError(f"JSON of more than {MOST_DEPTH} levels")
     cause: Exception | None = None
-    if not _LONG_INTEGER.search(data):
+    if _LONG_INTEGER not in data.translate(_DIGITS):  # ten times as fast as a regex
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError as error:

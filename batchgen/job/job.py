@@ -89,7 +89,11 @@ FINAL = {"input", "render", "too_long"}
 
 class Spans(Spec):
     rows: int | None = Field(None, ge=1, description="Maximum input rows of a span. Default: by input size, fewer at its end.")
-    bytes: int = Field(16 * 2**20, ge=1, description="Maximum bytes of JSONL of a span; one line may exceed it.")
+    bytes: int = Field(
+        16 * 2**20,
+        ge=1,
+        description="Maximum bytes of JSONL of a span, fewer where a row makes many prompts or samples; one line may exceed it.",
+    )
     journal_seconds: float = Field(30.0, gt=0, description="Seconds between journals of the finished rows of unfinished spans.")
 
 

@@ -20,6 +20,8 @@ SHARES, SHARES_ALONE = 16, 8
 """Spans per replica; the second for a pool of one, which has no work to spread (each part costs as much as some hundred rows)."""
 TAIL_SHARES = 4
 SHOWN_SHARDS = 20
+RENDERED_BYTES, ANSWERED_BYTES = 2**26, 2**29
+"""Of a span's text, as often as its prompts repeat it, and as often as the rows of its part do."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ def make_plan(job: Job, found: list[Found], columns: InputColumns, known: Sequen
     def measure(pair: tuple[Shard, Found]) -> Measured:
         return format_of(job.input, pair[1]).measure(job.input, *pair, columns.bytes_per_row, columns.read)
 
+    most = max(1, min(job.spans.bytes, RENDERED_BYTES // job.variants, ANSWERED_BYTES // (job.variants * job.samples)))
+
     def plan(one: Measured, later: int) -> Planned | None:
-        return one.plan(lambda left: sizes.rows(later + left), job.spans.bytes)
+        return one.plan(lambda left: sizes.rows(later + left), most)
 
     measured = in_threads(measure, _to_plan(found, known))
     total = sum(one.rows for one in measured)

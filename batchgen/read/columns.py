@@ -5,7 +5,6 @@ JSONL has no schema, while all parts of an output must have one. Types come from
 in `input_extra`. An output keeps the carried columns as an Arrow schema with notes in the fields' metadata."""
 
 import dataclasses
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,15 +19,15 @@ from batchgen.jsontext import dumps
 from batchgen.read import schemas as schemas_of
 from batchgen.read.formats import Found, Head, format_of
 from batchgen.read.formats.cells import alone
+from batchgen.read.heads import SCALARS, Seen, call_fields, infer_types
 from batchgen.read.layouts import JobLayout
 from batchgen.read.schemas import carried_name, carried_names
 from batchgen.read.values import values as json_values
-from batchgen.records import CALL_KEYS, CALLS, Data
+from batchgen.records import CALLS, Data
 
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16  # per shard, and about how many shards, are read to find the columns
-ODD = 0.01  # of the values of a column have another type than the others and go into `input_extra`
+HEAD_BYTES = 2**28  # of text of all of them, none of which is held
 BYTES_PER_ROW = 256.0  # assumed where there is no row to measure
-_SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,17 @@ def look(job: Job, found: list[Found]) -> InputColumns:
         return format_of(spec, shard).head(spec, shard.name, HEAD_ROWS)
 
     schemas: dict[str, pa.Schema] = {}
-    rows: list[Data] = []
+    seen = Seen(spec.messages)
     if isinstance(head(found[0]), pa.Schema):
         with ThreadPoolExecutor(8) as pool:
             schemas = {
                 shard.name: one for shard, one in zip(found, pool.map(head, found), strict=True) if isinstance(one, pa.Schema)
             }
-    else:
-        heads = map(head, found[:: max(1, len(found) // HEAD_SHARDS)])
-        rows = [row for one in heads if isinstance(one, list) for row in one]
     kinds: dict[str, pa.DataType | None]
     kinds, misfits = {**(chosen := schemas_of.common(schemas.values()))[0]}, chosen[1]
     if not schemas:
-        kinds, misfits = infer_types(rows), True
+        some = found[:: max(1, len(found) // HEAD_SHARDS)]
+        kinds, misfits = infer_types(row for one in map(head, some) for row in seen.rows_of(one, HEAD_BYTES // len(some))), True
     if kinds or schemas:
         _check_named(job, kinds)
     wanted = list(kinds) if spec.keep == "all" else spec.keep
@@ -85,48 +82,10 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     fields = [carried_field(name, kinds.get(name), output) for name, output in carried_names(carried).items()]
     if wanted and misfits:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
-    calls = spec.messages is not None and (_any_calls(rows, spec.messages) or _call_fields(schemas.values(), spec.messages))
+    calls = spec.messages is not None and (seen.calls or call_fields(schemas.values(), spec.messages))
     kept = pa.schema(fields, CALLS if calls else None)
-    weight = sum(len(dumps(row)) + 1 for row in rows) / len(rows) if rows else BYTES_PER_ROW
-    return InputColumns(kept, weight, schemas, frozenset(job.columns | JobLayout(job).needed))
-
-
-def _any_calls(rows: Iterable[Data], column: str) -> bool:
-    found = (row[column] for row in rows if isinstance(row.get(column), list))
-    return any(message.get(key) for each in found for message in each if isinstance(message, dict) for key in CALL_KEYS)
-
-
-def _call_fields(schemas: Iterable[pa.Schema], column: str) -> bool:
-    kinds = (schema.field(column).type for schema in schemas if schema.names.count(column) == 1)
-    inner = (getattr(kind, "value_type", None) for kind in kinds)
-    return any(field.name in CALL_KEYS for kind in inner if kind is not None and pa.types.is_struct(kind) for field in kind)
-
-
-def infer_types(rows: Iterable[Data]) -> dict[str, pa.DataType | None]:
-    """Arrow types for the columns of JSONL rows, in order of appearance. Scalars and lists of scalars keep their type (int and
-    float together are float64); None is for objects and values of several types, which are carried as JSON text. A few odd
-    values (ODD) do not count."""
-    kinds: defaultdict[str, Counter[type]] = defaultdict(Counter)
-    items: defaultdict[str, Counter[type]] = defaultdict(Counter)
-    for row in rows:
-        for name, value in row.items():
-            is_huge = type(value) is int and not -(2**63) <= value < 2**63
-            kinds[name][object if is_huge else type(value)] += 1
-            if isinstance(value, list):
-                items[name].update(map(type, value))
-    return {name: _one_type(kind, items[name]) for name, kind in kinds.items()}
-
-
-def _one_type(kinds: Counter[type], items: Counter[type]) -> pa.DataType | None:
-    counted = Counter({kind: times for kind, times in kinds.items() if kind is not type(None)})
-    numbers = counted[int] + counted[float]
-    found = {kind for kind, times in counted.items() if (numbers if kind in (int, float) else times) > ODD * counted.total()}
-    if found == {list}:
-        item = _one_type(items, Counter())
-        return None if item is None else pa.list_(item)
-    if found == {int, float}:
-        return pa.float64()
-    return _SCALARS.get(found.pop()) if len(found) == 1 else None
+    per_row = seen.bytes / seen.rows if seen.rows else BYTES_PER_ROW
+    return InputColumns(kept, per_row, schemas, frozenset(job.columns | JobLayout(job).needed))
 
 
 def _check_named(job: Job, names: Iterable[str]) -> None:
@@ -213,7 +172,7 @@ def _fits(value: object, kind: pa.DataType) -> bool:
         return type(value) is float or (type(value) is int and abs(value) <= 2**53)
     if types.is_integer(kind):
         return type(value) is int and -(2**63) <= value < 2**63
-    return bool(_SCALARS.get(type(value)) == kind)
+    return bool(SCALARS.get(type(value)) == kind)
 
 
 def _unfit(column: pa.Field, kept: pa.Schema) -> str | None:

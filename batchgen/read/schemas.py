@@ -2,7 +2,7 @@
 under which the output carries columns."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 from pyarrow import types
@@ -31,11 +31,11 @@ def common(schemas: Iterable[pa.Schema]) -> tuple[Types, bool]:
 def plain(kind: pa.DataType) -> pa.DataType:
     """The type without dictionaries, null at every level: a row in error has it, and one of a shard without the column."""
     if types.is_dictionary(kind):
-        return kind.value_type
+        return plain(kind.value_type)
     if types.is_struct(kind):
         return pa.struct([_plain(field) for field in kind])
     if types.is_map(kind):
-        return pa.map_(kind.key_type, _plain(kind.item_field), kind.keys_sorted)
+        return pa.map_(plain(kind.key_type), _plain(kind.item_field), kind.keys_sorted)
     if types.is_fixed_size_list(kind):
         return pa.list_(_plain(kind.value_field), kind.list_size)
     if types.is_list(kind) or types.is_large_list(kind):  # views cannot be cast
@@ -44,8 +44,12 @@ def plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _plain(field: pa.Field) -> pa.Field:
-    kind = field.type if types.is_dictionary(field.type) else plain(field.type)
-    return field.with_type(kind).with_nullable(True)
+    return field.with_type(plain(field.type)).with_nullable(True)
+
+
+def holds(kind: pa.DataType, is_kind: Callable[[pa.DataType], bool]) -> bool:
+    """Whether the type, or one inside it, is such a type."""
+    return is_kind(kind) or any(holds(kind.field(index).type, is_kind) for index in range(kind.num_fields))
 
 
 def lossless(kinds: Iterable[pa.DataType]) -> pa.DataType | None:

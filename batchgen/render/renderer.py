@@ -60,16 +60,25 @@ class Renderer:
 
     def prompts(self, row: Row, shard: str, source: int = 0) -> list[Prompt]:
         """The prompts of a row, one per variant; of a bad row, error prompts. `source` is the row's index in its span."""
+        return list(self.each(row, shard, source))
+
+    def each(self, row: Row, shard: str, source: int = 0) -> Iterator[Prompt]:
+        """As `prompts`, each when it is asked for."""
         value = (row.data or {}).get(self.job.input.id) if self.job.input.id else None
         name, error = _id(value), row.error
+        done = 0
         if error is None:
             try:
-                return list(self._prompts(row, shard, source, name))
+                for prompt in self._prompts(row, shard, source, name):
+                    yield prompt
+                    done += 1
+                return
             except BadRow as bad:
                 error = RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}")
             except Exception as unforeseen:
                 error = logs.internal_error(_LOG, place(shard, row.ordinal), unforeseen)
-        return [Prompt(source, shard, row.ordinal, number, name, error=error) for number in range(self.job.variants)]
+        for number in range(done, self.job.variants):
+            yield Prompt(source, shard, row.ordinal, number, name, error=error)
 
     def _prompts(self, row: Row, shard: str, source: int, name: str | None) -> Iterator[Prompt]:
         data, messages = row.data or {}, row.messages or []

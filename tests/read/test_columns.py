@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.read import columns
+from batchgen.read import columns, heads
 from batchgen.read.schemas import carried_name
 from tests.support.reading import read_all
 
 
 def inferred(*rows):
-    return {name: "json" if kind is None else str(kind) for name, kind in columns.infer_types(rows).items()}
+    return {name: "json" if kind is None else str(kind) for name, kind in heads.infer_types(rows).items()}
 
 
 @pytest.mark.parametrize(
@@ -158,18 +158,18 @@ def test_every_value_of_a_row_is_recovered_from_the_carried_columns(tmp_path_fac
 def test_a_few_odd_values_do_not_make_text_of_a_column() -> None:
     rows = [{"n": number, "tags": [str(number)]} for number in range(1000)]
     rows[7] = {"n": "seven", "tags": {"odd": 1}}
-    types = columns.infer_types(rows)
+    types = heads.infer_types(rows)
     assert types == {"n": pa.int64(), "tags": pa.list_(pa.string())}
     kept = pa.schema([*(columns.carried_field(name, kind) for name, kind in types.items()), columns.extra_field(True, None)])
     table = columns.conform(rows, kept)
     assert table["n"].to_pylist() == [*range(7), None, *range(8, 1000)]
     assert table["input_extra"][7].as_py() == '{"n": "seven", "tags": {"odd": 1}}'
-    assert columns.infer_types([{"n": 1}, {"n": "x"}]) == {"n": None}
+    assert heads.infer_types([{"n": 1}, {"n": "x"}]) == {"n": None}
 
 
 def test_integers_of_more_than_64_bits_keep_their_digits() -> None:
     rows = [{"n": 2**64 + number} for number in range(2)]
-    types = columns.infer_types(rows)
+    types = heads.infer_types(rows)
     assert types == {"n": None}
     kept = pa.schema([columns.carried_field("n", None), columns.extra_field(True, None)])
     assert columns.conform(rows, kept)["n"].to_pylist() == ["18446744073709551616", "18446744073709551617"]

@@ -13,7 +13,8 @@ from batchgen.read import location
 from batchgen.records import Data, Row, Shard, Span
 from batchgen.registry import Registry
 
-Head: TypeAlias = "list[Data] | pa.Schema"  # the first good rows of a shard, or the Arrow schema of the whole
+Head: TypeAlias = "Iterator[tuple[Data, int]] | pa.Schema"
+"""The first good rows of a shard, each with the bytes of its text, or the Arrow schema of the whole."""
 Planned = tuple[Shard, list[Span]]
 RowsOf = Callable[[float], int]  # the number of rows of a span, given about how many rows of the shard follow the span's start
 SpanRows = tuple[Span, list[Row], pa.Table]  # a span, its rows, and the carried columns of each

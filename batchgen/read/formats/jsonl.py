@@ -12,11 +12,12 @@ from batchgen import jsontext
 from batchgen.errors import BadRow, InputError, RowError, place
 from batchgen.job.input import Input
 from batchgen.read.columns import conform
-from batchgen.read.formats import Format, Found, Head, Measured, Planned, RowsOf, SpanRows, changed
+from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.read.formats.jsonl_spans import scan
 from batchgen.read.formats.jsonl_text import BLANK, BOM, CODECS, codec_of, lines, open_text
 from batchgen.records import Data, Row, Shard, Span
 
+HEAD_BYTES = 2**26  # of a shard's text, and a line more, are looked at for its columns
 COMPRESSION = 4.0  # assumed bytes of text per byte of a compressed shard; good enough for the sizes of spans
 
 
@@ -44,11 +45,12 @@ class Jsonl(Format):
         """The columns of a row from a line's object. Raises BadRow."""
         return line
 
-    def head(self, spec: Input, name: str, rows: int) -> Head:
+    def head(self, spec: Input, name: str, rows: int) -> Iterator[tuple[Data, int]]:
         with open_text(name) as stream:
-            first = itertools.islice(lines(stream, name, spec.max_row_bytes), rows)
-            made = [self.row(spec, name, 0, line) for line in first if line not in BLANK]
-        return [row.data for row in made if row.data is not None]
+            found = lines(stream, name, spec.max_row_bytes, HEAD_BYTES + spec.max_row_bytes)
+            for line in itertools.islice(found, rows):
+                if line and line not in BLANK and (data := self.row(spec, name, 0, line).data) is not None:
+                    yield data, len(line) + 1
 
     def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float, columns: list[str] | None) -> Measured:
         text_bytes = found.size * (COMPRESSION if self.is_sequential(shard) else 1.0)

@@ -24,7 +24,9 @@ from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import open_store
 from batchgen.read import location
 from batchgen.read.formats import Found
+from batchgen.read.formats.cells import decoded, row_bytes
 from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types, not_planned
+from batchgen.read.schemas import holds
 from batchgen.records import Shard
 
 BATCH_BYTES = 2**26  # of a batch that is read at once
@@ -54,35 +56,25 @@ class Parquet(TableFormat):
         file, footer = open_parquet(shard.name, with_dictionaries=True)
         if shard.digest not in ("", xxhash.xxh3_128_hexdigest(footer)):
             raise not_planned(shard)
-        rows = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+        rows = [group.num_rows for group in _groups(file)]
         ends = [0, *itertools.accumulate(rows)]
         groups = [index for index in range(len(rows)) if ends[index + 1] > start and ends[index] < end]
         skip = start - ends[groups[0]] if groups else 0
         try:
             size = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, _row_bytes(file)))))
             wanted = columns and [name for name in columns if name in file.schema_arrow.names]
-            read = {"batch_size": size, "row_groups": groups, "use_threads": False}
-            for table in self._tables(file, shard.name, wanted, read):
+            sources = _sources(file, shard.name, wanted)
+            tables = (_side_by_side(sources, size, group) for group in groups)  # each group has its dictionaries
+            for table in itertools.chain.from_iterable(tables):
                 if "://" not in shard.name and location.stat(shard.name) != version:  # stores compare it at each request
                     raise not_planned(shard)
+                if row_bytes(table).sum() <= BATCH_BYTES:  # cheaper now than by spans
+                    table = pa.table(list(map(decoded, table.columns)), names=table.column_names)
                 if skip < table.num_rows:
                     yield table.slice(skip)
                 skip = max(0, skip - table.num_rows)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"shard {shard.name}: damaged Parquet: {safe_message(error)}") from None
-
-    def _tables(self, file: pq.ParquetFile, name: str, wanted: list[str] | None, read: dict[str, Any]) -> Iterator[pa.Table]:
-        """What is read of a file, where no text that is not UTF-8 keeps its neighbours from being read."""
-        names = file.schema_arrow.names if wanted is None else wanted
-        checked = [name for name in names if _is_checked(file.schema_arrow.field(name).type)]
-        if not checked:
-            yield from map(_table, file.iter_batches(columns=wanted, **read))
-            return
-        bare, _ = open_parquet(name, with_dictionaries=True, without_schema=True)
-        sources = [(bare, checked), (file, [name for name in names if name not in checked])]
-        yield from _side_by_side(
-            [_columns(one.iter_batches(columns=chosen, **read), chosen) for one, chosen in sources if chosen]
-        )
 
 
 @functools.lru_cache(maxsize=64)
@@ -91,9 +83,8 @@ def _content(name: str, columns: tuple[str, ...] | None, version: tuple[int, str
     file, _ = open_parquet(name)
     digest = xxhash.xxh3_128()
     with location.open_shard(name) as stream:
-        for index in range(file.num_row_groups):
-            group = file.metadata.row_group(index)
-            for column in map(group.column, range(group.num_columns)):
+        for group in _groups(file):
+            for column in _chunks(group):
                 path = column.path_in_schema + "."
                 if columns is None or any(path.startswith(f"{name}.") for name in columns):
                     offsets = [column.data_page_offset, column.dictionary_page_offset or column.data_page_offset]
@@ -105,13 +96,18 @@ def _content(name: str, columns: tuple[str, ...] | None, version: tuple[int, str
     return digest.hexdigest()
 
 
-def _table(batch: pa.RecordBatch) -> pa.Table:
-    return pa.Table.from_batches([batch])
+Source = tuple[pq.ParquetFile, list[str] | None]  # a file as it is opened, and the columns that are read of it
 
 
-def _columns(batches: Iterator[pa.RecordBatch], names: list[str]) -> Iterator[pa.Table]:
-    """These columns alone: pyarrow reads a column `a.b` too where it is to read `a`."""
-    return (_table(batch).select(names) for batch in batches)
+def _sources(file: pq.ParquetFile, name: str, wanted: list[str] | None) -> list[Source]:
+    """The file, opened so that no text that is not UTF-8 keeps its neighbours from being read."""
+    names = file.schema_arrow.names if wanted is None else wanted
+    checked = [name for name in names if _is_checked(file.schema_arrow.field(name).type)]
+    if not checked:
+        return [(file, wanted)]
+    bare, _ = open_parquet(name, with_dictionaries=True, without_schema=True)
+    others = [name for name in names if name not in checked]
+    return [(bare, checked), *([(file, others)] if others else [])]
 
 
 def _is_checked(kind: pa.DataType) -> bool:
@@ -119,8 +115,16 @@ def _is_checked(kind: pa.DataType) -> bool:
     return bool(types.is_dictionary(kind) and kind != pa.dictionary(pa.int32(), kind.value_type))
 
 
-def _side_by_side(streams: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
-    """Tables with the columns of all streams, which have as many rows but may be cut elsewhere."""
+def _tables(source: Source, size: int, group: int) -> Iterator[pa.Table]:
+    file, names = source
+    for batch in file.iter_batches(size, [group], names, use_threads=False):
+        table = pa.Table.from_batches([batch])
+        yield table if names is None else table.select(names)  # pyarrow reads a column `a.b` too where it is to read `a`
+
+
+def _side_by_side(sources: list[Source], size: int, group: int) -> Iterator[pa.Table]:
+    """Tables with the columns of all sources, which have as many rows but may be cut elsewhere."""
+    streams = [_tables(source, size, group) for source in sources]
     rests = [next(stream, None) for stream in streams]
     while found := [rest for rest in rests if rest is not None]:
         rows = min(map(len, found))
@@ -171,19 +175,42 @@ def open_parquet(name: str, with_dictionaries: bool = False, without_schema: boo
 
 
 def _dictionaries(file: pq.ParquetFile) -> list[str]:
-    """The flat text columns that are stored with a dictionary: a few bytes of it may stand for gigabytes of rows."""
-    group = file.metadata.row_group(0) if file.num_row_groups else None
-    kinds = {field.name: field.type for field in file.schema_arrow}
-    columns = [group.column(index) for index in range(group.num_columns)] if group else []
-    names = [column.path_in_schema for column in columns if column.has_dictionary_page and column.physical_type == "BYTE_ARRAY"]
-    texts = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
-    return [name for name in names if kinds.get(name) in texts]
+    """The text columns, nested ones too, that are stored with a dictionary: a few bytes may stand for gigabytes of rows."""
+    columns = [column for group in _groups(file) for column in _chunks(group)]
+    found = (one.path_in_schema for one in columns if one.has_dictionary_page and one.physical_type == "BYTE_ARRAY")
+    decimals = {one.path for one in map(file.schema.column, range(len(file.schema))) if one.logical_type.type == "DECIMAL"}
+    views = [f"{field.name}." for field in file.schema_arrow if holds(field.type, _is_view)]  # as a dictionary they are none
+    return [path for path in dict.fromkeys(found) if path not in decimals and not f"{path}.".startswith(tuple(views))]
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return bool(types.is_string_view(kind) or types.is_binary_view(kind))
 
 
 def _row_bytes(file: pq.ParquetFile) -> float:
-    """The mean size of a row, in the row group where it is largest, before dictionaries are decoded."""
-    groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-    return max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0.0)
+    """The mean size of a row, in the row group where it is largest, before dictionaries of texts are decoded: many equal numbers
+    of a list may take no room in the file."""
+    widths = [_width(file.schema.column(index)) for index in range(len(file.schema))]
+
+    def size(group: pq.RowGroupMetaData) -> float:
+        decoded = sum(column.num_values * width for column, width in zip(_chunks(group), widths, strict=True))
+        return float(max(group.total_byte_size, decoded))
+
+    return max((size(group) / group.num_rows for group in _groups(file) if group.num_rows), default=0.0)
+
+
+def _groups(file: pq.ParquetFile) -> list[pq.RowGroupMetaData]:
+    return [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+
+
+def _chunks(group: pq.RowGroupMetaData) -> list[pq.ColumnChunkMetaData]:
+    return [group.column(index) for index in range(group.num_columns)]
+
+
+def _width(column: pq.ColumnSchema) -> float:
+    """Bytes of a value in memory, those of a text left out."""
+    known = {"BOOLEAN": 1 / 8, "INT32": 4, "FLOAT": 4, "FIXED_LEN_BYTE_ARRAY": column.length, "BYTE_ARRAY": 4}
+    return float(known.get(column.physical_type, 8))
 
 
 class Parts(Parquet):

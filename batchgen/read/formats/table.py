@@ -92,14 +92,17 @@ class TableFormat(Format):
                     raise InputError(f"shard {shard.name}: it has fewer rows than planned: it changed")
                 rest.append(self.wanted(table.append_column(ORDINAL, pa.array(np.arange(at, at + table.num_rows)))))
                 at, have = at + table.num_rows, have + rest[-1].num_rows
-            whole = pa.concat_tables(rest)
-            rest, have = [whole.slice(span.rows)], have - span.rows
-            yield span, *self._rows(spec, shard.name, whole.slice(0, span.rows), kept, needed - self.settings)
+            mine, rest = _split(rest, span.rows)
+            have -= span.rows
+            yield span, *self._rows(spec, shard.name, mine, kept, needed - self.settings)
 
-    def _rows(self, spec: Input, shard: str, table: pa.Table, kept: pa.Schema, needed: set[str]) -> tuple[list[Row], pa.Table]:
+    def _rows(
+        self, spec: Input, shard: str, pieces: list[pa.Table], kept: pa.Schema, needed: set[str]
+    ) -> tuple[list[Row], pa.Table]:
         faults: Faults = {}
-        ordinals = table.column(table.num_columns - 1).to_pylist()
-        table = without_faults(shard, table.remove_column(table.num_columns - 1), spec.max_row_bytes, faults)
+        ordinals = [ordinal for piece in pieces for ordinal in piece.column(piece.num_columns - 1).to_pylist()]
+        pieces = [piece.remove_column(piece.num_columns - 1) for piece in pieces]
+        table = without_faults(shard, pieces, spec.max_row_bytes, faults)
         data = to_python(table.select([name for name in table.column_names if name in needed]), faults)
         errors = {index: RowError("input", f"{place(shard, ordinals[index])}: {cause}") for index, cause in faults.items()}
         rows = [Row(ordinal, one, errors.get(index)) for index, (ordinal, one) in enumerate(zip(ordinals, data, strict=True))]
@@ -108,6 +111,17 @@ class TableFormat(Format):
 
 def not_planned(shard: Shard) -> InputError:
     return InputError(f"shard {shard.name}: it is not what was planned: it changed", "restore it, or choose another output.path")
+
+
+def _split(tables: list[pa.Table], rows: int) -> tuple[list[pa.Table], list[pa.Table]]:
+    """The first `rows` rows of some tables, and the others. Tables are not joined: their nested types may differ, as far as texts
+    with and without a dictionary do."""
+    first, later = [], []
+    for table in tables:
+        first.append(table.slice(0, rows))
+        later.append(table.slice(rows))
+        rows = max(0, rows - len(table))
+    return [one for one in first if len(one)], [one for one in later if len(one)]
 
 
 def check_types(shard: str, schema: pa.Schema) -> None:

@@ -1,0 +1,75 @@
+"""What the first rows of JSONL shards tell: the types of their columns, how long a row is, and whether messages call tools."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from batchgen.read.formats import Head
+from batchgen.records import CALL_KEYS, Data
+
+MOST_COLUMNS = 10_000  # get a type; a row's other ones go into `input_extra`
+ODD = 0.01  # of the values of a column have another type than the others and go into `input_extra`
+SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+@dataclass
+class Seen:
+    """What is known of the rows of some heads once they have gone by: how many, the bytes of their text, and whether there were
+    calls of tools in the column `messages`."""
+
+    messages: str | None
+    rows: int = 0
+    bytes: int = 0
+    calls: bool = False
+
+    def rows_of(self, head: Head, most: int) -> Iterator[Data]:
+        """The rows of a head, up to one with which they have over `most` bytes."""
+        upto = self.bytes + most
+        for row, size in head if not isinstance(head, pa.Schema) else ():
+            self.rows, self.bytes = self.rows + 1, self.bytes + size
+            self.calls = self.calls or (self.messages is not None and _any_calls(row.get(self.messages)))
+            yield row
+            if self.bytes > upto:
+                return
+
+
+def _any_calls(messages: object) -> bool:
+    found = messages if isinstance(messages, list) else []
+    return any(message.get(key) for message in found if isinstance(message, dict) for key in CALL_KEYS)
+
+
+def call_fields(schemas: Iterable[pa.Schema], column: str) -> bool:
+    kinds = (schema.field(column).type for schema in schemas if schema.names.count(column) == 1)
+    inner = (getattr(kind, "value_type", None) for kind in kinds)
+    return any(field.name in CALL_KEYS for kind in inner if kind is not None and pa.types.is_struct(kind) for field in kind)
+
+
+def infer_types(rows: Iterable[Data]) -> dict[str, pa.DataType | None]:
+    """Arrow types for the columns of JSONL rows, in order of appearance. Scalars and lists of scalars keep their type (int and
+    float together are float64); None is for objects and values of several types, which are carried as JSON text. A few odd
+    values (ODD) do not count."""
+    kinds: defaultdict[str, Counter[type]] = defaultdict(Counter)
+    items: defaultdict[str, Counter[type]] = defaultdict(Counter)
+    for row in rows:
+        for name, value in row.items():
+            if name not in kinds and len(kinds) >= MOST_COLUMNS:
+                continue
+            is_huge = type(value) is int and not -(2**63) <= value < 2**63
+            kinds[name][object if is_huge else type(value)] += 1
+            if isinstance(value, list):
+                items[name].update(map(type, value))
+    return {name: _one_type(kind, items[name]) for name, kind in kinds.items()}
+
+
+def _one_type(kinds: Counter[type], items: Counter[type]) -> pa.DataType | None:
+    counted = Counter({kind: times for kind, times in kinds.items() if kind is not type(None)})
+    numbers = counted[int] + counted[float]
+    found = {kind for kind, times in counted.items() if (numbers if kind in (int, float) else times) > ODD * counted.total()}
+    if found == {list}:
+        item = _one_type(items, Counter())
+        return None if item is None else pa.list_(item)
+    if found == {int, float}:
+        return pa.float64()
+    return SCALARS.get(found.pop()) if len(found) == 1 else None
