@@ -54,7 +54,8 @@ def encode_part(
     carried = _at(kept, of_prompts["source"].to_numpy().tolist())
     said = [column.name for column in COLUMNS if column.source == "completion" and column.name in schema.names]
     plain = pa.struct([schema.field(name) for name in said if name != "token_logprobs"])
-    values = pa.array(list(map(attrgetter(*(field.name for field in plain)), completions)), plain)  # all at once: faster
+    fields = attrgetter(*(field.name for field in plain))
+    values = pa.chunked_array([pa.array(list(map(fields, piece)), plain) for piece in _pieces(completions)], plain)
     codes, details = pa.array([c.error and (c.error.code, c.error.detail) for c in completions], ERROR).flatten()
     columns = {
         **{column.name: of_prompts[column.name] for column in COLUMNS if column.source in ("prompt", "both")},
@@ -97,6 +98,21 @@ def encode_sound(
         return encoded(completions)
     except (ValueError, TypeError, OverflowError, pa.ArrowException):
         return encoded([storable(one) for one in completions])
+
+
+def _pieces(completions: list[Completion]) -> Iterator[list[Completion]]:
+    """The completions in as few pieces as the 32-bit offsets of one array of texts allow."""
+    piece: list[Completion] = []
+    held = 0
+    for one in completions:
+        size = len(one.response or "") + sum(len(message["content"] or "") for message in one.messages or ())
+        if piece and held + size > PIECE_BYTES // 4:  # a character has up to four bytes
+            yield piece
+            piece, held = [], 0
+        piece.append(one)
+        held += size
+    if piece:
+        yield piece
 
 
 def _at(table: pa.Table, rows: list[int]) -> pa.Table:

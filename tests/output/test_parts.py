@@ -46,7 +46,7 @@ def prompts(attributes: tuple[str, ...] = NAMES) -> pa.Table:
 
 
 def completion(prompt: int, sample: int = 0, **changes: Any) -> Completion:
-    said = ("user", "Hi"), ("assistant", f"answer {prompt}.{sample}")
+    said = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": f"answer {prompt}.{sample}"}
     made = Completion(prompt, sample, said, f"answer {prompt}.{sample}", "stop", 5, 2, -1.5, "abc", 0.25, 1)
     return replace(made, **changes)
 
@@ -183,7 +183,7 @@ def test_a_byte_that_flips_in_any_page_is_detected() -> None:
 def test_conversations_are_written_as_they_are_where_some_rows_have_none() -> None:
     talks = [["Hi", "雨"], [], ["", "a", "b\n"], [], ["last"]]
     completions = [
-        completion(0, sample, messages=tuple((f"r{n}", text) for n, text in enumerate(talk)) or None)
+        completion(0, sample, messages=tuple({"role": f"r{n}", "content": text} for n, text in enumerate(talk)) or None)
         for sample, talk in enumerate(talks)
     ]
     written = pq.read_table(io.BytesIO(part(completions)))["messages"]
