@@ -159,6 +159,7 @@ class Generation:
             seed = derive_seed(sampling.seed, prompt.shard, prompt.row, attempts)
             sampling = sampling.model_copy(update={"seed": seed})
         try:
+            self._renderer.refuse_mistake(sampling)  # the policy's part of it is new
             sampling = self._fitted(sampling, prompt.token_ids)
             candidates = await self._candidates(prompt, sampling, priority)
             candidate = candidates[number if sampling.best_of else 0]
