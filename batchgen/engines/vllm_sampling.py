@@ -1,5 +1,6 @@
 """What vLLM refuses of a row's sampling, said before anything is sent."""
 
+from batchgen.engines.vllm_constraints import too_much
 from batchgen.job.sampling import Sampling
 
 
@@ -9,4 +10,6 @@ def mistake(sampling: Sampling) -> str | None:
     if sampling.temperature == 0 and several:
         cause = f"{several} {getattr(sampling, several)}: at temperature 0 all answers are the same, and vLLM refuses it"
         return f"{cause}; set a temperature, or ask for one answer"
+    if sampling.structured_outputs is not None and (cap := too_much(sampling.structured_outputs)):
+        return f"structured_outputs: {cap}"
     return None
