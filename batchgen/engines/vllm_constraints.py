@@ -16,7 +16,9 @@ MOST_REF_LEVELS = 1_000  # llguidance overflows the stack at about 3,000
 MOST_ITEMS, MOST_NESTED_ITEMS = 50_000, 10**6  # llguidance takes 1 s and 100 MB for arrays of 100,000 items
 MOST_LENGTH = 10**6
 MOST_COUNTED = 10_000  # the sum of squares of the properties that minProperties counts: 100 took xgrammar 1 s, 200 no end of time
-MOST_WITH_PATTERNS = 100  # outlines writes a regex with every pair of properties: 300 took 14 s
+MOST_WITH_PATTERNS, ANYTHING = 2_500, 90
+"""Of schemas that outlines gets, which writes one regex with every pair of optional properties, and what may be anything as long
+as 90 of them: 50 properties took 0.5 s, 300 took 14 s. `$ref` is followed three times."""
 MOST_COMBINED = 8  # llguidance intersects the patterns of allOf: 30 took no end of time
 MOST_REGEX, MOST_QUANTIFIERS, MOST_REPEATS = 2**16, 500, 200_000  # 5,000 times `a?` took xgrammar no end of time
 MOST_EXPANSIONS = 10**9  # 1,000 rules of two references each took llguidance no end of time
@@ -38,10 +40,10 @@ def too_much(constraint: str) -> str | None:
 
 def _of_schema(schema: object) -> Iterator[str]:
     nodes = items = counted = properties = 0
-    nested, refs, has_patterns = 1, set[str](), False
-    left: list[tuple[object, int, int]] = [(schema, 1, 1)]
+    nested, pairs, refs, has_patterns = 1, 1, set[str](), False
+    left: list[tuple[object, int, int, int]] = [(schema, 1, 1, 1)]
     while left:
-        node, level, product = left.pop()
+        node, level, product, width = left.pop()
         if not isinstance(node, dict | list):
             continue
         nodes += 1
@@ -57,14 +59,20 @@ def _of_schema(schema: object) -> Iterator[str]:
             nested = max(nested, product)
             named = node.get("properties")
             size = len(named) if isinstance(named, dict) else 0
-            properties += size
+            is_open = not any(isinstance(each, dict | list) for each in node.values()) and node.get("type") in (
+                None,
+                "object",
+                "array",
+            )
+            properties, width = properties + size + ANYTHING * (is_open and "$ref" not in node), width * max(1, size)
+            pairs = max(pairs, width)
             if "minProperties" in node or "maxProperties" in node:
                 counted += size**2
             has_patterns = has_patterns or "patternProperties" in node
             yield from _of_texts(node)
             if isinstance(node.get("$ref"), str):
                 refs.add(node["$ref"])
-        left += [(each, level + 1, product) for each in (node.values() if isinstance(node, dict) else node)]
+        left += [(each, level + 1, product, width) for each in (node.values() if isinstance(node, dict) else node)]
     whole = _levels(schema)
     if refs and sum(_levels(found) if (found := _at(schema, ref)) is not None else whole for ref in refs) > MOST_REF_LEVELS:
         yield f"the schema's $ref lead through more than {MOST_REF_LEVELS} levels"
@@ -72,8 +80,8 @@ def _of_schema(schema: object) -> Iterator[str]:
         yield f"minItems and maxItems of the schema add up to more than {MOST_ITEMS}, or {MOST_NESTED_ITEMS} nested"
     if counted > MOST_COUNTED:
         yield f"minProperties or maxProperties of the schema are over more than {int(MOST_COUNTED**0.5)} properties"
-    if has_patterns and properties > MOST_WITH_PATTERNS:
-        yield f"the schema has patternProperties and more than {MOST_WITH_PATTERNS} properties"
+    if has_patterns and properties * pairs ** (3 if refs else 1) > MOST_WITH_PATTERNS:
+        yield "the schema has patternProperties, and too many other properties for the regex that is made of both"
 
 
 def _of_texts(node: dict[str, Any]) -> Iterator[str]:

@@ -58,7 +58,18 @@ REFUSED = {
     "nested items": ({"json": arrays(1_000, 1_000, 1_000)}, "or 1000000 nested"),
     "maxLength": ({"json": {"type": "string", "maxLength": 10_000_000}}, "minLength or maxLength of the schema is more than"),
     "minProperties": ({"json": properties(500, minProperties=100)}, "minProperties or maxProperties of the schema are over more"),
-    "patternProperties": ({"json": properties(300, patternProperties={"^x": {}})}, "the schema has patternProperties and more"),
+    "patternProperties": (
+        {"json": properties(300, patternProperties={"^x": {}})},
+        "the schema has patternProperties, and too many",
+    ),
+    "nested with patternProperties": (
+        {"json": properties(10, properties(10, properties(10)), patternProperties={"^x": TEXT})},
+        "the schema has patternProperties, and too many",
+    ),
+    "anything with patternProperties": (
+        {"json": properties(20, {}, patternProperties={"^x": TEXT})},
+        "the schema has patternProperties, and too many",
+    ),
     "allOf": ({"json": {"allOf": [{"pattern": f".*a.{{{each}}}"} for each in range(30)]}}, "allOf of the schema combines more"),
     "pattern": ({"json": {"pattern": "(a{0,1000}){0,1000}"}}, "a pattern of the schema: the regex repeats more than 200000"),
     "pattern of keys": ({"json": {"patternProperties": {"a{999999999}": {}}}}, "a pattern of the schema: the regex repeats"),
@@ -79,6 +90,7 @@ TAKEN: dict[str, Any] = {
     "1,000 dates": {"json": properties(1_000, {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"})},
     "10,000 values": {"json": {"enum": [f"value {each}" for each in range(10_000)]}},
     "100 definitions": {"json": chain(100)},
+    "patternProperties": {"json": properties(20, patternProperties={"^x-": {}})},
     "recursion": {"json": {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [TEXT, {"items": {"$ref": "#/$defs/a"}}]}}}},
     "the root": {"json": properties(3, {"$ref": "#"})},
     "depth": {"json": nested(64)},
