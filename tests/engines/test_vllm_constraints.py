@@ -12,7 +12,7 @@ import pytest
 from batchgen.engines.base import Request
 from batchgen.engines.restarting import RestartingEngine
 from batchgen.engines.vllm import KIND
-from batchgen.engines.vllm_constraints import too_much
+from batchgen.engines.vllm_sampling.constraints import too_much
 from batchgen.errors import JobError
 from batchgen.records import Answer
 from batchgen.render.model_files import load_model

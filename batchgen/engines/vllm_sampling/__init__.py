@@ -1,6 +1,6 @@
 """What vLLM refuses of a row's sampling, said before anything is sent."""
 
-from batchgen.engines.vllm_constraints import too_much
+from batchgen.engines.vllm_sampling.constraints import too_much
 from batchgen.job.sampling import Sampling
 
 
