@@ -104,7 +104,8 @@ class RowError:
     detail: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "detail", scrubbed(self.detail))
+        detail = scrubbed(self.detail).encode(errors="backslashreplace")  # halves of surrogate pairs are in no file
+        object.__setattr__(self, "detail", detail.decode())
 
 
 class BadRow(Exception):
@@ -138,7 +139,11 @@ def scrubbed(text: str) -> str:
 def safe_message(error: BaseException, most: int = 400) -> str:
     """Another library's error on one line of at most `most` characters, without secrets; addresses lose user:password@ and
     signed queries."""
-    text, _, _ = " ".join(scrubbed(str(error)).split()).partition(" Debug source:")  # obstore's repetition of it
+    try:
+        said = str(error)
+    except Exception:  # whatever its own __str__ raises
+        said = ""
+    text, _, _ = " ".join(scrubbed(said).split()).partition(" Debug source:")  # obstore's repetition of it
     return _ADDRESS.sub(lambda found: f"{found[1]}{found[2]}{'?...' if found[3] else ''}", text)[:most]
 
 

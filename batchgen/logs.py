@@ -83,5 +83,6 @@ def in_span(name: str) -> Iterator[None]:
 
 def internal_error(log: Log, place: str, error: BaseException) -> RowError:
     """The last resort for what a row or its answer raised and nobody foresaw; the traceback is logged."""
-    log.error("%s: %s", place, error, exc_info=error)
-    return RowError("internal", f"{place}: {type(error).__name__}: {safe_message(error)}")
+    what = f"{place}: {type(error).__name__}: {safe_message(error)}"
+    log.error("%s", what, exc_info=error)
+    return RowError("internal", what)

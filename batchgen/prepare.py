@@ -50,6 +50,9 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     engine = ENGINES.named(job.engine.kind)
     if engine.capabilities.needs_model and job.model is None:
         raise JobError(f"engine.kind {job.engine.kind} needs a model", "set model.source")
+    if job.input.image_hosts and engine.capabilities.prompts != "messages":
+        cause = f"input.image_hosts: engine {job.engine.kind} reads images in the row itself only (data URLs), from no host"
+        raise JobError(cause, "leave it out")
     engine.check(job)
     if (uses := TASKS.named(job.task).uses) not in engine.capabilities.tasks:
         raise JobError(f"task {job.task}: engine {job.engine.kind} cannot {uses}", "name another engine.kind")

@@ -1,5 +1,6 @@
 """The record of each stage, and the columns of the output that they end in."""
 
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from typing import Any, Literal
 
@@ -137,6 +138,8 @@ class Capabilities:
     counts_tokens: bool = False
     """The engine counts a prompt's tokens itself."""
     device: str = "cpu"
+    mistake: Callable[[Sampling], str | None] | None = None
+    """What the engine would refuse of a row's sampling, or choke on, in words that begin with the field's name."""
     tasks: frozenset[str] = frozenset({"generate"})
 
 

@@ -19,8 +19,10 @@ from batchgen import logprobs
 from batchgen.engines import vllm_cpu
 from batchgen.engines.base import EngineKind, Request
 from batchgen.engines.vllm_options import check_options
+from batchgen.engines.vllm_sampling import mistake
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.job import Job
+from batchgen.job.sampling import check_sampling
 from batchgen.jsontext import loads
 from batchgen.records import Answer, Capabilities
 from batchgen.render.model_files import Adapter, ModelFiles
@@ -177,15 +179,12 @@ def read_picture(url: str) -> "Image":
 class VllmKind:
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(device="cpu" if vllm_cpu.runs_on_cpu() else "gpu")
+        return Capabilities(device="cpu" if vllm_cpu.runs_on_cpu() else "gpu", mistake=mistake)
 
     def check(self, job: Job) -> None:
         check_options(job.engine.options)
-        fields = job.constant_sampling
-        several = next((name for name in ("best_of", "n") if (fields.get(name) or 1) > 1), None)
-        if fields.get("temperature") == 0 and several:
-            cause = f"sampling.{several} {fields[several]}: at temperature 0 all answers are the same, and vLLM refuses it"
-            raise JobError(cause, "set a temperature, or ask for one answer")
+        if wrong := mistake(check_sampling(job.constant_sampling)):
+            raise JobError(f"sampling.{wrong}")
 
     def context(self, job: Job) -> int | None:
         return job.engine.options.get("max_model_len")

@@ -4,9 +4,10 @@ import re
 from typing import Annotated, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from batchgen.job.fields import Column, Spec
+from batchgen.job.hosts import host_pattern
 
 _PROMPTS = ("prompt", "messages", "turns", "template")
 Kind = Literal["string", "integer", "number", "boolean", "json"]
@@ -37,6 +38,10 @@ class Input(Spec):
     )
     answer_role: str = Field("assistant", description="Role of the answer in the output column `messages`.")
     keep: Literal["all"] | list[str] = Field("all", description="Input columns copied to the output: all, or a list.")
+    image_hosts: list[str] = Field(
+        [],
+        description="Hosts whose images messages may name by URL, for an endpoint, which fetches them: example.org, or *.example.org for all below it.",
+    )
     max_row_bytes: int = Field(
         8 * 2**20,
         gt=0,
@@ -50,6 +55,11 @@ class Input(Spec):
         if isinstance(fields, dict) and fields.get("format") == "openai-batch":
             return {"messages": "messages", "id": "custom_id", "keep": []} | fields
         return fields
+
+    @field_validator("image_hosts")
+    @classmethod
+    def _hosts(cls, value: list[str]) -> list[str]:
+        return [host_pattern(each) for each in value]
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:

@@ -241,6 +241,7 @@ class Job(Spec):
                 whole["attributes"]["sample"]["from"] = fingerprint({"from": attributes.sample.from_})
         if whole["input"]["layout"] is None:  # outputs older than the field have none
             del whole["input"]["layout"]
+        whole["input"]["image_hosts"] = sorted(set(whole["input"]["image_hosts"]))
         if isinstance(whole["input"]["keep"], list):
             whole["input"]["keep"] = sorted(whole["input"]["keep"])
         return flatten(whole)

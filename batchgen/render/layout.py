@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from batchgen.errors import BadRow, ModelError
+from batchgen.job.hosts import host_of, is_allowed
 from batchgen.job.job import Job
 from batchgen.job.schemas import BuiltIn, Layout, Schema
 from batchgen.records import Capabilities, Message
@@ -38,6 +39,7 @@ class PromptText:
     def __init__(self, job: Job, model: ModelFiles, steering: Steering, capabilities: Capabilities) -> None:
         self._model, self._steering = model, steering
         self._hosted = capabilities.prompts == "messages"
+        self._hosts = job.input.image_hosts if self._hosted else []
         self._continues = job.input.continue_final_message is True
         self._arguments = dict(job.model.chat_template_kwargs) if job.model else {}
         own = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
@@ -61,13 +63,19 @@ class PromptText:
         raise BadRow("render", "the last message, which is to be continued, is not in the chat template's text")
 
     def check_images(self, urls: list[str]) -> None:
-        """Raises BadRow (input, render) for images that the model is not shown. A row makes no replica fetch or open anything."""
-        if self._hosted:
-            return
+        """Raises BadRow (input, render) for images that the model is not shown. A row makes no replica, and no endpoint, fetch or
+        open anything but what the job allows (input.image_hosts)."""
         for number, url in enumerate(urls, 1):
-            if not _DATA_URL.match(url):
-                raise BadRow("input", f"image {number}: only images in the row itself are read (data:image/...;base64,...)")
-        if not self._takes_images:
+            if _DATA_URL.match(url):
+                continue
+            if not self._hosts:
+                more = "; the job allows no hosts (input.image_hosts)" if self._hosted else ""
+                raise BadRow("input", f"image {number}: only images in the row itself are read (data:image/...;base64,...){more}")
+            if (host := host_of(url)) is None:
+                raise BadRow("input", f"image {number}: neither a data URL of an image nor a plain http(s) URL of a host by name")
+            if not is_allowed(host, self._hosts):
+                raise BadRow("input", f"image {number}: host {host} is not in input.image_hosts")
+        if not self._hosted and not self._takes_images:
             raise BadRow("render", f"the chat template of {self._model.label} takes no images")
 
     @functools.cached_property

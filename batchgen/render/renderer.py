@@ -162,7 +162,13 @@ class Renderer:
             raise BadRow("input", f"sampling: {error}") from None
         if sampling.adapter is not None and sampling.adapter not in self.job.adapters:
             raise BadRow("input", f"sampling: adapter: {unknown_adapter(sampling.adapter, self.job.adapters)}")
+        self.refuse_mistake(sampling)
         return sampling
+
+    def refuse_mistake(self, sampling: Sampling) -> None:
+        """Raises BadRow (input) for a sampling that the engine would refuse, so that it is not sent."""
+        if self._capabilities.mistake is not None and (wrong := self._capabilities.mistake(sampling)):
+            raise BadRow("input", f"sampling: {wrong}")
 
 
 def _id(value: object) -> str | None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from batchgen import logs
 from batchgen.engines.base import ENGINES, Engine
 from batchgen.engines.restarting import RestartingEngine
-from batchgen.errors import SECRET_NAMES, BatchgenError, EngineError, StoreError
+from batchgen.errors import SECRET_NAMES, BadRow, BatchgenError, EngineError, RowError, StoreError
 from batchgen.output import parts
 from batchgen.output.store import delete_all, open_store
 from batchgen.records import Completion, Prompt, Receipt, failed, output_schema
@@ -29,12 +29,14 @@ from batchgen.render.renderer import Renderer
 from batchgen.replica import journal
 from batchgen.replica.admission import IN_ENGINE, Priority, Queue
 from batchgen.tasks import TASKS
+from batchgen.tasks.sound import refuse_completions
 
 _LOG = logs.logger("replica")
 LOG_TAIL_LINES = 20
 MAX_COMMITTING_SPANS = 4
 MAX_HELD_BYTES = 16 * 2**20  # of encoded spans; their token ids take nine times as much as Python's integers
 DRAIN_JOURNAL_SECONDS = 1.0
+STOPS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)  # nobody's error: they end the replica
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -172,13 +174,15 @@ class Replica:
     async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> None:
         await self._queue.enter(priority, IN_ENGINE * self.engine.capacity)
         span.first = span.first or time.time()
+        samples = prompt.samples(self.job.samples)
         try:
             completions = await self._task.complete(index, prompt, priority)
-        except BatchgenError:
+            refuse_completions(completions, index, samples)
+        except (BatchgenError, *STOPS):
             raise
-        except Exception as error:
-            problem = logs.internal_error(_LOG, prompt.place, error)
-            completions = [failed(index, *each, problem) for each in prompt.samples(self.job.samples)]
+        except BaseException as error:  # an extension in Rust panics with one that is no Exception
+            problem = row_error(error, prompt.place)
+            completions = [failed(index, *each, problem) for each in samples]
         finally:
             self._queue.leave()
         self._count(unfinished=-1, load=-length)
@@ -246,3 +250,10 @@ def _log_tail() -> str:
     except OSError:
         return ""
     return "\n  engine log: ".join(["", *lines[-LOG_TAIL_LINES:]])
+
+
+def row_error(error: BaseException, place: str) -> RowError:
+    """The error of a row whose task raised what it should have caught."""
+    if isinstance(error, BadRow):
+        return RowError(error.code, f"{place}: {error}")
+    return logs.internal_error(_LOG, place, error)

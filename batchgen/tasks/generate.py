@@ -20,6 +20,7 @@ from batchgen.records import Answer, Completion, Message, Prompt
 from batchgen.render.messages import as_kept, images
 from batchgen.render.renderer import Renderer, derive_seed, prompt_hash
 from batchgen.tasks.parse import Parser
+from batchgen.tasks.sound import refuse_answers
 
 LARGEST_SEED = 2**63 - 1
 THREADS = 4
@@ -159,6 +160,7 @@ class Generation:
             seed = derive_seed(sampling.seed, prompt.shard, prompt.row, attempts)
             sampling = sampling.model_copy(update={"seed": seed})
         try:
+            self._renderer.refuse_mistake(sampling)  # the policy's part of it is new
             sampling = self._fitted(sampling, prompt.token_ids)
             candidates = await self._candidates(prompt, sampling, priority)
             candidate = candidates[number if sampling.best_of else 0]
@@ -224,12 +226,10 @@ class Generation:
     async def _generate(self, ids: list[int], sampling: Sampling, priority: int, pictures: list[str]) -> list[Answer]:
         self._requests += 1
         answers = await self._engine.generate(Request(str(self._requests), ids, sampling, priority, pictures))
-        if len(answers) != sampling.n:
-            raise BadRow("engine_rejected", f"the engine answered {len(answers)} times instead of {sampling.n}")
         try:
-            "".join(answer.text for answer in answers).encode()
-        except UnicodeEncodeError:
-            raise BadRow("engine_rejected", "the engine's answer has half of a surrogate pair in it") from None
+            refuse_answers(answers, sampling.n)
+        except ValueError as error:
+            raise BadRow("engine_rejected", str(error)) from None
         return answers
 
 

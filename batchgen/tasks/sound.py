@@ -1,0 +1,48 @@
+"""What engines and tasks return, before it is counted, kept and written: engines and tasks may be of other packages."""
+
+import math
+import reprlib
+
+import pyarrow as pa
+
+from batchgen.job.fields import MOST
+from batchgen.records import Answer, Completion
+
+
+def refuse_answers(answers: object, wanted: int) -> None:
+    """Raises ValueError where an engine did not return this many answers, or for one that the output cannot hold."""
+    if not isinstance(answers, list) or not all(isinstance(answer, Answer) for answer in answers):
+        raise ValueError("the engine returned no list of answers")
+    if len(answers) != wanted:
+        raise ValueError(f"the engine answered {len(answers)} times instead of {wanted}")
+    for answer in answers:
+        if not isinstance(answer.text, str) or not isinstance(answer.finish_reason, str):
+            raise ValueError("the engine's answer is no text with a finish reason")
+        try:
+            (answer.text + answer.finish_reason).encode()
+        except UnicodeEncodeError:
+            raise ValueError("the engine's answer has half of a surrogate pair in it") from None
+        for name in ("tokens", "cached_tokens", "prompt_tokens"):
+            if name != "prompt_tokens" or answer.prompt_tokens is not None:
+                _refuse_count(f"the engine's answer: {name}", getattr(answer, name))
+        logprob = answer.cumulative_logprob
+        if logprob is not None and not (isinstance(logprob, float | int) and (abs(logprob) < MOST or logprob == -math.inf)):
+            raise ValueError(f"the engine's answer: cumulative_logprob {reprlib.repr(logprob)} is no log-probability")
+        if answer.token_logprobs is not None and not isinstance(answer.token_logprobs, pa.StructArray):
+            raise ValueError("the engine's answer: token_logprobs are no array of tokens")
+
+
+def refuse_completions(completions: object, index: int, samples: list[tuple[int, int]]) -> None:
+    """Raises ValueError where a task did not return a completion for each of the samples of a prompt, with counts of tokens."""
+    if not isinstance(completions, list) or not all(isinstance(each, Completion) for each in completions):
+        raise ValueError("the task returned no list of completions")
+    if [(each.prompt, each.sample) for each in completions] != [(index, number) for number, _ in samples]:
+        raise ValueError("the task returned completions of other samples than the prompt's")
+    for each in completions:
+        for name in ("prompt_tokens", "completion_tokens", "cached_tokens"):
+            _refuse_count(name, getattr(each, name))
+
+
+def _refuse_count(name: str, value: object) -> None:
+    if type(value) is not int or not 0 <= value <= MOST:
+        raise ValueError(f"{name} {reprlib.repr(value)} is no number of tokens")
