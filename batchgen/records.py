@@ -1,6 +1,5 @@
 """The record of each stage, and the columns of the output that they end in."""
 
-from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from typing import Any, Literal
 
@@ -123,24 +122,6 @@ class Prompt:
         """The samples to answer, each with the attempts that were made of it; `most` of a prompt without a sampling."""
         again = [(one.sample, one.attempt) for one in self.failed]
         return again or [(number, 0) for number in range(self.sampling.n if self.sampling else most)]
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a kind of engine can do and needs. `messages`: the engine applies the chat template itself. `device` (gpu, cpu, or one
-    that a package places) is what a replica reserves per tensor x pipeline rank."""
-
-    prompts: Literal["tokens", "messages"] = "tokens"
-    needs_model: bool = True
-    """The job must name a model."""
-    reads_model: bool = True
-    """The model's tokenizer and chat template are read here; False for a model behind an endpoint."""
-    counts_tokens: bool = False
-    """The engine counts a prompt's tokens itself."""
-    device: str = "cpu"
-    mistake: Callable[[Sampling], str | None] | None = None
-    """What the engine would refuse of a row's sampling, or choke on, in words that begin with the field's name."""
-    tasks: frozenset[str] = frozenset({"generate"})
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from batchgen.errors import JobError
 from batchgen.job.fields import Spec, explain
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer, Capabilities
+from batchgen.records import Answer
 from batchgen.registry import Registry
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import ModelFiles
 
 Options = TypeVar("Options", bound=Spec)

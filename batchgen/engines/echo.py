@@ -25,7 +25,8 @@ from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
 from batchgen.jsontext import loads
 from batchgen.logprobs import Token, of_answer
-from batchgen.records import Answer, Capabilities
+from batchgen.records import Answer
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import ModelFiles
 from batchgen.render.renderer import UNBOUNDED_ANSWER
 

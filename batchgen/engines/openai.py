@@ -20,7 +20,8 @@ from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer, Capabilities
+from batchgen.records import Answer
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import ModelFiles
 
 if TYPE_CHECKING:

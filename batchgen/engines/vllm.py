@@ -24,7 +24,8 @@ from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
 from batchgen.jsontext import loads
-from batchgen.records import Answer, Capabilities
+from batchgen.records import Answer
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import Adapter, ModelFiles
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from batchgen.errors import BadRow, ModelError
 from batchgen.job.hosts import host_of, is_allowed
 from batchgen.job.job import Job
 from batchgen.job.schemas import BuiltIn, Layout, Schema
-from batchgen.records import Capabilities, Message
+from batchgen.records import Message
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.messages import Content, for_template
 from batchgen.render.model_files import ModelFiles
 from batchgen.render.sandbox import ChatTemplate

@@ -15,7 +15,8 @@ from batchgen.errors import BadRow, ModelError, RowError, place
 from batchgen.job.job import Job, unknown_adapter
 from batchgen.job.sampling import Sampling, check_sampling
 from batchgen.jsontext import dumps
-from batchgen.records import Capabilities, Data, Message, Prompt, Row
+from batchgen.records import Data, Message, Prompt, Row
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.layout import PromptText
 from batchgen.render.messages import images
 from batchgen.render.model_files import ModelFiles

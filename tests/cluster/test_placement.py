@@ -12,7 +12,7 @@ import pytest
 from batchgen.cluster import placement
 from batchgen.cluster.placement import Placement, on_cpus, on_gpus, place
 from batchgen.job.job import Job
-from batchgen.records import Capabilities
+from batchgen.render.capabilities import Capabilities
 from tests.support.packages import install
 
 GPU = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2}

@@ -23,7 +23,8 @@ TOY = '''
 from batchgen.engines.base import Engine, Request
 from batchgen.errors import JobError
 from batchgen.job.job import Job
-from batchgen.records import Answer, Capabilities
+from batchgen.records import Answer
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import ModelFiles
 
 

@@ -12,7 +12,8 @@ from batchgen.engines.base import ENGINES, Request
 from batchgen.errors import BadRow
 from batchgen.job.job import Job
 from batchgen.prepare import prepare
-from batchgen.records import Answer, Capabilities
+from batchgen.records import Answer
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from tests.support.planning import make_job

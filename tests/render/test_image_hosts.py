@@ -12,7 +12,7 @@ from batchgen.errors import JobError
 from batchgen.job.hosts import host_name, host_of
 from batchgen.job.job import Job, defaults
 from batchgen.job.meaning import differences
-from batchgen.records import Capabilities
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from tests.support.jobs import fields, refusal

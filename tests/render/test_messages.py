@@ -15,7 +15,8 @@ from batchgen.engines.base import Request
 from batchgen.engines.restarting import RestartingEngine
 from batchgen.plan.plan import make_plan
 from batchgen.read.reader import read_spans
-from batchgen.records import Answer, Capabilities
+from batchgen.records import Answer
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer, prompt_hash
 from tests.support.rendering import BLOCK, CHATML, bare, error_of, make_job, one, prompts, tiny

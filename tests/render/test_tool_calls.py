@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.records import CALL_KEYS, Capabilities
+from batchgen.records import CALL_KEYS
+from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from tests.support.rendering import bare, error_of, make_job, one, tiny

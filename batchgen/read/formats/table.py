@@ -16,6 +16,7 @@ from batchgen.job.input import Input
 from batchgen.read.columns import columns_read, pick
 from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.read.formats.cells import Faults, to_python, without_faults
+from batchgen.read.schemas import holds
 from batchgen.records import Row, Shard, Span
 
 BATCH_ROWS = 1024
@@ -125,13 +126,20 @@ def _split(tables: list[pa.Table], rows: int) -> tuple[list[pa.Table], list[pa.T
 
 
 def check_types(shard: str, schema: pa.Schema) -> None:
-    """Raises InputError for a column whose type is not allowed, at any depth, and for one that is there twice."""
+    """Raises InputError for a column whose type is not allowed, at any depth, and for one that is there
+    twice."""
     for field in schema:
         if schema.get_field_index(field.name) < 0:
             raise InputError(f"shard {shard}: column {field.name} is there twice", "give each a name of its own")
+        if holds(field.type, _has_twins):
+            raise InputError(f"shard {shard}: column {field.name}: two fields of one name", "give each a name of its own")
         if not _is_plain(field.type):
             what = f"shard {shard}: column {field.name}: type {field.type} is not allowed"
             raise InputError(what, "write it with a plain type")
+
+
+def _has_twins(kind: pa.DataType) -> bool:
+    return bool(types.is_struct(kind)) and len({field.name for field in kind}) < kind.num_fields
 
 
 def _is_plain(kind: pa.DataType) -> bool:

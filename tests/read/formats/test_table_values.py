@@ -122,6 +122,27 @@ def test_two_columns_of_one_name_are_refused_by_name(tmp_path: Path) -> None:
         answered(tmp_path)
 
 
+def test_two_fields_of_one_name_are_refused_by_the_name_of_the_column(tmp_path: Path) -> None:
+    twins = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["x", "x"])
+    write(tmp_path, {"prompt": ["a"], "v": pa.ListArray.from_arrays([0, 1], twins)})
+    with pytest.raises(InputError, match=r"000\.parquet: column v: two fields of one name"):
+        answered(tmp_path)
+
+
+@pytest.mark.parametrize("shape", ["list", "struct", "map"])
+def test_invalid_text_in_a_dictionary_inside_a_value_is_the_error_of_its_row(tmp_path: Path, shape: str) -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), pa.array([b"\xff", b"a"]).view(pa.string()))
+    made = {
+        "list": pa.ListArray.from_arrays([0, 1, 2], texts),
+        "struct": pa.StructArray.from_arrays([texts], ["x"]),
+        "map": pa.MapArray.from_arrays([0, 1, 2], ["k", "k"], texts),
+    }
+    write(tmp_path, {"prompt": ["p", "q"], "v": made[shape]})
+    rows = answered(tmp_path)
+    assert [row["error_detail"] and row["error_detail"].partition(": ")[2] for row in rows] == ["column v: invalid UTF-8", None]
+    assert rows[1]["v"] == {"list": ["a"], "struct": {"x": "a"}, "map": [("k", "a")]}[shape]
+
+
 def test_invalid_text_in_a_field_that_is_never_null_is_the_error_of_its_row(tmp_path: Path) -> None:
     field = pa.field("x", pa.string(), nullable=False)
     write(tmp_path, {"prompt": ["a", "b", "c"], "v": pa.StructArray.from_arrays([bad_text()], fields=[field])})

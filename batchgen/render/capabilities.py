@@ -1,0 +1,25 @@
+"""What a prompt is to be made for: the capabilities of a kind of engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from batchgen.job.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a kind of engine can do and needs. `messages`: the engine applies the chat template itself. `device` (gpu, cpu, or one
+    that a package places) is what a replica reserves per tensor x pipeline rank."""
+
+    prompts: Literal["tokens", "messages"] = "tokens"
+    needs_model: bool = True
+    """The job must name a model."""
+    reads_model: bool = True
+    """The model's tokenizer and chat template are read here; False for a model behind an endpoint."""
+    counts_tokens: bool = False
+    """The engine counts a prompt's tokens itself."""
+    device: str = "cpu"
+    mistake: Callable[[Sampling], str | None] | None = None
+    """What the engine would refuse of a row's sampling, or choke on, in words that begin with the field's name."""
+    tasks: frozenset[str] = frozenset({"generate"})
