@@ -115,6 +115,7 @@ class Run:
             if self._reason_to_stop is None:
                 return
             self._drained_by = now + DRAIN_SECONDS
+            self._pool.keep_journals()  # `ray job stop` kills after RAY_JOB_STOP_WAIT_TIME_S, 3 by default
             self.monitor.message(f"{self._reason_to_stop}: finishing what is running, at most {DRAIN_SECONDS:.0f} s")
             self._log.info("drains: %s", self._reason_to_stop)
         if now > self._drained_by or not self._dispatcher.busy:

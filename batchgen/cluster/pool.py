@@ -119,6 +119,11 @@ class Pool:
         self._refill()
         return found
 
+    def keep_journals(self) -> None:
+        """Let every replica write what it has finished, now and every second from now on."""
+        for replica in self.alive:
+            self._members[replica].actor.drain.remote()
+
     def release(self, replica: int) -> None:
         """End a replica that runs nothing."""
         self._end({replica}, STOP_SECONDS)

@@ -218,27 +218,27 @@ class Replica:
 
     async def _keep_journal(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._draining.wait(), self.job.spans.journal_seconds)
             if self._draining.is_set():
                 await asyncio.sleep(DRAIN_JOURNAL_SECONDS)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._draining.wait(), self.job.spans.journal_seconds)
             await self._write_journal(self._spans)
 
     async def _write_journal(self, spans: list[_OpenSpan]) -> None:
-        """Put what these spans have finished since their last files."""
-        for span in list(spans):
-            if not span.fresh:
-                continue
-            fresh, span.fresh = span.fresh, []
-            completions = [completion for index in fresh for completion in span.done[index]]
-            try:
-                span.files.append(await self._timed(journal.write, self.store, span.name, completions))
-            except StoreError:
-                span.fresh += fresh
-                return  # they are put the next time; the commit raises the store's error
-            except Exception:
-                _LOG.exception("%d rows are left out of the journal", len(completions))
-                continue
+        """Put what these spans have finished since their last files, side by side: a stop may leave seconds."""
+        await asyncio.gather(*(self._write_journal_of(span) for span in spans if span.fresh))
+
+    async def _write_journal_of(self, span: _OpenSpan) -> None:
+        fresh, span.fresh = span.fresh, []
+        completions = [completion for index in fresh for completion in span.done[index]]
+        try:
+            span.files.append(await self._timed(journal.write, self.store, span.name, completions))
+        except StoreError:
+            span.fresh += fresh  # they are put the next time; the commit raises the store's error
+        except Exception:
+            _LOG.exception("%d rows are left out of the journal", len(completions))
+        else:
             _LOG.debug("journal of %d rows: %s", len(completions), span.files[-1])
 
 

@@ -54,6 +54,10 @@ def wait_for_journals(driver: subprocess.Popen[str], folder: Path, count: int = 
         time.sleep(0.01)
 
 
+def spans_of(folder: Path) -> set[str]:
+    return journal.spans(open_store(str(folder / "out")))
+
+
 def two_replicas(driver: subprocess.Popen[str], folder: Path) -> list[int]:
     """The processes of two replicas that both are at work."""
     wait_for_journals(driver, folder, MOST_ALONE + 1)
@@ -131,6 +135,31 @@ def test_sigterm_drains_and_the_next_run_resumes(questions: Path, tmp_path: Path
     assert 0 < stopped["spans_done"] < stopped["spans_planned"]
     assert batchgen("run", job).returncode == 0
     assert status(tmp_path)["spans_generated"] == status(tmp_path)["spans_planned"], "a drained span is not done twice"
+
+
+def test_a_job_that_is_killed_seconds_after_its_notice_loses_no_finished_row(questions: Path, tmp_path: Path) -> None:
+    """`ray job stop` sends SIGTERM and, RAY_JOB_STOP_WAIT_TIME_S later, SIGKILL."""
+    answers = tmp_path / "answers"
+    job = held_job(questions / "0.jsonl", tmp_path, "7 of shard", meter=str(answers))
+    driver = start(job, "--set", "spans.journal_seconds=3000")
+    while not answers.exists() or answers.stat().st_size < SEQUENCES:
+        assert driver.poll() is None
+        time.sleep(0.01)
+    finished = answers.stat().st_size
+    driver.terminate()
+    wait_for_journals(driver, tmp_path)
+    replicas = replicas_of(driver.pid)
+    kept = 0
+    while kept < finished:  # the journals of all open spans are on their way
+        assert driver.poll() is None
+        kept = sum(len(journal.load(open_store(str(tmp_path / "out")), span)[0]) for span in spans_of(tmp_path))
+    driver.kill()
+    driver.communicate()
+    wait_for_end(replicas)
+    release(tmp_path)
+    assert batchgen("run", job).returncode == 0
+    assert status(tmp_path)["rows_from_journal"] >= finished
+    assert batchgen("verify", str(tmp_path / "out")).returncode == 0
 
 
 def test_a_token_limit_stops_resumably(questions: Path, tmp_path: Path) -> None:
