@@ -21,13 +21,17 @@ logging.getLogger(ROOT).addHandler(logging.NullHandler())
 
 
 class _Scrub(logging.Filter):
-    """Takes the secrets of the environment out of a record and its traceback, which stays as text."""
+    """Takes the secrets of the environment out of a record and its traceback, which stays as text that every file can take."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = scrubbed(record.getMessage()), None
+        record.msg, record.args = _sound(record.getMessage()), None
         if record.exc_info:
-            record.exc_text, record.exc_info = scrubbed(logging.Formatter().formatException(record.exc_info)), None
+            record.exc_text, record.exc_info = _sound(logging.Formatter().formatException(record.exc_info)), None
         return True
+
+
+def _sound(text: str) -> str:
+    return scrubbed(text).encode(errors="backslashreplace").decode()
 
 
 _SCRUB = _Scrub()

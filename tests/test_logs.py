@@ -115,3 +115,11 @@ def test_a_task_that_is_closed_by_another_leaves_that_ones_span(caplog: pytest.L
         task.close()
         logs.logger("replica").info("a row")
     assert [where(record)[2] for record in caplog.records] == ["b"]
+
+
+def test_half_of_a_surrogate_pair_is_written_as_its_number(caplog: pytest.LogCaptureFixture) -> None:
+    error = logs.internal_error(logs.logger("test"), "in.jsonl:1", ValueError("half \ud83d of a pair"))
+    assert error.code == "internal"
+    text = caplog.text.encode().decode()
+    assert "ValueError: half \\ud83d of a pair" in text
+    assert text.count("\\ud83d") == 2, "in the message and in the traceback"

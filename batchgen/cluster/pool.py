@@ -5,6 +5,7 @@ asked for at once, so that Ray's autoscaler sees the pending ones, and each is u
 start before any other has is the job's error, with its own message. After START_ATTEMPTS failed starts in a row no more are
 asked for, until a replica is ready again; a start that ends with its node does not count."""
 
+import asyncio
 import contextlib
 import os
 import time
@@ -24,6 +25,7 @@ from batchgen.cluster.ray_adapter import draining_nodes
 from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer
+from batchgen.replica import preflight
 from batchgen.replica.admission import share
 from batchgen.replica.replica import Replica
 
@@ -215,6 +217,10 @@ class _Actor(Replica):
         """As start, with the id of the node."""
         node = ray.get_runtime_context().get_node_id()
         self._log.info("process %d on node %s starts its engine", os.getpid(), node)
-        engine = await super().start()
+        try:
+            await asyncio.to_thread(preflight.look, self.job, self.renderer.model, self.store)
+            engine = await super().start()
+        except EngineError as error:
+            raise EngineError(f"node {ray.util.get_node_ip_address()}: {error}") from error
         self._log.info("engine ready: %s", engine)
         return engine, node

@@ -63,7 +63,7 @@ def load_model(model: Model | None, recorded: Mapping[str, object] | None = None
         label, source, revision = model.source, str(folder.absolute()), None
         version: dict[str, object] = {"digest": directory_digest(folder)}
     else:
-        folder = _from_hub(model, (recorded or {}).get("commit"))
+        folder = fetch(model, (recorded or {}).get("commit"))
         label, source, revision = f"{model.source}@{folder.name}", model.source, folder.name
         version = {"source": source, "commit": revision}
     settings = read_json(folder / "tokenizer_config.json")
@@ -101,7 +101,8 @@ def directory_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _from_hub(model: Model, commit: object) -> Path:
+def fetch(model: Model, commit: object) -> Path:
+    """The folder of a Hub id with the files that rendering needs, at its own revision or else this commit. Raises ModelError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
