@@ -148,7 +148,7 @@ def test_a_job_that_is_killed_seconds_after_its_notice_loses_no_finished_row(que
     finished = answers.stat().st_size
     driver.terminate()
     wait_for_journals(driver, tmp_path)
-    replicas = replicas_of(driver.pid)
+    replicas = replicas_of(os.getpid())
     kept = 0
     while kept < finished:  # the journals of all open spans are on their way
         assert driver.poll() is None
