@@ -72,6 +72,13 @@ CLUSTERS: dict[str, tuple[tuple[Shape, ...], list[Node], list[NodeType] | None, 
     "8, TP 2": (size(tp=2), gpus(8), [], ("n0",), 4),
     "2 of 8 free, TP 4": (size(tp=4), gpus(2, of=8), [], ("need 4 GPUs on one node", "free: 2"), 0),
     "3 and 3 of 4 free, TP 4": (size(tp=4), gpus(3, 3, of=4), [], ("need 4 GPUs on one node", "free: 3+3"), 0),
+    "2 of 8 free, TP 4, and a type of 8": (
+        size(tp=4),
+        gpus(2, of=8),
+        [kind(8, 1)],
+        ("need 4 GPUs on one node", "free: 2; nodes of type gpu may come"),
+        2,
+    ),
     "no CPU free": (
         size(),
         [Node("n", {"CPU": 1, "GPU": 1}, {"CPU": 0, "GPU": 1})],

@@ -52,13 +52,11 @@ def fits(shapes: Sequence[Shape], nodes: Sequence[Node], types: Sequence[NodeTyp
             return Fits(shape, found)
     for shape in shapes:
         if put(shape, rooms_of(nodes, total=True)) is not None:
-            return Waits(shape, _free_words(shape, nodes))
+            more = _coming(shape, nodes, types or (), total=False)
+            return Waits(shape, _free_words(shape, nodes) + (f"; {more}" if more else ""))
     for shape in shapes:
-        found = put(shape, rooms_of(nodes, total=True) + rooms_to_come(types or (), len(shape.bundles)))
-        if found is not None:
-            present = {node.id for node in nodes}
-            coming = ", ".join(dict.fromkeys(name for name in found if name not in present))
-            return Waits(shape, f"nodes of type {coming} may come")
+        if more := _coming(shape, nodes, types or (), total=True):
+            return Waits(shape, more)
     if types is None:
         return Waits(shapes[0], f"nodes may come; {_free_words(shapes[0], nodes)}")
     return Never(_why(shapes, nodes, types))
@@ -82,6 +80,14 @@ def capacity(
             start = next((n for n, room in enumerate(left) if any(room.holds(bundle) for bundle in least)), len(left))
             left = left[start:]  # the nodes before it are full for this shape
     return count
+
+
+def _coming(shape: Shape, nodes: Sequence[Node], types: Sequence[NodeType], total: bool) -> str:
+    """Of which types nodes may come that make room for a shape; empty where none do."""
+    rooms, present = rooms_of(nodes, total), {node.id for node in nodes}
+    found = put(shape, rooms + rooms_to_come(types, len(shape.bundles))) or ()
+    coming = dict.fromkeys(name for name in found if name not in present)
+    return f"nodes of type {', '.join(coming)} may come" if coming else ""
 
 
 def _scarce(shape: Shape, rooms: Sequence[Room]) -> tuple[str, float] | None:
