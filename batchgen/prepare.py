@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from batchgen.engines.base import ENGINES
+from batchgen.engines.base import ENGINES, EngineKind
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.output import job_file
@@ -53,7 +53,7 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     if job.input.image_hosts and engine.capabilities.prompts != "messages":
         cause = f"input.image_hosts: engine {job.engine.kind} reads images in the row itself only (data URLs), from no host"
         raise JobError(cause, "leave it out")
-    engine.check(job)
+    _check_groups(job, engine)
     if (uses := TASKS.named(job.task).uses) not in engine.capabilities.tasks:
         raise JobError(f"task {job.task}: engine {job.engine.kind} cannot {uses}", "name another engine.kind")
     if job.parse_ is not None:
@@ -67,3 +67,18 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     columns = look(job, found)
     renderer = Renderer(job, model, engine.capabilities, engine.context(job))
     return Prepared(job, renderer, found, columns, upstream, tuple(skipped(job.input, found)))
+
+
+def _check_groups(job: Job, engine: EngineKind) -> None:
+    """Check the engine's options in each group of replicas. Raises JobError, also where groups differ in their context: whether
+    a row is too long must not depend on the replica that gets it."""
+    for number, each in enumerate(job.groups):
+        try:
+            engine.check(each)
+        except JobError as error:
+            raise JobError(f"replicas.groups.{number}: {error}") if job.replicas.groups else error from None
+        if engine.context(each) != engine.context(job):
+            cause = (
+                f"replicas.groups.{number}: the context of its engine is {engine.context(each)}, the job's {engine.context(job)}"
+            )
+            raise JobError(cause, "set it in engine.options, for all groups")

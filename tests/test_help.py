@@ -85,14 +85,19 @@ def walk(schema: dict[str, Any], node: dict[str, Any], path: str) -> Iterator[tu
             required = name in node.get("required", [])
             yield path + name, {k: v for k, v in field.items() if k != "default" or not required}
         else:
-            if "description" in field and name == "schema":
+            if "description" in field and name in ("schema", "groups"):
                 yield path + name, {**field, "description": field["description"]}
             yield from walk(schema, inner, f"{path}{name}.")
 
 
 def inside(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any] | None:
     """The object schema behind a field, if it is one."""
-    for choice in [field, *field.get("anyOf", []), *field.get("allOf", [])]:
+    for choice in [
+        field,
+        *field.get("anyOf", []),
+        *field.get("allOf", []),
+        *([field["items"]] if "$ref" in field.get("items", {}) else []),
+    ]:
         target = schema["$defs"][choice["$ref"].rpartition("/")[2]] if "$ref" in choice else choice
         if "properties" in target:
             return target

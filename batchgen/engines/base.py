@@ -18,6 +18,8 @@ from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import ModelFiles
 
 Options = TypeVar("Options", bound=Spec)
+NODES = "BATCHGEN_REPLICA_NODES"
+"""The environment variable of a replica's process that says over how many nodes it may be spread; missing: one."""
 
 
 @dataclass(frozen=True, slots=True)

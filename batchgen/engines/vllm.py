@@ -1,7 +1,8 @@
-"""vllm: one AsyncLLM, tensor x pipeline parallel, prompts as token ids, final outputs only.
+"""vllm: one AsyncLLM, tensor x pipeline x data parallel, prompts as token ids, final outputs only.
 
 `engine.options` are vLLM's own engine arguments. Defaults differ from vLLM's where a batch job needs it: weights only from
-safetensors, no statistics log, a queue that honours priorities, workers as processes of this replica (`mp`)."""
+safetensors, no statistics log, a queue that honours priorities. Workers are processes of this replica (`mp`), or, where it may
+be spread over several nodes, Ray actors in its placement group."""
 
 import asyncio
 import base64
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from batchgen import logprobs
 from batchgen.engines import vllm_cpu
-from batchgen.engines.base import EngineKind, Request
+from batchgen.engines.base import NODES, EngineKind, Request
 from batchgen.engines.vllm_options import check_options
 from batchgen.engines.vllm_sampling import mistake
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
@@ -46,18 +47,21 @@ tests/engines/test_vllm_names.py notices the loss of a name, or of an attribute 
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """The formats of images that are read: those of PIL that need no other program. A row is untrusted."""
 MOST_PIXELS = 2**26
+MEMORY_SHARE = 0.9  # of a fraction of a GPU; the rest is the CUDA context's, and of what vLLM does not count
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM allocates
 
 
-def engine_arguments(job: Job, model: ModelFiles) -> dict[str, object]:
-    """AsyncEngineArgs of a job: batchgen's defaults, the job's options, and what other fields of the job set."""
+def engine_arguments(job: Job, model: ModelFiles, nodes: int = 1) -> dict[str, object]:
+    """AsyncEngineArgs of a job: batchgen's defaults, the job's options, and what other fields of the job set. `nodes`: over which
+    the replica may be spread."""
     spec = job.engine
     options: dict[str, object] = {
         "load_format": "safetensors",
         "disable_log_stats": True,
         "scheduling_policy": "priority",
-        "distributed_executor_backend": "mp" if spec.tensor_parallel_size * spec.pipeline_parallel_size > 1 else None,
     }
+    if spec.gpus is not None and spec.gpus < 1:
+        options["gpu_memory_utilization"] = MEMORY_SHARE * spec.gpus
     if model.adapters:
         needed = max(adapter.rank for adapter in model.adapters.values())
         options["enable_lora"], options["max_loras"] = True, min(len(model.adapters), 8)
@@ -68,6 +72,9 @@ def engine_arguments(job: Job, model: ModelFiles) -> dict[str, object]:
         "revision": model.revision,
         "tensor_parallel_size": spec.tensor_parallel_size,
         "pipeline_parallel_size": spec.pipeline_parallel_size,
+        "data_parallel_size": spec.data_parallel_size,
+        "enable_expert_parallel": spec.expert_parallel,
+        "distributed_executor_backend": "ray" if nodes > 1 else "mp" if spec.ranks > 1 else None,
         "trust_remote_code": bool(job.model and job.model.trust_remote_code),
     }
 
@@ -94,8 +101,9 @@ class VllmEngine:
             self._engine, self._cores = vllm_cpu.start(lambda: self._vllm.AsyncLLM.from_engine_args(arguments))
         except Exception as error:  # vLLM raises whatever its configuration or workers raise
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
-        self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs
-        self.workers = self._engine.vllm_config.parallel_config.world_size
+        parallel = self._engine.vllm_config.parallel_config
+        self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs * parallel.data_parallel_size
+        self.workers = parallel.world_size * parallel.data_parallel_size
         gc.freeze()  # as vLLM's own server does: a full collection would visit all that its modules hold, while the engine waits
 
     async def probe(self) -> None:
@@ -180,7 +188,8 @@ def read_picture(url: str) -> "Image":
 class VllmKind:
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(device="cpu" if vllm_cpu.runs_on_cpu() else "gpu", mistake=mistake)
+        device = "cpu" if vllm_cpu.runs_on_cpu() else "gpu"
+        return Capabilities(device=device, mistake=mistake, spreads_copies=False)
 
     def check(self, job: Job) -> None:
         check_options(job.engine.options)
@@ -191,7 +200,9 @@ class VllmKind:
         return job.engine.options.get("max_model_len")
 
     def make(self, job: Job, model: ModelFiles) -> VllmEngine:
-        return VllmEngine(engine_arguments(job, model), model.adapters, job.output.token_logprobs)
+        return VllmEngine(
+            engine_arguments(job, model, int(os.environ.get(NODES, "1"))), model.adapters, job.output.token_logprobs
+        )
 
 
 KIND: EngineKind = VllmKind()

@@ -16,7 +16,7 @@ import orjson
 from batchgen.errors import JobError, did_you_mean
 
 SOURCE, CLASSES = "engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs")
-_ONE_ENGINE = "a replica is one engine on tensor x pipeline GPUs; replicas.max makes more of them"
+_ONE_ENGINE = "a replica is one engine on tensor x pipeline x data parallel GPUs; replicas.max makes more of them"
 _QUEUE = "a replica bounds its own queue, and vLLM would fail the rows over this limit"
 LEAVE_OUT = {
     **dict.fromkeys(("model", "model_weights", "tokenizer"), "model.source sets it"),
@@ -24,6 +24,9 @@ LEAVE_OUT = {
     "trust_remote_code": "model.trust_remote_code sets it",
     "tensor_parallel_size": "engine.tensor_parallel_size sets it",
     "pipeline_parallel_size": "engine.pipeline_parallel_size sets it",
+    "data_parallel_size": "engine.data_parallel_size sets it",
+    "enable_expert_parallel": "engine.expert_parallel sets it",
+    "distributed_executor_backend": "the nodes of a replica decide: mp on one, ray over several",
     "hf_token": "the environment variable HF_TOKEN on every node sets it",
     **dict.fromkeys(("nnodes", "node_rank", "master_addr", "master_port", "device_ids", "enable_elastic_ep"), _ONE_ENGINE),
     "prefill_context_parallel_size": _ONE_ENGINE,
@@ -31,7 +34,7 @@ LEAVE_OUT = {
     **dict.fromkeys(("max_num_queued_reqs", "max_num_queued_tokens"), _QUEUE),
 }
 """Options that have another place in the job, where those that decide what a row means are part of the fingerprint; and options
-that a replica cannot serve with any value, like all of `data_parallel_...`."""
+that a replica cannot serve with any value, like all others of `data_parallel_...`."""
 
 _GENERATES, _PICKLES = "a job generates text", "it reads pickles, which can execute code; use safetensors"
 CANNOT_BE: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -115,7 +115,7 @@ def _is_union_tag(part: object) -> bool:
 def _fields_at(model: type[BaseModel], parents: Iterable[object]) -> list[str]:
     here: type[BaseModel] | None = model
     for part in parents:
-        if here is not None and not _is_union_tag(part):
+        if here is not None and not isinstance(part, int) and not _is_union_tag(part):
             found = next((field for name, field in here.model_fields.items() if part in (name, field.alias)), None)
             here = next(models_in(found.annotation), None) if found else None
     return [field.alias or name for name, field in here.model_fields.items()] if here else []

@@ -17,6 +17,7 @@ from batchgen.job.attributes import Attributes, with_prediction
 from batchgen.job.fields import Fields, Fraction, Spec, explain, override, read_yaml, unknown_key
 from batchgen.job.input import Input, Parse
 from batchgen.job.meaning import RETIRED, defaults_of, fingerprint, flatten
+from batchgen.job.replicas import Engine, Pool, Replicas
 from batchgen.job.sampling import MAPPINGS, Sampling, canonical, check_sampling, sampling_json_schema
 
 
@@ -32,30 +33,6 @@ class Model(Spec):
     def _pinned(self) -> Self:
         if self.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             raise ValueError("trust_remote_code runs the model's own code: pin revision to a full commit hash")
-        return self
-
-
-class Engine(Spec):
-    kind: str = Field(
-        "vllm",
-        examples=["vllm", "openai", "echo"],
-        description="vllm: load the model with vLLM. openai: call an OpenAI-compatible endpoint. echo: deterministic text without a model. Other packages may add kinds.",
-    )
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer of a replica.")
-    pipeline_parallel_size: int = Field(1, ge=1, description="Pipeline stages of a replica.")
-    options: Fields = Field({}, description="Options of the engine, under the engine's own names.")
-    watchdog_seconds: float = Field(300.0, gt=0, description="Restart an engine that has not responded for this many seconds.")
-    env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...). No secrets: it is recorded.")
-
-
-class Replicas(Spec):
-    min: int = Field(1, ge=1, description="Minimum replicas to request, even if the cluster holds fewer now.")
-    max: int | None = Field(None, ge=1, description="Maximum replicas. Default: what the cluster's GPUs hold, at least `min`.")
-
-    @model_validator(mode="after")
-    def _order(self) -> Self:
-        if self.max is not None and self.max < self.min:
-            raise ValueError(f"max {self.max} is less than min {self.min}")
         return self
 
 
@@ -118,7 +95,7 @@ class Job(Spec):
         {}, description="Sampling of every row. Any field may be {column: NAME}; fields of a row's own `sampling` win."
     )
     parse_: Parse | None = Field(None, alias="parse", description="Typed columns read from the answer, in the output's `parsed`.")
-    replicas: Replicas = Field(Replicas(), description="Number of replicas. Each runs one engine.")
+    replicas: Pool = Field(Replicas(), description="Replicas, each with one engine: how many and where; or a list of groups.")
     limits: Limits = Field(Limits(), description="When to stop early.")
     errors: dict[Failure, Policy] = Field(
         {},
@@ -137,6 +114,11 @@ class Job(Spec):
         adapter = self.constant_sampling.get("adapter")
         if adapter is not None and adapter not in self.adapters:
             raise ValueError(f"sampling.adapter: {unknown_adapter(adapter, self.adapters)}")
+        for number, group in enumerate(self.replicas.groups):
+            try:
+                group.engine.over(self.engine)
+            except ValueError as error:
+                raise ValueError(f"replicas.groups.{number}.engine: {error}") from None
         scored = "logprobs" in self.sampling_columns or check_sampling(self.constant_sampling).logprobs is not None
         scored = scored or self.input.format == "openai-batch"  # whose requests ask for them one by one
         if self.output.token_logprobs and not scored:
@@ -182,6 +164,14 @@ class Job(Spec):
         return self.model.adapters if self.model else {}
 
     @property
+    def groups(self) -> tuple[Self, ...]:
+        """The job as each group of `replicas` runs it: with its engine, and without groups."""
+        if not (groups := self.replicas.groups):
+            return (self,)
+        fields = [{"engine": group.engine.over(self.engine), "replicas": group.alone(self.replicas)} for group in groups]
+        return tuple(self.model_copy(update=each) for each in fields)
+
+    @property
     def schema_names(self) -> tuple[str, ...]:
         return self.attributes.names if self.attributes else ()
 
@@ -225,7 +215,7 @@ class Job(Spec):
                 **dict.fromkeys(("name", "sampling", "replicas", "limits", "errors", "spans"), True),
                 "model": {"source", "revision", "chat_template", "adapters", "trust_remote_code"},
                 "input": {"max_row_bytes", "path"},
-                "engine": {"tensor_parallel_size", "pipeline_parallel_size", "options", "env", "watchdog_seconds"},
+                "engine": Engine.model_fields.keys() - {"kind"},
                 "output": {"path"},
             },
         )

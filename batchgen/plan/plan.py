@@ -40,7 +40,7 @@ class Sizes:
 
 def span_sizes(job: Job, estimate: int) -> Sizes:
     """Sizes for about `estimate` input rows: 32 to 2,048 completions per span, more where there would be over SPANS_CAP spans."""
-    pool = job.replicas.max or 8
+    pool = job.replicas.most or 8
     if job.spans.rows is not None:
         return Sizes(job.spans.rows, job.spans.rows, pool)
     factor = job.variants * job.samples

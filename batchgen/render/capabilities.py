@@ -10,7 +10,7 @@ from batchgen.job.sampling import Sampling
 @dataclass(frozen=True)
 class Capabilities:
     """What a kind of engine can do and needs. `messages`: the engine applies the chat template itself. `device` (gpu, cpu, or one
-    that a package places) is what a replica reserves per tensor x pipeline rank."""
+    that a package places) is what a replica reserves per rank."""
 
     prompts: Literal["tokens", "messages"] = "tokens"
     needs_model: bool = True
@@ -20,6 +20,8 @@ class Capabilities:
     counts_tokens: bool = False
     """The engine counts a prompt's tokens itself."""
     device: str = "cpu"
+    spreads_copies: bool = True
+    """Data parallel ranks of a replica may be on several nodes."""
     mistake: Callable[[Sampling], str | None] | None = None
     """What the engine would refuse of a row's sampling, or choke on, in words that begin with the field's name."""
     tasks: frozenset[str] = frozenset({"generate"})

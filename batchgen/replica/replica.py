@@ -65,6 +65,7 @@ class Replica:
         self.store = open_store(output)
         os.environ.update(job.engine.env)
         SECRET_NAMES.update(str(name) for option, name in job.engine.options.items() if option.endswith("_env"))
+        SECRET_NAMES.update(job.replicas.env_from)
         make = functools.partial(ENGINES.named(job.engine.kind).make, job, renderer.model)
         self.engine = engine or RestartingEngine(make, job.engine.watchdog_seconds, job.limits.row_seconds)
         self._task = TASKS.named(job.task)(renderer, self.engine)

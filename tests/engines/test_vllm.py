@@ -21,12 +21,12 @@ from batchgen.render.model_files import Adapter, ModelFiles
 from tests.support.planning import make_job
 
 
-def arguments(monkeypatch: pytest.MonkeyPatch, ranks: tuple[int, ...] = (), **engine: Any) -> dict[str, object]:
+def arguments(monkeypatch: pytest.MonkeyPatch, ranks: tuple[int, ...] = (), nodes: int = 1, **engine: Any) -> dict[str, object]:
     """Of a job with LoRA adapters of these ranks, for a GPU build."""
     monkeypatch.setattr(vllm_cpu, "runs_on_cpu", lambda: False)
     adapters = {f"a{number}": Adapter(number, f"/a{number}", rank) for number, rank in enumerate(ranks, 1)}
     job = Job.parse({"input": {"path": "x", "prompt": "p"}, "output": {"path": "o"}, "model": {"source": "m"}, "engine": engine})
-    return engine_arguments(job, ModelFiles("m", "/m", "c0ffee", None, None, {}, None, {}, adapters))
+    return engine_arguments(job, ModelFiles("m", "/m", "c0ffee", None, None, {}, None, {}, adapters), nodes)
 
 
 def test_the_arguments_are_a_batch_jobs_defaults_the_options_and_what_the_job_sets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,9 +40,25 @@ def test_the_arguments_are_a_batch_jobs_defaults_the_options_and_what_the_job_se
         "revision": "c0ffee",
         "tensor_parallel_size": 2,
         "pipeline_parallel_size": 1,
+        "data_parallel_size": 1,
+        "enable_expert_parallel": False,
         "trust_remote_code": False,
     }
     assert arguments(monkeypatch)["distributed_executor_backend"] is None
+
+
+def test_data_parallel_ranks_are_processes_and_pipeline_stages_on_several_nodes_are_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = arguments(monkeypatch, data_parallel_size=4, expert_parallel=True)
+    assert (found["data_parallel_size"], found["enable_expert_parallel"]) == (4, True)
+    assert found["distributed_executor_backend"] == "mp"
+    assert arguments(monkeypatch, nodes=2, pipeline_parallel_size=2)["distributed_executor_backend"] == "ray"
+    assert not KIND.capabilities.spreads_copies
+
+
+def test_an_engine_on_a_fraction_of_a_gpu_takes_that_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert arguments(monkeypatch, gpus=0.25)["gpu_memory_utilization"] == pytest.approx(0.225)
+    assert arguments(monkeypatch, gpus=0.25, options={"gpu_memory_utilization": 0.2})["gpu_memory_utilization"] == 0.2
+    assert "gpu_memory_utilization" not in arguments(monkeypatch, gpus=1)
 
 
 @pytest.mark.parametrize(("ranks", "made"), [((4,), (1, 8)), ((8, 9), (2, 16)), ((600,), (1, 600)), ((1,) * 9, (8, 8))])

@@ -21,7 +21,7 @@ ATTRIBUTES = {
     "SamplingParams": ("output_kind", "skip_clone"),
     "vllm.config:VllmConfig": ("scheduler_config", "parallel_config"),
     "vllm.config:SchedulerConfig": ("max_num_seqs",),
-    "vllm.config:ParallelConfig": ("world_size",),
+    "vllm.config:ParallelConfig": ("world_size", "data_parallel_size"),
     "vllm.renderers:BaseRenderer": ("render_cmpl_async",),
     "vllm.outputs:RequestOutput": ("outputs", "num_cached_tokens"),
     "vllm.outputs:CompletionOutput": ("index", "text", "token_ids", "finish_reason", "cumulative_logprob", "logprobs"),

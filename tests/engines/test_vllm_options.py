@@ -94,6 +94,14 @@ def test_a_misspelt_option_is_refused_with_the_nearest_name(no_vllm: None) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("data_parallel_size", "data_parallel_size"), ("enable_expert_parallel", "expert_parallel")],
+)
+def test_a_parallel_option_is_refused_in_favour_of_the_jobs_field(no_vllm: None, name: str, field: str) -> None:
+    assert refusal(**{name: 1}) == f"engine.options.{name}: leave it out; engine.{field} sets it"
+
+
 def test_every_mistake_has_a_line(no_vllm: None) -> None:
     lines = refusal(max_num_seqss=4, runner="pooling", data_parallel_size=8, dtype="bfloat16").splitlines()
     assert [line.split(":")[0].removeprefix("engine.options.") for line in lines] == [

@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 import batchgen
 from batchgen import Output
 from batchgen.cluster import placement
-from batchgen.cluster.placement import Placement
+from batchgen.cluster.fit.shape import Shape
 from batchgen.output.store import open_store
 from batchgen.replica import journal
 
@@ -57,14 +57,14 @@ def held_job(folder: Path, **fields: Any) -> dict[str, Any]:
     }
 
 
-def place_as(patch: pytest.MonkeyPatch, wanted: Placement) -> None:
-    patch.setattr(placement, "PLACEMENTS", SimpleNamespace(named=lambda _: lambda *_: wanted))
+def place_as(patch: pytest.MonkeyPatch, bundle: dict[str, float]) -> None:
+    patch.setattr(placement, "PLACEMENTS", SimpleNamespace(named=lambda _: lambda _: (Shape((bundle,)),)))
 
 
 @pytest.mark.parametrize("notice", [False, True], ids=["lost", "drained"])
 def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # One replica a node, whatever the scheduler likes: the head has room for one beside the feed, the other node for one.
-    place_as(monkeypatch, Placement(2, num_cpus=2))
+    place_as(monkeypatch, {"CPU": 2})
     second = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     job = held_job(tmp_path, replicas={"min": 2, "max": 2})
@@ -104,7 +104,7 @@ def until_said(said: io.StringIO, words: str) -> None:
 def test_a_replica_that_rays_memory_monitor_kills_costs_no_row(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place_as(monkeypatch, Placement(2, resources={"seat": 1}))
+    place_as(monkeypatch, {"seat": 1})
     with pytest.MonkeyPatch.context() as poor:  # a node on which whatever runs is too much
         poor.setenv("RAY_memory_usage_threshold", "0.001")
         poor.setenv("RAY_memory_monitor_refresh_ms", "100")

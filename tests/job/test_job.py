@@ -6,7 +6,7 @@ import jsonschema
 import pydantic
 import pytest
 
-from batchgen.job import attributes, job, sampling, schemas
+from batchgen.job import attributes, job, replicas, sampling, schemas
 from batchgen.job import fields as job_fields
 from batchgen.job.job import Job
 from batchgen.job.meaning import fingerprint
@@ -78,8 +78,13 @@ MEANT = {
 NOT_MEANT = {
     "the name": fields(name="other"),
     "replicas": fields(replicas={"min": 2, "max": 4}),
+    "where replicas are": fields(
+        replicas={"accelerator": "H200", "labels": {"a": "b"}, "resources": {"seat": 1}, "env_from": ["A"]}
+    ),
+    "groups of replicas": fields(replicas=[{"max": 2}, {"accelerator": "A100", "engine": {"tensor_parallel_size": 8}}]),
     "engine options": fields(engine={"options": {"max_model_len": 9}}),
     "parallelism": fields(engine={"tensor_parallel_size": 4, "pipeline_parallel_size": 2}),
+    "more parallelism": fields(engine={"data_parallel_size": 4, "expert_parallel": True, "gpus": 1}),
     "environment": fields(engine={"env": {"VLLM_X": "1"}}),
     "span rows": fields(spans={"rows": 3}),
     "span bytes": fields(spans={"bytes": 3}),
@@ -126,11 +131,12 @@ def properties(schema):
 
 def test_the_json_schema_has_every_field():
     found = {(where, name) for where, name, _ in properties(Job.model_json_schema())}
-    rooms = [value for module in (job_fields, job, sampling, attributes, schemas) for value in vars(module).values()]
+    rooms = [value for module in (job_fields, job, replicas, sampling, attributes, schemas) for value in vars(module).values()]
     models = {value for value in rooms if isinstance(value, type) and issubclass(value, job_fields.Spec)} - {
         job_fields.Spec,
         schemas.Labels,
         schemas.BuiltIn,
+        replicas.Reserved,
     }
     wanted = {
         ("Job.sampling" if model is Sampling else model.__name__, field.alias or name)

@@ -31,6 +31,8 @@ DOORS: dict[str, dict[str, Any]] = {
     "engine.options.trust_remote_code": {"engine": {"options": {"trust_remote_code": True}}},
     "engine.options.meter": {"engine": {"kind": "echo", "options": {"meter": "/home/user/.bashrc"}}},
     "engine.env.LD_PRELOAD": {"engine": {"env": {"LD_PRELOAD": "evil.so"}}},
+    "replicas.env_from": {"replicas": {"env_from": ["AWS_SECRET_ACCESS_KEY"]}},
+    "replicas.groups.1.engine.options.worker_cls": {"replicas": [{}, {"engine": {"options": {"worker_cls": "evil.Worker"}}}]},
     "model.adapters.a": {"model": {"source": "m", "adapters": {"a": "/evil"}}},
     "model.source": {"model": {"source": "evil/code", "revision": SHA, "trust_remote_code": True}},
     "model.chat_template": {"model": {"source": "m", "chat_template": "/etc/passwd"}},

@@ -30,11 +30,16 @@ def refuse_doors(stored: Job, said: Iterable[str], origin: str) -> None:
 
 
 def _doors(job: Job) -> Iterator[tuple[str, object]]:
-    for name, value in flatten(job.engine.options, "engine.options").items():
+    options = flatten(job.engine.options, "engine.options")
+    for number, group in enumerate(job.replicas.groups):
+        options |= flatten(group.engine.options, f"replicas.groups.{number}.engine.options")
+    for name, value in options.items():
         harmless = value is None or isinstance(value, bool | int | float) or value == {} or name.rpartition(".")[2] in WORDS
         if not harmless or name.rpartition(".")[2] == "trust_remote_code":
             yield name, value
     yield from flatten(job.engine.env, "engine.env").items() if job.engine.env else ()
+    if job.replicas.env_from:
+        yield "replicas.env_from", job.replicas.env_from
     if job.model is not None:
         yield from ((f"model.adapters.{name}", path) for name, path in job.model.adapters.items())
         if job.model.trust_remote_code:

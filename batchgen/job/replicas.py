@@ -1,0 +1,143 @@
+"""The engine of a job and its replicas: parallel sizes, what a replica reserves, how many there are. None of it changes a row.
+
+`replicas` is a mapping, or a list of groups for several kinds of GPU, each with an engine of its own sizes and options. Job.groups
+gives the job as each group runs it."""
+
+import re
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from batchgen.job.fields import Fields, Spec
+
+Amounts = dict[str, Annotated[float, Field(gt=0)]]
+_SIZES = ("gpus", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "expert_parallel")
+
+
+class Engine(Spec):
+    kind: str = Field(
+        "vllm",
+        examples=["vllm", "openai", "echo"],
+        description="vllm: load the model with vLLM. openai: call an OpenAI-compatible endpoint. echo: deterministic text without a model. Other packages may add kinds.",
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer of a replica, on one node.")
+    pipeline_parallel_size: int = Field(1, ge=1, description="Pipeline stages of a replica: on one node where one has room.")
+    data_parallel_size: int = Field(1, ge=1, description="Copies of the model inside a replica, for expert parallelism.")
+    expert_parallel: bool = Field(False, description="Spread the experts of each layer over tensor x data parallel ranks.")
+    gpus: float | None = Field(
+        None,
+        gt=0,
+        description="GPUs of each rank: a fraction for a small model, or a whole number. Default: 1 for an engine on GPUs; others reserve none, unless a number is given (a rehearsal).",
+    )
+    options: Fields = Field({}, description="Options of the engine, under the engine's own names.")
+    watchdog_seconds: float = Field(300.0, gt=0, description="Restart an engine that has not responded for this many seconds.")
+    env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...). No secrets: it is recorded.")
+
+    @property
+    def ranks(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus is not None and self.gpus != int(self.gpus) and (self.gpus > 1 or self.ranks > 1):
+            raise ValueError(
+                f"gpus {self.gpus:g}: expected a whole number, or with one rank (here {self.ranks}) a fraction of one GPU"
+            )
+        return self
+
+
+class GroupEngine(Spec):
+    """What is not set is the job's `engine`."""
+
+    tensor_parallel_size: int | None = Field(None, ge=1, description="In place of engine.tensor_parallel_size.")
+    pipeline_parallel_size: int | None = Field(None, ge=1, description="In place of engine.pipeline_parallel_size.")
+    data_parallel_size: int | None = Field(None, ge=1, description="In place of engine.data_parallel_size.")
+    expert_parallel: bool | None = Field(None, description="In place of engine.expert_parallel.")
+    gpus: float | None = Field(None, gt=0, description="In place of engine.gpus.")
+    options: Fields = Field({}, description="Options that win over those of engine.options.")
+
+    def over(self, engine: Engine) -> Engine:
+        """The engine with these fields. Raises ValueError when they do not go together."""
+        sizes = {name: value for name in _SIZES if (value := getattr(self, name)) is not None}
+        try:
+            return Engine.model_validate({**dict(engine), **sizes, "options": engine.options | self.options})
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
+class Reserved(Spec):
+    """How many replicas, and what each needs of its nodes beside the engine's GPUs."""
+
+    min: int = Field(1, ge=0, description="Minimum replicas to request, even if the cluster holds fewer now.")
+    max: int | None = Field(None, ge=1, description="Maximum replicas. Default: what the cluster holds, at least `min`.")
+    accelerator: str | None = Field(
+        None, pattern=r"^[\w.-]+$", description="Kind of GPU, by Ray's name of it (H200, A100-80G): a node must have that kind."
+    )
+    labels: dict[str, str] = Field({}, description="Ray labels that a node must have: a value, !value, in(a, b) or !in(a, b).")
+    resources: Amounts = Field(
+        {}, description="More that a replica reserves on each of its nodes, by Ray's names: CPU, memory, custom ones."
+    )
+
+    @field_validator("resources")
+    @classmethod
+    def _no_gpus(cls, value: Amounts) -> Amounts:
+        if "GPU" in value:
+            raise ValueError("GPU: engine.gpus and the engine's parallel sizes set it")
+        return value
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max {self.max} is less than min {self.min}")
+        return self
+
+
+class Group(Reserved):
+    engine: GroupEngine = Field(GroupEngine(), description="Sizes and options of this group's engine.")
+
+    def alone(self, replicas: "Replicas") -> "Replicas":
+        """The `replicas` of a job that has this group only."""
+        return replicas.model_copy(update={"groups": [], **{name: getattr(self, name) for name in Reserved.model_fields}})
+
+
+class Replicas(Reserved):
+    min: int = Field(1, ge=1, description="Minimum replicas to request, even if the cluster holds fewer now.")
+    env_from: list[str] = Field(
+        [], description="Names of environment variables of the driver that replicas get, too. Their values are not recorded."
+    )
+    groups: list[Group] = Field(
+        [],
+        description="Groups of replicas, for several kinds of GPU. `replicas: [...]` is short for `replicas: {groups: [...]}`.",
+    )
+
+    @field_validator("env_from")
+    @classmethod
+    def _names(cls, value: list[str]) -> list[str]:
+        if wrong := next((name for name in value if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)), None):
+            raise ValueError(f"{wrong.partition('=')[0]!r} is no name of a variable")  # what follows `=` may be a secret
+        return value
+
+    @model_validator(mode="after")
+    def _in_groups(self) -> Self:
+        if self.groups:
+            fields = Reserved.model_fields
+            if said := next((name for name in fields if getattr(self, name) != fields[name].get_default()), None):
+                raise ValueError(f"{said}: with groups, each group has its own")
+            if not any(group.min for group in self.groups):
+                raise ValueError("groups: every min is 0; one group must have a replica")
+        return self
+
+    @property
+    def most(self) -> int | None:
+        """`max`, of all groups together; None without a limit."""
+        limits = [group.max for group in self.groups or (self,)]
+        return None if None in limits else sum(limit or 0 for limit in limits)
+
+
+def _listed(value: object) -> object:
+    if value == []:
+        raise ValueError("a list of groups has one group or more")
+    return {"groups": value} if isinstance(value, list) else value
+
+
+Pool = Annotated[Replicas, BeforeValidator(_listed, json_schema_input_type=Replicas | list[Group])]
