@@ -12,17 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from batchgen.errors import (
-    INTERRUPTED,
-    OVER_LIMIT,
-    RUN_ERROR,
-    Interrupted,
-    LeaseError,
-    StoreError,
-    TooManyErrors,
-    printable,
-    safe_message,
-)
+from batchgen.errors import BatchgenError, Interrupted, LeaseError, StoreError, TooManyErrors, printable, safe_message
 
 if TYPE_CHECKING:
     from batchgen.cluster.monitor import Monitor
@@ -88,7 +78,7 @@ def run(
             finish(store, held, frozen.manifest)
         failed = tally.counts.error > job.limits.errors * tally.rows_planned
         found = progress.over_limit(tally, job.limits.errors) if failed else "done"
-        tally.run_ends("done", found, OVER_LIMIT if failed else 0)
+        tally.run_ends("done", found, TooManyErrors.exit_code if failed else 0)
         with warned("progress", tell):
             monitor.tick(0, force=True)
         with warned("report", tell):
@@ -110,7 +100,7 @@ def told(monitor: Monitor) -> Iterator[None]:
         yield
     except BaseException as error:
         state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-        code = INTERRUPTED if state == "interrupted" else getattr(error, "exit_code", RUN_ERROR)
+        code = Interrupted.exit_code if state == "interrupted" else getattr(error, "exit_code", BatchgenError.exit_code)
         monitor.tally.run_ends(state, safe_message(error, 2000) or type(error).__name__, code)
         if not isinstance(error, LeaseError):
             with contextlib.suppress(StoreError, LeaseError):
