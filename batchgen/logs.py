@@ -5,6 +5,7 @@ replica's go to the log of its Ray worker. They hold no secret of the environmen
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, MutableMapping
 from contextvars import ContextVar
 from typing import Any
@@ -14,6 +15,8 @@ from batchgen.errors import RowError, safe_message, scrubbed
 ROOT = "batchgen"
 NOWHERE = {"job": "-", "replica": "-", "span": "-"}
 FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s job=%(job)s replica=%(replica)s span=%(span)s %(message)s"
+
+TAIL_LINES, TAIL_BYTES = 20, 16 * 2**10
 
 _process: dict[str, str] = {}
 _span: ContextVar[str] = ContextVar("span", default="-")
@@ -90,3 +93,21 @@ def internal_error(log: Log, place: str, error: BaseException) -> RowError:
     what = f"{place}: {type(error).__name__}: {safe_message(error)}"
     log.error("%s", what, exc_info=error)
     return RowError("internal", what)
+
+
+def own_file() -> str:
+    """The file that this process and its children log to; empty where stderr is none."""
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/self/fd/2")
+    return ""
+
+
+def tail(path: str) -> str:
+    """The last lines of a log, each on a line of its own after an empty one; empty where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            lines = [line.rstrip() for line in scrubbed(file.read().decode(errors="replace")).splitlines() if line.strip()]
+    except OSError:
+        return ""
+    return "\n  engine log: ".join(["", *lines[-TAIL_LINES:]])

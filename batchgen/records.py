@@ -1,6 +1,7 @@
 """The record of each stage, and the columns of the output that they end in."""
 
-from dataclasses import astuple, dataclass, field
+import operator
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -178,7 +179,7 @@ class Counts:
     cached_tokens: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        return Counts(*map(operator.add, vars(self).values(), vars(other).values()))  # astuple copies deeply
 
     @property
     def rows(self) -> int:
@@ -190,7 +191,8 @@ class Receipt:
     """What a replica answers for a span. `created` is False where the part was there already; `counts` are those of that part
     then, and its `sha256` is None. `from_journal` rows come from the span's journal. `first` and `last` are the replica's
     wall-clock seconds at which the span's first row entered the engine and its last one left it. Since the replica's last
-    receipt: `committing`, the CPU seconds of encoding and putting parts and journal files, and `restarts` of the engine."""
+    receipt: `committing`, the CPU seconds of encoding and putting parts and journal files, `restarts` of the engine, and what it
+    `died` of, with the end of its log."""
 
     span: str
     created: bool
@@ -203,6 +205,7 @@ class Receipt:
     from_journal: int = 0
     restarts: int = 0
     sha256: str | None = None
+    died: list[str] = field(default_factory=list)
 
 
 def messages_type(calls: bool) -> pa.DataType:

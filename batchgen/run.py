@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from batchgen.errors import Interrupted, LeaseError, StoreError, TooManyErrors, printable, safe_message
+from batchgen.errors import BatchgenError, Interrupted, LeaseError, StoreError, TooManyErrors, printable, safe_message
 
 if TYPE_CHECKING:
     from batchgen.cluster.monitor import Monitor
@@ -65,7 +65,7 @@ def run(
         monitor = terminal.monitor(tally, store, job.name, out, quiet, held)
         with told(monitor):
             if missing := planned.missing(done):
-                tally.state = "running"
+                tally.run_begins()
                 held.confirm()
                 store.delete(plan_file.SUCCESS)
                 from batchgen.cluster.connect import connected  # Ray only when there is something to do
@@ -76,7 +76,9 @@ def run(
                     Run(job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping).execute(missing)
                 monitor.record()
             finish(store, held, frozen.manifest)
-        tally.state = "done"
+        failed = tally.counts.error > job.limits.errors * tally.rows_planned
+        found = progress.over_limit(tally, job.limits.errors) if failed else "done"
+        tally.run_ends("done", found, TooManyErrors.exit_code if failed else 0)
         with warned("progress", tell):
             monitor.tick(0, force=True)
         with warned("report", tell):
@@ -86,8 +88,7 @@ def run(
         with warned("summary", tell):
             if not quiet:
                 terminal.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
-    if tally.counts.error > job.limits.errors * tally.rows_planned:
-        found = progress.over_limit(tally, job.limits.errors)
+    if failed:
         raise TooManyErrors(found, "the failed rows have status = 'error' in the output")
     return {"name": job.name, "output": store.url, **tally.status()}
 
@@ -98,7 +99,9 @@ def told(monitor: Monitor) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        monitor.tally.state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        code = Interrupted.exit_code if state == "interrupted" else getattr(error, "exit_code", BatchgenError.exit_code)
+        monitor.tally.run_ends(state, safe_message(error, 2000) or type(error).__name__, code)
         if not isinstance(error, LeaseError):
             with contextlib.suppress(StoreError, LeaseError):
                 monitor.tick(0, force=True)

@@ -128,6 +128,11 @@ def print_status(found: Fields) -> None:
     print(f"time:   {found['seconds_total']:,.1f} s, {found['seconds_generating']:,.1f} s of them generating")
     for code, number in found["errors"].items():
         print(printable(f"errors: {code} {number:,}"))
+    if found["waits_for"]:
+        print(printable(f"waits:  for {found['waits_for']}"))
+    if ended := found["ended"]:
+        code = "" if ended["exit_code"] is None else f" (exit code {ended['exit_code']})"
+        print(printable(f"ended:  {ended['reason']}{code}"))
 
 
 def print_verdict(verdict: Verdict) -> None:

@@ -43,7 +43,7 @@ def test_a_run_that_ends_well_says_so_and_cleans_up(output: Finished) -> None:
     assert "warning" not in run(output)
     assert list(output.store.list("_batchgen/journal")) == []
     assert output.output.verify().problems == []
-    assert output.status()["state"] == "done"
+    assert (output.status()["state"], output.status()["ended"]) == ("done", {"reason": "done", "exit_code": 0})
 
 
 def directory(output: Finished, _: pytest.MonkeyPatch) -> None:
@@ -158,4 +158,5 @@ def test_an_error_before_the_end_keeps_its_own_words(output: Finished, monkeypat
     monkeypatch.setattr(LocalStore, "put_new", lambda s, name, data: (full if name == SUCCESS else kept)(s, name, data))
     with pytest.raises(BatchgenError, match="_SUCCESS: disk full"):
         batchgen.run(output.fields, out=io.StringIO())
-    assert output.status()["state"] == "failed"
+    assert (output.status()["state"], output.status()["ended"]["exit_code"]) == ("failed", 1)
+    assert output.status()["ended"]["reason"].endswith("_SUCCESS: disk full")

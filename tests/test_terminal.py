@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from batchgen import terminal
 from batchgen.errors import RowError
-from batchgen.output.progress import PROGRESS
+from batchgen.output.progress import PROGRESS, Ended
 from batchgen.records import Counts
 from tests.support.committed import Committed
 
@@ -20,12 +21,19 @@ def output(tmp_path: Path) -> Committed:
     return Committed(tmp_path)
 
 
+def timed(out: io.StringIO) -> list[str]:
+    """The lines without the times that they begin with."""
+    lines = out.getvalue().splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
+    return [line[9:] for line in lines]
+
+
 def test_a_line_is_printed_where_there_is_no_terminal(output: Committed) -> None:
     out = io.StringIO()
     monitor = output.monitor(out)
     monitor.receipt(output.commit(output.spans[0], ["one two", "three"], failed=1))
     monitor.tick(2, force=True)
-    assert out.getvalue() == "test: 3/15 rows, 2 ok, 1 error, 1 tokens/s, 2 replicas, 16s left\n"
+    assert timed(out) == ["test: 3/15 rows, 2 ok, 1 error, 1 tokens/s, 2 replicas, 16s left"]
 
 
 def test_quiet_prints_nothing_and_still_keeps_progress_json(output: Committed) -> None:
@@ -38,7 +46,26 @@ def test_quiet_prints_nothing_and_still_keeps_progress_json(output: Committed) -
 def test_messages_are_printed_as_they_are(output: Committed) -> None:
     out = io.StringIO()
     output.monitor(out).message("replica 1 died: [/INST] [bold]")
-    assert out.getvalue() == "replica 1 died: [/INST] [bold]\n"
+    assert timed(out) == ["replica 1 died: [/INST] [bold]"]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_each_line_of_a_message_begins_with_the_time_of_day(output: Committed, quiet: bool) -> None:
+    out = io.StringIO()
+    output.monitor(out, quiet).message("replica 1 died\n  engine log: out of memory")
+    assert timed(out) == ["replica 1 died", "  engine log: out of memory"]
+
+
+def test_status_says_what_a_run_waits_for_and_why_it_ended(output: Committed, capsys: pytest.CaptureFixture[str]) -> None:
+    tally = output.tally()
+    for words, lines in (
+        ({"waits_for": "a GPU"}, ["waits:  for a GPU"]),
+        ({"ended": Ended(reason="no replica can start", exit_code=1)}, ["ended:  no replica can start (exit code 1)"]),
+        ({"ended": Ended(reason="the driver is gone")}, ["ended:  the driver is gone"]),
+        ({}, []),
+    ):
+        terminal.print_status({"name": "test", **replace(tally, **words).status()})
+        assert capsys.readouterr().out.splitlines()[5:] == lines
 
 
 def test_the_summary_shows_the_ok_answers_of_the_first_three_rows(output: Committed) -> None:

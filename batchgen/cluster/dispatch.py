@@ -5,8 +5,10 @@ name replicas; an item is hashable, in a run the reference to a span's block. It
 queue. When the feed has ended and the queue is empty, an idle replica may run a second copy of an item that has run for
 `patience` times the median; the first copy to finish counts."""
 
+import heapq
+import itertools
 import statistics
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -47,13 +49,21 @@ class BlockLost(NamedTuple):
 
 
 class Died(NamedTuple):
-    """The replica is gone; `message` is the cause."""
+    """The replica is gone; `message` is the cause, `where` its node, as far as it is known."""
+
+    replica: ReplicaId
+    message: str
+    where: str = ""
+
+
+class Said(NamedTuple):
+    """The last lines of the log of a replica that died."""
 
     replica: ReplicaId
     message: str
 
 
-Event: TypeAlias = Ready | Capacity | Finished | BlockLost | Died
+Event: TypeAlias = Ready | Capacity | Finished | BlockLost | Died | Said
 
 
 class Dispatcher(Generic[Item]):
@@ -62,16 +72,19 @@ class Dispatcher(Generic[Item]):
     def __init__(self, patience: float = 3.0, least_seconds: float = 10.0) -> None:
         self.patience, self.least_seconds = patience, least_seconds
         self.feed_ended = False
-        self.queue: deque[Item] = deque()
+        self.queue: OrderedDict[Item, None] = OrderedDict()  # finds and forgets an item at once, wherever it stands
         self.running: dict[ReplicaId, dict[Item, float]] = {}
         self._holders: dict[Item, set[ReplicaId]] = {}
-        self._free: dict[ReplicaId, float] = {}
+        self._alone: dict[Item, float] = {}  # items that one replica runs, and since when, the oldest first
+        self._free: dict[ReplicaId, tuple[float, int]] = {}  # load, and a number of the report
+        self._heap: list[tuple[tuple[float, int], ReplicaId]] = []  # of what is or was in _free
+        self._reports = itertools.count()
         self._retired: set[ReplicaId] = set()
         self._took: deque[float] = deque(maxlen=64)
         self.deaths: dict[Item, int] = {}  # of replicas that ran the item
 
     def enqueue(self, item: Item) -> None:
-        self.queue.append(item)
+        self.queue[item] = None
 
     def end_feed(self) -> None:
         self.feed_ended = True
@@ -83,7 +96,8 @@ class Dispatcher(Generic[Item]):
     def has_capacity(self, replica: ReplicaId, load: float = 0.0) -> None:
         """The replica, with this `load` of unfinished prompts, can take one more item. Ignored after it was lost or retired."""
         if replica in self.running and replica not in self._retired:
-            self._free[replica] = load
+            self._free[replica] = load, next(self._reports)
+            heapq.heappush(self._heap, (self._free[replica], replica))
 
     def retire(self, replica: ReplicaId) -> None:
         """Give the replica nothing more; it finishes what it runs."""
@@ -99,15 +113,19 @@ class Dispatcher(Generic[Item]):
             self._holders[item].discard(replica)
             self.deaths[item] = self.deaths.get(item, 0) + 1
         orphans = [item for item in lost if not self._holders[item]]
-        for item in orphans:
-            del self._holders[item]
-        self.queue.extendleft(reversed(orphans))
+        for item in reversed(orphans):
+            del self._holders[item], self._alone[item]
+            self.queue[item] = None
+            self.queue.move_to_end(item, last=False)
+        if len(orphans) < len(lost):  # copies are alone now
+            self._alone |= {item: self._since(item) for item in lost if item in self._holders}
+            self._alone = dict(sorted(self._alone.items(), key=lambda pair: pair[1]))
         return orphans
 
     def take(self, now: float) -> tuple[ReplicaId, Item] | None:
         """The next assignment, recorded as running since `now` (seconds); None if there is none."""
         if self._free and self.queue:  # the emptiest replica first, so that equal replicas end together
-            replica, item = min(self._free, key=self._free.__getitem__), self.queue.popleft()
+            replica, (item, _) = self._emptiest(), self.queue.popitem(last=False)
         elif self.queue or (copy := self._straggler(now)) is None:
             return None
         else:
@@ -115,6 +133,8 @@ class Dispatcher(Generic[Item]):
         del self._free[replica]
         self.running[replica][item] = now
         self._holders.setdefault(item, set()).add(replica)
+        if self._alone.pop(item, None) is None:
+            self._alone[item] = now
         return replica, item
 
     def finish(self, replica: ReplicaId, item: Item, now: float) -> bool:
@@ -130,8 +150,8 @@ class Dispatcher(Generic[Item]):
         """Forget the item: it is finished, or its block is lost and the driver feeds its span again."""
         for replica in self._holders.pop(item, ()):
             del self.running[replica][item]
-        if item in self.queue:
-            self.queue.remove(item)
+        self._alone.pop(item, None)
+        self.queue.pop(item, None)
 
     def has_run_before(self, item: Item) -> bool:
         """Whether a replica other than the one that runs the item now has started it."""
@@ -151,7 +171,7 @@ class Dispatcher(Generic[Item]):
 
     @property
     def busy(self) -> bool:
-        return any(self.running.values())
+        return bool(self._holders)
 
     @property
     def idle(self) -> bool:
@@ -159,10 +179,21 @@ class Dispatcher(Generic[Item]):
 
     def _straggler(self, now: float) -> tuple[ReplicaId, Item] | None:
         """An idle replica, and the oldest item that runs late without a copy."""
-        idle = [replica for replica in self._free if not self.running[replica]]
-        if not idle or not self.feed_ended or not self._took:
+        if not (self.feed_ended and self._took and self._free and self._alone):
             return None
-        limit = max(self.least_seconds, self.patience * statistics.median(self._took))
-        alone = [(self.running[next(iter(held))][item], item) for item, held in self._holders.items() if len(held) == 1]
-        late = [(started, item) for started, item in alone if now - started > limit]
-        return (idle[0], min(late, key=lambda pair: pair[0])[1]) if late else None
+        item, started = next(iter(self._alone.items()))
+        if now - started <= max(self.least_seconds, self.patience * statistics.median(self._took)):
+            return None
+        idle = next((replica for replica in self._free if not self.running[replica]), None)
+        return None if idle is None else (idle, item)
+
+    def _since(self, item: Item) -> float:
+        """Since when the only replica that holds the item runs it."""
+        return self.running[next(iter(self._holders[item]))][item]
+
+    def _emptiest(self) -> ReplicaId:
+        """The free replica of the least load, of equal ones the first to report."""
+        while True:
+            report, replica = heapq.heappop(self._heap)
+            if self._free.get(replica) == report:
+                return replica

@@ -12,7 +12,7 @@ import ray
 
 from batchgen import logs
 from batchgen.cluster import limits
-from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Dispatcher, Event, Finished, Ready
+from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Dispatcher, Event, Finished, Ready, Said
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.monitor import Monitor
 from batchgen.cluster.placement import place
@@ -60,6 +60,7 @@ class Run:
         self._log.info("%d spans to run, %s", len(missing), placement)
         if waits := placement.waits_for(cluster):
             self.monitor.message(waits)
+        self._first_wait = waits or "a replica to start"
         self._pool = Pool(self.renderer, self.store.url, self.plan.shards, journal.spans(self.store), placement)
         try:
             with self.monitor.live():
@@ -100,11 +101,20 @@ class Run:
             for event in self._pool.wait(POLL_SECONDS if self._dispatcher.wants_item else IDLE_POLL_SECONDS):
                 self._handle(event)
             for replica in self._pool.draining():
-                self.monitor.message(f"replica {replica}: its node is about to go; it takes no new span")
+                self.monitor.message(f"{self._named(replica)}: its node is about to go; it takes no new span")
                 self._dispatcher.retire(replica)
             for replica in self._dispatcher.released():
                 self._pool.release(replica)
+            self.monitor.tally.waits_for = self._waits_for()
             self.monitor.tick(len(self._pool.alive))
+
+    def _waits_for(self) -> str | None:
+        """What keeps the pool from generating, in words; None while it generates."""
+        if self._reason_to_stop is not None:
+            return f"what is running to finish: {self._reason_to_stop}"
+        if not self._pool.alive:
+            return self._first_wait
+        return None if self._dispatcher.busy else "prompts to be read and rendered"
 
     def _stop_if_due(self, now: float) -> None:
         """Begin to drain when there is a reason to. Raises Interrupted when that has ended."""
@@ -140,19 +150,29 @@ class Run:
             case Ready(replica, engine):
                 self._dispatcher.join(replica)
                 self.monitor.tally.engine = engine
+                self._first_wait = "a replica to start in place of those that died"
             case Capacity(replica, load):
                 self._dispatcher.has_capacity(replica, load)
             case Finished(replica, item, receipt):
                 self._dispatcher.finish(replica, item, time.monotonic())
                 self.monitor.receipt(receipt)
+                for cause in receipt.died:
+                    self.monitor.message(f"{self._named(replica)}: its engine died and was started again: {cause}")
                 how = "committed" if receipt.created else "was committed by another"
                 self._log.at(replica=replica, span=receipt.span).debug("%s: %s", how, receipt.counts)
                 limits.refuse_errors(self.monitor.tally, self.job.limits.errors)
             case BlockLost(replica, item, message):
                 self._dispatcher.drop(item)
                 self._log.at(replica=replica).warning("block %s is lost: %s", item, message)
-            case Died(replica, message):
-                self.monitor.message(f"replica {replica} died: {message}")
+            case Said(replica, message):
+                self.monitor.message(f"replica {replica}: {message}")
+            case Died(replica, message, where):
+                self.monitor.message(f"replica {replica}{where and f' on {where}'} died: {message}")
                 orphans = self._dispatcher.lost(replica)
                 self._log.at(replica=replica).warning("died, %d of its spans are queued again: %s", len(orphans), message)
                 limits.refuse_poison((self._dispatcher.deaths[item] for item in orphans), message)
+
+    def _named(self, replica: int) -> str:
+        """A replica and its node."""
+        where = self._pool.where(replica)
+        return f"replica {replica} on {where}" if where else f"replica {replica}"

@@ -37,8 +37,11 @@ class Monitor:
         """Called at every tick, with the tally in words; `force` at the last one."""
 
     def message(self, text: str) -> None:
+        """Print a text, the time of day before each line."""
+        now = time.strftime("%H:%M:%S")
+        lines = "\n".join(f"{now} {line}" for line in printable(scrubbed(text)).split("\n"))
         with contextlib.suppress(OSError, ValueError):
-            self.console.print(printable(scrubbed(text)), highlight=False, soft_wrap=True, markup=False)
+            self.console.print(lines, highlight=False, soft_wrap=True, markup=False)
 
     def receipt(self, receipt: Receipt) -> None:
         """Count a span's part."""

@@ -8,18 +8,20 @@ asked for, until a replica is ready again; a start that ends with its node does 
 import asyncio
 import contextlib
 import os
+import queue
 import time
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchgen import logs
-from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready
+from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready, Said
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.ray_adapter import draining_nodes
 from batchgen.errors import BatchgenError, EngineError, safe_message
@@ -32,17 +34,33 @@ from batchgen.replica.replica import Replica
 START_ATTEMPTS = 3
 STOP_SECONDS = 20.0  # that replicas have to write their journals when they are stopped
 DRAIN_POLL_SECONDS = 2.0
+LOG_SECONDS = 5.0  # that the end of a job's last replica waits for the end of its log
 NODE_DIED = "node has died"  # Ray's words of an actor whose node is gone; the error's class is that of every dead actor
-_Call = tuple[Literal["start", "capacity", "run"], int, Hashable]
-"""A call of an actor that has not returned: what was called, the replica, and the block of a `run`."""
+_Kind = Literal["where", "start", "capacity", "run", "log"]
+_Call = tuple[_Kind, int, Hashable]
+"""A call that has not returned: what was called, the replica, and the block of a `run`. All but `log` are of its actor."""
+
+
+class _Place(NamedTuple):
+    """Where a replica is: a node, its address, the file there that the replica logs to."""
+
+    node: str
+    address: str
+    log: str
+
+    def __str__(self) -> str:
+        return f"node {self.node[:12]} ({self.address})"
 
 
 @dataclass(eq=False)
 class _Member:
-    """A replica that was asked for. `node`: the id of its node, once it is ready. `leaving`: that node is being drained.
-    `assigned`: spans given to it. `asked`: it has yet to answer when it can take another."""
+    """A replica that was asked for. `place`: where it is, once its process runs. `node`: the id of its node, once it is ready.
+    `leaving`: that node is being drained. `assigned`: spans given to it. `asked`: it has yet to answer when it can take another.
+    `calls`: those of its actor that have not returned."""
 
     actor: ActorHandle
+    calls: set[ObjectRef] = field(default_factory=set)
+    place: _Place | None = None
     node: str | None = None
     leaving: bool = False
     assigned: int = 0
@@ -61,6 +79,9 @@ class Pool:
         self._log = logs.logger("pool", job=renderer.job.name)
         self._members: dict[int, _Member] = {}
         self._calls: dict[ObjectRef, _Call] = {}
+        self._returned: queue.SimpleQueue[ObjectRef] = queue.SimpleQueue()  # filled by Ray's threads: no wait scans the calls
+        self.alive: set[int] = set()
+        """The replicas that are ready."""
         self._asked_for, self._failed_starts, self._ready_once = 0, 0, False
         self._looked = 0.0
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
@@ -70,8 +91,13 @@ class Pool:
         """Let the replica run the span in block `item`; `again` when another replica has had it in this run."""
         member = self._members[replica]
         member.assigned += 1
-        self._calls[member.actor.run.remote(item, again)] = ("run", replica, item)
+        self._call(member.actor.run.remote(item, again), "run", replica, item)
         self.ask_capacity(replica)
+
+    def where(self, replica: int) -> str:
+        """The node of a replica, in words; empty where it is not known."""
+        member = self._members.get(replica)
+        return str(member.place) if member and member.place else ""
 
     def ask_capacity(self, replica: int) -> None:
         """Let the replica say when it can take another span; one question at a time."""
@@ -79,23 +105,23 @@ class Pool:
         if not member.asked:
             member.asked = True
             call = member.actor.capacity_left.remote(member.assigned, share(self.prompts_left, self._size))
-            self._calls[call] = ("capacity", replica, None)
+            self._call(call, "capacity", replica)
 
     def wait(self, seconds: float) -> Iterator[Event]:
         """What happened, waiting up to `seconds` for something to happen."""
-        if not self._calls:
-            time.sleep(seconds)
-            return
-        calls = list(self._calls)
-        ray.wait(calls, num_returns=1, timeout=seconds)
-        for reference in ray.wait(calls, num_returns=len(calls), timeout=0)[0]:
-            if reference in self._calls:
-                yield from self._settle(reference)
+        with contextlib.suppress(queue.Empty):
+            returned = [self._returned.get(timeout=seconds)]
+            returned += [self._returned.get() for _ in range(self._returned.qsize())]
+            for reference in returned:
+                if reference in self._calls:
+                    yield from self._settle(reference)
 
-    @property
-    def alive(self) -> set[int]:
-        """The replicas that are ready."""
-        return {replica for replica, member in self._members.items() if member.node is not None}
+    def _call(self, reference: ObjectRef, kind: _Kind, replica: int, item: Hashable = None) -> None:
+        """Let `wait` settle a call when it returns."""
+        self._calls[reference] = kind, replica, item
+        if kind != "log":
+            self._members[replica].calls.add(reference)
+        reference.future().add_done_callback(lambda _: self._returned.put(reference))
 
     @property
     def staying(self) -> set[int]:
@@ -140,9 +166,12 @@ class Pool:
         stopping = [self._members[replica].actor.stop.remote() for replica in replicas & self.alive] if seconds else []
         if stopping:
             ray.wait(stopping, num_returns=len(stopping), timeout=seconds)
-        self._calls = {reference: call for reference, call in self._calls.items() if call[1] not in replicas}
+        self.alive -= replicas
         for replica in replicas:
-            ray.kill(self._members.pop(replica).actor, no_restart=True)
+            member = self._members.pop(replica)
+            for reference in member.calls:
+                self._calls.pop(reference, None)
+            ray.kill(member.actor, no_restart=True)
 
     def _refill(self) -> None:
         """Ask for the replicas that are missing."""
@@ -152,15 +181,20 @@ class Pool:
             self._asked_for += 1
             actor = self._make.remote(self._arguments, self._asked_for, logs.level_of_replicas())
             self._members[self._asked_for] = _Member(actor)
-            self._calls[actor.start_here.remote()] = ("start", self._asked_for, None)
+            self._call(actor.where.remote(), "where", self._asked_for)
+            self._call(actor.start_here.remote(), "start", self._asked_for)
             self._log.at(replica=self._asked_for).info("asked for")
 
     def _settle(self, reference: ObjectRef) -> Iterator[Event]:
         """Raises the errors of ours that end the job."""
         kind, replica, item = self._calls.pop(reference)
+        if kind != "log":
+            self._members[replica].calls.discard(reference)
         try:
             result = ray.get(reference)
         except RayError as error:
+            if kind in ("where", "log"):  # the other calls of the replica tell of its death; the log went with its node
+                return
             raised = isinstance(error, RayTaskError)  # by a method of the actor
             cause = error.cause if raised and isinstance(error.cause, BaseException) else error
             if isinstance(cause, ObjectLostError):
@@ -169,12 +203,13 @@ class Pool:
             elif isinstance(cause, BatchgenError) and not isinstance(cause, EngineError):
                 raise cause from error
             elif raised and kind == "start" and not self._ready_once:
-                raise EngineError(f"no replica can start: {cause}") from error
+                on = f" on {where}" if (where := self.where(replica)) else ""
+                raise EngineError(f"no replica can start{on}: {cause}") from error
             elif raised:
-                yield from self._died(kind, replica, str(cause))
+                yield from self._died(kind, replica, str(cause), True)
             else:
                 account = safe_message(error, 2000)  # Ray's begins with the names of actor, node and owner
-                yield from self._died(kind, replica, (account.partition(" because ")[2] or account)[:300])
+                yield from self._died(kind, replica, (account.partition(" because ")[2] or account)[:300], False)
         else:
             match kind:
                 case "run":
@@ -182,26 +217,46 @@ class Pool:
                 case "capacity":
                     self._members[replica].asked = False
                     yield Capacity(replica, result)
+                case "where":
+                    self._members[replica].place = _Place(*result)
+                case "log" if result:
+                    yield Said(replica, f"the end of its log:{result}")
                 case "start":
                     engine, self._members[replica].node = result
+                    self.alive.add(replica)
                     self._ready_once, self._failed_starts = True, 0
                     self._refill()
                     self.ask_capacity(replica)
                     self._log.at(replica=replica).info("ready on node %s: %s", self._members[replica].node, engine)
                     yield Ready(replica, engine)
 
-    def _died(self, kind: str, replica: int, message: str) -> Iterator[Event]:
-        """Yields the spans that the replica had finished before it died in a call of this kind, then its death."""
-        runs = {reference: item for reference, (of, by, item) in self._calls.items() if (of, by) == ("run", replica)}
+    def _died(self, kind: str, replica: int, message: str, raised: bool) -> Iterator[Event]:
+        """Yields the spans that the replica had finished before it died in a call of this kind, then its death. An error that it
+        `raised` itself has the end of its log; of other deaths its node is asked."""
+        runs = {one: self._calls[one][2] for one in self._members[replica].calls if self._calls[one][0] == "run"}
         for reference in ray.wait([*runs], num_returns=len(runs), timeout=0)[0] if runs else ():
             with contextlib.suppress(RayError):
                 yield Finished(replica, runs[reference], ray.get(reference))
+        place = self._members[replica].place
         self._end({replica})
+        log = None if place is None or raised or NODE_DIED in message else _log_of(place)
         self._failed_starts += kind == "start" and NODE_DIED not in message
         self._refill()
         if not self._members:
-            raise EngineError(f"{'every replica died' if self._ready_once else 'no replica can start'}: {message}")
-        yield Died(replica, message)
+            with contextlib.suppress(RayError):
+                message += ray.get(log, timeout=LOG_SECONDS) if log is not None else ""
+            on = f" on {place}" if place else ""
+            raise EngineError(f"{'every replica died' if self._ready_once else 'no replica can start'}{on}: {message}")
+        if log is not None:
+            self._call(log, "log", replica)
+        yield Died(replica, message, str(place or ""))
+
+
+def _log_of(place: _Place) -> ObjectRef:
+    """The end of a log, by a task on its node; it fails where the node is gone."""
+    there = NodeAffinitySchedulingStrategy(place.node, soft=False)
+    found: ObjectRef = ray.remote(logs.tail).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(place.log)
+    return found
 
 
 class _Actor(Replica):
@@ -212,6 +267,10 @@ class _Actor(Replica):
         logs.identify(job=arguments[0].job.name, replica=number)
         self._log = logs.logger("replica")
         super().__init__(*arguments)
+
+    async def where(self) -> tuple[str, str, str]:
+        """The id and the address of this node, and the file that this process logs to."""
+        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), logs.own_file()
 
     async def start_here(self) -> tuple[dict[str, int], str]:
         """As start, with the id of the node."""

@@ -31,6 +31,8 @@ class RestartingEngine:
         self._make, self._watchdog, self._row_seconds = make, watchdog, row_seconds
         self._engine = make()
         self.capacity = self.workers = self.restarts = self._deaths = 0
+        self.causes: list[str] = []
+        """What engines died of, with the ends of their logs, until somebody takes it."""
         self._up = False
         self._given_up: EngineError | None = None
         self._inside: dict[str, asyncio.Timeout] = {}
@@ -111,6 +113,7 @@ class RestartingEngine:
         """Make suspects of the prompts in a dead engine, and begin to start another."""
         if not self._lives(engine):
             return
+        self.causes.append(f"{error}{logs.tail(logs.own_file())}")
         _LOG.warning("the engine died with %d prompts in it: %s", len(self._inside), error)
         self._up = False
         self._deaths += 1
@@ -138,7 +141,7 @@ class RestartingEngine:
             self._engine = self._make()
             await self._engine.start()
         except Exception as failure:  # whatever it is, the prompts that wait must hear of it
-            self._given_up = _engine_error(failure)
+            self._given_up = EngineError(f"{_engine_error(failure)}{logs.tail(logs.own_file())}")
             _LOG.error("the engine is given up: %s", failure)
         else:
             self.restarts += 1

@@ -23,7 +23,7 @@ from batchgen.output.format import MARK, Fields, known, refuse_newer
 from batchgen.output.lease import has_ended, process
 from batchgen.output.plan_file import SUCCESS, Plan
 from batchgen.output.store import Store
-from batchgen.records import Counts
+from batchgen.records import Counts, Span
 
 PROGRESS, REPORT = "_batchgen/progress.json", "_batchgen/report.json"
 _LOG = logs.logger("progress")
@@ -38,10 +38,11 @@ class Tally:
     """Where a job stands. `counted` are the spans whose parts are in `counts`, `samples` the first errors in words.
     `seconds_committing` are CPU seconds of the replicas, spent on encoding parts and journal files, checksums included, and on
     putting them. `spans_generated` are those that replicas answered for; more than `spans_done` is work done twice.
-    `rows_from_journal` did not need an engine, `engine_restarts` are of engines under a living replica."""
+    `rows_from_journal` did not need an engine, `engine_restarts` are of engines under a living replica. `waits_for`: what keeps a
+    running job from generating, in words. `ended`: why the last run ended."""
 
     plan: Plan
-    counted: set[str] = field(default_factory=set)
+    counted: set[str] = field(default_factory=set, init=False)
     counts: Counts = field(default_factory=Counts)
     errors: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
@@ -53,23 +54,38 @@ class Tally:
     spans_generated: int = 0
     rows_from_journal: int = 0
     engine_restarts: int = 0
+    waits_for: str | None = None
+    ended: "Ended | None" = None
 
     def __post_init__(self) -> None:
-        self._rows = {span.name: 0 if span.retry else span.rows for span in self.plan.spans}
-        self._again = {span.name: span.again for span in self.plan.spans if span.retry}
-        self._open_rows = sum(self._rows.values())
+        self._places = {span.name: place for place, span in enumerate(self.plan.spans)}
+        self._bits = bytearray(-(-len(self._places) // 8))  # of the counted spans, in plan order, the lowest bit first
+        self._open_rows = sum(span.rows for span in self.plan.spans if not span.retry)
 
     def add(self, span: str, counts: Counts, errors: Mapping[ErrorCode, int]) -> None:
         """Count a part, once. A retry's rows are no failures any more."""
         if span in self.counted:
             return
-        self.counted.add(span)
-        self._open_rows -= self._rows[span]
-        superseded = Counter(one.code for one in self._again.get(span, ()))
+        superseded = Counter(one.code for one in self._mark(span).again)
         self.counts += counts + Counts(error=-superseded.total())
         for code, number in errors.items():
             self.errors[code] += number
         self.errors.subtract(superseded)
+
+    def run_begins(self) -> None:
+        self.state, self.waits_for, self.ended = "running", None, None
+
+    def run_ends(self, state: str, reason: str, exit_code: int) -> None:
+        self.state, self.waits_for, self.ended = state, None, Ended(reason=reason, exit_code=exit_code)
+
+    def _mark(self, name: str) -> Span:
+        """Note that a span is counted."""
+        place = self._places[name]
+        span = self.plan.spans[place]
+        self.counted.add(name)
+        self._bits[place // 8] |= 1 << place % 8
+        self._open_rows -= 0 if span.retry else span.rows
+        return span
 
     @property
     def rows_planned(self) -> int:
@@ -81,6 +97,8 @@ class Tally:
         tokens, generating = self.counts.completion_tokens, self.seconds_generating
         return {
             "state": self.state,
+            "waits_for": self.waits_for,
+            "ended": self.ended and self.ended.model_dump(),
             "rows_planned": self.rows_planned,
             "rows_ok": self.counts.ok,
             "rows_error": self.counts.error,
@@ -97,8 +115,11 @@ class Tally:
     def restore(self, saved: "Saved", committed: set[str]) -> None:
         """Take over what a progress.json says; its counts only where every part that they include is there. `running` is
         believed unless its driver was a process of this machine and is gone."""
-        state = saved.state or self.state
-        self.state = "interrupted" if state == "running" and has_ended(saved.driver) else state
+        self.state, self.ended = saved.state or self.state, saved.ended
+        if self.state == "running":
+            self.waits_for = saved.waits_for
+            if has_ended(saved.driver):
+                self.state, self.waits_for, self.ended = "interrupted", None, Ended(reason="the driver is gone", exit_code=None)
         for name in SUMS:
             setattr(self, name, getattr(saved, name))
         self.engine = saved.engine
@@ -107,21 +128,29 @@ class Tally:
         bits = np.unpackbits(np.frombuffer(base64.b64decode(saved.counted), np.uint8), bitorder="little")
         counted = {span.name for span, bit in zip(self.plan.spans, bits, strict=False) if bit}
         if counted <= committed:
-            self.counted, self.counts, self.errors = counted, known(Counts, saved.counts), Counter(saved.errors)
-            self.samples = saved.error_samples
-            self._open_rows -= sum(self._rows[span] for span in counted)
+            self.counts, self.errors, self.samples = known(Counts, saved.counts), Counter(saved.errors), saved.error_samples
+            for name in counted:
+                self._mark(name)
 
     def encode(self) -> bytes:
-        bits = np.packbits(np.array([span.name in self.counted for span in self.plan.spans], bool), bitorder="little")
         fields = self.status() | {
             "counts": asdict(self.counts),
-            "counted": base64.b64encode(bits.tobytes()).decode(),
+            "counted": base64.b64encode(self._bits).decode(),
             "error_samples": self.samples,
             "engine": self.engine,
             "driver": process(os.getpid()),
             **MARK,
         }
         return orjson.dumps(fields, option=orjson.OPT_INDENT_2)
+
+
+class Ended(BaseModel):
+    """Why a run ended, and its exit code; None where nobody was left to give one."""
+
+    model_config = ConfigDict(strict=True)
+
+    reason: str
+    exit_code: int | None = None
 
 
 class Saved(BaseModel):
@@ -142,6 +171,8 @@ class Saved(BaseModel):
     spans_generated: Number = 0
     rows_from_journal: Number = 0
     engine_restarts: Number = 0
+    waits_for: str | None = None
+    ended: Ended | None = None
 
 
 def load_tally(store: Store, plan: Plan, committed: set[str]) -> Tally:

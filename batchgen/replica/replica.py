@@ -32,7 +32,6 @@ from batchgen.tasks import TASKS
 from batchgen.tasks.sound import refuse_completions
 
 _LOG = logs.logger("replica")
-LOG_TAIL_LINES = 20
 MAX_COMMITTING_SPANS = 4
 MAX_HELD_BYTES = 16 * 2**20  # of encoded spans; their token ids take nine times as much as Python's integers
 DRAIN_JOURNAL_SECONDS = 1.0
@@ -79,12 +78,13 @@ class Replica:
         self._change = asyncio.Event()
 
     async def start(self) -> dict[str, int]:
-        """Load the model; capacity and workers of the engine. Raises EngineError with the end of the engine's log."""
+        """Load the model; capacity and workers of the engine. Raises EngineError with the end of the engine's log,
+        where vLLM puts the cause."""
         importlib.import_module("pandas")  # pyarrow does, at its first array of Python values: now, not at the first commit
         try:
             await self.engine.start()
         except EngineError as error:
-            raise EngineError(f"{error}{_log_tail()}") from None
+            raise EngineError(f"{error}{logs.tail(logs.own_file())}") from None
         self._journaling = asyncio.create_task(self._keep_journal())
         return {"capacity": self.engine.capacity, "workers": self.engine.workers}
 
@@ -157,6 +157,8 @@ class Replica:
         self._count(committing=-1)
         _LOG.info("%s: %s, %d rows from the journal", "committed" if created else "has a part already", counts, from_journal)
         restarts_before, self._restarts = self._restarts, getattr(self.engine, "restarts", 0)
+        causes = getattr(self.engine, "causes", [])
+        died, causes[:] = list(causes), []
         committing, self._committing_seconds = self._committing_seconds, 0.0
         return Receipt(
             span=span.name,
@@ -170,6 +172,7 @@ class Replica:
             from_journal=from_journal,
             restarts=self._restarts - restarts_before,
             sha256=sha256,
+            died=died,
         )
 
     async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> None:
@@ -241,16 +244,6 @@ class Replica:
             _LOG.exception("%d rows are left out of the journal", len(completions))
         else:
             _LOG.debug("journal of %d rows: %s", len(completions), span.files[-1])
-
-
-def _log_tail() -> str:
-    """The last lines that this process and its children logged; vLLM puts the cause of a failed start there."""
-    try:
-        with open(os.readlink("/proc/self/fd/2"), encoding="utf-8", errors="replace") as file:
-            lines = [line.rstrip() for line in file if line.strip()]
-    except OSError:
-        return ""
-    return "\n  engine log: ".join(["", *lines[-LOG_TAIL_LINES:]])
 
 
 def row_error(error: BaseException, place: str) -> RowError:

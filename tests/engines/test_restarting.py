@@ -104,7 +104,7 @@ def test_every_poisonous_prompt_and_no_other_ends_as_engine_crash(prompts: int, 
     guilty = expected.count("engine_crash")
     rounds = 1 + math.ceil(math.log(max(prompts, 2), SPLIT))
     assert engine.restarts <= guilty * (rounds + 1)
-    assert engine.restarts == len(made) - 1
+    assert engine.restarts == len(engine.causes) == len(made) - 1
     assert all(engine.stopped for engine in made)
 
 

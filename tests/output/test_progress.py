@@ -35,6 +35,7 @@ FIELDS = {
     "state",
 }
 ADDED = {"spans_generated", "errors", "cached_tokens", "seconds_committing", "rows_from_journal", "engine_restarts"}
+WORDS = {"waits_for", "ended"}
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def output(tmp_path: Path) -> Committed:
 
 
 def test_an_output_that_nobody_ran_is_planned(output: Committed) -> None:
-    assert output.tally().status() == dict.fromkeys(FIELDS | ADDED, 0) | {
+    assert output.tally().status() == dict.fromkeys(FIELDS | ADDED, 0) | dict.fromkeys(WORDS) | {
         "state": "planned",
         "rows_planned": 16,
         "spans_planned": 4,
@@ -53,7 +54,7 @@ def test_an_output_that_nobody_ran_is_planned(output: Committed) -> None:
 
 
 def test_status_has_exactly_the_promised_fields(output: Committed) -> None:
-    assert set(output.tally().status()) == FIELDS | ADDED
+    assert set(output.tally().status()) == FIELDS | ADDED | WORDS
 
 
 def test_without_progress_json_all_footers_are_read(output: Committed) -> None:
@@ -135,7 +136,7 @@ def test_seconds_and_generated_spans_add_up_over_runs(output: Committed) -> None
 def test_status_is_read_from_the_output_alone(output: Committed) -> None:
     output.commit(output.spans[0], ["one two", "three"])
     status = Output.open(output.store).status()
-    assert set(status) == FIELDS | ADDED | {"name", "output"}
+    assert set(status) == FIELDS | ADDED | WORDS | {"name", "output"}
     assert (status["name"], status["output"], status["rows_ok"], status["spans_done"]) == ("test", output.store.url, 2, 1)
 
 
@@ -148,11 +149,32 @@ def test_there_is_no_status_where_there_is_no_output(tmp_path: Path) -> None:
 def driver(output: Committed, **changes: Any) -> str:
     """The state that a progress.json of a running job with `changes` in its driver is read as."""
     tally = output.tally()
-    tally.state = "running"
+    tally.state, tally.waits_for = "running", "a GPU"
     fields = json.loads(tally.encode())
     fields["driver"] |= changes
     output.store.put(progress.PROGRESS, json.dumps(fields).encode())
-    return output.tally().state
+    found = output.tally()
+    gone = {"reason": "the driver is gone", "exit_code": None}
+    words = {"running": ("a GPU", None), "interrupted": (None, gone)}[found.state]
+    assert (found.status()["waits_for"], found.status()["ended"]) == words
+    return found.state
+
+
+def test_why_a_run_ended_is_kept_and_goes_where_the_next_begins(output: Committed) -> None:
+    tally = output.tally()
+    tally.state, tally.ended = "failed", progress.Ended(reason="no replica can start", exit_code=1)
+    output.store.put(progress.PROGRESS, tally.encode())
+    found = output.tally()
+    assert found.status()["ended"] == {"reason": "no replica can start", "exit_code": 1}
+    found.run_begins()
+    assert (found.state, found.status()["ended"]) == ("running", None)
+
+
+def test_a_progress_json_of_an_earlier_release_says_neither_what_it_waits_for_nor_why_it_ended(output: Committed) -> None:
+    fields = {name: value for name, value in ran(output).items() if name not in WORDS}
+    output.store.put(progress.PROGRESS, json.dumps(fields).encode())
+    status = output.tally().status()
+    assert (status["rows_ok"], status["waits_for"], status["ended"]) == (2, None, None)
 
 
 def test_a_running_job_whose_driver_lives_is_running(output: Committed) -> None:

@@ -256,3 +256,11 @@ def test_a_committed_span_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptur
     said = [(vars(record)["span"], record.getMessage()) for record in caplog.records if "committed" in record.getMessage()]
     assert [span for span, _ in said] == [receipt.span]
     assert "ok=2" in said[0][1]
+
+
+def test_the_receipt_says_once_what_engines_died_of(tmp_path: Path) -> None:
+    made = prepared(tmp_path, [{"prompt": "a"}])
+    recorder: Any = Recorder()
+    recorder.causes = ["killed\n  engine log: no memory"]
+    assert ran(replica(made, recorder), blocks(made)[0]).died == ["killed\n  engine log: no memory"]
+    assert recorder.causes == []

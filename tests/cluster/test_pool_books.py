@@ -1,0 +1,157 @@
+"""The books of a pool, on a stand-in for Ray whose calls return when a test says so; test_pool.py has Ray itself."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from batchgen import logs
+from batchgen.cluster import pool as pools
+from batchgen.cluster.dispatch import Capacity, Died, Finished, Ready, Said
+from batchgen.cluster.placement import Placement
+from batchgen.errors import EngineError
+from tests.support.replicas import prepared
+
+NODE, ADDRESS = 7 * "01234567", "10.0.0.7"
+
+
+class Call:
+    """A call of an actor or a task, and its reference."""
+
+    def __init__(self, method: str, replica: int) -> None:
+        self.method, self.replica = method, replica
+        self._future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def future(self) -> concurrent.futures.Future[Any]:
+        return self._future
+
+
+class Rays:
+    """What pool.py asks of the module `ray`."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.killed: list[int] = []
+
+    def put(self, value: object) -> object:
+        return value
+
+    def remote(self, _: object) -> Any:
+        return self
+
+    def options(self, **_: object) -> Any:
+        def start(*arguments: Any) -> Any:
+            return Actor(self, arguments[1]) if len(arguments) == 3 else self.made("tail", 0)
+
+        return SimpleNamespace(remote=start)
+
+    def made(self, method: str, replica: int) -> Call:
+        self.calls.append(Call(method, replica))
+        return self.calls[-1]
+
+    def wait(self, calls: list[Call], num_returns: int, timeout: float) -> tuple[list[Call], list[Call]]:
+        assert len({call.replica for call in calls}) == 1, "never over the calls of all replicas"
+        return [call for call in calls if call.future().done()], []
+
+    def get(self, call: Call, timeout: float | None = None) -> Any:
+        return call.future().result(timeout=0)
+
+    def kill(self, actor: Any, no_restart: bool) -> None:
+        self.killed.append(actor.replica)
+
+    def answer(self, method: str, replica: int, value: object) -> None:
+        """Let the first open call of this kind return, or raise an error."""
+        call = next(one for one in self.calls if (one.method, one.replica) == (method, replica) and not one.future().done())
+        if isinstance(value, BaseException):
+            call.future().set_exception(value)
+        else:
+            call.future().set_result(value)
+
+
+class Actor:
+    def __init__(self, rays: Rays, replica: int) -> None:
+        self._rays, self.replica = rays, replica
+
+    def __getattr__(self, method: str) -> Any:
+        return SimpleNamespace(remote=lambda *_: self._rays.made(method, self.replica))
+
+
+@pytest.fixture
+def rays(monkeypatch: pytest.MonkeyPatch) -> Rays:
+    made = Rays()
+    monkeypatch.setattr(pools, "ray", made)
+    return made
+
+
+@pytest.fixture
+def pool(rays: Rays, tmp_path: Path) -> pools.Pool:
+    made = prepared(tmp_path, [{"prompt": "a row"}])
+    return pools.Pool(made.renderer, made.job.output.path, (), set(), Placement(2))
+
+
+def events(pool: pools.Pool) -> list[Any]:
+    return list(pool.wait(0.0))
+
+
+def started(rays: Rays, pool: pools.Pool) -> None:
+    for replica in (1, 2):
+        rays.answer("where", replica, (NODE, ADDRESS, "/a/log"))
+        rays.answer("start_here", replica, ({"capacity": 1}, NODE))
+    assert events(pool) == [Ready(1, {"capacity": 1}), Ready(2, {"capacity": 1})]
+
+
+def test_events_come_in_the_order_in_which_calls_return_and_each_once(rays: Rays, pool: pools.Pool) -> None:
+    assert events(pool) == []
+    started(rays, pool)
+    assert pool.alive == pool.staying == {1, 2}
+    pool.assign(2, "block", False)
+    rays.answer("capacity_left", 2, 0.0)
+    rays.answer("run", 2, "receipt")
+    rays.answer("capacity_left", 1, 3.0)
+    assert events(pool) == [Capacity(2, 0.0), Finished(2, "block", "receipt"), Capacity(1, 3.0)]  # type: ignore[arg-type]
+    assert events(pool) == []
+
+
+def test_a_replica_that_dies_is_told_with_its_node_and_then_with_the_end_of_its_log(rays: Rays, pool: pools.Pool) -> None:
+    started(rays, pool)
+    pool.assign(1, "done", False)
+    pool.assign(1, "open", False)
+    rays.answer("run", 1, "receipt")
+    [first] = [call for call in rays.calls if call.method == "capacity_left" and call.replica == 1]
+    first.future().set_exception(ActorDiedError())
+    found = events(pool)
+    assert found[0] == Finished(1, "done", "receipt")  # type: ignore[arg-type]
+    assert isinstance(found[1], Died)
+    assert (found[1].replica, found[1].where) == (1, f"node {NODE[:12]} ({ADDRESS})")
+    assert (rays.killed, pool.alive, pool.where(1)) == ([1], {2}, "")
+    rays.answer("tail", 0, "\n  engine log: Killed")
+    assert events(pool) == [Said(1, "the end of its log:\n  engine log: Killed")]
+
+
+def test_an_answer_of_a_replica_that_has_ended_is_nobodys(rays: Rays, pool: pools.Pool) -> None:
+    started(rays, pool)
+    pool.assign(1, "block", False)
+    pool.release(1)
+    rays.answer("run", 1, "receipt")
+    rays.answer("capacity_left", 1, 0.0)
+    assert events(pool) == []
+
+
+def test_the_error_of_a_first_start_names_the_node(rays: Rays, pool: pools.Pool) -> None:
+    rays.answer("where", 1, (NODE, ADDRESS, "/a/log"))
+    rays.answer("start_here", 1, RayTaskError("start_here", "traceback", EngineError("no GPU")))
+    with pytest.raises(EngineError, match=rf"no replica can start on node {NODE[:12]} \({ADDRESS}\): no GPU"):
+        events(pool)
+
+
+def test_the_end_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("".join(f"line {number} {'x' * 80}\n\n" for number in range(9_000)))
+    lines = logs.tail(str(path)).split("\n  engine log: ")
+    assert lines == ["", *(f"line {number} {'x' * 80}" for number in range(9_000 - logs.TAIL_LINES, 9_000))]
+    assert logs.tail(str(tmp_path / "none")) == ""
