@@ -276,10 +276,7 @@ class _Actor(Replica):
         """As start, with the id of the node."""
         node = ray.get_runtime_context().get_node_id()
         self._log.info("process %d on node %s starts its engine", os.getpid(), node)
-        try:
-            await asyncio.to_thread(preflight.look, self.job, self.renderer.model, self.store)
-            engine = await super().start()
-        except EngineError as error:
-            raise EngineError(f"node {ray.util.get_node_ip_address()}: {error}") from error
+        await asyncio.to_thread(preflight.look, self.job, self.renderer.model, self.store)
+        engine = await super().start()
         self._log.info("engine ready: %s", engine)
         return engine, node
