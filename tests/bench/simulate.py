@@ -47,6 +47,9 @@ class World:
     cold: float = 90.0
     deaths: float = 0.0
     seed: int = 0
+    slow: int = 0
+    """Replicas that are `slower` times slower than the others: the first to start."""
+    slower: float = 4.0
     known: bool = True
     """Whether the lengths of answers are known beforehand (`ignore_eos`); else one is as likely as another."""
     shrink: bool = True
@@ -58,6 +61,8 @@ class Replica:
     """One engine: `clock` counts the tokens that each running sequence has gained since the start."""
 
     order: Priority
+    slower: float = 1.0
+    since: float = 0.0
     clock: float = 0.0
     at: float = 0.0
     running: list[tuple[float, int, int]] = field(default_factory=list)  # finish clock, serial, span
@@ -81,6 +86,8 @@ class Replica:
 class Outcome:
     makespan: float
     utilisation: float
+    up: float
+    """Utilisation of the time in which replicas were up: without cold starts."""
     tail: float
     redone: float
 
@@ -96,7 +103,7 @@ def simulate(world: World) -> Outcome:
     events: list[tuple[float, int, str, int]] = []
     serial = itertools.count()
     names = itertools.count(1)
-    fed, left, made, first_idle, now = 0, world.rows, 0.0, math.inf, 0.0
+    fed, left, made, first_idle, now, could = 0, world.rows, 0.0, math.inf, 0.0, 0.0
 
     def at(when: float, kind: str, who: int) -> None:
         heapq.heappush(events, (when, next(serial), kind, who))
@@ -105,7 +112,7 @@ def simulate(world: World) -> Outcome:
         at(now + dice.lognormvariate(math.log(world.cold), 0.3), "join", next(names))
 
     def advance(replica: Replica) -> None:
-        step = world.base + world.slope * len(replica.running)
+        step = replica.slower * (world.base + world.slope * len(replica.running))
         if replica.running:
             replica.clock += (now - replica.at) / step
         replica.at = now
@@ -117,7 +124,7 @@ def simulate(world: World) -> Outcome:
             heapq.heappush(replica.running, (replica.clock + tokens, number, span))
         replica.version += 1
         if replica.running:
-            step = world.base + world.slope * len(replica.running)
+            step = replica.slower * (world.base + world.slope * len(replica.running))
             at(now + max(0.0, replica.running[0][0] - replica.clock) * step, f"row {replica.version}", name)
         if replica.asked and replica.wants(world.sequences, share(left, world.replicas)):
             answer(name)
@@ -144,13 +151,14 @@ def simulate(world: World) -> Outcome:
         elif kind == "tick":
             at(now + LOOK, "tick", 0)
         elif kind == "join":
-            replicas[who] = Replica(Priority(), at=now)
+            replicas[who] = Replica(Priority(), world.slower if who <= world.slow else 1.0, now, at=now)
             dispatcher.join(who)
             answer(who)
             if world.deaths:
                 at(now + dice.expovariate(world.deaths / 3600), "die", who)
         elif kind == "die" and who in replicas:
-            del replicas[who]
+            dead = replicas.pop(who)
+            could += (now - dead.since) / dead.slower
             dispatcher.lost(who)
             start()
             at(now, "look", 0)
@@ -183,9 +191,12 @@ def simulate(world: World) -> Outcome:
             fill(name)
     full = world.sequences / (world.base + world.slope * world.sequences)
     tokens = sum(lengths)
+    could += sum((now - replica.since) / replica.slower for replica in replicas.values())
+    pool = world.replicas - world.slow * (1 - 1 / world.slower)
     return Outcome(
         makespan=now,
-        utilisation=tokens / (full * world.replicas * now),
+        utilisation=tokens / (full * pool * now),
+        up=tokens / (full * could),
         tail=max(0.0, now - first_idle) / now,
         redone=made / tokens - 1,
     )
