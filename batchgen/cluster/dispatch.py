@@ -2,20 +2,26 @@
 
 The driver tells what came from the feed and what a pool reported (an Event), and asks `take` for the next assignment. Numbers
 name replicas; an item is hashable, in a run the reference to a span's block. Items of a dead replica go to the front of the
-queue. When the feed has ended and the queue is empty, an idle replica may run a second copy of an item that has run for
-`patience` times the median; the first copy to finish counts."""
+queue.
 
-import statistics
+Speed (speed.py): a slow replica gets no item that it would end after the job's end, as far as `rows_left` tells. When the feed has
+ended and the queue is empty, an idle replica may run a second copy of an item: of the one that a slow replica would finish last
+where the idle one is sure to be sooner, or of one that has run for `patience` times the median; the first copy to finish counts.
+
+Poison: an item whose deaths are too many (health.is_poison) is run carefully (replica/careful.py) from then on: alone on its
+replica, which takes nothing beside it, and never twice at a time. A replica is kept free for it once it has run out of others."""
+
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
+from batchgen.cluster.health import is_poison
+from batchgen.cluster.speed import SLOW, Speeds
 from batchgen.records import Receipt
+from batchgen.replica.careful import Care
 
 Item = TypeVar("Item", bound=Hashable)
 ReplicaId = int
-
-
 class Ready(NamedTuple):
     """The replica's engine has started. `engine`: its capacity (sequences) and workers (processes)."""
 
@@ -57,18 +63,27 @@ Event: TypeAlias = Ready | Capacity | Finished | BlockLost | Died
 
 
 class Dispatcher(Generic[Item]):
-    """`patience`: how many medians an item runs before it is copied, and at least `least_seconds`."""
+    """`patience`: how many medians an item runs before it is copied, and at least `least_seconds`. `name` begins the names of
+    attempts at careful items: another one for each dispatcher of an output. `poison`: whether deaths of this weight are."""
 
-    def __init__(self, patience: float = 3.0, least_seconds: float = 10.0) -> None:
-        self.patience, self.least_seconds = patience, least_seconds
+    def __init__(
+        self, patience: float = 3.0, least_seconds: float = 10.0, name: str = "", poison: Callable[[int], bool] = is_poison
+    ) -> None:
+        self.patience, self.least_seconds, self.name, self._poison = patience, least_seconds, name, poison
         self.feed_ended = False
+        self.rows_left: float | None = None  # unfinished rows of the job, set by the driver; None: nobody is slow
         self.queue: deque[Item] = deque()
+        self.suspects: deque[Item] = deque()  # queued items that must be run carefully
         self.running: dict[ReplicaId, dict[Item, float]] = {}
+        self.deaths: dict[Item, int] = {}  # by item, the weight of deaths while it ran
+        self.speeds = Speeds()
         self._holders: dict[Item, set[ReplicaId]] = {}
         self._free: dict[ReplicaId, float] = {}
         self._retired: set[ReplicaId] = set()
-        self._took: deque[float] = deque(maxlen=64)
-        self.deaths: dict[Item, int] = {}  # of replicas that ran the item
+        self._ran: set[Item] = set()  # items that a lost replica had
+        self._careful: dict[ReplicaId, Care] = {}  # of replicas that run a careful item
+        self._blamed: dict[Item, dict[str, int]] = {}  # careful attempts by name, and the weight of their deaths
+        self._attempts = 0
 
     def enqueue(self, item: Item) -> None:
         self.queue.append(item)
@@ -90,39 +105,52 @@ class Dispatcher(Generic[Item]):
         self._retired.add(replica)
         self._free.pop(replica, None)
 
-    def lost(self, replica: ReplicaId) -> list[Item]:
-        """Forget a dead replica; queue again, and return, the items that no other replica is running."""
+    def lost(self, replica: ReplicaId, weight: int = 0) -> list[Item]:
+        """Forget a dead replica; queue again, and return, the items that no other replica is running. `weight`: of its death
+        against the items that it ran (health.WEIGHT)."""
         lost = self.running.pop(replica, {})
+        care = self._careful.pop(replica, None)
         self._retired.discard(replica)
         self._free.pop(replica, None)
+        self.speeds.lost(replica)
         for item in lost:
             self._holders[item].discard(replica)
-            self.deaths[item] = self.deaths.get(item, 0) + 1
+            self._ran.add(item)
+            if weight:
+                self.deaths[item] = self.deaths.get(item, 0) + weight
+            if weight and care is not None:
+                self._blamed.setdefault(item, {})[care.attempt] = weight
         orphans = [item for item in lost if not self._holders[item]]
         for item in orphans:
             del self._holders[item]
-        self.queue.extendleft(reversed(orphans))
+        suspects = [item for item in orphans if self._poison(self.deaths.get(item, 0))]
+        self.suspects.extend(suspects)
+        self.queue.extendleft(item for item in reversed(orphans) if item not in suspects)
         return orphans
 
     def take(self, now: float) -> tuple[ReplicaId, Item] | None:
         """The next assignment, recorded as running since `now` (seconds); None if there is none."""
-        if self._free and self.queue:  # the emptiest replica first, so that equal replicas end together
-            replica, item = min(self._free, key=self._free.__getitem__), self.queue.popleft()
-        elif self.queue or (copy := self._straggler(now)) is None:
+        found = (self._suspect() if self.suspects else None) or self._queued(now)
+        if found is None and not self.queue:
+            found = self._straggler(now)
+        if found is None:
             return None
-        else:
-            replica, item = copy
+        replica, item = found
         del self._free[replica]
         self.running[replica][item] = now
         self._holders.setdefault(item, set()).add(replica)
-        return replica, item
+        return found
 
-    def finish(self, replica: ReplicaId, item: Item, now: float) -> bool:
-        """The replica has finished the item. False if another copy was first."""
+    def care_of(self, replica: ReplicaId) -> Care | None:
+        """How the item that the replica was just assigned is to be run; None: as any other."""
+        return self._careful.get(replica)
+
+    def finish(self, replica: ReplicaId, item: Item, now: float, rows: float = 1.0) -> bool:
+        """The replica has finished the item, one of so many rows. False if another copy was first."""
         started = self.running.get(replica, {}).get(item)
-        if started is not None:
-            self._took.append(now - started)
-        first = item in self._holders or item in self.queue
+        if started is not None and replica not in self._careful:
+            self.speeds.finished(replica, now - started, rows, now)
+        first = item in self._holders or item in self.queue or item in self.suspects
         self.drop(item)
         return first
 
@@ -130,12 +158,14 @@ class Dispatcher(Generic[Item]):
         """Forget the item: it is finished, or its block is lost and the driver feeds its span again."""
         for replica in self._holders.pop(item, ()):
             del self.running[replica][item]
-        if item in self.queue:
-            self.queue.remove(item)
+            self._careful.pop(replica, None)
+        for queue in (self.queue, self.suspects):
+            if item in queue:
+                queue.remove(item)
 
     def has_run_before(self, item: Item) -> bool:
         """Whether a replica other than the one that runs the item now has started it."""
-        return item in self.deaths or len(self._holders.get(item, ())) > 1
+        return item in self._ran or len(self._holders.get(item, ())) > 1
 
     @property
     def wants_item(self) -> bool:
@@ -155,14 +185,61 @@ class Dispatcher(Generic[Item]):
 
     @property
     def idle(self) -> bool:
-        return not self.queue and not self.busy
+        return not self.queue and not self.suspects and not self.busy
+
+    def pace(self, replica: ReplicaId) -> float:
+        """The part of its share (admission.share) that the replica should hold: 1 when it is fast, 0 before that is known."""
+        usual = self.speeds.known(replica)
+        if usual is None:
+            return 0.0
+        return min(1.0, self.speeds.fast / usual) if self.speeds.is_slow(replica) else 1.0
+
+    def _suspect(self) -> tuple[ReplicaId, Item] | None:
+        """An idle replica for the first careful item. None may be idle yet: see _kept."""
+        idle = next((replica for replica in self._free if not self.running[replica]), None)
+        if idle is None:
+            return None
+        item = self.suspects.popleft()
+        self._attempts += 1
+        self._careful[idle] = Care(f"{self.name}.{self._attempts}", tuple(self._blamed.get(item, {}).items()))
+        return idle, item
+
+    def _kept(self) -> ReplicaId | None:
+        """The replica that gets no others until it can take a careful item: of those with capacity the one that runs least."""
+        able = [replica for replica in self._free if replica not in self._careful] if self.suspects else []
+        return min(able, key=lambda replica: len(self.running[replica]), default=None)
+
+    def _queued(self, now: float) -> tuple[ReplicaId, Item] | None:
+        """The emptiest replica first, so that equal replicas end together."""
+        if not self._free or not self.queue:
+            return None
+        kept, fast = self._kept(), self.speeds.look(self.running, now)
+        able = [replica for replica in self._free if replica != kept and replica not in self._careful]
+        ends = None if self.rows_left is None else self.speeds.seconds_for(self.rows_left, now)
+        if ends is not None and fast:
+            latest = max(ends, SLOW * fast)
+            able = [replica for replica in able if self._seconds(replica, now) <= latest]
+        return (min(able, key=self._free.__getitem__), self.queue.popleft()) if able else None
+
+    def _seconds(self, replica: ReplicaId, now: float) -> float:
+        return self.speeds.usual(replica, self.running[replica].values(), now)
 
     def _straggler(self, now: float) -> tuple[ReplicaId, Item] | None:
-        """An idle replica, and the oldest item that runs late without a copy."""
+        """An idle replica, the fastest, and the item without a copy that it is surest to finish sooner."""
         idle = [replica for replica in self._free if not self.running[replica]]
-        if not idle or not self.feed_ended or not self._took:
+        median = self.speeds.median()
+        if not idle or not self.feed_ended or median is None:
             return None
-        limit = max(self.least_seconds, self.patience * statistics.median(self._took))
-        alone = [(self.running[next(iter(held))][item], item) for item, held in self._holders.items() if len(held) == 1]
-        late = [(started, item) for started, item in alone if now - started > limit]
-        return (idle[0], min(late, key=lambda pair: pair[0])[1]) if late else None
+        self.speeds.look(self.running, now)
+        copier = min(idle, key=lambda replica: self._seconds(replica, now))
+        seconds = self._seconds(copier, now)
+        limit, found = max(self.least_seconds, self.patience * median), []
+        for item, held in self._holders.items():
+            holder = next(iter(held))
+            if len(held) > 1 or holder in self._careful:
+                continue
+            since = self.running[holder][item]
+            rest = self.speeds.usual(holder, (), now) - (now - since) if self.speeds.is_slow(holder) else 0.0
+            if rest > seconds or now - since > limit:
+                found.append((max(rest, now - since), item))
+        return (copier, max(found, key=lambda pair: pair[0])[1]) if found else None

@@ -99,6 +99,7 @@ def simulate(world: World) -> Outcome:
     lengths = [_length(world, dice) for _ in range(world.rows)]
     spans = _spans(world)
     dispatcher: Dispatcher[int] = Dispatcher()
+    dispatcher.rows_left = world.rows
     replicas: dict[int, Replica] = {}
     events: list[tuple[float, int, str, int]] = []
     serial = itertools.count()
@@ -126,7 +127,7 @@ def simulate(world: World) -> Outcome:
         if replica.running:
             step = replica.slower * (world.base + world.slope * len(replica.running))
             at(now + max(0.0, replica.running[0][0] - replica.clock) * step, f"row {replica.version}", name)
-        if replica.asked and replica.wants(world.sequences, share(left, world.replicas)):
+        if replica.asked and replica.wants(world.sequences, share(left, world.replicas) * dispatcher.pace(name)):
             answer(name)
 
     def answer(name: int) -> None:
@@ -171,8 +172,9 @@ def simulate(world: World) -> Outcome:
                 replica.open[span] -= 1
                 replica.load -= replica.lengths.pop(number)
                 made += lengths[number]
-                if replica.open[span] == 0 and dispatcher.finish(who, span, now):
-                    left -= spans[span][1] - spans[span][0]
+                if replica.open[span] == 0 and dispatcher.finish(who, span, now, size := spans[span][1] - spans[span][0]):
+                    left -= size
+                    dispatcher.rows_left = left
             fill(who)
             if not replica.unfinished and dispatcher.feed_ended and not dispatcher.queue:
                 first_idle = min(first_idle, now)

@@ -1,0 +1,68 @@
+"""How fast each replica is, measured by the items that it finished: pure, `now` in seconds of any one clock.
+
+`usual` is the time that an item takes a replica from its assignment, waiting in the engine's queue included: what counts for the
+end of a job. A replica that has finished nothing is as fast as the pool, until what it runs takes longer than that."""
+
+import statistics
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+NEWEST = 0.3  # weight of the last item in a replica's usual time
+SLOW = 1.5  # times the time of a fast one, from which on a replica is slow
+LOOK = 1.0  # seconds that what concerns all replicas is taken to stay the same
+
+
+class Speeds:
+    def __init__(self) -> None:
+        self.took: deque[float] = deque(maxlen=64)
+        self._usual: dict[int, float] = {}
+        self._finished: deque[tuple[float, float]] = deque(maxlen=16)  # when, and how many rows
+        self._rows = 0.0
+        self.fast, self._looked = 0.0, float("-inf")
+
+    def finished(self, replica: int, seconds: float, rows: float, now: float) -> None:
+        """The replica took so long for an item of so many rows."""
+        self.took.append(seconds)
+        known = self._usual.get(replica, seconds)
+        self._usual[replica] = known + NEWEST * (seconds - known)
+        if len(self._finished) == self._finished.maxlen:
+            self._rows -= self._finished[0][1]
+        self._finished.append((now, rows))
+        self._rows += rows
+
+    def lost(self, replica: int) -> None:
+        self._usual.pop(replica, None)
+
+    def watch(self, replicas: int) -> None:
+        """Measure the pool over about four items of each replica."""
+        if (most := max(16, 4 * replicas)) > 2 * (self._finished.maxlen or 0):
+            self._finished = deque(self._finished, maxlen=most)
+
+    def known(self, replica: int) -> float | None:
+        return self._usual.get(replica)
+
+    def median(self) -> float | None:
+        return statistics.median(self.took) if self.took else None
+
+    def usual(self, replica: int, running: Iterable[float], now: float) -> float:
+        """Seconds that an item takes the replica; `running`: when those that it runs began, the oldest first."""
+        known = self._usual.get(replica, self.fast)
+        return max(known, now - next(iter(running), now))
+
+    def is_slow(self, replica: int) -> bool:
+        return self._usual.get(replica, 0.0) > SLOW * self.fast > 0
+
+    def look(self, pool: Mapping[int, Mapping[object, float]], now: float) -> float:
+        """The time of a fast replica: the lower quartile of those that are known."""
+        if now - self._looked >= LOOK:
+            self._looked = now
+            self.watch(len(pool))
+            known = sorted(self._usual[replica] for replica in pool if replica in self._usual)
+            self.fast = known[(len(known) - 1) // 4] if known else 0.0
+        return self.fast
+
+    def seconds_for(self, rows: float, now: float) -> float | None:
+        """What the whole pool takes for so many rows, as it went lately; None while nobody knows."""
+        if len(self._finished) < 8 or not self._rows:
+            return None
+        return rows * max(1e-9, now - self._finished[0][0]) / self._rows
