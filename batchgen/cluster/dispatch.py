@@ -16,12 +16,13 @@ from collections.abc import Callable, Hashable
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from batchgen.cluster.health import is_poison
-from batchgen.cluster.speed import SLOW, Speeds
+from batchgen.cluster.speed import LOOK, SLOW, Speeds
 from batchgen.records import Receipt
 from batchgen.replica.careful import Care
 
 Item = TypeVar("Item", bound=Hashable)
 ReplicaId = int
+SURE = 2.0  # times as slow as its copier must a replica be for its items to be late before their patience is over
 class Ready(NamedTuple):
     """The replica's engine has started. `engine`: its capacity (sequences) and workers (processes)."""
 
@@ -84,6 +85,7 @@ class Dispatcher(Generic[Item]):
         self._careful: dict[ReplicaId, Care] = {}  # of replicas that run a careful item
         self._blamed: dict[Item, dict[str, int]] = {}  # careful attempts by name, and the weight of their deaths
         self._attempts = 0
+        self._looked = float("-inf")
 
     def enqueue(self, item: Item) -> None:
         self.queue.append(item)
@@ -210,36 +212,43 @@ class Dispatcher(Generic[Item]):
         return min(able, key=lambda replica: len(self.running[replica]), default=None)
 
     def _queued(self, now: float) -> tuple[ReplicaId, Item] | None:
-        """The emptiest replica first, so that equal replicas end together."""
+        """The emptiest replica first, so that equal replicas end together. Shortly before the end, what slow ones are late with
+        comes before the queue."""
         if not self._free or not self.queue:
             return None
         kept, fast = self._kept(), self.speeds.look(self.running, now)
         able = [replica for replica in self._free if replica != kept and replica not in self._careful]
-        ends = None if self.rows_left is None else self.speeds.seconds_for(self.rows_left, now)
+        ends = self.speeds.ends(self.rows_left, len(self._holders), now) if self.rows_left is not None else None
+        late = None
         if ends is not None and fast:
-            latest = max(ends, SLOW * fast)
-            able = [replica for replica in able if self._seconds(replica, now) <= latest]
-        return (min(able, key=self._free.__getitem__), self.queue.popleft()) if able else None
+            able = [replica for replica in able if self._seconds(replica, now) <= max(ends, SLOW * fast)]
+            if able and ends <= SLOW * fast and now - self._looked >= LOOK and (late := self._late(able, now)) is None:
+                self._looked = now
+        return late or ((min(able, key=self._free.__getitem__), self.queue.popleft()) if able else None)
 
     def _seconds(self, replica: ReplicaId, now: float) -> float:
         return self.speeds.usual(replica, self.running[replica].values(), now)
 
     def _straggler(self, now: float) -> tuple[ReplicaId, Item] | None:
-        """An idle replica, the fastest, and the item without a copy that it is surest to finish sooner."""
+        """An idle replica, and an item that is late without a copy."""
         idle = [replica for replica in self._free if not self.running[replica]]
-        median = self.speeds.median()
-        if not idle or not self.feed_ended or median is None:
+        if not idle or not self.feed_ended or (median := self.speeds.median()) is None:
             return None
         self.speeds.look(self.running, now)
-        copier = min(idle, key=lambda replica: self._seconds(replica, now))
-        seconds = self._seconds(copier, now)
-        limit, found = max(self.least_seconds, self.patience * median), []
-        for item, held in self._holders.items():
-            holder = next(iter(held))
-            if len(held) > 1 or holder in self._careful:
-                continue
-            since = self.running[holder][item]
-            rest = self.speeds.usual(holder, (), now) - (now - since) if self.speeds.is_slow(holder) else 0.0
-            if rest > seconds or now - since > limit:
-                found.append((max(rest, now - since), item))
+        if self.rows_left is not None and (late := self._late(idle, now)):
+            return late
+        limit = max(self.least_seconds, self.patience * median)
+        alone = [(self.running[next(iter(held))][item], item) for item, held in self._holders.items() if len(held) == 1]
+        over = [(since, item) for since, item in alone if now - since > limit and not self._holders[item] & self._careful.keys()]
+        return (idle[0], min(over, key=lambda pair: pair[0])[1]) if over else None
+
+    def _late(self, able: list[ReplicaId], now: float) -> tuple[ReplicaId, Item] | None:
+        """The fastest of these replicas, and the item of a slow one that would end last, if a copy is sure to be sooner."""
+        copier = min(able, key=lambda replica: self._seconds(replica, now))
+        seconds, found = self._seconds(copier, now), []
+        for holder, items in self.running.items():
+            usual = self._seconds(holder, now) if items and holder not in self._careful else 0.0
+            if usual > SURE * seconds:
+                rests = ((usual - (now - since), item) for item, since in items.items() if len(self._holders[item]) == 1)
+                found += [(rest, item) for rest, item in rests if rest > seconds]
         return (copier, max(found, key=lambda pair: pair[0])[1]) if found else None

@@ -34,8 +34,8 @@ class Speeds:
         self._usual.pop(replica, None)
 
     def watch(self, replicas: int) -> None:
-        """Measure the pool over about four items of each replica."""
-        if (most := max(16, 4 * replicas)) > 2 * (self._finished.maxlen or 0):
+        """Measure the pool over about an item of each replica."""
+        if (most := max(16, replicas)) > 2 * (self._finished.maxlen or 0):
             self._finished = deque(self._finished, maxlen=most)
 
     def known(self, replica: int) -> float | None:
@@ -45,9 +45,11 @@ class Speeds:
         return statistics.median(self.took) if self.took else None
 
     def usual(self, replica: int, running: Iterable[float], now: float) -> float:
-        """Seconds that an item takes the replica; `running`: when those that it runs began, the oldest first."""
-        known = self._usual.get(replica, self.fast)
-        return max(known, now - next(iter(running), now))
+        """Seconds that an item takes the replica; `running`: when those that it runs began, the oldest first. One that has finished
+        nothing yet, for longer than a fast one takes, will need as much longer again as that is slow."""
+        if (known := self._usual.get(replica)) is not None:
+            return known
+        return max(self.fast, SLOW * (now - next(iter(running), now)))
 
     def is_slow(self, replica: int) -> bool:
         return self._usual.get(replica, 0.0) > SLOW * self.fast > 0
@@ -61,8 +63,10 @@ class Speeds:
             self.fast = known[(len(known) - 1) // 4] if known else 0.0
         return self.fast
 
-    def seconds_for(self, rows: float, now: float) -> float | None:
-        """What the whole pool takes for so many rows, as it went lately; None while nobody knows."""
+    def ends(self, rows: float, assigned: int, now: float) -> float | None:
+        """Seconds until the pool is done with `rows`, those of the `assigned` items among them: until the last one is assigned, as
+        it went lately, and a fast replica's time for it. None while nobody knows."""
         if len(self._finished) < 8 or not self._rows:
             return None
-        return rows * max(1e-9, now - self._finished[0][0]) / self._rows
+        each, seconds = self._rows / len(self._finished), max(1e-9, now - self._finished[0][0])
+        return max(0.0, rows - each * assigned) * seconds / self._rows + self.fast
