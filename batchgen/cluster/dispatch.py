@@ -4,9 +4,9 @@ The driver tells what came from the feed and what a pool reported (an Event), an
 name replicas; an item is hashable, in a run the reference to a span's block. Items of a dead replica go to the front of the
 queue.
 
-Speed (speed.py): a slow replica gets no item that it would end after the job's end, as far as `rows_left` tells. When the feed has
-ended and the queue is empty, an idle replica may run a second copy of an item: of the one that a slow replica would finish last
-where the idle one is sure to be sooner, or of one that has run for `patience` times the median; the first copy to finish counts.
+Speed (speed.py): a slow replica gets no item that it would end after the job's end, as far as `rows_left` tells, and shortly
+before the end others run copies of what it surely would. When the feed has ended and the queue is empty, an idle replica may run
+a copy of any item that has run for `patience` times the median. The first copy to finish counts; there are never three.
 
 Poison: an item whose deaths are too many (health.is_poison) is run carefully (replica/careful.py) from then on: alone on its
 replica, which takes nothing beside it, and never twice at a time. A replica is kept free for it once it has run out of others."""
@@ -23,6 +23,8 @@ from batchgen.replica.careful import Care
 Item = TypeVar("Item", bound=Hashable)
 ReplicaId = int
 SURE = 2.0  # times as slow as its copier must a replica be for its items to be late before their patience is over
+
+
 class Ready(NamedTuple):
     """The replica's engine has started. `engine`: its capacity (sequences) and workers (processes)."""
 

@@ -25,6 +25,7 @@ from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer
 from batchgen.replica.admission import share
+from batchgen.replica.careful import Care
 from batchgen.replica.replica import Replica
 
 START_ATTEMPTS = 3
@@ -64,11 +65,12 @@ class Pool:
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
 
-    def assign(self, replica: int, item: Hashable, again: bool) -> None:
-        """Let the replica run the span in block `item`; `again` when another replica has had it in this run."""
+    def assign(self, replica: int, item: Hashable, again: bool, care: Care | None = None) -> None:
+        """Let the replica run the span in block `item`; `again` when another replica has had it in this run, `care` when replicas
+        died of it."""
         member = self._members[replica]
         member.assigned += 1
-        self._calls[member.actor.run.remote(item, again)] = ("run", replica, item)
+        self._calls[member.actor.run.remote(item, again, care)] = ("run", replica, item)
         self.ask_capacity(replica)
 
     def ask_capacity(self, replica: int) -> None:

@@ -5,7 +5,7 @@ end of a job. A replica that has finished nothing is as fast as the pool, until 
 
 import statistics
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 NEWEST = 0.3  # weight of the last item in a replica's usual time
 SLOW = 1.5  # times the time of a fast one, from which on a replica is slow
@@ -45,8 +45,8 @@ class Speeds:
         return statistics.median(self.took) if self.took else None
 
     def usual(self, replica: int, running: Iterable[float], now: float) -> float:
-        """Seconds that an item takes the replica; `running`: when those that it runs began, the oldest first. One that has finished
-        nothing yet, for longer than a fast one takes, will need as much longer again as that is slow."""
+        """Seconds that an item takes the replica; `running`: when those that it runs began, the oldest first. One that
+        has finished nothing yet, for longer than a fast one takes, is taken to need SLOW times that."""
         if (known := self._usual.get(replica)) is not None:
             return known
         return max(self.fast, SLOW * (now - next(iter(running), now)))
@@ -54,7 +54,7 @@ class Speeds:
     def is_slow(self, replica: int) -> bool:
         return self._usual.get(replica, 0.0) > SLOW * self.fast > 0
 
-    def look(self, pool: Mapping[int, Mapping[object, float]], now: float) -> float:
+    def look(self, pool: Collection[int], now: float) -> float:
         """The time of a fast replica: the lower quartile of those that are known."""
         if now - self._looked >= LOOK:
             self._looked = now
@@ -64,8 +64,8 @@ class Speeds:
         return self.fast
 
     def ends(self, rows: float, assigned: int, now: float) -> float | None:
-        """Seconds until the pool is done with `rows`, those of the `assigned` items among them: until the last one is assigned, as
-        it went lately, and a fast replica's time for it. None while nobody knows."""
+        """Seconds until the pool is done with `rows`, those of the `assigned` items among them: until the last one is assigned,
+        as it went lately, and a fast replica's time for it. None while nobody knows."""
         if len(self._finished) < 8 or not self._rows:
             return None
         each, seconds = self._rows / len(self._finished), max(1e-9, now - self._finished[0][0])

@@ -7,10 +7,11 @@ prompts' fault, by their weight (cluster/health.py); a death with its node is no
 somewhere unseen. The next attempt runs the groups that were never blamed first, then the suspects in groups of a SPLIT-th.
 A prompt that was a group by itself in attempts of GUILTY weight ends as `engine_crash`.
 
-Why nobody else is convicted: a careful span is alone on its replica (cluster/dispatch.py) and its groups follow each other, so that
-a group of one is a prompt alone in its engine. Why it ends: each death that is blamed splits a group or weighs on one prompt, of
-which there are finitely many; all others are in the journal by then. Why nothing is lost: the journal. Halves of spans in the
-dispatcher would do the same with parts of a part to keep; here a span stays one span."""
+Why nobody else is convicted: a careful span is alone on its replica (cluster/dispatch.py) and its groups follow each other, so
+that a group of one is a prompt alone in its engine; where it was not, `Begun.alone` says so. Why it ends: each death that is
+blamed splits a group or weighs on one prompt, of which there are finitely many; all others are in the journal by then. Why
+nothing is lost: the journal. Halves of spans in the dispatcher would do the same, with parts of a part to keep; here a span stays
+one span."""
 
 import math
 import uuid
@@ -35,11 +36,13 @@ class Care(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A group that an attempt has begun, as its `place`-th."""
+    """A group that an attempt has begun, as its `place`-th. `alone`: the replica had no other span then, not even one that the
+    dispatcher has given up because its copy was first."""
 
     attempt: str
     place: int
     prompts: tuple[int, ...]
+    alone: bool = True
 
 
 def groups(missing: Iterable[int], begun: Iterable[Begun], care: Care) -> tuple[set[int], list[list[int]]]:
@@ -54,7 +57,7 @@ def groups(missing: Iterable[int], begun: Iterable[Begun], care: Care) -> tuple[
     for group in last.values():
         unanswered = tuple(prompt for prompt in group.prompts if prompt in weight)
         for prompt in unanswered:
-            if len(group.prompts) == 1:
+            if len(group.prompts) == 1 and group.alone:
                 weight[prompt] += weights[group.attempt]
             if len(unanswered) <= smallest[prompt]:
                 smallest[prompt], together[prompt] = len(unanswered), unanswered
@@ -85,7 +88,9 @@ def load(store: Store, names: Iterable[str]) -> list[Begun]:
         if name.endswith(SUFFIX) and (data := store.get(name)) is not None:
             try:
                 known = orjson.loads(data)
-                found.append(Begun(str(known["attempt"]), int(known["place"]), tuple(map(int, known["prompts"]))))
+                found.append(
+                    Begun(str(known["attempt"]), int(known["place"]), tuple(map(int, known["prompts"])), bool(known["alone"]))
+                )
             except (ValueError, KeyError, TypeError):
                 continue
     return found
