@@ -191,12 +191,9 @@ class Dispatcher(Generic[Item]):
     def idle(self) -> bool:
         return not self.queue and not self.suspects and not self.busy
 
-    def pace(self, replica: ReplicaId) -> float:
+    def pace(self, replica: ReplicaId, now: float) -> float:
         """The part of its share (admission.share) that the replica should hold: 1 when it is fast, 0 before that is known."""
-        usual = self.speeds.known(replica)
-        if usual is None:
-            return 0.0
-        return min(1.0, self.speeds.fast / usual) if self.speeds.is_slow(replica) else 1.0
+        return self.speeds.pace(replica, now)
 
     def _suspect(self) -> tuple[ReplicaId, Item] | None:
         """An idle replica for the first careful item. None may be idle yet: see _kept."""

@@ -1,14 +1,16 @@
 """Pools of up to 1,000 replicas, simulated: dispatch.py, the plan's span sizes and admission.py are the ones that run in a job.
 
     python tests/bench/simulate.py [--replicas 1,8,64,1000] [--rows-per-replica 1000] [--step 0.030 0.0003] [--seed 0]
-                                   [--sequences 64] [--mean 300] [--cold 90] [--feed 200] [--deaths 0.1]
+                                   [--sequences 64] [--mean 300] [--cold 90] [--feed 200] [--deaths 0 0.1]
+                                   [--lengths known,unknown,plain] [--slow 0] [--slower 4]
 
 A replica is a continuous batch of `--sequences`: with n of them running, every sequence gains a token each base + n x slope
 seconds (`--step`; service.py measures it). Rows wait in the engine in the order of admission.py. Spans come from the feed at
 `--feed` a second. Replicas start after a lognormal cold start (`--cold` seconds) and die at `--deaths` an hour each; a dead
-one's open spans are done again, and another starts. The lengths of answers are known beforehand, as with `ignore_eos`, but for
-`lengths unknown` (utilisation). `plain` is one size of span and rows in their order. Nothing else is modelled: no prefill, no
-store, no network.
+one's open spans are done again, whole (no journal), and another starts. `--slow` of them are `--slower` times slower. The lengths
+of answers are known beforehand, as with `ignore_eos`, or unknown; `plain` is one size of span and rows in their order.
+Utilisation is of the whole job, cold starts included, and of the time that replicas were up. Nothing else is modelled: no
+prefill, no store, no network.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import itertools
 import math
 import random
 from dataclasses import dataclass, field
-from typing import Any
 
 from batchgen.cluster.dispatch import Dispatcher
 from batchgen.job.job import Job
@@ -127,7 +128,7 @@ def simulate(world: World) -> Outcome:
         if replica.running:
             step = replica.slower * (world.base + world.slope * len(replica.running))
             at(now + max(0.0, replica.running[0][0] - replica.clock) * step, f"row {replica.version}", name)
-        if replica.asked and replica.wants(world.sequences, share(left, world.replicas) * dispatcher.pace(name)):
+        if replica.asked and replica.wants(world.sequences, share(left, world.replicas) * dispatcher.pace(name, now)):
             answer(name)
 
     def answer(name: int) -> None:
@@ -241,42 +242,39 @@ def main() -> None:
     parser.add_argument("--mean", type=float, default=300.0)
     parser.add_argument("--cold", type=float, default=90.0)
     parser.add_argument("--feed", type=float, default=200.0)
-    parser.add_argument("--deaths", type=float, default=0.1)
+    parser.add_argument("--deaths", type=float, nargs="*", default=(0.0, 0.1))
+    parser.add_argument("--lengths", default="known,unknown,plain")
+    parser.add_argument("--slow", type=int, default=0)
+    parser.add_argument("--slower", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    head = ["replicas", "rows", "deaths/h each", "hours", "utilisation", "tail", "done twice"]
-    head += ["utilisation, lengths unknown", "utilisation, plain", "tail, plain"]
+    head = ["replicas", "rows", "deaths/h each", "lengths", "hours", "utilisation", "of the time up", "tail", "done twice"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for size in map(int, options.replicas.split(",")):
-        for deaths in (0.0, options.deaths):
-            shape: dict[str, Any] = {
-                "replicas": size,
-                "rows": size * options.rows_per_replica,
-                "sequences": options.sequences,
-                "base": options.step[0],
-                "slope": options.step[1],
-                "mean": options.mean,
-                "cold": options.cold,
-                "feed": options.feed,
-                "deaths": deaths,
-                "seed": options.seed,
-            }
-            ours = simulate(World(**shape))
-            unknown = simulate(World(**shape, known=False))
-            plain = simulate(World(**shape, shrink=False, longest_first=False))
-            cells = [
-                f"{size:,}",
-                f"{shape['rows']:,}",
-                f"{deaths:g}",
-                f"{ours.makespan / 3600:.2f}",
-                f"{ours.utilisation:.1%}",
-                f"{ours.tail:.1%}",
-                f"{ours.redone:.1%}",
-                f"{unknown.utilisation:.1%}",
-                f"{plain.utilisation:.1%}",
-                f"{plain.tail:.1%}",
-            ]
-            print("| " + " | ".join(cells) + " |", flush=True)
+    for size, deaths, kind in itertools.product(
+        map(int, options.replicas.split(",")), options.deaths, options.lengths.split(",")
+    ):
+        world = World(
+            replicas=size,
+            rows=size * options.rows_per_replica,
+            sequences=options.sequences,
+            base=options.step[0],
+            slope=options.step[1],
+            mean=options.mean,
+            cold=options.cold,
+            feed=options.feed,
+            deaths=deaths,
+            seed=options.seed,
+            slow=options.slow,
+            slower=options.slower,
+            known=kind != "unknown",
+            shrink=kind != "plain",
+            longest_first=kind != "plain",
+        )
+        made = simulate(world)
+        shares = [f"{share:.1%}" for share in (made.utilisation, made.up, made.tail, made.redone)]
+        print(
+            f"| {size:,} | {world.rows:,} | {deaths:g} | {kind} | {made.makespan / 3600:.2f} | {' | '.join(shares)} |", flush=True
+        )
 
 
 if __name__ == "__main__":
