@@ -237,9 +237,17 @@ class Dispatcher(Generic[Item]):
         if self.rows_left is not None and (late := self._late(idle, now)):
             return late
         limit = max(self.least_seconds, self.patience * median)
-        alone = [(self.running[next(iter(held))][item], item) for item, held in self._holders.items() if len(held) == 1]
-        over = [(since, item) for since, item in alone if now - since > limit and not self._holders[item] & self._careful.keys()]
-        return (idle[0], min(over, key=lambda pair: pair[0])[1]) if over else None
+        found: tuple[float, Item] | None = None
+        for item, held in self._holders.items():  # in the order of their first assignment: a young one ends the search
+            holder = next(iter(held))
+            if len(held) > 1 or holder in self._careful:
+                continue
+            since = self.running[holder][item]
+            if now - since > limit:
+                found = min(found or (since, item), (since, item), key=lambda pair: pair[0])
+            elif item not in self._ran:
+                break
+        return (idle[0], found[1]) if found else None
 
     def _late(self, able: list[ReplicaId], now: float) -> tuple[ReplicaId, Item] | None:
         """The fastest of these replicas, and the item of a slow one that would end last, if a copy is sure to be sooner."""

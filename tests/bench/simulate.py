@@ -16,6 +16,7 @@ prefill, no store, no network.
 from __future__ import annotations
 
 import argparse
+import functools
 import heapq
 import itertools
 import math
@@ -222,14 +223,16 @@ def _spans(world: World) -> list[tuple[int, int]]:
     return spans
 
 
+@functools.cache
+def _sampling(most: int) -> Sampling:
+    return Sampling.model_construct(max_tokens=most, ignore_eos=True)
+
+
 def _places(world: World, replica: Replica, lengths: list[int]) -> list[tuple[int, float]]:
     if not world.longest_first:
         return [(0, 1.0)] * len(lengths)  # then the rows' numbers decide
     told = lengths if world.known else [world.most] * len(lengths)
-    prompts = [
-        Prompt(n, "", n, 0, None, sampling=Sampling.model_construct(max_tokens=most, ignore_eos=True))
-        for n, most in enumerate(told)
-    ]
+    prompts = [Prompt(n, "", n, 0, None, sampling=_sampling(most)) for n, most in enumerate(told)]
     return replica.order.of_span(prompts, world.sequences)
 
 

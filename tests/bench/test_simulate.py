@@ -46,9 +46,9 @@ def test_a_slow_feed_shows_as_utilisation_lost(sim):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_one_slow_replica_of_many_costs_little(sim, known):
-    shape = {"replicas": 16, "rows": 12_000, "mean": 300.0, "known": known, "cold": 30.0}
+    shape = {"replicas": 16, "rows": 16_000, "mean": 300.0, "known": known, "cold": 30.0}
     equal, unequal = sim.simulate(world(sim, **shape)), sim.simulate(world(sim, **shape, slow=1))
-    assert unequal.up >= 0.95 * equal.up
+    assert unequal.up >= 0.93 * equal.up
     assert unequal.redone <= 0.05
 
 
