@@ -1,9 +1,10 @@
 """The driver of a run: blocks from the feed, through the dispatcher, to the pool, and receipts back.
 
-It stops early when it is asked to, at a limit (limits.py), when one span keeps killing replicas or blocks keep getting lost."""
+It stops early when it is asked to, at a limit (limits.py), or when blocks keep getting lost."""
 
 import sys
 import time
+import uuid
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Dispatcher, Eve
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.monitor import Monitor
 from batchgen.cluster.placement import place
+from batchgen.cluster.policy.health import WEIGHT
 from batchgen.cluster.pool import STOP_SECONDS, Pool
 from batchgen.errors import EngineError, Interrupted
 from batchgen.job.job import Job
@@ -88,7 +90,7 @@ class Run:
 
     def _run_pass(self) -> None:
         """Assign the spans of the feed and count their receipts, until nothing is left to run."""
-        self._dispatcher: Dispatcher[Hashable] = Dispatcher()
+        self._dispatcher: Dispatcher[Hashable] = Dispatcher(name=uuid.uuid4().hex)
         for replica in self._pool.staying:
             self._dispatcher.join(replica)
             self._pool.ask_capacity(replica)
@@ -138,11 +140,12 @@ class Run:
             else:
                 self._dispatcher.enqueue(item)
         tally = self.monitor.tally
+        self._dispatcher.rows_left = tally.rows_planned - tally.counts.rows
         self._pool.prompts_left = (tally.rows_planned - tally.counts.rows) / self.job.samples
         while (assignment := self._dispatcher.take(now)) is not None:
             replica, item = assignment
             again = self._dispatcher.has_run_before(item)
-            self._pool.assign(replica, item, again)
+            self._pool.assign(replica, item, again, self._dispatcher.care_of(replica))
             self._log.at(replica=replica).debug("block %s assigned%s", item, " again" if again else "")
 
     def _handle(self, event: Event) -> None:
@@ -154,7 +157,7 @@ class Run:
             case Capacity(replica, load):
                 self._dispatcher.has_capacity(replica, load)
             case Finished(replica, item, receipt):
-                self._dispatcher.finish(replica, item, time.monotonic())
+                self._dispatcher.finish(replica, item, time.monotonic(), receipt.counts.rows)
                 self.monitor.receipt(receipt)
                 for cause in receipt.died:
                     self.monitor.message(f"{self._named(replica)}: its engine died and was started again: {cause}")
@@ -166,11 +169,10 @@ class Run:
                 self._log.at(replica=replica).warning("block %s is lost: %s", item, message)
             case Said(replica, message):
                 self.monitor.message(f"replica {replica}: {message}")
-            case Died(replica, message, where):
+            case Died(replica, message, where, kind):
                 self.monitor.message(f"replica {replica}{where and f' on {where}'} died: {message}")
-                orphans = self._dispatcher.lost(replica)
+                orphans = self._dispatcher.lost(replica, WEIGHT[kind])
                 self._log.at(replica=replica).warning("died, %d of its spans are queued again: %s", len(orphans), message)
-                limits.refuse_poison((self._dispatcher.deaths[item] for item in orphans), message)
 
     def _named(self, replica: int) -> str:
         """A replica and its node."""

@@ -1,13 +1,11 @@
-"""When a run ends before its last span: a limit of the job, too many failed rows, a span that kills replicas. No Ray, no I/O."""
+"""When a run ends before its last span: a limit of the job, or too many failed rows. No Ray, no I/O."""
 
 import datetime
-from collections.abc import Iterable
 
-from batchgen.errors import EngineError, TooManyErrors
+from batchgen.errors import TooManyErrors
 from batchgen.job.job import Limits
 from batchgen.output.progress import Tally, over_limit
 
-POISON_DEATHS = 3  # of replicas, all while they ran one span
 EARLY_ERRORS = 100  # failed rows below which a run is never stopped early
 EARLY_FRACTION = 0.5  # failed rows per finished one that stop a run before its limit is sure to be broken
 
@@ -32,12 +30,4 @@ def refuse_errors(tally: Tally, allowed: float) -> None:
         raise TooManyErrors(
             f"stopped early: {over_limit(tally, allowed)}; first: {tally.samples[0] if tally.samples else '?'}",
             "mend the job or the input, or raise limits.errors and run again to go on",
-        )
-
-
-def refuse_poison(deaths: Iterable[int], message: str) -> None:
-    """Raises EngineError when POISON_DEATHS replicas died of one span. `deaths`: of each span that the last one ran."""
-    if max(deaths, default=0) >= POISON_DEATHS:
-        raise EngineError(
-            f"{POISON_DEATHS} replicas died while they ran the same span: {message}", "the rest is kept; run again to resume"
         )

@@ -23,12 +23,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from batchgen import logs
 from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready, Said
 from batchgen.cluster.placement import Placement
+from batchgen.cluster.policy.health import kind_of
 from batchgen.cluster.ray_adapter import draining_nodes
 from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer
 from batchgen.replica import preflight
 from batchgen.replica.admission import share
+from batchgen.replica.careful import Care
 from batchgen.replica.replica import Replica
 
 START_ATTEMPTS = 3
@@ -87,11 +89,12 @@ class Pool:
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
 
-    def assign(self, replica: int, item: Hashable, again: bool) -> None:
-        """Let the replica run the span in block `item`; `again` when another replica has had it in this run."""
+    def assign(self, replica: int, item: Hashable, again: bool, care: Care | None = None) -> None:
+        """Let the replica run the span in block `item`; `again` when another replica has had it in this run, `care` when replicas
+        died of it."""
         member = self._members[replica]
         member.assigned += 1
-        self._call(member.actor.run.remote(item, again), "run", replica, item)
+        self._call(member.actor.run.remote(item, again, care), "run", replica, item)
         self.ask_capacity(replica)
 
     def where(self, replica: int) -> str:
@@ -249,7 +252,7 @@ class Pool:
             raise EngineError(f"{'every replica died' if self._ready_once else 'no replica can start'}{on}: {message}")
         if log is not None:
             self._call(log, "log", replica)
-        yield Died(replica, message, str(place or ""))
+        yield Died(replica, message, str(place or ""), "engine" if raised else kind_of(message))
 
 
 def _log_of(place: _Place) -> ObjectRef:

@@ -2,7 +2,8 @@
 
 A replica writes what has been finished since its last file; whoever runs the span next takes those completions and answers only
 the others. A file is put once, under a random name; several may hold the same prompt, and any one of them will do. A damaged file
-is as good as none, and so is one of a later format. Once the span has its part its files are deleted."""
+is as good as none, and so is one of a later format. Once the span has its part its files are deleted.
+Beside them are the groups that careful runs began (careful.py)."""
 
 import dataclasses
 import uuid
@@ -17,6 +18,7 @@ from batchgen.output.format import Fields, known, read_parquet, to_parquet
 from batchgen.output.parts import ERROR
 from batchgen.output.store import Store
 from batchgen.records import COLUMNS, Completion
+from batchgen.replica.careful import SUFFIX
 
 FOLDER = "_batchgen/journal"
 _SCHEMA = pa.schema(
@@ -43,6 +45,8 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
     found: dict[int, list[Completion]] = {}
     names = sorted(store.list(f"{FOLDER}/{span}"))
     for name in names:
+        if name.endswith(SUFFIX):
+            continue
         of_file: dict[int, list[Completion]] = {}
         try:
             table = read_parquet(store, name)

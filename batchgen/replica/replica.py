@@ -11,7 +11,7 @@ import functools
 import importlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar, TypeVarTuple
 
@@ -26,8 +26,9 @@ from batchgen.output.store import delete_all, open_store
 from batchgen.records import Completion, Prompt, Receipt, failed, output_schema
 from batchgen.render.blocks import Block, decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
-from batchgen.replica import journal
+from batchgen.replica import careful, journal
 from batchgen.replica.admission import IN_ENGINE, Priority, Queue
+from batchgen.replica.careful import Begun, Care
 from batchgen.tasks import TASKS
 from batchgen.tasks.sound import refuse_completions
 
@@ -112,35 +113,59 @@ class Replica:
         """Do not wait for an assigned span: its block is lost."""
         self._count(accepted=1)
 
-    async def run(self, block: pa.Table, again: bool = False) -> Receipt:
+    async def run(self, block: pa.Table, again: bool = False, care: Care | None = None) -> Receipt:
         """Generate and commit one span; `block` is an encoded one (render/blocks.py), `again` whether another replica had it in
-        this run. Raises EngineError (the replica is of no more use), StoreError, TooManyErrors (see tasks/generate.py)."""
+        this run, `care` how to run one that replicas die of (careful.py; nothing else may run beside it). Raises EngineError (the
+        replica is of no more use), StoreError, TooManyErrors (see tasks/generate.py)."""
         decoded = decode_block(block)
         with logs.in_span(decoded.span):
             span = _OpenSpan(decoded.span, block.nbytes)
             prompts = decode_prompts(decoded.prompts, self.shards[decoded.shard])
-            from_journal = await self._generate(span, prompts, again)
+            from_journal = await self._generate(span, prompts, again, care)
             completions = [completion for index in range(len(prompts)) for completion in span.done[index]]
             return await self._commit(span, decoded, completions, from_journal)
 
-    async def _generate(self, span: _OpenSpan, prompts: list[Prompt], again: bool) -> int:
+    async def _generate(self, span: _OpenSpan, prompts: list[Prompt], again: bool, care: Care | None) -> int:
         """Fill `span.done`. Returns the number of rows from the journal. Finished rows are there when the engine is given up."""
         queued = self._priority.of_span(prompts, self.engine.capacity)
         self._count(accepted=1, unfinished=len(prompts), load=sum(length for _, length in queued))
-        if again or span.name in self._journaled:
+        if again or care is not None or span.name in self._journaled:
             span.done, span.files = await asyncio.to_thread(journal.load, self.store, span.name)
             self._count(unfinished=-len(span.done), load=-sum(queued[index][1] for index in span.done))
         from_journal = sum(map(len, span.done.values()))
-        missing = [(index, prompt) for index, prompt in enumerate(prompts) if index not in span.done]
+        missing = [index for index in range(len(prompts)) if index not in span.done]
         self._spans.append(span)
         try:
-            await asyncio.gather(*(self._answer(span, index, prompt, *queued[index]) for index, prompt in missing))
+            async for group in self._groups(span, prompts, queued, missing, care):
+                await asyncio.gather(*(self._answer(span, index, prompts[index], *queued[index]) for index in group))
         except EngineError:
             await self._write_journal([span])
             raise
         finally:
             self._spans.remove(span)
         return from_journal
+
+    async def _groups(
+        self, span: _OpenSpan, prompts: list[Prompt], queued: list[tuple[int, float]], missing: list[int], care: Care | None
+    ) -> AsyncIterator[list[int]]:
+        """The prompts to answer together: all, but for a span that needs care. The guilty ones are answered by their error."""
+        if care is None:
+            yield missing
+            return
+        begun = await asyncio.to_thread(careful.load, self.store, span.files)
+        guilty, groups = careful.groups(missing, begun, care)
+        for index in guilty:
+            prompt = prompts[index]
+            error = RowError("engine_crash", f"{prompt.place}: {careful.DETAIL}")
+            span.done[index] = [failed(index, *each, error) for each in prompt.samples(self.job.samples)]
+            span.fresh.append(index)
+            self._count(unfinished=-1, load=-queued[index][1])
+        await self._write_journal([span])
+        for place, group in enumerate(groups):
+            named = Begun(care.attempt, place, tuple(group), alone=self._spans == [span])
+            span.files.append(await self._timed(careful.begin, self.store, f"{journal.FOLDER}/{span.name}", named))
+            yield group
+            await self._write_journal([span])
 
     async def _commit(self, span: _OpenSpan, block: Block, completions: list[Completion], from_journal: int) -> Receipt:
         last = time.time()

@@ -1,25 +1,27 @@
 """Pools of up to 1,000 replicas, simulated: dispatch.py, the plan's span sizes and admission.py are the ones that run in a job.
 
     python tests/bench/simulate.py [--replicas 1,8,64,1000] [--rows-per-replica 1000] [--step 0.030 0.0003] [--seed 0]
-                                   [--sequences 64] [--mean 300] [--cold 90] [--feed 200] [--deaths 0.1]
+                                   [--sequences 64] [--mean 300] [--cold 90] [--feed 200] [--deaths 0 0.1]
+                                   [--lengths known,unknown,plain] [--slow 0] [--slower 4]
 
 A replica is a continuous batch of `--sequences`: with n of them running, every sequence gains a token each base + n x slope
 seconds (`--step`; service.py measures it). Rows wait in the engine in the order of admission.py. Spans come from the feed at
 `--feed` a second. Replicas start after a lognormal cold start (`--cold` seconds) and die at `--deaths` an hour each; a dead
-one's open spans are done again, and another starts. The lengths of answers are known beforehand, as with `ignore_eos`, but for
-`lengths unknown` (utilisation). `plain` is one size of span and rows in their order. Nothing else is modelled: no prefill, no
-store, no network.
+one's open spans are done again, whole (no journal), and another starts. `--slow` of them are `--slower` times slower. The lengths
+of answers are known beforehand, as with `ignore_eos`, or unknown; `plain` is one size of span and rows in their order.
+Utilisation is of the whole job, cold starts included, and of the time that replicas were up. Nothing else is modelled: no
+prefill, no store, no network.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import heapq
 import itertools
 import math
 import random
 from dataclasses import dataclass, field
-from typing import Any
 
 from batchgen.cluster.dispatch import Dispatcher
 from batchgen.job.job import Job
@@ -47,6 +49,9 @@ class World:
     cold: float = 90.0
     deaths: float = 0.0
     seed: int = 0
+    slow: int = 0
+    """Replicas that are `slower` times slower than the others: the first to start."""
+    slower: float = 4.0
     known: bool = True
     """Whether the lengths of answers are known beforehand (`ignore_eos`); else one is as likely as another."""
     shrink: bool = True
@@ -58,6 +63,8 @@ class Replica:
     """One engine: `clock` counts the tokens that each running sequence has gained since the start."""
 
     order: Priority
+    slower: float = 1.0
+    since: float = 0.0
     clock: float = 0.0
     at: float = 0.0
     running: list[tuple[float, int, int]] = field(default_factory=list)  # finish clock, serial, span
@@ -81,6 +88,8 @@ class Replica:
 class Outcome:
     makespan: float
     utilisation: float
+    up: float
+    """Utilisation of the time in which replicas were up: without cold starts."""
     tail: float
     redone: float
 
@@ -92,11 +101,12 @@ def simulate(world: World) -> Outcome:
     lengths = [_length(world, dice) for _ in range(world.rows)]
     spans = _spans(world)
     dispatcher: Dispatcher[int] = Dispatcher()
+    dispatcher.rows_left = world.rows
     replicas: dict[int, Replica] = {}
     events: list[tuple[float, int, str, int]] = []
     serial = itertools.count()
     names = itertools.count(1)
-    fed, left, made, first_idle, now = 0, world.rows, 0.0, math.inf, 0.0
+    fed, left, made, first_idle, now, could = 0, world.rows, 0.0, math.inf, 0.0, 0.0
 
     def at(when: float, kind: str, who: int) -> None:
         heapq.heappush(events, (when, next(serial), kind, who))
@@ -105,7 +115,7 @@ def simulate(world: World) -> Outcome:
         at(now + dice.lognormvariate(math.log(world.cold), 0.3), "join", next(names))
 
     def advance(replica: Replica) -> None:
-        step = world.base + world.slope * len(replica.running)
+        step = replica.slower * (world.base + world.slope * len(replica.running))
         if replica.running:
             replica.clock += (now - replica.at) / step
         replica.at = now
@@ -117,9 +127,9 @@ def simulate(world: World) -> Outcome:
             heapq.heappush(replica.running, (replica.clock + tokens, number, span))
         replica.version += 1
         if replica.running:
-            step = world.base + world.slope * len(replica.running)
+            step = replica.slower * (world.base + world.slope * len(replica.running))
             at(now + max(0.0, replica.running[0][0] - replica.clock) * step, f"row {replica.version}", name)
-        if replica.asked and replica.wants(world.sequences, share(left, world.replicas)):
+        if replica.asked and replica.wants(world.sequences, share(left, world.replicas) * dispatcher.pace(name, now)):
             answer(name)
 
     def answer(name: int) -> None:
@@ -144,13 +154,14 @@ def simulate(world: World) -> Outcome:
         elif kind == "tick":
             at(now + LOOK, "tick", 0)
         elif kind == "join":
-            replicas[who] = Replica(Priority(), at=now)
+            replicas[who] = Replica(Priority(), world.slower if who <= world.slow else 1.0, now, at=now)
             dispatcher.join(who)
             answer(who)
             if world.deaths:
                 at(now + dice.expovariate(world.deaths / 3600), "die", who)
         elif kind == "die" and who in replicas:
-            del replicas[who]
+            dead = replicas.pop(who)
+            could += (now - dead.since) / dead.slower
             dispatcher.lost(who)
             start()
             at(now, "look", 0)
@@ -163,8 +174,9 @@ def simulate(world: World) -> Outcome:
                 replica.open[span] -= 1
                 replica.load -= replica.lengths.pop(number)
                 made += lengths[number]
-                if replica.open[span] == 0 and dispatcher.finish(who, span, now):
-                    left -= spans[span][1] - spans[span][0]
+                if replica.open[span] == 0 and dispatcher.finish(who, span, now, size := spans[span][1] - spans[span][0]):
+                    left -= size
+                    dispatcher.rows_left = left
             fill(who)
             if not replica.unfinished and dispatcher.feed_ended and not dispatcher.queue:
                 first_idle = min(first_idle, now)
@@ -183,9 +195,12 @@ def simulate(world: World) -> Outcome:
             fill(name)
     full = world.sequences / (world.base + world.slope * world.sequences)
     tokens = sum(lengths)
+    could += sum((now - replica.since) / replica.slower for replica in replicas.values())
+    pool = world.replicas - world.slow * (1 - 1 / world.slower)
     return Outcome(
         makespan=now,
-        utilisation=tokens / (full * world.replicas * now),
+        utilisation=tokens / (full * pool * now),
+        up=tokens / (full * could),
         tail=max(0.0, now - first_idle) / now,
         redone=made / tokens - 1,
     )
@@ -208,14 +223,16 @@ def _spans(world: World) -> list[tuple[int, int]]:
     return spans
 
 
+@functools.cache
+def _sampling(most: int) -> Sampling:
+    return Sampling.model_construct(max_tokens=most, ignore_eos=True)
+
+
 def _places(world: World, replica: Replica, lengths: list[int]) -> list[tuple[int, float]]:
     if not world.longest_first:
         return [(0, 1.0)] * len(lengths)  # then the rows' numbers decide
     told = lengths if world.known else [world.most] * len(lengths)
-    prompts = [
-        Prompt(n, "", n, 0, None, sampling=Sampling.model_construct(max_tokens=most, ignore_eos=True))
-        for n, most in enumerate(told)
-    ]
+    prompts = [Prompt(n, "", n, 0, None, sampling=_sampling(most)) for n, most in enumerate(told)]
     return replica.order.of_span(prompts, world.sequences)
 
 
@@ -228,42 +245,39 @@ def main() -> None:
     parser.add_argument("--mean", type=float, default=300.0)
     parser.add_argument("--cold", type=float, default=90.0)
     parser.add_argument("--feed", type=float, default=200.0)
-    parser.add_argument("--deaths", type=float, default=0.1)
+    parser.add_argument("--deaths", type=float, nargs="*", default=(0.0, 0.1))
+    parser.add_argument("--lengths", default="known,unknown,plain")
+    parser.add_argument("--slow", type=int, default=0)
+    parser.add_argument("--slower", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    head = ["replicas", "rows", "deaths/h each", "hours", "utilisation", "tail", "done twice"]
-    head += ["utilisation, lengths unknown", "utilisation, plain", "tail, plain"]
+    head = ["replicas", "rows", "deaths/h each", "lengths", "hours", "utilisation", "of the time up", "tail", "done twice"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for size in map(int, options.replicas.split(",")):
-        for deaths in (0.0, options.deaths):
-            shape: dict[str, Any] = {
-                "replicas": size,
-                "rows": size * options.rows_per_replica,
-                "sequences": options.sequences,
-                "base": options.step[0],
-                "slope": options.step[1],
-                "mean": options.mean,
-                "cold": options.cold,
-                "feed": options.feed,
-                "deaths": deaths,
-                "seed": options.seed,
-            }
-            ours = simulate(World(**shape))
-            unknown = simulate(World(**shape, known=False))
-            plain = simulate(World(**shape, shrink=False, longest_first=False))
-            cells = [
-                f"{size:,}",
-                f"{shape['rows']:,}",
-                f"{deaths:g}",
-                f"{ours.makespan / 3600:.2f}",
-                f"{ours.utilisation:.1%}",
-                f"{ours.tail:.1%}",
-                f"{ours.redone:.1%}",
-                f"{unknown.utilisation:.1%}",
-                f"{plain.utilisation:.1%}",
-                f"{plain.tail:.1%}",
-            ]
-            print("| " + " | ".join(cells) + " |", flush=True)
+    for size, deaths, kind in itertools.product(
+        map(int, options.replicas.split(",")), options.deaths, options.lengths.split(",")
+    ):
+        world = World(
+            replicas=size,
+            rows=size * options.rows_per_replica,
+            sequences=options.sequences,
+            base=options.step[0],
+            slope=options.step[1],
+            mean=options.mean,
+            cold=options.cold,
+            feed=options.feed,
+            deaths=deaths,
+            seed=options.seed,
+            slow=options.slow,
+            slower=options.slower,
+            known=kind != "unknown",
+            shrink=kind != "plain",
+            longest_first=kind != "plain",
+        )
+        made = simulate(world)
+        shares = [f"{share:.1%}" for share in (made.utilisation, made.up, made.tail, made.redone)]
+        print(
+            f"| {size:,} | {world.rows:,} | {deaths:g} | {kind} | {made.makespan / 3600:.2f} | {' | '.join(shares)} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -42,3 +42,16 @@ def test_deaths_cost_rows_done_twice_and_the_job_still_ends(sim):
 
 def test_a_slow_feed_shows_as_utilisation_lost(sim):
     assert sim.simulate(world(sim, feed=0.2)).utilisation < 0.7 * sim.simulate(world(sim)).utilisation
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_one_slow_replica_of_many_costs_little(sim, known):
+    shape = {"replicas": 16, "rows": 16_000, "mean": 300.0, "known": known, "cold": 30.0}
+    equal, unequal = sim.simulate(world(sim, **shape)), sim.simulate(world(sim, **shape, slow=1))
+    assert unequal.up >= 0.93 * equal.up
+    assert unequal.redone <= 0.05
+
+
+def test_a_pool_of_two_kinds_is_used_by_their_speeds(sim):
+    shape = {"replicas": 8, "rows": 16_000, "mean": 300.0, "known": False, "cold": 30.0}
+    assert sim.simulate(world(sim, **shape, slow=4, slower=2.0)).up >= 0.84

@@ -70,7 +70,8 @@ def test_the_items_of_a_dead_replica_go_to_the_front_in_their_order() -> None:
     dispatcher.take(0.0)
     assert dispatcher.lost(1) == ["a", "b"]
     assert list(dispatcher.queue) == ["a", "b", "c", "d"]
-    assert dispatcher.deaths == {"a": 1, "b": 1}
+    assert not dispatcher.deaths, "deaths of no weight"
+    assert dispatcher.has_run_before("a")
 
 
 def test_the_death_of_an_unknown_replica_changes_nothing() -> None:
@@ -153,9 +154,9 @@ def test_an_item_with_a_living_copy_is_not_queued_again() -> None:
     dispatcher.take(0.0)
     dispatcher.end_feed()
     assert dispatcher.take(50.0) == (1, "slow")
-    assert dispatcher.lost(2) == []
-    assert dispatcher.lost(1) == ["slow"]
-    assert dispatcher.deaths == {"slow": 2}
+    assert dispatcher.lost(2, 3) == []
+    assert dispatcher.lost(1, 1) == ["slow"]
+    assert dispatcher.deaths == {"slow": 4}
 
 
 def test_an_answer_that_comes_after_the_death_takes_the_item_out_of_the_queue() -> None:
@@ -189,3 +190,58 @@ def test_it_wants_one_item_per_replica_with_capacity_and_none_after_the_feed() -
     assert dispatcher.wants_item, "one item ahead, so that the first replica need not wait"
     dispatcher.end_feed()
     assert not dispatcher.wants_item
+
+
+def dead_of(dispatcher: Dispatcher[str], item: str, replicas: range) -> None:
+    """Let each of the replicas take the item and die of it."""
+    for replica in replicas:
+        dispatcher.join(replica)
+        dispatcher.has_capacity(replica)
+        assert dispatcher.take(0.0) == (replica, item)
+        assert dispatcher.lost(replica, 3) == [item]
+
+
+def test_an_item_that_three_replicas_died_of_runs_alone_and_says_which_attempts_it_killed() -> None:
+    dispatcher = Dispatcher[str](name="run")
+    dispatcher.enqueue("poison")
+    dead_of(dispatcher, "poison", range(1, 4))
+    for item in "ab":
+        dispatcher.enqueue(item)
+    dispatcher.join(4)
+    dispatcher.has_capacity(4)
+    assert dispatcher.take(0.0) == (4, "poison")
+    assert dispatcher.care_of(4) == ("run.1", ())
+    dispatcher.has_capacity(4)
+    assert dispatcher.take(0.0) is None, "nothing beside it"
+    dispatcher.lost(4, 0)  # with its node
+    dispatcher.join(5)
+    dispatcher.has_capacity(5)
+    assert dispatcher.take(0.0) == (5, "poison")
+    dispatcher.lost(5, 3)
+    dispatcher.join(6)
+    dispatcher.has_capacity(6)
+    assert dispatcher.take(0.0) == (6, "poison")
+    assert dispatcher.care_of(6) == ("run.3", (("run.2", 3),))
+    assert dispatcher.finish(6, "poison", 9.0)
+    assert dispatcher.care_of(6) is None
+    dispatcher.has_capacity(6)
+    assert dispatcher.take(9.0) == (6, "a")
+    assert dispatcher.care_of(6) is None
+
+
+def test_a_busy_pool_keeps_one_replica_free_for_a_careful_item() -> None:
+    dispatcher = Dispatcher[str]()
+    dispatcher.enqueue("poison")
+    dead_of(dispatcher, "poison", range(1, 4))
+    for replica in (4, 5):
+        dispatcher.join(replica)
+    for item in "abcd":
+        dispatcher.enqueue(item)
+    dispatcher.running[4]["old"] = dispatcher.running[5]["older"] = 0.0
+    dispatcher._holders |= {"old": {4}, "older": {5}}
+    dispatcher.has_capacity(4)
+    assert dispatcher.take(0.0) is None, "4 is kept"
+    dispatcher.has_capacity(5)
+    assert dispatcher.take(0.0) == (5, "a")
+    assert dispatcher.finish(4, "old", 1.0)
+    assert dispatcher.take(1.0) == (4, "poison")

@@ -34,6 +34,9 @@ class World:
     def load(self, replica: int) -> int:
         return sum(1 for of, item in self.inflight if of == replica and item not in self.done)
 
+    def careful(self, replica: int) -> bool:
+        return self.dispatcher.care_of(replica) is not None
+
     def feed(self) -> None:
         if not self.dispatcher.feed_ended:
             self.fed.append(f"span {len(self.fed)}")
@@ -54,21 +57,30 @@ class World:
             self.dispatcher.has_capacity(replica, self.free[replica])
 
     def take(self) -> None:
-        queued = list(self.dispatcher.queue)
+        queued, suspects = list(self.dispatcher.queue), list(self.dispatcher.suspects)
         assignment = self.dispatcher.take(self.now)
         if assignment is None:
-            assert not (queued and self.free), "a queued item waits although a replica has capacity"
+            able = [replica for replica in self.free if self.dispatcher.care_of(replica) is None]
+            assert not (queued and len(able) > bool(suspects)), "a queued item waits although a replica has capacity"
+            assert not (suspects and any(not self.dispatcher.running[replica] for replica in able)), "a suspect waits for nothing"
             return
         replica, item = assignment
         assert replica in self.free
         assert replica in self.alive
         assert item not in self.done
-        if queued:
+        if item in suspects:
+            assert item == suspects[0]
+            assert not self.runners(item)
+            assert list(self.dispatcher.running[replica]) == [item]
+            assert self.dispatcher.care_of(replica) is not None
+        elif queued:
             assert item == queued[0]
             assert not self.runners(item)
-            assert self.free[replica] == min(self.free.values())
+            assert self.dispatcher.care_of(replica) is None
+            assert suspects or self.free[replica] == min(self.free[other] for other in self.free if not self.careful(other))
         else:
             [runner] = self.runners(item)
+            assert not self.careful(runner), "a careful item is never copied"
             assert self.dispatcher.feed_ended
             assert self.load(replica) == 0
             late = max(5.0, 2.0 * statistics.median(self.took[-64:]))
@@ -95,8 +107,8 @@ class World:
             self.alive.remove(replica)
             self.free.pop(replica, None)
             orphans = {item for item in mine if item not in self.done and not self.runners(item)}
-            assert set(self.dispatcher.lost(replica)) == orphans
-            assert orphans <= set(self.dispatcher.queue)
+            assert set(self.dispatcher.lost(replica, 3)) == orphans
+            assert orphans <= set(self.dispatcher.queue) | set(self.dispatcher.suspects)
 
     def wait(self) -> None:
         self.now += self.dice.choice([0.5, 3.0, 20.0])

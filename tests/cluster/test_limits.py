@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from batchgen.cluster.limits import EARLY_ERRORS, POISON_DEATHS, reason_to_stop, refuse_errors, refuse_poison
-from batchgen.errors import EngineError, TooManyErrors
+from batchgen.cluster.limits import EARLY_ERRORS, reason_to_stop, refuse_errors
+from batchgen.errors import TooManyErrors
 from batchgen.job.job import Limits
 from batchgen.output.plan_file import Plan
 from batchgen.output.progress import Tally
@@ -63,10 +63,3 @@ def test_a_run_stops_early_when_too_many_rows_fail(ok: int, error: int, planned:
     )
     with expected:
         refuse_errors(tally(ok, error, planned), allowed)
-
-
-def test_a_span_that_kills_replica_after_replica_ends_the_run() -> None:
-    refuse_poison([], "killed")
-    refuse_poison([1, POISON_DEATHS - 1], "killed")
-    with pytest.raises(EngineError, match="3 replicas died while they ran the same span: killed; the rest is kept"):
-        refuse_poison([1, POISON_DEATHS], "killed")

@@ -14,6 +14,7 @@ from batchgen.errors import EngineError
 from batchgen.read import reader
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica.admission import share
+from batchgen.replica.careful import Care
 from batchgen.replica.replica import Replica
 from tests.faults.concurrency import Loop
 from tests.faults.world import Process, World
@@ -75,14 +76,16 @@ class Pool:
     def staying(self) -> set[int]:
         return {replica for replica in self.alive if not self.held[replica].leaving}
 
-    def assign(self, replica: int, item: Item, again: bool) -> None:
+    def assign(self, replica: int, item: Item, again: bool, care: Care | None = None) -> None:
         held = self.held[replica]
         held.assigned += 1
         if self.world.fails("block lost"):
             self._call(replica, held.worker.skip, None)
             self.events.append(BlockLost(replica, item, "lost"))
         else:
-            self._call(replica, lambda: held.worker.run(item.block, again), lambda receipt: Finished(replica, item, receipt))
+            self._call(
+                replica, lambda: held.worker.run(item.block, again, care), lambda receipt: Finished(replica, item, receipt)
+            )
         self.ask_capacity(replica)
 
     def ask_capacity(self, replica: int) -> None:
