@@ -72,8 +72,9 @@ def run(
                 from batchgen.cluster.driver import Run
 
                 logs.identify(job=job.name)
-                with connected():
-                    Run(job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping).execute(missing)
+                with connected() as is_own:
+                    arguments = job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping
+                    Run(*arguments, types=() if is_own else None).execute(missing)
                 monitor.record()
             finish(store, held, frozen.manifest)
         failed = tally.counts.error > job.limits.errors * tally.rows_planned

@@ -21,8 +21,8 @@ _LOG = logs.logger("connect")
 
 @contextlib.contextmanager
 def connected() -> Iterator[bool]:
-    """Yields whether Ray was connected here, and ends here; False where the process was connected before. Raises EngineError when
-    RAY_ADDRESS names a cluster that does not answer."""
+    """Yields whether this is a Ray of this run's own, of this machine alone, which ends here; False where it was there before.
+    Raises EngineError when RAY_ADDRESS names a cluster that does not answer."""
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # Ray Data's statistics for its makers: an actor of its own
     if ray.is_initialized():
         _LOG.info("uses the Ray that this process is connected to")
@@ -30,18 +30,21 @@ def connected() -> Iterator[bool]:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    _join_or_start()
+    is_own = not _joined()
+    if is_own:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray's own handler of SIGTERM aborts the process
             signal.signal(number, handler)
     try:
-        yield True
+        yield is_own
     finally:
         ray.shutdown()
         _LOG.info("disconnected")
 
 
-def _join_or_start() -> None:
+def _joined() -> bool:
+    """Whether there is a cluster to join, which is joined then."""
     named = os.environ.get("RAY_ADDRESS")
     try:
         if not (address := named or _last_started()):  # ray.init("auto") would look for any Ray of any process here
@@ -49,13 +52,14 @@ def _join_or_start() -> None:
         _refuse_silence(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         _LOG.info("joined the cluster at %s", ray.get_runtime_context().gcs_address)
+        return True
     except (ConnectionError, RuntimeError, RayError) as error:
         if named:
             token = "RAY_AUTH_MODE=token and its token (~/.ray/auth_token or RAY_AUTH_TOKEN)"
             remedy = f"check RAY_ADDRESS; a cluster with token authentication needs {token}"
             raise EngineError(f"no Ray cluster at {named}: {safe_message(error)}", remedy) from None
         _LOG.info("starts a local Ray: %s", safe_message(error))
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        return False
 
 
 def _last_started() -> str:

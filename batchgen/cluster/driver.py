@@ -13,12 +13,13 @@ import ray
 
 from batchgen import logs
 from batchgen.cluster import limits
-from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Dispatcher, Event, Finished, Ready, Said
+from batchgen.cluster.fit.shape import NodeType
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.monitor import Monitor
 from batchgen.cluster.placement import place
+from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Dispatcher, Event, Finished, Ready, Said
 from batchgen.cluster.policy.health import WEIGHT
-from batchgen.cluster.pool import STOP_SECONDS, Pool
+from batchgen.cluster.pool import LOOK_SECONDS, STOP_SECONDS, Pool
 from batchgen.errors import EngineError, Interrupted
 from batchgen.job.job import Job
 from batchgen.output.lease import Lease
@@ -47,26 +48,25 @@ class Run:
     monitor: Monitor
     lease: Lease
     stopping: Callable[[], bool]
+    types: tuple[NodeType, ...] | None = None
+    """The node types of the cluster's autoscaler, () where there is none, None where nobody knows."""
 
     def __post_init__(self) -> None:
         self._log = logs.logger("driver", job=self.job.name)
         self._began = time.monotonic()
         self._reason_to_stop: str | None = None
-        self._drained_by = 0.0
+        self._drained_by = self._adjusted = 0.0
 
     def execute(self, missing: list[Span]) -> None:
         """Feed the `missing` spans to a pool until each has a part. Raises EngineError, LeaseError, StoreError,
         TooManyErrors, and Interrupted when the run drained; what is committed stays."""
-        cluster = ray.cluster_resources()
-        placement = place(self.job, len(missing), cluster)
-        self._log.info("%d spans to run, %s", len(missing), placement)
-        if waits := placement.waits_for(cluster):
-            self.monitor.message(waits)
-        self._first_wait = waits or "a replica to start"
+        placement = place(self.job, len(missing), self.types)
+        self._log.info("%d spans to run", len(missing))
+        self._first_wait = "a replica to start"
         self._pool = Pool(self.renderer, self.store.url, self.plan.shards, journal.spans(self.store), placement)
         try:
             with self.monitor.live():
-                self._feed_until_done(missing, placement.replicas)
+                self._feed_until_done(missing, max(1, self._pool.size))
         finally:
             self._pool.stop(0.0 if isinstance(sys.exception(), KeyboardInterrupt) else STOP_SECONDS)
 
@@ -102,20 +102,35 @@ class Run:
                 self._assign(now)
             for event in self._pool.wait(POLL_SECONDS if self._dispatcher.wants_item else IDLE_POLL_SECONDS):
                 self._handle(event)
-            for replica in self._pool.draining():
-                self.monitor.message(f"{self._named(replica)}: its node is about to go; it takes no new span")
-                self._dispatcher.retire(replica)
+            self._adjust(now)
             for replica in self._dispatcher.released():
                 self._pool.release(replica)
             self.monitor.tally.waits_for = self._waits_for()
             self.monitor.tick(len(self._pool.alive))
+
+    def _adjust(self, now: float) -> None:
+        """Let the pool follow the cluster and what is left to do, if it is time."""
+        if now - self._adjusted < LOOK_SECONDS:
+            return
+        self._adjusted = now
+        running = sum(map(len, self._dispatcher.running.values()))
+        waiting = max(0, len(self.plan.spans) - len(self.monitor.tally.counted) - running)
+        idle = [replica for replica in self._pool.staying if not self._dispatcher.running.get(replica)]
+        is_fed = self._dispatcher.feed_ended and not self._dispatcher.queue
+        drained, unneeded, line = self._pool.adjust(waiting, running, is_fed, idle)
+        for replica in drained:
+            self.monitor.message(f"{self._named(replica)}: its node is about to go; it takes no new span")
+        for replica in drained + unneeded:
+            self._dispatcher.retire(replica)
+        if line:
+            self.monitor.message(line)
 
     def _waits_for(self) -> str | None:
         """What keeps the pool from generating, in words; None while it generates."""
         if self._reason_to_stop is not None:
             return f"what is running to finish: {self._reason_to_stop}"
         if not self._pool.alive:
-            return self._first_wait
+            return self._pool.waits_for or self._first_wait
         return None if self._dispatcher.busy else "prompts to be read and rendered"
 
     def _stop_if_due(self, now: float) -> None:
@@ -145,7 +160,7 @@ class Run:
         while (assignment := self._dispatcher.take(now)) is not None:
             replica, item = assignment
             again = self._dispatcher.has_run_before(item)
-            self._pool.assign(replica, item, again, self._dispatcher.care_of(replica))
+            self._pool.assign(replica, item, again, self._dispatcher.care_of(replica), self._dispatcher.pace(replica, now))
             self._log.at(replica=replica).debug("block %s assigned%s", item, " again" if again else "")
 
     def _handle(self, event: Event) -> None:

@@ -3,11 +3,11 @@
 The device of the job's engine chooses a strategy. A package that adds an engine for another device adds that device's strategy
 by an entry point of the group `batchgen.placements`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from batchgen.cluster.fit.fits import capacity
-from batchgen.cluster.fit.shape import Node, Shape, words_of
+from batchgen.cluster.fit.fits import Never, capacity, fits
+from batchgen.cluster.fit.shape import Node, NodeType, Shape
 from batchgen.engines.base import ENGINES
 from batchgen.errors import JobError
 from batchgen.job.job import Job
@@ -18,8 +18,9 @@ Strategy = Callable[[Job], tuple[Shape, ...]]
 
 
 def on_gpus(job: Job) -> tuple[Shape, ...]:
-    """`engine.gpus` GPUs for each rank and a CPU on each node: on one node; else the data parallel ranks over the fewest nodes;
-    else a node's share for each pipeline stage. Tensor parallel ranks stay on one node."""
+    """`engine.gpus` GPUs for each rank: on one node; else the data parallel ranks over the fewest nodes; else a node's share for
+    each pipeline stage. Tensor parallel ranks stay on one node. No CPU: where nodes have few, the feed needs them, and what it
+    does not get no replica can use."""
     engine = job.engine
     stage = (engine.gpus or 1.0) * engine.tensor_parallel_size
     whole, copies = stage * engine.pipeline_parallel_size, engine.data_parallel_size
@@ -27,7 +28,7 @@ def on_gpus(job: Job) -> tuple[Shape, ...]:
     shares = [(copies // n, n * whole) for n in range(copies, 0, -1) if copies % n == 0]
     shares += [(copies * engine.pipeline_parallel_size, stage)] if engine.pipeline_parallel_size > 1 else []
     possible = [(bundles, gpus) for bundles, gpus in shares if bundles == 1 or copies == 1 or spread]
-    return tuple(Shape(({"GPU": gpus, "CPU": 1.0},) * bundles) for bundles, gpus in possible)
+    return tuple(Shape(({"GPU": gpus},) * bundles) for bundles, gpus in possible)
 
 
 def on_cpus(job: Job) -> tuple[Shape, ...]:
@@ -52,29 +53,36 @@ def shapes(job: Job) -> tuple[Shape, ...]:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """How many `replicas`, and what each may reserve, the best shape first."""
+class Group:
+    """Replicas of one kind: the job as they run it (Job.groups), and what each may reserve, the best shape first."""
 
-    replicas: int
+    job: Job
     shapes: tuple[Shape, ...] = (Shape(),)
 
-    def options(self) -> dict[str, object]:
-        """The options of a replica's actor that reserves the first shape by itself, without a placement group."""
-        return {**self.shapes[0].actor(), "scheduling_strategy": "SPREAD"}
+    def refuse_never(self, nodes: Sequence[Node], types: Sequence[NodeType] | None) -> None:
+        """Raises JobError where no replica will ever find room."""
+        if isinstance(found := fits(self.shapes, nodes, types), Never):
+            remedy = "change the parallel sizes, or run it on a cluster that has such nodes (RAY_ADDRESS)"
+            raise JobError(found.why, remedy)
 
-    def waits_for(self, cluster: Mapping[str, float]) -> str | None:
-        """Why no replica fits into a cluster of these total resources at present, for a person; None if one may."""
-        for name, amount in self.shapes[0].total.items():
-            if amount > (held := cluster.get(name, 0)):
-                return f"a replica needs {words_of({name: amount})}, the cluster has {held:g}: waiting for more"
-        return None
+    def holds(self, nodes: Sequence[Node], upto: int) -> int:
+        """The replicas that these nodes hold, were nothing else on them; `replicas.max`, or else `min`, of those that reserve
+        nothing."""
+        if not self.shapes[0].bundles:
+            return self.job.replicas.max or max(1, self.job.replicas.min)
+        return capacity(self.shapes, nodes, upto=upto, total=True)
 
 
-def place(job: Job, spans: int, cluster: Mapping[str, float]) -> Placement:
-    """The placement of a job with so many `spans` to run: at least one replica, never more than spans. `replicas.max`: by
-    default as many as the cluster's total resources hold, or `replicas.min` where they reserve nothing."""
-    if job.replicas.groups:
-        raise JobError("replicas: groups cannot be placed yet", "name one kind of replica")
-    asked = shapes(job)
-    held = capacity(asked, [Node("cluster", cluster, cluster)], upto=spans) if asked[0].bundles else 0
-    return Placement(max(1, min(job.replicas.max or max(job.replicas.min, held), spans)), asked)
+@dataclass(frozen=True)
+class Placement:
+    """The groups of a job's replicas and its number of `spans`. `types`: the node types of the cluster's autoscaler, () where
+    there is none, None where nobody knows."""
+
+    groups: tuple[Group, ...]
+    spans: int
+    types: tuple[NodeType, ...] | None = None
+
+
+def place(job: Job, spans: int, types: tuple[NodeType, ...] | None = None) -> Placement:
+    """The placement of a job with so many `spans` to run."""
+    return Placement(tuple(Group(of_group, shapes(of_group)) for of_group in job.groups), spans, types)

@@ -54,6 +54,10 @@ class Renderer:
     def __reduce__(self) -> tuple[object, ...]:
         return Renderer, (self.job, self.model, self._capabilities, self.context)
 
+    def of_job(self, job: Job) -> "Renderer":
+        """This renderer for a job whose rows mean the same."""
+        return self if job == self.job else Renderer(job, self.model, self._capabilities, self.context)
+
     @property
     def needed(self) -> set[str]:
         """The input columns that rendering reads, beside those of the row's layout."""

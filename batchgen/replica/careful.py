@@ -3,11 +3,11 @@
 Before a group enters the engine a file in the span's journal names it, its attempt and its place in it; after the group its
 answers go into the journal. When the replica dies, only prompts of the attempt's last group can have been in flight: everything
 else is in the journal or was never begun. The dispatcher says how each attempt ended: `Care.blamed` has those that may be the
-prompts' fault, by their weight (cluster/policy/health.py); a death with its node is not among them, nor is an attempt that goes on
+prompts' fault, by their weight (policy/health.py); a death with its node is not among them, nor is an attempt that goes on
 somewhere unseen. The next attempt runs the groups that were never blamed first, then the suspects in groups of a SPLIT-th.
 A prompt that was a group by itself in attempts of GUILTY weight ends as `engine_crash`.
 
-Why nobody else is convicted: a careful span is alone on its replica (cluster/dispatch.py) and its groups follow each other, so
+Why nobody else is convicted: a careful span is alone on its replica (policy/dispatch.py) and its groups follow each other, so
 that a group of one is a prompt alone in its engine; where it was not, `Begun.alone` says so. Why it ends: each death that is
 blamed splits a group or weighs on one prompt, of which there are finitely many; all others are in the journal by then. Why
 nothing is lost: the journal. Halves of spans in the dispatcher would do the same, with parts of a part to keep; here a span stays

@@ -20,10 +20,10 @@ from typing import Any
 
 from rich.console import Console
 
-from batchgen.cluster import dispatch
 from batchgen.cluster.driver import Run
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.monitor import Monitor
+from batchgen.cluster.policy import dispatch
 from batchgen.job.job import Job
 from batchgen.output.plan_file import Plan
 from batchgen.output.progress import Tally
@@ -49,7 +49,7 @@ class Pool:
     def ask_capacity(self, replica: int) -> None:
         self._free.append(replica)
 
-    def assign(self, replica: int, item: Hashable, again: bool) -> None:
+    def assign(self, replica: int, item: Hashable, again: bool, care: object = None, pace: float = 1.0) -> None:
         assert not again
         self.assigned += 1
         self._held[replica] += 1
@@ -72,8 +72,8 @@ class Pool:
     def where(self, replica: int) -> str:
         return ""
 
-    def draining(self) -> list[int]:
-        return []
+    def adjust(self, waiting: int, running: int, feed_ended: bool, idle: list[int]) -> tuple[list[int], list[int], str]:
+        return [], [], ""
 
 
 class Feed:

@@ -23,7 +23,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
-from batchgen.cluster.dispatch import Dispatcher
+from batchgen.cluster.policy.dispatch import Dispatcher
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
 from batchgen.plan.plan import Sizes, span_sizes

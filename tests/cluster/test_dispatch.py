@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchgen.cluster.dispatch import Dispatcher
+from batchgen.cluster.policy.dispatch import Dispatcher
 
 
 def ready(*replicas: int, patience: float = 3.0, least_seconds: float = 10.0) -> Dispatcher[str]:

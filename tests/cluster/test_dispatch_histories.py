@@ -9,7 +9,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen.cluster.dispatch import Dispatcher
+from batchgen.cluster.policy.dispatch import Dispatcher
 
 
 class World:

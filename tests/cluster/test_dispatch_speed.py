@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.cluster.dispatch import Dispatcher
+from batchgen.cluster.policy.dispatch import Dispatcher
 from tests.cluster.test_dispatch import ready
 
 

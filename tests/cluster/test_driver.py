@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from batchgen.cluster.dispatch import Died, Dispatcher, Event, Finished, Said
 from batchgen.cluster.driver import Run
+from batchgen.cluster.policy.dispatch import Died, Dispatcher, Event, Finished, Said
 from tests.support.committed import Committed
 
 WHERE = "node 0123456789ab (10.0.0.7)"
@@ -27,7 +27,7 @@ def made(output: Committed, out: io.StringIO | None = None) -> Any:
     nothing: Any = None
     monitor = output.monitor(out, quiet=True)
     driver: Any = Run(output.job, nothing, nothing, output.store, output.plan, monitor, nothing, lambda: False)
-    driver._pool = SimpleNamespace(alive=set(), where=lambda _: WHERE)
+    driver._pool = SimpleNamespace(alive=set(), where=lambda _: WHERE, waits_for="")
     driver._dispatcher, driver._first_wait = Dispatcher(), "a GPU"
     driver._dispatcher.join(1)
     return driver

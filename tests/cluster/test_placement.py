@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from batchgen.cluster.fit.shape import Shape
-from batchgen.cluster.placement import Placement, on_cpus, on_gpus, place, shapes
+from batchgen.cluster.fit.shape import Node, NodeType, Shape
+from batchgen.cluster.placement import Group, on_cpus, on_gpus, place, shapes
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.render.capabilities import Capabilities
@@ -26,7 +26,7 @@ def job(engine: dict[str, Any], replicas: dict[str, Any] | list[Any] | None = No
 
 
 def bundles(*gpus: float) -> Shape:
-    return Shape(tuple({"GPU": one, "CPU": 1.0} for one in gpus))
+    return Shape(tuple({"GPU": one} for one in gpus))
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,8 @@ def test_what_replicas_need_beside_gpus_is_in_each_bundle() -> None:
 def test_groups_have_shapes_of_their_own() -> None:
     groups = [{"accelerator": "H200"}, {"accelerator": "A100", "engine": {"tensor_parallel_size": 8}}]
     first, second = (shapes(each)[0].bundles[0] for each in job({"gpus": 1}, groups).groups)
-    assert first == {"GPU": 1, "CPU": 1, "accelerator_type:H200": 0.001}
-    assert second == {"GPU": 8, "CPU": 1, "accelerator_type:A100": 0.001}
-    with pytest.raises(JobError, match="groups cannot be placed yet"):
-        place(job({}, groups), 9, {})
+    assert first == {"GPU": 1, "accelerator_type:H200": 0.001}
+    assert second == {"GPU": 8, "accelerator_type:A100": 0.001}
 
 
 def test_a_shape_has_the_options_of_its_actor_and_bundles_of_a_gpu() -> None:
@@ -78,49 +76,44 @@ def test_a_shape_has_the_options_of_its_actor_and_bundles_of_a_gpu() -> None:
     held = {"num_gpus": 4, "num_cpus": 2, "memory": 10, "resources": {"seat": 2}, "label_selector": {"zone": "a"}}
     assert both.actor() == held
     assert both.ranks() == ({"GPU": 1, "CPU": 1, "seat": 1, "memory": 5}, {"GPU": 1}) * 2
-    assert bundles(0.25).ranks() == ({"GPU": 0.25, "CPU": 1},)
+    assert bundles(0.25).ranks() == ({"GPU": 0.25},)
     assert Shape().actor() == {"num_gpus": 0, "num_cpus": 0, "resources": {}}
 
 
 @pytest.mark.parametrize(
     ("engine", "replicas", "cluster", "count"),
     [
-        ({"gpus": 1}, {}, NO_GPU, 1),
+        ({"gpus": 1}, {}, NO_GPU, 0),
         ({"gpus": 1}, {}, TWO_NODES, 16),
         ({"gpus": 1, **SIZES}, {}, TWO_NODES, 2),
         ({"gpus": 1, **SIZES}, {}, ODD, 2),
-        ({"gpus": 1, **SIZES}, {"min": 4}, ODD, 4),
-        ({"gpus": 1, **SIZES}, {"max": 3}, NO_GPU, 3),
-        ({"gpus": 1, **SIZES}, {"max": 1}, TWO_NODES, 1),
         ({"gpus": 0.25}, {}, {"CPU": 64, "GPU": 1}, 4),
         ({}, {}, TWO_NODES, 1),
         ({}, {"min": 3}, TWO_NODES, 3),
         ({}, {"min": 2, "max": 5}, TWO_NODES, 5),
     ],
 )
-def test_a_job_has_max_replicas_or_fills_the_cluster(
-    engine: dict[str, Any], replicas: dict[str, Any], cluster: dict[str, float], count: int
-) -> None:
-    assert place(job(engine, replicas), 100, cluster).replicas == count
+def test_what_nodes_hold(engine: dict[str, Any], replicas: dict[str, Any], cluster: dict[str, float], count: int) -> None:
+    [group] = place(job(engine, replicas), 100).groups
+    assert group.holds([Node("n", cluster, {})], 100) == count
 
 
-@pytest.mark.parametrize(("spans", "count"), [(0, 1), (1, 1), (3, 3), (100, 8)])
-def test_there_are_no_more_replicas_than_spans(spans: int, count: int) -> None:
-    assert place(job({}, {"max": 8}), spans, NO_GPU) == Placement(count)
+def test_what_never_fits_is_refused_before_anything_starts() -> None:
+    [group] = place(job({"gpus": 1, "tensor_parallel_size": 2}, {}), 1).groups
+    single = [Node(f"n{number}", {"GPU": 1.0}, {"GPU": 1.0}) for number in range(4)]
+    with pytest.raises(
+        JobError, match=r"^a replica needs 2 GPUs on one node; the largest node has 1, and no autoscaler adds nodes; "
+    ):
+        group.refuse_never(single, ())
+    group.refuse_never(single, None)
+    group.refuse_never(single, (NodeType("big", {"GPU": 8.0}),))
 
 
-@pytest.mark.parametrize(
-    ("needed", "cluster", "waits"),
-    [
-        (Shape(), {}, None),
-        (bundles(8), TWO_NODES, None),
-        (bundles(4), {"CPU": 8.0, "GPU": 2.0}, "a replica needs 4 GPUs, the cluster has 2: waiting for more"),
-        (Shape(({"CPU": 1},)), {}, "a replica needs 1 CPU, the cluster has 0: waiting for more"),
-        (Shape(({"tpu": 8},)), NO_GPU, "a replica needs 8 tpu, the cluster has 0: waiting for more"),
-    ],
-)
-def test_what_a_replica_waits_for_is_named(needed: Shape, cluster: dict[str, float], waits: str | None) -> None:
-    assert Placement(1, (needed,)).waits_for(cluster) == waits
+def test_a_job_has_a_group_for_each_kind_of_replica() -> None:
+    kinds = [{"max": 1, "accelerator": "H200"}, {"engine": {"tensor_parallel_size": 2}}]
+    first, second = place(job({"gpus": 1}, kinds), 9).groups
+    assert first == Group(first.job, (Shape(({"GPU": 1.0, "accelerator_type:H200": 0.001},)),))
+    assert (first.job.replicas.max, second.shapes) == (1, (Shape(({"GPU": 2.0},)),))
 
 
 class Seated:
@@ -139,12 +132,12 @@ def on_seats(job: Job) -> tuple[Shape, ...]:
 def test_a_package_adds_an_engine_and_the_placement_of_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     added = {"batchgen.engines": {"seated": f"{__name__}:SEATED"}, "batchgen.placements": {"seat": f"{__name__}:on_seats"}}
     install(tmp_path, monkeypatch, added)
-    found = place(job({"kind": "seated"}, {}), 10, {"seat": 2})
-    assert found.options() == {"num_gpus": 0, "num_cpus": 0, "resources": {"seat": 1}, "scheduling_strategy": "SPREAD"}
-    assert found.replicas == 2
+    [group] = place(job({"kind": "seated"}, {}), 10).groups
+    assert group.shapes == (Shape(({"seat": 1},)),)
+    assert group.holds([Node("n", {"seat": 2}, {})], 10) == 2
 
 
-@pytest.mark.parametrize("module", ["placement", "fit.fits", "limits", "dispatch"])
+@pytest.mark.parametrize("module", ["placement", "fit.fits", "limits", "policy.dispatch", "policy.sizing", "policy.health"])
 def test_what_decides_imports_no_ray(module: str) -> None:
     code = f"import sys, batchgen.cluster.{module}; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

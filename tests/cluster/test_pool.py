@@ -12,9 +12,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from batchgen.cluster.dispatch import Event
 from batchgen.cluster.fit.shape import Shape
-from batchgen.cluster.placement import Placement
+from batchgen.cluster.placement import Group, Placement
+from batchgen.cluster.policy.dispatch import Event
 from batchgen.cluster.pool import Pool
 from tests.support.planning import make
 from tests.support.replicas import blocks, prepared
@@ -55,7 +55,9 @@ def test_a_replica_that_was_given_a_lost_block_asks_for_another_span(cluster: Cl
     shards, _ = make(made.job)
     lost = on_the_other_node.remote()
     ray.wait([lost], fetch_local=False)
-    pool = Pool(made.renderer, made.job.output.path, tuple(shards), set(), Placement(1, (Shape(({"CPU": 2},)),)))
+    pool = Pool(
+        made.renderer, made.job.output.path, tuple(shards), set(), Placement((Group(made.job, (Shape(({"CPU": 2},)),)),), 1, ())
+    )
     try:
         assert next_events(pool, 2) == ["Capacity", "Ready"]
         [other] = [node for node in cluster.list_all_nodes() if not node.head]

@@ -11,9 +11,11 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from batchgen import logs
+from batchgen.cluster import actor
 from batchgen.cluster import pool as pools
-from batchgen.cluster.dispatch import Capacity, Died, Finished, Ready, Said
-from batchgen.cluster.placement import Placement
+from batchgen.cluster.fit.shape import Node
+from batchgen.cluster.placement import place
+from batchgen.cluster.policy.dispatch import Capacity, Died, Finished, Ready, Said
 from batchgen.errors import EngineError
 from tests.support.replicas import prepared
 
@@ -46,7 +48,7 @@ class Rays:
 
     def options(self, **_: object) -> Any:
         def start(*arguments: Any) -> Any:
-            return Actor(self, arguments[1]) if len(arguments) == 3 else self.made("tail", 0)
+            return Actor(self, arguments[1]) if len(arguments) == 5 else self.made("tail", 0)
 
         return SimpleNamespace(remote=start)
 
@@ -85,13 +87,16 @@ class Actor:
 def rays(monkeypatch: pytest.MonkeyPatch) -> Rays:
     made = Rays()
     monkeypatch.setattr(pools, "ray", made)
+    monkeypatch.setattr(actor, "ray", made)
+    monkeypatch.setattr(pools.places, "present", lambda: [Node(NODE, {"CPU": 2.0}, {"CPU": 2.0})])
+    monkeypatch.setattr(pools, "draining_nodes", set)
     return made
 
 
 @pytest.fixture
 def pool(rays: Rays, tmp_path: Path) -> pools.Pool:
-    made = prepared(tmp_path, [{"prompt": "a row"}])
-    return pools.Pool(made.renderer, made.job.output.path, (), set(), Placement(2))
+    made = prepared(tmp_path, [{"prompt": "a row"}], replicas={"min": 2})
+    return pools.Pool(made.renderer, made.job.output.path, (), set(), place(made.job, 2, ()))
 
 
 def events(pool: pools.Pool) -> list[Any]:
@@ -142,10 +147,14 @@ def test_an_answer_of_a_replica_that_has_ended_is_nobodys(rays: Rays, pool: pool
     assert events(pool) == []
 
 
-def test_the_error_of_a_first_start_names_the_node(rays: Rays, pool: pools.Pool) -> None:
-    rays.answer("where", 1, (NODE, ADDRESS, "/a/log"))
+def test_a_cause_that_comes_twice_from_the_only_node_ends_the_job_and_names_it(rays: Rays, pool: pools.Pool) -> None:
+    for replica in (1, 2):
+        rays.answer("where", replica, (NODE, ADDRESS, "/a/log"))
     rays.answer("start_here", 1, RayTaskError("start_here", "traceback", EngineError("no GPU")))
-    with pytest.raises(EngineError, match=rf"no replica can start on node {NODE[:12]} \({ADDRESS}\): no GPU"):
+    [died] = events(pool)
+    assert (died.replica, died.kind, died.message) == (1, "start", "no GPU")
+    rays.answer("start_here", 2, RayTaskError("start_here", "traceback", EngineError("no GPU")))
+    with pytest.raises(EngineError, match=rf"no replica can start: on node {NODE[:12]} \({ADDRESS}\): no GPU"):
         events(pool)
 
 

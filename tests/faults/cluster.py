@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from batchgen.cluster.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready
 from batchgen.cluster.lookahead import END
+from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready
 from batchgen.cluster.pool import STOP_SECONDS
 from batchgen.errors import EngineError
 from batchgen.read import reader
@@ -59,6 +59,7 @@ class _Held:
 class Pool:
     """The interface of pool.Pool, with a process of the world for each actor."""
 
+    waits_for = ""
     prompts_left: float
     """Set by the driver, before any replica is ready."""
 
@@ -76,7 +77,7 @@ class Pool:
     def staying(self) -> set[int]:
         return {replica for replica in self.alive if not self.held[replica].leaving}
 
-    def assign(self, replica: int, item: Item, again: bool, care: Care | None = None) -> None:
+    def assign(self, replica: int, item: Item, again: bool, care: Care | None = None, pace: float = 1.0) -> None:
         held = self.held[replica]
         held.assigned += 1
         if self.world.fails("block lost"):
@@ -118,14 +119,21 @@ class Pool:
                         self._start_one()
             yield event
 
-    def draining(self) -> list[int]:
+    def adjust(self, waiting: int, running: int, feed_ended: bool, idle: list[int]) -> tuple[list[int], list[int], str]:
         if not self.staying or not self.world.fails("drain notice", 0.1):
-            return []
+            return [], [], ""
         replica = self.world.dice.choice(sorted(self.staying))
         self.held[replica].leaving = True
         self._call(replica, self.held[replica].worker.drain, None)
         self._start_one()
-        return [replica]
+        return [replica], [], ""
+
+    def where(self, replica: int) -> str:
+        return "node 1"
+
+    def keep_journals(self) -> None:
+        for replica in self.alive:
+            self._call(replica, self.held[replica].worker.drain, None)
 
     def release(self, replica: int) -> None:
         self.alive.discard(replica)

@@ -7,6 +7,7 @@ as they are, over `Bucket`, whose every operation is a point at which anything m
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
 
     def pool(*arguments: Any) -> Pool:
         renderer, output, shards, journaled, placement = arguments
-        stage.pools.append(Pool(world, (renderer, output, [shard.name for shard in shards], journaled), placement.replicas))
+        [group] = placement.groups
+        size = max(1, min(group.holds([], placement.spans), placement.spans))
+        stage.pools.append(Pool(world, (renderer, output, [shard.name for shard in shards], journaled), size))
         return stage.pools[-1]
 
     def count() -> None:
@@ -55,7 +58,9 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
         host = "host" if one_host else f"host of {world.me.process.name}"
         return {"host": host, "boot": 1, "space": 1, "pid": number, "started": "then" if world.lives(number) else None}
 
-    clock = SimpleNamespace(monotonic=lambda: world.now, time=lambda: world.now, sleep=world.sleep, thread_time=lambda: 0.0)
+    clock = SimpleNamespace(
+        monotonic=lambda: world.now, time=lambda: world.now, sleep=world.sleep, thread_time=lambda: 0.0, strftime=time.strftime
+    )
     for module in (lease, local, objects, monitor, terminal, replica, driver, generate):
         patch.setattr(module, "time", clock)
     for module in (lease, local, store, journal):
@@ -76,7 +81,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
         replica, "ENGINES", SimpleNamespace(named=lambda _: SimpleNamespace(make=lambda job, model: Engine(world, count)))
     )
     patch.setattr(connect, "connected", lambda: nullcontext(False))
-    patch.setattr(driver, "ray", SimpleNamespace(put=lambda value: value, cluster_resources=dict))
+    patch.setattr(driver, "ray", SimpleNamespace(put=lambda value: value))
     patch.setattr(feed, "Feed", Feed)
     patch.setattr(driver, "Pool", pool)
     return stage

@@ -45,7 +45,7 @@ class Shape:
         """As in `need 4 GPUs on one node`."""
         if not self.bundles:
             return "no resources" + _with(self.labels)
-        kinds = Counter(words_of(_telling(bundle)) for bundle in self.bundles)
+        kinds = Counter(words_of(bundle) for bundle in self.bundles)
         parts = [f"{count} x {words}" if len(self.bundles) > 1 else words for words, count in kinds.items()]
         return " and ".join(parts) + (", each" if len(self.bundles) > 1 else "") + " on one node" + _with(self.labels)
 
@@ -84,12 +84,6 @@ def words_of(resources: Resources) -> str:
     if kinds:
         parts[:1] = [f"{parts[0] if parts else 'a GPU'} ({', '.join(kinds)})"]
     return " and ".join(parts)
-
-
-def _telling(bundle: Resources) -> Resources:
-    """A bundle without the CPU that each has."""
-    rest = {name: amount for name, amount in bundle.items() if (name, amount) != ("CPU", 1)}
-    return rest or bundle
 
 
 def _with(labels: Mapping[str, str]) -> str:

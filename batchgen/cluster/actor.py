@@ -1,0 +1,94 @@
+"""A replica as a Ray actor, what its pool knows of it, where it is, and what it logs there."""
+
+import asyncio
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from batchgen import logs
+from batchgen.engines.base import NODES
+from batchgen.errors import JobError
+from batchgen.render.renderer import Renderer
+from batchgen.replica import preflight
+from batchgen.replica.replica import Replica
+
+
+class Place(NamedTuple):
+    """Where a replica is: a node, its address, the file there that the replica logs to."""
+
+    node: str
+    address: str
+    log: str
+
+    def __str__(self) -> str:
+        return f"node {self.node[:12]} ({self.address})"
+
+
+def log_of(place: Place) -> ObjectRef:
+    """The end of a log, by a task on its node; it fails where the node is gone."""
+    there = NodeAffinitySchedulingStrategy(place.node, soft=False)
+    found: ObjectRef = ray.remote(logs.tail).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(place.log)
+    return found
+
+
+@dataclass(eq=False)
+class Member:
+    """A replica that was asked for, of group `group` of the placement, in a `room` of its own. `place`: where it is, once its
+    process runs. `leaving`: its node is being drained. `ending`: it was released. `assigned`: spans given to it. `asked`: it has
+    yet to answer when it can take another. `calls`: those of its actor that have not returned."""
+
+    actor: ActorHandle
+    group: int
+    room: PlacementGroup | None
+    calls: set[ObjectRef] = field(default_factory=set)
+    place: Place | None = None
+    leaving: bool = False
+    ending: bool = False
+    assigned: int = 0
+    asked: bool = False
+
+
+class ReplicaActor(Replica):
+    """A Replica in a process of its own. Replica's arguments come as one object, put once for all replicas of a group; `nodes` is
+    the number of nodes that it spans, `env` what it gets of the driver's environment."""
+
+    def __init__(
+        self,
+        arguments: tuple[Renderer, str, list[str], set[str]],
+        number: int,
+        log_level: int,
+        nodes: int = 1,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        os.environ.update({NODES: str(nodes), **(env or {})})
+        logs.configure(log_level)
+        logs.identify(job=arguments[0].job.name, replica=number)
+        self._log = logs.logger("replica")
+        super().__init__(*arguments)
+
+    async def where(self) -> tuple[str, str, str]:
+        """The id and the address of this node, and the file that this process logs to."""
+        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), logs.own_file()
+
+    async def start_here(self) -> tuple[dict[str, int], str]:
+        """As start, with the id of the node."""
+        node = ray.get_runtime_context().get_node_id()
+        self._log.info("process %d on node %s starts its engine", os.getpid(), node)
+        await asyncio.to_thread(preflight.look, self.job, self.renderer.model, self.store)
+        engine = await super().start()
+        self._log.info("engine ready: %s", engine)
+        return engine, node
+
+
+def environment(names: Collection[str]) -> dict[str, str]:
+    """The variables that replicas get of this process. They are no part of a runtime_env, which Ray shows."""
+    if missing := [name for name in names if name not in os.environ]:
+        raise JobError(f"replicas.env_from: {missing[0]} is not set here", "set it where the driver runs, or leave it out")
+    return {name: os.environ[name] for name in names}

@@ -1,0 +1,47 @@
+"""The nodes of the cluster as fit/ knows them, and the place that a replica reserves on them: a placement group for a shape with
+bundles, so that all of it is there or nothing, and the options of the actor in it."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from batchgen.cluster.fit.shape import Node, Shape
+from batchgen.cluster.ray_adapter import free_resources
+
+NODE_ID = "ray.io/node-id"  # the label in which Ray has a node's id
+
+
+def present() -> list[Node]:
+    """The living nodes. Raises RayError."""
+    free = free_resources()
+    living = (node for node in ray.nodes() if node["Alive"])
+    return [Node(node["NodeID"], node["Resources"], free.get(node["NodeID"], {}), node.get("Labels") or {}) for node in living]
+
+
+def reserve(shape: Shape, left_out: Collection[str]) -> tuple[PlacementGroup | None, dict[str, Any]]:
+    """Ask for a place, not on the nodes that are left out: the placement group, None for a shape that reserves nothing, and the
+    options of the actor that is to have it. On one node the actor holds all; over several, vLLM's Ray executor puts a rank of
+    its own into each bundle, and the actor holds none."""
+    labels = dict(shape.labels) | ({NODE_ID: f"!in({','.join(sorted(left_out))})"} if left_out else {})
+    if not shape.bundles:
+        return None, {
+            "num_cpus": 0,
+            "num_gpus": 0,
+            "scheduling_strategy": "SPREAD",
+            **({"label_selector": labels} if labels else {}),
+        }
+    bundles = shape.bundles if len(shape.bundles) == 1 else shape.ranks()
+    selectors: Mapping[str, Any] = {"bundle_label_selector": [labels] * len(bundles)} if labels else {}
+    group = placement_group([dict(bundle) for bundle in bundles], strategy=shape.strategy, **selectors)
+    strategy = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+    held = shape.actor() if len(bundles) == 1 else {"num_cpus": 0, "num_gpus": 0}
+    held.pop("label_selector", None)  # the bundle's
+    return group, {**held, "scheduling_strategy": strategy}
+
+
+def give_back(group: PlacementGroup | None) -> None:
+    if group is not None:
+        remove_placement_group(group)
