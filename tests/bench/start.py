@@ -4,7 +4,7 @@
 
 64 rows on the tiny model, four ways in turn: batchgen with a Ray of its own; on a Ray that was running before, as under
 `ray job submit`, as its first job and as one after another (CPU of Ray's processes from the run's start on); `LLM.generate`.
-Medians. `_Actor` is the replica, which holds vLLM's front end; `engine` are the processes that it spawns.
+Medians. `ReplicaActor` is the replica, which holds vLLM's front end; `engine` are the processes that it spawns.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETTLE_SECONDS = 10
 ALONE = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 KINDS = {
     "engine": ("spawn_main", "multiprocessing", "VLLM::"),
-    "replica": ("_Actor",),
+    "replica": ("ReplicaActor",),
     "driver": ("batchgen run", "contenders.py"),
     "feed": ("ReadSpans", "IDLE", "default_worker.py"),
     "Ray Data's actors": ("_StatsActor", "AutoscalingCoordinator"),

@@ -24,7 +24,7 @@ SAID = {
     "Could not create the actor because its associated placement group was removed.": "outside",
     VANISHED: "outside",
     "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR: exit code -9": "outside",
-    "The actor died because of an error raised in its creation task, ray::_Actor.__init__() CUDA error": "start",
+    "The actor died because of an error raised in its creation task, ray::ReplicaActor.__init__() CUDA error": "start",
     "Could not create the actor because its associated runtime env failed to be created.": "start",
     "The actor never ran - it was cancelled before it started running.": "start",
     "The actor is not schedulable: unschedulable, no node has GPU": "start",

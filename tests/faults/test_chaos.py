@@ -138,7 +138,7 @@ class Chaos:
 
     def processes(self, target: str) -> list[int]:
         """Of the replicas or engines of this cluster that are alive."""
-        names = {"replica": b"ray::_Actor", "engine": b"VLLM::EngineCor" if "model" in self.job else b"cat\0"}
+        names = {"replica": b"ray::ReplicaActor", "engine": b"VLLM::EngineCor" if "model" in self.job else b"cat\0"}
         return [pid for pid, command in self.marked() if command.startswith(names[target])]
 
     def marked(self) -> Iterator[tuple[int, bytes]]:

@@ -82,4 +82,4 @@ def replicas_of(driver: int) -> list[int]:
     family = {driver}
     for _ in range(8):
         family |= {pid for pid, parent in parents.items() if parent in family}
-    return sorted(pid for pid in family if names.get(pid, "").startswith("ray::_Actor"))
+    return sorted(pid for pid in family if names.get(pid, "").startswith("ray::ReplicaActor"))
