@@ -44,7 +44,7 @@ def until(holds: Any, said: io.StringIO) -> None:
 def test_a_pool_grows_with_the_cluster_and_lets_go_while_a_straggler_runs(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No node holds a replica at first; three come, with room for one each. A row is held until one was given back: a spare stays."""
+    """No node holds a replica at first; three come, with room for one each. A row is held until one was given back."""
     monkeypatch.setattr(sizing, "TELL_SECONDS", 6.0)
     (tmp_path / "hold").touch()
     rows = [{"prompt": f"row {number}" + (" held" if number == 0 else "")} for number in range(ROWS)]
