@@ -160,7 +160,8 @@ class Run:
         while (assignment := self._dispatcher.take(now)) is not None:
             replica, item = assignment
             again = self._dispatcher.has_run_before(item)
-            self._pool.assign(replica, item, again, self._dispatcher.care_of(replica), self._dispatcher.pace(replica, now))
+            pace = self._dispatcher.pace(replica, now) if self._pool.size > 1 else 1.0  # nobody is slower than the only one
+            self._pool.assign(replica, item, again, self._dispatcher.care_of(replica), pace)
             self._log.at(replica=replica).debug("block %s assigned%s", item, " again" if again else "")
 
     def _handle(self, event: Event) -> None:

@@ -49,6 +49,8 @@ class Pool:
     def ask_capacity(self, replica: int) -> None:
         self._free.append(replica)
 
+    size = 2
+
     def assign(self, replica: int, item: Hashable, again: bool, care: object = None, pace: float = 1.0) -> None:
         assert not again
         self.assigned += 1
