@@ -4,21 +4,18 @@ bundles, so that all of it is there or nothing, and the options of the actor in 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from batchgen.cluster.fit.shape import Node, Shape
-from batchgen.cluster.ray_adapter import free_resources
+from batchgen.cluster.ray_adapter import Living
 
 NODE_ID = "ray.io/node-id"  # the label in which Ray has a node's id
 
 
-def present() -> list[Node]:
-    """The living nodes. Raises RayError."""
-    free = free_resources()
-    living = (node for node in ray.nodes() if node["Alive"])
-    return [Node(node["NodeID"], node["Resources"], free.get(node["NodeID"], {}), node.get("Labels") or {}) for node in living]
+def nodes_of(living: Mapping[str, Living]) -> list[Node]:
+    """Living nodes on which something may be placed."""
+    return [Node(name, one.total, one.free, one.labels) for name, one in living.items() if not one.is_drained]
 
 
 def reserve(shape: Shape, left_out: Collection[str]) -> tuple[PlacementGroup | None, dict[str, Any]]:

@@ -21,7 +21,7 @@ from batchgen.cluster.placement import Placement
 from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready, Said
 from batchgen.cluster.policy.health import Health, Kind, kind_of
 from batchgen.cluster.policy.sizing import Has, Sizing
-from batchgen.cluster.ray_adapter import draining_nodes
+from batchgen.cluster.ray_adapter import living_nodes
 from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer
@@ -51,7 +51,7 @@ class Pool:
         self._returned: queue.SimpleQueue[ObjectRef] = queue.SimpleQueue()  # filled by Ray's threads: no wait scans the calls
         self.alive: set[int] = set()
         """The replicas that are ready."""
-        self._health, self._sizing = Health(), Sizing(placement, places.present())
+        self._health, self._sizing = Health(), Sizing(placement, places.nodes_of(living_nodes()))
         self._asked_for = 0
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
@@ -102,11 +102,12 @@ class Pool:
         `waiting` and `running`: spans. Raises EngineError when the job cannot go on."""
         now = time.monotonic()
         try:
-            self._sizing.nodes = places.present()
-            drained = self._drained(draining_nodes())
+            living = living_nodes()
         except RayError as error:  # the next look will tell
             self._log.debug("the head did not say how the nodes are: %s", safe_message(error))
             return [], [], ""
+        self._sizing.nodes = places.nodes_of(living)
+        drained = self._drained({name for name, one in living.items() if one.is_drained})
         for replica in self._health.overdue(now):
             self._health.start_failed(replica, "outside", f"not ready after {self._health.start_seconds:g} s", now)
             self._end({replica})

@@ -1,20 +1,18 @@
 """The names of Ray that it does not promise to keep: all that batchgen uses. test_ray_contract.py would notice their loss.
 
-`GcsClient.get_all_node_info`: there is no public way to see which nodes are being drained. `ray.nodes()` lists them as alive, and
-`ray.util.state` knows no such state and needs the dashboard. (`GcsClient.get_draining_nodes` is new in 2.60, and
-`ray._private.state.state.get_draining_nodes` waits without end for a head that is gone.)
-
-`ray._private.state.available_resources_per_node`: `ray.nodes()` has what nodes have in all, `ray.available_resources()` what is
-free on all of them together, and nothing public what is free on each.
+`GcsClient.get_all_node_info`, `.get_all_resource_usage`: there is no public way to see which nodes are being drained, nor what is
+free on each. `ray.nodes()` lists drained ones as alive, `ray.available_resources()` is of all nodes together, and `ray.util.state`
+needs the dashboard. Both calls have a time limit: `ray.nodes()` and what `ray._private.state` has wait without end for a head that
+is gone, and the driver with them.
 
 `Dataset.iter_internal_ref_bundles` (developer API): the only stream of block references; `to_arrow_refs` and its like execute
 the whole dataset first."""
 
 import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import ray
-from ray._private import state
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from batchgen.cluster.lookahead import Block
@@ -22,16 +20,27 @@ from batchgen.cluster.lookahead import Block
 ANSWER_SECONDS = 5
 
 
-def draining_nodes() -> set[str]:
-    """Ids of the nodes that are being drained: spot instances with a notice, nodes that the autoscaler gives back. Raises
-    RayError when the cluster's head does not answer within ANSWER_SECONDS."""
-    nodes = _head(ray.get_runtime_context().gcs_address).get_all_node_info(timeout=ANSWER_SECONDS)
-    return {node.hex() for node, info in nodes.items() if info.state_snapshot.state == info.state_snapshot.DRAINING}
+class Living(NamedTuple):
+    """A living node: what it has in all, what nobody has reserved, its labels, and whether it is being drained (a spot instance
+    with a notice, a node that the autoscaler gives back)."""
+
+    total: dict[str, float]
+    free: dict[str, float]
+    labels: dict[str, str]
+    is_drained: bool
 
 
-def free_resources() -> dict[str, dict[str, float]]:
-    """What nobody has reserved, by the id of a node."""
-    found: dict[str, dict[str, float]] = state.available_resources_per_node()
+def living_nodes() -> dict[str, Living]:
+    """The living nodes by id. Raises RayError when the cluster's head does not answer within ANSWER_SECONDS."""
+    head = _head(ray.get_runtime_context().gcs_address)
+    usage = head.get_all_resource_usage(timeout=ANSWER_SECONDS).resource_usage_data.batch
+    free = {one.node_id.hex(): dict(one.resources_available) for one in usage}
+    found = {}
+    for node, info in head.get_all_node_info(timeout=ANSWER_SECONDS).items():
+        if info.state == info.ALIVE:
+            is_drained = info.state_snapshot.state == info.state_snapshot.DRAINING
+            total, name = dict(info.resources_total), node.hex()
+            found[name] = Living(total, free.get(name, total), dict(info.labels), is_drained)
     return found
 
 

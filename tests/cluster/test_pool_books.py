@@ -13,9 +13,9 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from batchgen import logs
 from batchgen.cluster import actor
 from batchgen.cluster import pool as pools
-from batchgen.cluster.fit.shape import Node
 from batchgen.cluster.placement import place
 from batchgen.cluster.policy.dispatch import Capacity, Died, Finished, Ready, Said
+from batchgen.cluster.ray_adapter import Living
 from batchgen.errors import EngineError
 from tests.support.replicas import prepared
 
@@ -88,8 +88,7 @@ def rays(monkeypatch: pytest.MonkeyPatch) -> Rays:
     made = Rays()
     monkeypatch.setattr(pools, "ray", made)
     monkeypatch.setattr(actor, "ray", made)
-    monkeypatch.setattr(pools.places, "present", lambda: [Node(NODE, {"CPU": 2.0}, {"CPU": 2.0})])
-    monkeypatch.setattr(pools, "draining_nodes", set)
+    monkeypatch.setattr(pools, "living_nodes", lambda: {NODE: Living({"CPU": 2.0}, {"CPU": 2.0}, {}, False)})
     return made
 
 

@@ -15,12 +15,15 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskError
+from ray.util import placement_group_table
 
 from batchgen.cluster.connect import connected
 from batchgen.cluster.feed import Assets, Feed
+from batchgen.cluster.fit.shape import Shape
 from batchgen.cluster.lookahead import END
-from batchgen.cluster.pool import NODE_DIED
-from batchgen.cluster.ray_adapter import draining_nodes
+from batchgen.cluster.places import NODE_ID, give_back, reserve
+from batchgen.cluster.policy.health import kind_of
+from batchgen.cluster.ray_adapter import living_nodes
 from batchgen.errors import EngineError, InputError
 from tests.support.nodes import drain
 from tests.support.planning import make
@@ -161,7 +164,24 @@ def test_an_exception_of_an_actor_keeps_its_class_and_the_death_of_one_fails_eve
     with pytest.raises(ActorDiedError, match=" because ") as died:
         ray.get(waiting)
     assert isinstance(died.value, RayError)
-    assert NODE_DIED not in str(died.value)
+    assert kind_of(str(died.value)) != "node"
+
+
+def test_what_is_free_on_each_node_and_a_place_beside_nodes_that_are_left_out(cluster: Cluster) -> None:
+    """The adapter's numbers follow what is reserved, and a label selector keeps a place off a node."""
+    [node] = [name for name, one in living_nodes().items() if "other" in one.total]
+    assert living_nodes()[node].free["other"] == living_nodes()[node].total["other"] == 1
+    assert living_nodes()[node].labels[NODE_ID] == node
+    group, _ = reserve(Shape(({"other": 0.5},)), ())
+    beside, _ = reserve(Shape(({"other": 0.25},)), (node,))
+    assert group is not None
+    assert beside is not None
+    assert group.wait(60)
+    until(lambda: living_nodes()[node].free.get("other") == 0.5)
+    assert placement_group_table(beside)["state"] == "PENDING", "no other node has it"
+    give_back(group)
+    give_back(beside)
+    until(lambda: living_nodes()[node].free.get("other") == 1)
 
 
 def test_a_node_that_is_drained_is_listed_and_one_that_dies_takes_actors_and_blocks(cluster: Cluster) -> None:
@@ -175,18 +195,19 @@ def test_a_node_that_is_drained_is_listed_and_one_that_dies_takes_actors_and_blo
     [node] = {ray.get(worker.node.remote())}
     [other] = [found for found in cluster.list_all_nodes() if found.node_id == node]
     ray.wait([reference], fetch_local=False)
-    assert draining_nodes() == set()
+    assert {name for name, one in living_nodes().items() if one.is_drained} == set()
     drain(cluster.address, node)
-    until(lambda: draining_nodes() == {node})
+    until(lambda: {name for name, one in living_nodes().items() if one.is_drained} == {node})
     assert {found["NodeID"] for found in ray.nodes() if found["Alive"]} >= {node}, "it is alive as long as it lasts"
 
     waiting = worker.wait.remote()
     cluster.remove_node(other, allow_graceful=False)
     with pytest.raises(ActorDiedError):
         ray.get(waiting)
-    until(lambda: not any(found["Alive"] for found in ray.nodes() if found["NodeID"] == node))
-    with pytest.raises(ActorDiedError, match=NODE_DIED):
+    until(lambda: node not in living_nodes())
+    with pytest.raises(ActorDiedError) as gone:
         ray.get(worker.node.remote())
+    assert kind_of(str(gone.value)) == "node"
     with pytest.raises(RayTaskError) as lost:
         ray.get(Worker.remote().read.remote(reference))
     assert isinstance(lost.value.cause, ObjectLostError)
