@@ -2,7 +2,7 @@
 
 `GcsClient.get_all_node_info`, `.get_all_resource_usage`: there is no public way to see which nodes are being drained, nor what
 is free on each. `ray.nodes()` lists drained ones as alive, `ray.available_resources()` is of all nodes together, `ray.util.state`
-needs the dashboard. Both calls have a time limit; `ray.nodes()` and `ray._private.state` wait without end for a head that is gone,
+needs the dashboard. Both have a time limit; `ray.nodes()` and `ray._private.state` wait without end for a head that is gone,
 and the driver with them.
 
 `Dataset.iter_internal_ref_bundles` (developer API): the only stream of block references; `to_arrow_refs` and its like execute

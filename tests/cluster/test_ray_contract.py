@@ -81,8 +81,8 @@ def nodes() -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(nodes: Cluster) -> Iterator[Cluster]:
     """The nodes, with a driver connected."""
-    with connected() as owns_ray:
-        assert owns_ray
+    with connected() as is_own:
+        assert not is_own
         yield nodes
 
 
