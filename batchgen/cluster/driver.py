@@ -113,16 +113,15 @@ class Run:
         if now - self._adjusted < LOOK_SECONDS:
             return
         self._adjusted = now
-        running = sum(map(len, self._dispatcher.running.values()))
-        waiting = max(0, len(self.plan.spans) - len(self.monitor.tally.counted) - running)
+        running, drains = self._dispatcher.open_items, self._reason_to_stop is not None
+        waiting = 0 if drains else max(0, len(self.plan.spans) - len(self.monitor.tally.counted) - running)
         idle = [replica for replica in self._pool.staying if not self._dispatcher.running.get(replica)]
-        is_fed = self._dispatcher.feed_ended and not self._dispatcher.queue
-        drained, unneeded, line = self._pool.adjust(waiting, running, is_fed, idle)
+        drained, unneeded, lines = self._pool.adjust(waiting, running, drains or self._dispatcher.feed_ended, idle)
         for replica in drained:
             self.monitor.message(f"{self._named(replica)}: its node is about to go; it takes no new span")
         for replica in drained + unneeded:
             self._dispatcher.retire(replica)
-        if line:
+        for line in lines:
             self.monitor.message(line)
 
     def _waits_for(self) -> str | None:

@@ -101,7 +101,8 @@ class Feed(Lookahead):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tasks = len(source.groups)
-            dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=tasks, concurrency=concurrency)
+            most = max(1, min(concurrency, tasks))
+            dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=tasks, concurrency=most)
             context = dataset.context  # the dataset's own: the process may run other datasets with other settings
             context.target_max_block_size = 1
             context.enable_progress_bars = False

@@ -39,6 +39,11 @@ def reserve(shape: Shape, left_out: Collection[str]) -> tuple[PlacementGroup | N
     return group, {**held, "scheduling_strategy": strategy}
 
 
+def is_there(group: PlacementGroup | None) -> bool:
+    """Whether the place is reserved; a shape that reserves nothing has none to wait for."""
+    return group is None or bool(group.wait(0))
+
+
 def give_back(group: PlacementGroup | None) -> None:
     if group is not None:
         remove_placement_group(group)

@@ -35,6 +35,8 @@ _Kind = Literal["where", "start", "capacity", "run", "stop", "log"]
 _Call = tuple[_Kind, int, Hashable]
 """A call that has not returned: what was called, the replica, and the block of a `run`. All but `log` are of its actor."""
 
+Changes = tuple[list[int], list[int], list[str]]  # replicas to retire since their nodes go, idle ones too many, lines to tell
+
 
 class Pool:
     """The replicas of a job. Raises EngineError when none of them can start, JobError when none will ever find room."""
@@ -96,26 +98,33 @@ class Pool:
                 if reference in self._calls:
                     yield from self._settle(reference)
 
-    def adjust(self, waiting: int, running: int, feed_ended: bool, idle: Collection[int]) -> tuple[list[int], list[int], str]:
-        """Look at the cluster: replicas whose node is being drained, each once (they keep a close journal from now
-        on, and others replace them), idle ones that are not needed any more, and a line about those that wait for a place.
-        `waiting` and `running`: spans. Raises EngineError when the job cannot go on."""
+    def adjust(
+        self, waiting: int, running: int, feed_ended: bool, idle: Collection[int]
+    ) -> tuple[list[int], list[int], list[str]]:
+        """Look at the cluster: replicas whose node is being drained, each once (they keep a close journal from now on, and others
+        replace them), idle ones that are not needed any more, and lines about those whose start hangs and those that wait for a
+        place. `waiting` and `running`: spans. Raises EngineError when the job cannot go on."""
         now = time.monotonic()
         try:
             living = living_nodes()
         except RayError as error:  # the next look will tell
             self._log.debug("the head did not say how the nodes are: %s", safe_message(error))
-            return [], [], ""
+            return [], [], []
         self._sizing.nodes = places.nodes_of(living)
         drained = self._drained({name for name, one in living.items() if one.is_drained})
+        lines = []
         for replica in self._health.overdue(now):
-            self._health.start_failed(replica, "outside", f"not ready after {self._health.start_seconds:g} s", now)
+            cause = f"on {self.where(replica)}: not ready after {self._health.start_seconds:g} s"
+            lines.append(f"replica {replica} {cause}: it is given up")
+            self._health.start_failed(replica, "outside", cause, now)
             self._end({replica})
         self._sizing.aim(self._has(), waiting, running, feed_ended, self._health.left_out(now))
         unneeded = self._unneeded(idle)
         self._refill()
         self._refuse_hopeless()
-        return drained, unneeded, self._sizing.waiting_line(self._has())
+        if line := self._sizing.waiting_line(self._has()):
+            lines.append(line)
+        return drained, unneeded, lines
 
     @property
     def staying(self) -> set[int]:
@@ -165,7 +174,7 @@ class Pool:
             members = self._of_group(number)
             alive = self.alive.intersection(members)
             busy = sum(any(self._calls[call][0] == "run" for call in self._members[one].calls) for one in alive)
-            placeless = sum(self._members[one].place is None for one in members)
+            placeless = sum(self._members[one].place is None and not places.is_there(self._members[one].room) for one in members)
             found.append(Has(len(alive), len(members) - len(alive), placeless, busy))
         return found
 

@@ -1,6 +1,7 @@
 """A span on its way from the feed, which encodes it, to a replica, which decodes it: its prompts and its carried input columns as
 Arrow. A block is a table of one row, so that Ray Data never splits a span."""
 
+import itertools
 import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -72,11 +73,15 @@ def _prompts(renderer: Renderer, shard: str, rows: Sequence[Row], again: Sequenc
         failed[one.row, one.variant].append(one)
     held = 0
     for index, row in enumerate(rows):
-        cause = f"{place(shard, row.ordinal)}: the prompts of its span before it hold {SPAN_BYTES} bytes: have fewer variants"
-        refused = renderer.each(replace(row, error=row.error or RowError("input", cause)), shard, index)
-        made = renderer.each(row, shard, index)
-        for error in refused:
-            prompt = next(made) if held < SPAN_BYTES else error
+        made, is_full = renderer.each(row, shard, index), False
+        for number in range(renderer.job.variants):
+            if held >= SPAN_BYTES and not is_full:
+                cause = (
+                    f"{place(shard, row.ordinal)}: the prompts of its span before it hold {SPAN_BYTES} bytes: have fewer variants"
+                )
+                refused = replace(row, error=row.error or RowError("input", cause))
+                made, is_full = itertools.islice(renderer.each(refused, shard, index), number, None), True
+            prompt = next(made)
             if again:
                 if not (samples := failed.get((prompt.row, prompt.variant))):
                     continue

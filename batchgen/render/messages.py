@@ -72,6 +72,8 @@ def _arguments(function: Mapping[str, Any]) -> object:
 
 def texts(message: Message) -> list[str]:
     """Every text of a message that a template may show."""
+    if isinstance(message["content"], str) and message.keys().isdisjoint(CALL_KEYS):
+        return [message["content"]]
     found: list[str] = []
     with_texts(message, lambda text: found.append(text) or text)  # type: ignore[func-returns-value]
     return found

@@ -74,8 +74,8 @@ class Pool:
     def where(self, replica: int) -> str:
         return ""
 
-    def adjust(self, waiting: int, running: int, feed_ended: bool, idle: list[int]) -> tuple[list[int], list[int], str]:
-        return [], [], ""
+    def adjust(self, waiting: int, running: int, feed_ended: bool, idle: list[int]) -> tuple[list[int], list[int], list[str]]:
+        return [], [], []
 
 
 class Feed:

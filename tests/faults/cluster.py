@@ -119,14 +119,14 @@ class Pool:
                         self._start_one()
             yield event
 
-    def adjust(self, waiting: int, running: int, feed_ended: bool, idle: list[int]) -> tuple[list[int], list[int], str]:
+    def adjust(self, waiting: int, running: int, feed_ended: bool, idle: list[int]) -> tuple[list[int], list[int], list[str]]:
         if not self.staying or not self.world.fails("drain notice", 0.1):
-            return [], [], ""
+            return [], [], []
         replica = self.world.dice.choice(sorted(self.staying))
         self.held[replica].leaving = True
         self._call(replica, self.held[replica].worker.drain, None)
         self._start_one()
-        return [replica], [], ""
+        return [replica], [], []
 
     def where(self, replica: int) -> str:
         return "node 1"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 import batchgen
@@ -23,6 +20,7 @@ from batchgen.cluster import placement
 from batchgen.cluster.fit.shape import Shape
 from batchgen.output.store import open_store
 from batchgen.replica import journal
+from tests.support.nodes import drain, joined_cluster
 
 pytestmark = [pytest.mark.cluster(own=True), pytest.mark.timeout(300)]
 ROWS = 400
@@ -32,13 +30,8 @@ MOST_ALONE = 16
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "resources": {"seat": 1}})
-    try:
-        ray.init(address=made.address, log_to_driver=False)
+    with joined_cluster(num_cpus=3, resources={"seat": 1}) as made:
         yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
 
 
 def held_job(folder: Path, **fields: Any) -> dict[str, Any]:
@@ -74,7 +67,7 @@ def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice:
         while len(journal.spans(open_store(str(tmp_path / "out")))) <= MOST_ALONE:
             time.sleep(0.05)
         if notice:
-            announce(cluster.address, second.node_id)
+            drain(cluster.address, second.node_id)
             until_said(said, "is about to go")
         cluster.remove_node(second, allow_graceful=False)
         until_said(said, "died")
@@ -87,13 +80,6 @@ def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice:
     assert ("is about to go" in said.getvalue()) == notice
     assert (status["rows_ok"], status["rows_error"], status["state"]) == (ROWS, 0, "done")
     assert Output.open(str(tmp_path / "out")).verify().problems == []
-
-
-def announce(address: str, node: str) -> None:
-    """Tell Ray, as a cloud does of a spot instance, that the node will go."""
-    command = [str(Path(sys.executable).parent / "ray"), "drain-node", "--address", address, "--node-id", node]
-    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "60"]
-    subprocess.run(command, check=True, capture_output=True)
 
 
 def until_said(said: io.StringIO, words: str) -> None:

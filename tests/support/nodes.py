@@ -1,9 +1,26 @@
-"""Nodes of Ray's test clusters that are about to go."""
+"""Ray's test clusters, and nodes of them that are about to go."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
+
+import ray
+from ray.cluster_utils import Cluster
+
+
+@contextlib.contextmanager
+def joined_cluster(**head: object) -> Iterator[Cluster]:
+    """A cluster whose head has these arguments, with this process connected to it."""
+    made = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        ray.init(address=made.address, log_to_driver=False)
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
 
 
 def drain(address: str, node: str, seconds: int = 60) -> None:

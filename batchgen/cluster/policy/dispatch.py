@@ -195,6 +195,11 @@ class Dispatcher(Generic[Item]):
         return released
 
     @property
+    def open_items(self) -> int:
+        """Items that run, each once."""
+        return len(self._holders)
+
+    @property
     def busy(self) -> bool:
         return bool(self._holders)
 

@@ -30,7 +30,8 @@ class Sizing:
         self.nodes, self.waits_for = nodes, ""
         self._groups, self._types = placement.groups, placement.types
         self.targets = [0] * len(self._groups)
-        self._grown, self._told = time.monotonic(), 0.0
+        self._grown = time.monotonic()
+        self._told = self._grown - TELL_SECONDS * 5 / 6
         for group in self._groups:
             group.refuse_never(nodes, self._types)
         self.aim([Has(0, 0, 0, 0)] * len(self._groups), placement.spans, 0, False, ())
