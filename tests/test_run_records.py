@@ -37,9 +37,8 @@ def happens(number: int, here: Any) -> None:
 class Here:
     """The driver's Run, with one replica. `happens` is called after each span, with its number from 1."""
 
-    def __init__(self, job: Any, renderer: Any, kept: Any, store: Any, plan: Any, monitor: Any, held: Any, stopping: Any) -> None:
-        self.job, self.renderer, self.kept, self.store, self.plan = job, renderer, kept, store, plan
-        self.monitor, self.held = monitor, held
+    def __init__(self, *arguments: Any, types: Any) -> None:
+        self.job, self.renderer, self.kept, self.store, self.plan, self.monitor, self.held, _stopping = arguments
 
     def execute(self, missing: list[Span]) -> None:
         async def work() -> None:
