@@ -18,7 +18,7 @@ from batchgen.job.job import Job
 from batchgen.jsontext import dumps
 from batchgen.read import schemas as schemas_of
 from batchgen.read.formats import Found, Head, format_of
-from batchgen.read.formats.cells import alone
+from batchgen.read.formats.tables.cells import alone
 from batchgen.read.heads import SCALARS, Seen, call_fields, infer_types
 from batchgen.read.layouts import JobLayout
 from batchgen.read.schemas import carried_name, carried_names

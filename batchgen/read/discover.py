@@ -16,7 +16,7 @@ from batchgen.job.input import Input
 from batchgen.job.job import Job
 from batchgen.output.store import open_store
 from batchgen.read.formats import FORMATS, Found, format_of, known_endings
-from batchgen.read.formats.parquet import open_parquet
+from batchgen.read.formats.tables.parquet_file import open_parquet
 from batchgen.read.location import expand, plain
 
 R = TypeVar("R")

@@ -1,20 +1,14 @@
 """Parquet files, read by row range once their footer has been checked (table.py); some are the output of another job."""
 
-import base64
 import functools
 import glob
 import itertools
 import os
-import re
 from collections.abc import Iterator
-from functools import reduce
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
-from pyarrow import types
 
 from batchgen.errors import InputError, safe_message
 from batchgen.job.input import Input
@@ -24,15 +18,19 @@ from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import open_store
 from batchgen.read import location
 from batchgen.read.formats import Found
-from batchgen.read.formats.cells import decoded, row_bytes
-from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types, not_planned
-from batchgen.read.schemas import holds
+from batchgen.read.formats.table import (
+    BATCH_ROWS,
+    Contents,
+    TableFormat,
+    not_planned,
+)
+from batchgen.read.formats.tables.cells import decoded, row_bytes
+from batchgen.read.formats.tables.parquet_batches import finer, side_by_side, sources_of
+from batchgen.read.formats.tables.parquet_file import chunks_of, groups_of, mean_row_bytes, open_parquet
 from batchgen.records import Shard
 
 BATCH_BYTES = 2**26  # of a batch that is read at once
 PIECE = 2**22  # bytes that are digested at a time
-READ: dict[str, Any] = {"page_checksum_verification": True, "coerce_int96_timestamp_unit": "us"}
-"""INT96 counts nanoseconds of a day; as Arrow's nanoseconds they would wrap round before 1677 and after 2262."""
 
 
 class Parquet(TableFormat):
@@ -46,7 +44,7 @@ class Parquet(TableFormat):
 
     def contents(self, spec: Input, name: str) -> Contents:
         file, footer = open_parquet(name)
-        return Contents(xxhash.xxh3_128_hexdigest(footer), file.metadata.num_rows, None, _row_bytes(file))
+        return Contents(xxhash.xxh3_128_hexdigest(footer), file.metadata.num_rows, None, mean_row_bytes(file))
 
     def content(self, spec: Input, name: str, columns: list[str] | None) -> str:
         return _content(name, None if columns is None else tuple(columns), location.stat(name))
@@ -56,18 +54,19 @@ class Parquet(TableFormat):
         file, footer = open_parquet(shard.name, with_dictionaries=True)
         if shard.digest not in ("", xxhash.xxh3_128_hexdigest(footer)):
             raise not_planned(shard)
-        rows = [group.num_rows for group in _groups(file)]
+        rows = [group.num_rows for group in groups_of(file)]
         ends = [0, *itertools.accumulate(rows)]
         groups = [index for index in range(len(rows)) if ends[index + 1] > start and ends[index] < end]
         skip = start - ends[groups[0]] if groups else 0
         try:
-            size = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, _row_bytes(file)))))
+            size = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, mean_row_bytes(file)))))
             wanted = columns and [name for name in columns if name in file.schema_arrow.names]
-            sources = _sources(file, shard.name, wanted)
-            tables = (_side_by_side(sources, size, group) for group in groups)  # each group has its dictionaries
+            sources = sources_of(file, shard.name, wanted)
+            tables = (side_by_side(sources, size, group) for group in groups)  # each group has its dictionaries
             for table in itertools.chain.from_iterable(tables):
                 if "://" not in shard.name and location.stat(shard.name) != version:  # stores compare it at each request
                     raise not_planned(shard)
+                table = finer(table)
                 if row_bytes(table).sum() <= BATCH_BYTES:  # cheaper now than by spans
                     table = pa.table(list(map(decoded, table.columns)), names=table.column_names)
                 if skip < table.num_rows:
@@ -83,8 +82,8 @@ def _content(name: str, columns: tuple[str, ...] | None, version: tuple[int, str
     file, _ = open_parquet(name)
     digest = xxhash.xxh3_128()
     with location.open_shard(name) as stream:
-        for group in _groups(file):
-            for column in _chunks(group):
+        for group in groups_of(file):
+            for column in chunks_of(group):
                 path = column.path_in_schema + "."
                 if columns is None or any(path.startswith(f"{name}.") for name in columns):
                     offsets = [column.data_page_offset, column.dictionary_page_offset or column.data_page_offset]
@@ -94,123 +93,6 @@ def _content(name: str, columns: tuple[str, ...] | None, version: tuple[int, str
                         digest.update(piece)
                         left -= len(piece)
     return digest.hexdigest()
-
-
-Source = tuple[pq.ParquetFile, list[str] | None]  # a file as it is opened, and the columns that are read of it
-
-
-def _sources(file: pq.ParquetFile, name: str, wanted: list[str] | None) -> list[Source]:
-    """The file, opened so that no text that is not UTF-8 keeps its neighbours from being read."""
-    names = file.schema_arrow.names if wanted is None else wanted
-    checked = [name for name in names if _is_checked(file.schema_arrow.field(name).type)]
-    if not checked:
-        return [(file, wanted)]
-    bare, _ = open_parquet(name, with_dictionaries=True, without_schema=True)
-    others = [name for name in names if name not in checked]
-    return [(bare, checked), *([(file, others)] if others else [])]
-
-
-def _is_checked(kind: pa.DataType) -> bool:
-    """Whether pyarrow casts values of a type as it reads them, and refuses all where a text is no UTF-8."""
-    return bool(types.is_dictionary(kind) and kind != pa.dictionary(pa.int32(), kind.value_type))
-
-
-def _tables(source: Source, size: int, group: int) -> Iterator[pa.Table]:
-    file, names = source
-    for batch in file.iter_batches(size, [group], names, use_threads=False):
-        table = pa.Table.from_batches([batch])
-        yield table if names is None else table.select(names)  # pyarrow reads a column `a.b` too where it is to read `a`
-
-
-def _side_by_side(sources: list[Source], size: int, group: int) -> Iterator[pa.Table]:
-    """Tables with the columns of all sources, which have as many rows but may be cut elsewhere."""
-    streams = [_tables(source, size, group) for source in sources]
-    rests = [next(stream, None) for stream in streams]
-    while found := [rest for rest in rests if rest is not None]:
-        rows = min(map(len, found))
-        yield reduce(_joined, (rest.slice(0, rows) for rest in found))
-        rests = [
-            rest.slice(rows) if len(rest) > rows else next(stream, None) for rest, stream in zip(found, streams, strict=True)
-        ]
-
-
-def _joined(one: pa.Table, other: pa.Table) -> pa.Table:
-    return pa.table([*one.columns, *other.columns], schema=pa.schema([*one.schema, *other.schema]))
-
-
-def open_parquet(name: str, with_dictionaries: bool = False, without_schema: bool = False) -> tuple[pq.ParquetFile, bytes]:
-    """The file and its footer's bytes; `with_dictionaries` texts stay as they are in the file, each once, and `without_schema`
-    the types are Parquet's and not those of the Arrow schema that wrote it. Raises InputError for a damaged file, and for a type
-    that is not allowed."""
-    stream = location.open_shard(name)
-    size = stream.seek(0, 2)
-    stream.seek(max(0, size - 8))
-    tail = stream.read(8)
-    if tail[4:] != b"PAR1":
-        raise InputError(f"shard {name}: not a Parquet file")
-    length = int.from_bytes(tail[:4], "little")
-    if length > min(size - 8, METADATA_CAP):
-        raise InputError(f"shard {name}: damaged Parquet footer")
-    stream.seek(size - 8 - length)
-    footer = stream.read(length)
-    # The value of ARROW:schema is base64, at any alignment.
-    runs = re.findall(rb"[A-Za-z0-9+/]{32,}", footer)
-    pieces = (run[shift : shift + (len(run) - shift) // 4 * 4] for run in runs for shift in range(4))
-    if any(EXTENSION in base64.b64decode(piece) for piece in pieces):
-        raise InputError(f"shard {name}: it has an Arrow extension type", "write the column with a plain type")
-    stream.seek(0)
-    options = {"arrow_extensions_enabled": False, **READ}
-    try:
-        if without_schema:
-            renamed = footer.replace(b"ARROW:schema", b"-RROW:schema")
-            options["metadata"] = pq.read_metadata(pa.BufferReader(b"PAR1" + renamed + tail))
-        file = pq.ParquetFile(stream, **options)
-        if with_dictionaries and (texts := _dictionaries(file)):
-            stream.seek(0)
-            file = pq.ParquetFile(stream, read_dictionary=texts, **options)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"shard {name}: damaged Parquet: {safe_message(error)}") from None
-    check_types(name, file.schema_arrow)
-    return file, footer
-
-
-def _dictionaries(file: pq.ParquetFile) -> list[str]:
-    """The text columns, nested ones too, that are stored with a dictionary: a few bytes may stand for gigabytes of rows."""
-    columns = [column for group in _groups(file) for column in _chunks(group)]
-    found = (one.path_in_schema for one in columns if one.has_dictionary_page and one.physical_type == "BYTE_ARRAY")
-    decimals = {one.path for one in map(file.schema.column, range(len(file.schema))) if one.logical_type.type == "DECIMAL"}
-    views = [f"{field.name}." for field in file.schema_arrow if holds(field.type, _is_view)]  # as a dictionary they are none
-    return [path for path in dict.fromkeys(found) if path not in decimals and not f"{path}.".startswith(tuple(views))]
-
-
-def _is_view(kind: pa.DataType) -> bool:
-    return bool(types.is_string_view(kind) or types.is_binary_view(kind))
-
-
-def _row_bytes(file: pq.ParquetFile) -> float:
-    """The mean size of a row, in the row group where it is largest, before dictionaries of texts are decoded: many equal numbers
-    of a list may take no room in the file."""
-    widths = [_width(file.schema.column(index)) for index in range(len(file.schema))]
-
-    def size(group: pq.RowGroupMetaData) -> float:
-        decoded = sum(column.num_values * width for column, width in zip(_chunks(group), widths, strict=True))
-        return float(max(group.total_byte_size, decoded))
-
-    return max((size(group) / group.num_rows for group in _groups(file) if group.num_rows), default=0.0)
-
-
-def _groups(file: pq.ParquetFile) -> list[pq.RowGroupMetaData]:
-    return [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-
-
-def _chunks(group: pq.RowGroupMetaData) -> list[pq.ColumnChunkMetaData]:
-    return [group.column(index) for index in range(group.num_columns)]
-
-
-def _width(column: pq.ColumnSchema) -> float:
-    """Bytes of a value in memory, those of a text left out."""
-    known = {"BOOLEAN": 1 / 8, "INT32": 4, "FLOAT": 4, "FIXED_LEN_BYTE_ARRAY": column.length, "BYTE_ARRAY": 4}
-    return float(known.get(column.physical_type, 8))
 
 
 class Parts(Parquet):
@@ -248,7 +130,7 @@ class Parts(Parquet):
             ok = pc.equal(file.read(columns=["status"]).column("status"), "ok")
         except (OSError, KeyError, pa.ArrowException) as error:
             raise InputError(f"shard {name}: damaged part of an output: {error}") from None
-        return Contents(xxhash.xxh3_128_hexdigest(footer), pc.sum(ok).as_py() or 0, ok, _row_bytes(file))
+        return Contents(xxhash.xxh3_128_hexdigest(footer), pc.sum(ok).as_py() or 0, ok, mean_row_bytes(file))
 
     def wanted(self, table: pa.Table) -> pa.Table:
         return table.filter(pc.equal(table.column("status"), "ok"))

@@ -3,6 +3,7 @@
 A process that has imported ray.data unpickles some Arrow extension types as soon as it sees a schema that names them. So a
 format refuses a file whose bytes name one (EXTENSION) before pyarrow interprets them, and `check_types` has an allow-list."""
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,13 +16,14 @@ from batchgen.errors import InputError, RowError, place
 from batchgen.job.input import Input
 from batchgen.read.columns import columns_read, pick
 from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
-from batchgen.read.formats.cells import Faults, to_python, without_faults
+from batchgen.read.formats.tables.cells import Faults, to_python, without_faults
 from batchgen.read.schemas import holds
 from batchgen.records import Row, Shard, Span
 
 BATCH_ROWS = 1024
 METADATA_CAP = 2**28  # bytes of a file's schema or footer
 ORDINAL = "\0ordinal"  # the last column of a table that is read; an input may have one of this name
+FAULTS = "\0faults"  # a column of a table that is read: what is wrong with a row, null where nothing is
 EXTENSION = b"ARROW:extension"  # the metadata key of an extension type in a schema's bytes
 _PLAIN = {pa.null(), pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
 
@@ -103,6 +105,10 @@ class TableFormat(Format):
         faults: Faults = {}
         ordinals = [ordinal for piece in pieces for ordinal in piece.column(piece.num_columns - 1).to_pylist()]
         pieces = [piece.remove_column(piece.num_columns - 1) for piece in pieces]
+        if any(FAULTS in piece.column_names for piece in pieces):
+            told = [piece[FAULTS].to_pylist() if FAULTS in piece.column_names else [None] * len(piece) for piece in pieces]
+            faults |= {index: cause for index, cause in enumerate(itertools.chain(*told)) if cause is not None}
+            pieces = [piece.drop_columns([FAULTS]) if FAULTS in piece.column_names else piece for piece in pieces]
         table = without_faults(shard, pieces, spec.max_row_bytes, faults)
         data = to_python(table.select([name for name in table.column_names if name in needed]), faults)
         errors = {index: RowError("input", f"{place(shard, ordinals[index])}: {cause}") for index, cause in faults.items()}

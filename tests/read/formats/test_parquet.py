@@ -8,7 +8,7 @@ import pytest
 
 from batchgen.errors import InputError
 from batchgen.read import reader
-from batchgen.read.formats.parquet import open_parquet
+from batchgen.read.formats.tables.parquet_file import open_parquet
 from batchgen.records import Shard, Span
 from tests.support.reading import NONE, hostile_column, job_of, planned, read_all
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.read import reader
-from batchgen.read.formats import cells, parquet
+from batchgen.read.formats import parquet
+from batchgen.read.formats.tables import cells
 from tests.support.reading import planned, read_all
 
 

@@ -197,6 +197,29 @@ def test_times_of_96_bits_do_not_wrap_round(tmp_path: Path) -> None:
     assert [value.year for value in table["t"].to_pylist()] == [2020, 2300, 1600]
 
 
+def test_a_time_of_96_bits_that_microseconds_cannot_hold_is_an_error_of_its_row(tmp_path: Path) -> None:
+    times = pa.array([1577836800 * 10**9, 1577836800 * 10**9 + 1, None, -(10**9) - 1000, 999], pa.timestamp("ns"))
+    columns = {"prompt": list("abcde"), "t": times, "u": times}
+    write(tmp_path, columns, use_deprecated_int96_timestamps=True)
+    rows, table = read_all(tmp_path / "in")
+    assert [row.error and row.error.detail.partition("000.parquet:")[2] for row in rows] == [
+        None,
+        "2: column t: INT96 with nanoseconds, which are carried to the microsecond: write it as timestamp[ns]",
+        None,
+        None,
+        "5: column t: INT96 with nanoseconds, which are carried to the microsecond: write it as timestamp[ns]",
+    ]
+    assert table["t"].cast(pa.int64()).to_pylist()[::3] == [1577836800 * 10**6, -(10**6) - 1]
+    assert table.column_names == ["prompt", "t", "u"]
+
+
+def test_a_time_of_96_bits_inside_a_struct_is_refused(tmp_path: Path) -> None:
+    times = pa.StructArray.from_arrays([pa.array([1], pa.timestamp("us"))], ["at"])
+    write(tmp_path, {"prompt": ["a"], "s": times}, use_deprecated_int96_timestamps=True)
+    with pytest.raises(InputError, match=r"column s.at: INT96 inside another type; write it as a timestamp"):
+        read_all(tmp_path / "in")
+
+
 def test_what_only_some_shards_have_is_carried_and_a_value_of_another_type_is_kept_as_it_is(tmp_path: Path) -> None:
     shards = [{"prompt": [f"p{number}"], "zip": [number], "small": pa.array([number], pa.int8())} for number in range(40)]
     shards[5] = {"prompt": ["p5"], "zip": ["00123"], "gold": ["only here"], "small": pa.array([70_000], pa.int32())}

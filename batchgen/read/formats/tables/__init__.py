@@ -1,0 +1,1 @@
+"""What the table formats are made of."""
