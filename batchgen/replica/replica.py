@@ -3,7 +3,7 @@
 Every prompt is a coroutine, so that no row waits for another. Twice as many as the engine runs at once are inside, so that it
 never starves; the others wait for their turn (admission.py). A replica asks for work through `capacity_left`, which returns when
 it holds fewer prompts than it should and few spans wait for the store, so that finished rows do not pile up behind a slow one.
-Finished rows of open spans go into the journal every `spans.journal_seconds`. cluster/pool.py makes a Ray actor of it."""
+Finished rows of open spans go into the journal every `spans.journal_seconds`. cluster/actor.py makes a Ray actor of it."""
 
 import asyncio
 import contextlib

@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from batchgen import logs
-from batchgen.cluster import actor
+from batchgen.cluster import actor, members
 from batchgen.cluster import pool as pools
 from batchgen.cluster.placement import place
 from batchgen.cluster.policy.dispatch import Capacity, Died, Finished, Ready, Said
@@ -86,8 +86,8 @@ class Actor:
 @pytest.fixture
 def rays(monkeypatch: pytest.MonkeyPatch) -> Rays:
     made = Rays()
-    monkeypatch.setattr(pools, "ray", made)
-    monkeypatch.setattr(actor, "ray", made)
+    for module in (actor, members, pools):
+        monkeypatch.setattr(module, "ray", made)
     monkeypatch.setattr(pools, "living_nodes", lambda: {NODE: Living({"CPU": 2.0}, {"CPU": 2.0}, {}, False)})
     return made
 
