@@ -1,12 +1,12 @@
 """The pool of a job: where its replicas go, how many there are, their start, death and replacement.
 
 `max_restarts=0` and no task retries: recovery is the dispatcher's re-queue, and a new actor replaces a dead one. Each reserves a
-place (members.py) and is used as soon as it is ready. `adjust`, asked every few seconds, looks at the cluster:
+place (state/members.py) and is used as soon as it is ready. `adjust`, asked every few seconds, looks at the cluster:
 policy/size.py says how many there should be, policy/health.py which nodes are left out and when the job cannot go on."""
 
 import contextlib
 import time
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator, Mapping
 
 import ray
 from ray import ObjectRef
@@ -15,12 +15,12 @@ from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from batchgen import logs
 from batchgen.cluster import places
 from batchgen.cluster.actor import Place, environment, log_of
-from batchgen.cluster.members import Call, Members
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready, Said
 from batchgen.cluster.policy.health import Health, Kind, kind_of
 from batchgen.cluster.policy.sizing import Has, Sizing
-from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.ray_adapter import Living, living_nodes
+from batchgen.cluster.state.members import Call, Members
 from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer
@@ -29,6 +29,7 @@ from batchgen.replica.careful import Care
 
 STOP_SECONDS = 20.0  # that replicas have to write their journals when they are stopped
 LOOK_SECONDS = 2.0  # between looks at the cluster
+CLOSE_SECONDS = 5.0  # before its node goes that a replica gives up what it runs
 LOG_SECONDS = 5.0  # that the end of a job's last replica waits for the end of its log
 Changes = tuple[list[int], list[int], list[str]]  # replicas to retire since their nodes go, idle ones too many, lines to tell
 
@@ -44,7 +45,8 @@ class Pool:
         self._environment = environment(renderer.job.replicas.env_from)
         self._log = logs.logger("pool", job=renderer.job.name)
         self._members = Members()
-        self._health, self._sizing = Health(), Sizing(placement, places.nodes_of(living_nodes()))
+        self._health = Health(renderer.job.replicas.start_seconds)
+        self._sizing = Sizing(placement, places.nodes_of(living_nodes()))
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
 
@@ -92,8 +94,8 @@ class Pool:
         self, waiting: int, running: int, feed_ended: bool, idle: Collection[int]
     ) -> tuple[list[int], list[int], list[str]]:
         """Look at the cluster: replicas whose node is being drained, each once (they keep a close journal from now on, and others
-        replace them), idle ones that are not needed any more, and lines about those whose start hangs and those that wait for a
-        place. `waiting` and `running`: spans. Raises EngineError when the job cannot go on."""
+        replace them), idle ones that are not needed any more, and lines about those, those whose start hangs and those that wait
+        for a place. `waiting` and `running`: spans. Raises EngineError when the job cannot go on."""
         now = time.monotonic()
         try:
             living = living_nodes()
@@ -101,8 +103,7 @@ class Pool:
             self._log.debug("the head did not say how the nodes are: %s", safe_message(error))
             return [], [], []
         self._sizing.nodes = places.nodes_of(living)
-        drained = self._drained({name for name, one in living.items() if one.is_drained})
-        lines = []
+        drained, lines = self._drained(living)
         for replica in self._health.overdue(now):
             cause = f"on {self.where(replica)}: not ready after {self._health.start_seconds:g} s"
             lines.append(f"replica {replica} {cause}: it is given up")
@@ -139,13 +140,29 @@ class Pool:
         """End every replica and its engine's processes; they have `seconds` to write their journals."""
         self._end(set(self._members), seconds)
 
-    def _drained(self, nodes: Collection[str]) -> list[int]:
-        found = [one for one in self.staying if (place := self._members[one].place) is not None and place.node in nodes]
-        for replica in found:
-            self._members[replica].leaving = True
-            self._members[replica].actor.drain.remote()
-            self._log.at(replica=replica).info("its node is being drained: %s", self.where(replica))
-        return found
+    def _drained(self, living: Mapping[str, Living]) -> tuple[list[int], list[str]]:
+        """The replicas whose node is being drained, each once, and lines about them. Those that are not ready are ended; the
+        others give up what they run CLOSE_SECONDS before the node goes."""
+        found, lines = [], []
+        for replica, member in [*self._members.items()]:
+            node = living.get(member.place.node) if member.place and not member.ending else None
+            if node is None or not node.is_drained:
+                continue
+            left, what = node.seconds_left, "it takes no new span"
+            if not member.leaving:
+                if replica in self.alive:
+                    found.append(replica)
+                    member.leaving = True
+                    member.actor.drain.remote()
+                else:
+                    what = "its start is given up"
+                    self._end({replica})
+                when = "is about to go" if left is None else f"goes in {max(0.0, left):.0f} s"
+                lines.append(f"replica {replica} on {member.place}: its node {when}; {what}")
+            elif left is not None and left < CLOSE_SECONDS and not member.closing:
+                member.closing = True
+                self._members.call(member.actor.close.remote(), "close", replica)
+        return found, lines
 
     def _has(self) -> list[Has]:
         return [self._members.has(number) for number in range(len(self._arguments))]
@@ -214,6 +231,8 @@ class Pool:
                 case "where":
                     place = self._members[replica].place = Place(*result)
                     self._health.began(replica, place.node, time.monotonic())
+                case "close":
+                    yield from self._died(replica, "it was ended with its journal written, since its node goes", "node", True)
                 case "log" if result:
                     yield Said(replica, f"the end of its log:{result}")
                 case "start":

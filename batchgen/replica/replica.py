@@ -89,11 +89,15 @@ class Replica:
         self._journaling = asyncio.create_task(self._keep_journal())
         return {"capacity": self.engine.capacity, "workers": self.engine.workers}
 
-    async def stop(self) -> None:
-        """Write the journal and end the engine."""
+    async def close(self) -> None:
+        """Write the journal for the last time."""
         if self._journaling is not None:
             self._journaling.cancel()
         await self._write_journal(self._spans)
+
+    async def stop(self) -> None:
+        """Write the journal and end the engine."""
+        await self.close()
         await self.engine.stop()
 
     async def drain(self) -> None:

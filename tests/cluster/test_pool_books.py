@@ -11,11 +11,12 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from batchgen import logs
-from batchgen.cluster import actor, members
+from batchgen.cluster import actor
 from batchgen.cluster import pool as pools
 from batchgen.cluster.placement import place
 from batchgen.cluster.policy.dispatch import Capacity, Died, Finished, Ready, Said
 from batchgen.cluster.ray_adapter import Living
+from batchgen.cluster.state import members
 from batchgen.errors import EngineError
 from tests.support.replicas import prepared
 

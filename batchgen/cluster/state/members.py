@@ -17,7 +17,7 @@ from batchgen.cluster.actor import Place, ReplicaActor
 from batchgen.cluster.fit.shape import Shape
 from batchgen.cluster.policy.sizing import Has
 
-Kind = Literal["where", "start", "capacity", "run", "stop", "log"]
+Kind = Literal["where", "start", "capacity", "run", "close", "stop", "log"]
 
 
 class Call(NamedTuple):
@@ -31,8 +31,9 @@ class Call(NamedTuple):
 @dataclass(eq=False)
 class Member:
     """A replica that was asked for, of group `group` of the placement, in a `room` of its own. `place`: where it is, once its
-    process runs. `leaving`: its node is being drained. `ending`: it was released. `assigned`: spans given to it. `asked`: it has
-    yet to answer when it can take another. `calls`: those of its actor that have not returned."""
+    process runs. `leaving`: its node is being drained. `closing`: it writes its last journal. `ending`: it was released.
+    `assigned`: spans given to it. `asked`: it has yet to answer when it can take another. `calls`: those of its actor that have
+    not returned."""
 
     actor: ActorHandle
     group: int
@@ -40,6 +41,7 @@ class Member:
     calls: set[ObjectRef] = field(default_factory=set)
     place: Place | None = None
     leaving: bool = False
+    closing: bool = False
     ending: bool = False
     assigned: int = 0
     asked: bool = False
