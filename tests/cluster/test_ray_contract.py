@@ -196,8 +196,11 @@ def test_a_node_that_is_drained_is_listed_and_one_that_dies_takes_actors_and_blo
     [other] = [found for found in cluster.list_all_nodes() if found.node_id == node]
     ray.wait([reference], fetch_local=False)
     assert {name for name, one in living_nodes().items() if one.is_drained} == set()
-    drain(cluster.address, node)
+    assert living_nodes()[node].seconds_left is None
+    drain(cluster.address, node, seconds=600)
     until(lambda: {name for name, one in living_nodes().items() if one.is_drained} == {node})
+    until(lambda: living_nodes()[node].seconds_left is not None)
+    assert 0 < (living_nodes()[node].seconds_left or 0) <= 600
     assert {found["NodeID"] for found in ray.nodes() if found["Alive"]} >= {node}, "it is alive as long as it lasts"
 
     waiting = worker.wait.remote()
