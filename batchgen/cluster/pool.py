@@ -104,11 +104,7 @@ class Pool:
             return [], [], []
         self._sizing.nodes = places.nodes_of(living)
         drained, lines = self._drained(living)
-        for replica in self._health.overdue(now):
-            cause = f"on {self.where(replica)}: not ready after {self._health.start_seconds:g} s"
-            lines.append(f"replica {replica} {cause}: it is given up")
-            self._health.start_failed(replica, "outside", cause, now)
-            self._end({replica})
+        lines += self._overdue(now)
         self._sizing.aim(self._has(), waiting, running, feed_ended, self._health.left_out(now))
         unneeded = self._unneeded(idle)
         self._refill()
@@ -163,6 +159,21 @@ class Pool:
                 member.closing = True
                 self._members.call(member.actor.close.remote(), "close", replica)
         return found, lines
+
+    def _overdue(self, now: float) -> list[str]:
+        """Give up the starts that hang, and say so. A start begins with its place, even if no process answers there."""
+        for replica in self._members.silent():
+            self._health.began(replica, None, now)
+        lines = []
+        for replica in self._health.overdue(now):
+            if (member := self._members[replica]).place is None:
+                self._health.began(replica, places.node_of(member.room), now)
+            cause = f"not ready after {self._health.start_seconds:g} s"
+            cause = f"on {self.where(replica)}: {cause}" if member.place else f"{cause}, its process has not answered"
+            lines.append(f"replica {replica} {cause}: it is given up")
+            self._health.start_failed(replica, "outside", cause, now)
+            self._end({replica})
+        return lines
 
     def _has(self) -> list[Has]:
         return [self._members.has(number) for number in range(len(self._arguments))]

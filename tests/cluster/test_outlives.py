@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from batchgen.cluster.policy import health
 from batchgen.cluster.ray_adapter import living_nodes
-from tests.support.faulty import ENTRY, HANG
+from tests.support.faulty import ENTRY, HANG, SILENT
 from tests.support.nodes import drain
 from tests.support.packages import install
 from tests.support.underway import SEAT, UnderWay, seated
@@ -57,7 +57,9 @@ def a_bad_node(job: UnderWay) -> None:
 
 def a_hung_start(job: UnderWay) -> None:
     job.until(lambda: "not ready after 10 s: it is given up" in job.said)
-    job.mend(0)
+    job.until(lambda: "not ready after 10 s, its process has not answered: it is given up" in job.said)
+    for seat in (0, 1):
+        job.mend(seat)
     job.until(lambda: job.ready(0) and job.ready(1) and job.ready(2))
 
 
@@ -95,7 +97,7 @@ def three_lost_nodes(job: UnderWay) -> None:
 
 FAULTS: list[tuple[Step, dict[int, str], dict[str, Any]]] = [
     (a_bad_node, {0: FIRE}, {}),
-    (a_hung_start, {0: HANG}, {"start_seconds": 10}),
+    (a_hung_start, {0: HANG, 1: SILENT}, {"start_seconds": 10}),
     (starts_that_are_mended, {1: f"{FIRE} here", 2: f"{FIRE} there"}, {}),
     (three_kills, {}, {}),
     (the_deadline_of_a_notice, {}, {}),

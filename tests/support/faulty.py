@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import ray
@@ -15,13 +16,13 @@ from batchgen.errors import EngineError
 from batchgen.job.job import Job
 from batchgen.render.model_files import ModelFiles
 
-HANG = "hang"
+HANG, SILENT = "hang", "be silent"
 ENTRY = {"batchgen.engines": {"faulty": f"{__name__}:KIND"}}
 
 
 class Options(EchoOptions):
     nodes: str = Field(
-        description="A folder. NODE.fault has the error of starts on that node, or HANG; all starts are noted there."
+        description="A folder. NODE.fault: error of starts on that node, HANG or SILENT; NODE.began, NODE.ready: their processes."
     )
 
 
@@ -29,9 +30,11 @@ class FaultyEngine(EchoEngine):
     def __init__(self, options: Options, tokenizer: str | None = None) -> None:
         super().__init__(options, tokenizer)
         self._notes = Path(options.nodes, ray.get_runtime_context().get_node_id())
+        self._note("began")
+        while self._fault_here() == SILENT:  # before the process answers any call
+            time.sleep(0.1)
 
     async def start(self) -> None:
-        self._note("began")
         while (fault := self._fault_here()) == HANG:
             await asyncio.sleep(0.1)
         if fault:

@@ -30,15 +30,16 @@ class Call(NamedTuple):
 
 @dataclass(eq=False)
 class Member:
-    """A replica that was asked for, of group `group` of the placement, in a `room` of its own. `place`: where it is, once its
-    process runs. `leaving`: its node is being drained. `closing`: it writes its last journal. `ending`: it was released.
-    `assigned`: spans given to it. `asked`: it has yet to answer when it can take another. `calls`: those of its actor that have
-    not returned."""
+    """A replica that was asked for, of group `group` of the placement, in a `room` of its own (`has_room`: it was reserved).
+    `place`: where it is, once its process runs. `leaving`: its node is being drained. `closing`: it writes its last journal.
+    `ending`: it was released. `assigned`: spans given to it. `asked`: it has yet to answer when it can take another. `calls`:
+    those of its actor that have not returned."""
 
     actor: ActorHandle
     group: int
     room: PlacementGroup | None
     calls: set[ObjectRef] = field(default_factory=set)
+    has_room: bool = False
     place: Place | None = None
     leaving: bool = False
     closing: bool = False
@@ -71,8 +72,18 @@ class Members(dict[int, Member]):
         members = self.of_group(number)
         alive = self.alive.intersection(members)
         busy = sum(bool(self.runs(one)) for one in alive)
-        placeless = sum(self[one].place is None and not places.is_there(self[one].room) for one in members)
+        placeless = sum(not self.has_room(one) for one in members)
         return Has(len(alive), len(members) - len(alive), placeless, busy)
+
+    def has_room(self, replica: int) -> bool:
+        """Whether the replica's place is reserved."""
+        member = self[replica]
+        member.has_room = member.has_room or member.place is not None or places.is_there(member.room)
+        return member.has_room
+
+    def silent(self) -> list[int]:
+        """The replicas that have reserved a place, and whose process has not answered yet."""
+        return [one for one, member in self.items() if member.place is None and member.room is not None and self.has_room(one)]
 
     def runs(self, replica: int) -> dict[ObjectRef, Hashable]:
         """The calls and blocks of the spans that a replica runs."""
