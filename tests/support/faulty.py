@@ -57,6 +57,9 @@ class FaultyKind(EchoKind):
     def check(self, job: Job) -> None:
         parse_options(job, Options)
 
+    def context(self, job: Job) -> int | None:
+        return parse_options(job, Options).max_model_len
+
     def make(self, job: Job, model: ModelFiles) -> FaultyEngine:
         return FaultyEngine(parse_options(job, Options), model.tokenizer)
 
