@@ -172,6 +172,7 @@ class Pool:
             cause = f"on {self.where(replica)}: {cause}" if member.place else f"{cause}, its process has not answered"
             lines.append(f"replica {replica} {cause}: it is given up")
             self._health.start_failed(replica, "outside", cause, now)
+            self._withdraw()
             self._end({replica})
         return lines
 
@@ -189,9 +190,16 @@ class Pool:
             found += [one for one in reversed(members) if one in idle and one in self.alive][: max(0, surplus - len(placeless))]
         return found
 
+    def _withdraw(self) -> set[str]:
+        """Ask no more for places by an older choice of nodes: a node that fails again would get the next start as soon as it is
+        free, and one that may be asked again would get none. Returns the nodes that are left out."""
+        left_out = self._health.left_out(time.monotonic())
+        self._end(self._members.misplaced(left_out))
+        return left_out
+
     def _refill(self) -> None:
         """Ask for the replicas that are missing."""
-        left_out = self._health.left_out(time.monotonic())
+        left_out = self._withdraw()
         for number, wanted in enumerate(self._sizing.targets):
             missing = wanted - len(self._members.of_group(number))
             for shape in self._sizing.shapes(number, missing, left_out):
@@ -266,6 +274,7 @@ class Pool:
             self._health.died(replica, kind, message, now)
         else:
             self._health.start_failed(replica, kind, f"on {place}: {message}" if place else message, now)
+            self._withdraw()
         self._end({replica})
         log = None if place is None or raised or kind == "node" else log_of(place)
         try:

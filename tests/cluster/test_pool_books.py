@@ -186,6 +186,27 @@ def test_a_start_that_hangs_is_a_failed_start_and_another_is_asked_for(
     assert [call.replica for call in rays.calls if call.method == "start_here"] == [1, 2, 3]
 
 
+def test_places_that_are_asked_for_follow_the_nodes_that_are_left_out(
+    rays: Rays, pool: pools.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node fails twice, is left out, and may be asked again after a minute."""
+    avoided: list[set[str]] = []
+    monkeypatch.setattr(pools.places, "reserve", lambda _, left_out: (avoided.append(set(left_out)), (None, {}))[1])
+    started(rays, pool)
+    for number in range(2):
+        pool._health.began(9, "other", 0.0)
+        pool._health.start_failed(9, "start", f"cause {number}", time.monotonic())
+    [first] = [call for call in rays.calls if call.method == "capacity_left" and call.replica == 1]
+    first.future().set_exception(ActorDiedError())
+    events(pool)
+    assert avoided == [{"other"}]
+    late = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    look(pool)
+    assert avoided == [{"other"}, set()]
+    assert rays.killed == [1, 3]
+
+
 def test_before_a_node_goes_its_replica_takes_nothing_new_and_then_gives_up_what_it_runs(rays: Rays, pool: pools.Pool) -> None:
     started(rays, pool)
     pool.release(2)

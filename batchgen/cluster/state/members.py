@@ -30,14 +30,15 @@ class Call(NamedTuple):
 
 @dataclass(eq=False)
 class Member:
-    """A replica that was asked for, of group `group` of the placement, in a `room` of its own (`has_room`: it was reserved).
-    `place`: where it is, once its process runs. `leaving`: its node is being drained. `closing`: it writes its last journal.
-    `ending`: it was released. `assigned`: spans given to it. `asked`: it has yet to answer when it can take another. `calls`:
-    those of its actor that have not returned."""
+    """A replica that was asked for, of group `group` of the placement, in a `room` of its own (`has_room`: it was reserved), not
+    on the nodes that it `avoids`. `place`: where it is, once its process runs. `leaving`: its node is being drained. `closing`:
+    it writes its last journal. `ending`: it was released. `assigned`: spans given to it. `asked`: it has yet to answer when it
+    can take another. `calls`: those of its actor that have not returned."""
 
     actor: ActorHandle
     group: int
     room: PlacementGroup | None
+    avoids: Collection[str]
     calls: set[ObjectRef] = field(default_factory=set)
     has_room: bool = False
     place: Place | None = None
@@ -85,6 +86,11 @@ class Members(dict[int, Member]):
         """The replicas that have reserved a place, and whose process has not answered yet."""
         return [one for one, member in self.items() if member.place is None and member.room is not None and self.has_room(one)]
 
+    def misplaced(self, left_out: Collection[str]) -> set[int]:
+        """The replicas without a place that avoid other nodes than these."""
+        found = {one for one, member in self.items() if member.place is None and member.avoids != left_out}
+        return {one for one in found if self[one].room is None or not self.has_room(one)}
+
     def runs(self, replica: int) -> dict[ObjectRef, Hashable]:
         """The calls and blocks of the spans that a replica runs."""
         return {one: self._calls[one].item for one in self[replica].calls if self._calls[one].kind == "run"}
@@ -97,7 +103,7 @@ class Members(dict[int, Member]):
         make = ray.remote(ReplicaActor).options(max_restarts=0, max_task_retries=0, max_concurrency=10_000, **options)
         self._asked_for += 1
         actor = make.remote(arguments, self._asked_for, logs.level_of_replicas(), max(1, len(shape.bundles)), environment)
-        self[self._asked_for] = Member(actor, group, room)
+        self[self._asked_for] = Member(actor, group, room, left_out)
         self.call(actor.where.remote(), "where", self._asked_for)
         self.call(actor.start_here.remote(), "start", self._asked_for)
         return self._asked_for
