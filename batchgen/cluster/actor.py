@@ -1,15 +1,12 @@
-"""A replica as a Ray actor, what its pool knows of it, where it is, and what it logs there."""
+"""A replica as a Ray actor, where it is, and what it logs there."""
 
 import asyncio
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import ray
 from ray import ObjectRef
-from ray.actor import ActorHandle
-from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchgen import logs
@@ -36,23 +33,6 @@ def log_of(place: Place) -> ObjectRef:
     there = NodeAffinitySchedulingStrategy(place.node, soft=False)
     found: ObjectRef = ray.remote(logs.tail).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(place.log)
     return found
-
-
-@dataclass(eq=False)
-class Member:
-    """A replica that was asked for, of group `group` of the placement, in a `room` of its own. `place`: where it is, once its
-    process runs. `leaving`: its node is being drained. `ending`: it was released. `assigned`: spans given to it. `asked`: it has
-    yet to answer when it can take another. `calls`: those of its actor that have not returned."""
-
-    actor: ActorHandle
-    group: int
-    room: PlacementGroup | None
-    calls: set[ObjectRef] = field(default_factory=set)
-    place: Place | None = None
-    leaving: bool = False
-    ending: bool = False
-    assigned: int = 0
-    asked: bool = False
 
 
 class ReplicaActor(Replica):

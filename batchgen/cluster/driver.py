@@ -117,8 +117,6 @@ class Run:
         waiting = 0 if drains else max(0, len(self.plan.spans) - len(self.monitor.tally.counted) - running)
         idle = [replica for replica in self._pool.staying if not self._dispatcher.running.get(replica)]
         drained, unneeded, lines = self._pool.adjust(waiting, running, drains or self._dispatcher.feed_ended, idle)
-        for replica in drained:
-            self.monitor.message(f"{self._named(replica)}: its node is about to go; it takes no new span")
         for replica in drained + unneeded:
             self._dispatcher.retire(replica)
         for line in lines:

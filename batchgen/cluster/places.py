@@ -4,7 +4,7 @@ bundles, so that all of it is there or nothing, and the options of the actor in 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from batchgen.cluster.fit.shape import Node, Shape
@@ -42,6 +42,14 @@ def reserve(shape: Shape, left_out: Collection[str]) -> tuple[PlacementGroup | N
 def is_there(group: PlacementGroup | None) -> bool:
     """Whether the place is reserved; a shape that reserves nothing has none to wait for."""
     return group is None or bool(group.wait(0))
+
+
+def node_of(group: PlacementGroup | None) -> str | None:
+    """The node of the first bundle of a place that is reserved."""
+    if group is None:
+        return None
+    found: str | None = placement_group_table(group)["bundles_to_node_id"].get(0)
+    return found
 
 
 def give_back(group: PlacementGroup | None) -> None:

@@ -105,6 +105,11 @@ class Replicas(Reserved):
     env_from: list[str] = Field(
         [], description="Names of environment variables of the driver that replicas get, too. Their values are not recorded."
     )
+    start_seconds: float = Field(
+        3600.0,
+        gt=0,
+        description="Seconds a replica may take to start on its node, a download of the model included. A start that takes longer has failed.",
+    )
     groups: list[Group] = Field(
         [],
         description="Groups of replicas, for several kinds of GPU. `replicas: [...]` is short for `replicas: {groups: [...]}`.",

@@ -3,7 +3,7 @@
 Every prompt is a coroutine, so that no row waits for another. Twice as many as the engine runs at once are inside, so that it
 never starves; the others wait for their turn (admission.py). A replica asks for work through `capacity_left`, which returns when
 it holds fewer prompts than it should and few spans wait for the store, so that finished rows do not pile up behind a slow one.
-Finished rows of open spans go into the journal every `spans.journal_seconds`. cluster/pool.py makes a Ray actor of it."""
+Finished rows of open spans go into the journal every `spans.journal_seconds`. cluster/actor.py makes a Ray actor of it."""
 
 import asyncio
 import contextlib
@@ -89,11 +89,15 @@ class Replica:
         self._journaling = asyncio.create_task(self._keep_journal())
         return {"capacity": self.engine.capacity, "workers": self.engine.workers}
 
-    async def stop(self) -> None:
-        """Write the journal and end the engine."""
+    async def close(self) -> None:
+        """Write the journal for the last time."""
         if self._journaling is not None:
             self._journaling.cancel()
         await self._write_journal(self._spans)
+
+    async def stop(self) -> None:
+        """Write the journal and end the engine."""
+        await self.close()
         await self.engine.stop()
 
     async def drain(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from batchgen.cluster import pool as pools
 from batchgen.cluster.placement import place
 from batchgen.cluster.policy.dispatch import Capacity, Died, Finished, Ready, Said
 from batchgen.cluster.ray_adapter import Living
+from batchgen.cluster.state import members
 from batchgen.errors import EngineError
 from tests.support.replicas import prepared
 
@@ -39,6 +41,7 @@ class Rays:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.killed: list[int] = []
+        self.nodes: dict[str, Living] = {}
 
     def put(self, value: object) -> object:
         return value
@@ -86,15 +89,16 @@ class Actor:
 @pytest.fixture
 def rays(monkeypatch: pytest.MonkeyPatch) -> Rays:
     made = Rays()
-    monkeypatch.setattr(pools, "ray", made)
-    monkeypatch.setattr(actor, "ray", made)
-    monkeypatch.setattr(pools, "living_nodes", lambda: {NODE: Living({"CPU": 2.0}, {"CPU": 2.0}, {}, False)})
+    made.nodes[NODE] = Living({"CPU": 2.0}, {"CPU": 2.0}, {}, False)
+    for module in (actor, members, pools):
+        monkeypatch.setattr(module, "ray", made)
+    monkeypatch.setattr(pools, "living_nodes", lambda: made.nodes)
     return made
 
 
 @pytest.fixture
 def pool(rays: Rays, tmp_path: Path) -> pools.Pool:
-    made = prepared(tmp_path, [{"prompt": "a row"}], replicas={"min": 2})
+    made = prepared(tmp_path, [{"prompt": "a row"}], replicas={"min": 2, "max": 2, "start_seconds": 100})
     return pools.Pool(made.renderer, made.job.output.path, (), set(), place(made.job, 2, ()))
 
 
@@ -155,6 +159,83 @@ def test_a_cause_that_comes_twice_from_the_only_node_ends_the_job_and_names_it(r
     rays.answer("start_here", 2, RayTaskError("start_here", "traceback", EngineError("no GPU")))
     with pytest.raises(EngineError, match=rf"no replica can start: on node {NODE[:12]} \({ADDRESS}\): no GPU"):
         events(pool)
+
+
+def look(pool: pools.Pool) -> tuple[list[int], list[str]]:
+    drained, _, lines = pool.adjust(2, 0, False, ())
+    return drained, lines
+
+
+def drained(rays: Rays, seconds: float | None) -> None:
+    rays.nodes[NODE] = rays.nodes[NODE]._replace(is_drained=True, seconds_left=seconds)
+
+
+def test_a_start_that_hangs_is_a_failed_start_and_another_is_asked_for(
+    rays: Rays, pool: pools.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for replica in (1, 2):
+        rays.answer("where", replica, (NODE, ADDRESS, "/a/log"))
+    rays.answer("start_here", 2, ({"capacity": 1}, NODE))
+    events(pool)
+    assert look(pool) == ([], [])
+    late = time.monotonic() + 101
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    given_up = f"replica 1 on node {NODE[:12]} ({ADDRESS}): not ready after 100 s: it is given up"
+    assert look(pool) == ([], [given_up])
+    assert (rays.killed, pool.alive) == ([1], {2})
+    assert [call.replica for call in rays.calls if call.method == "start_here"] == [1, 2, 3]
+
+
+def test_places_that_are_asked_for_follow_the_nodes_that_are_left_out(
+    rays: Rays, pool: pools.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node fails twice, is left out, and may be asked again after a minute."""
+    avoided: list[set[str]] = []
+    monkeypatch.setattr(pools.places, "reserve", lambda _, left_out: (avoided.append(set(left_out)), (None, {}))[1])
+    started(rays, pool)
+    for number in range(2):
+        pool._health.began(9, "other", 0.0)
+        pool._health.start_failed(9, "start", f"cause {number}", time.monotonic())
+    [first] = [call for call in rays.calls if call.method == "capacity_left" and call.replica == 1]
+    first.future().set_exception(ActorDiedError())
+    events(pool)
+    assert avoided == [{"other"}]
+    late = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    look(pool)
+    assert avoided == [{"other"}, set()]
+    assert rays.killed == [1, 3]
+
+
+def test_before_a_node_goes_its_replica_takes_nothing_new_and_then_gives_up_what_it_runs(rays: Rays, pool: pools.Pool) -> None:
+    started(rays, pool)
+    pool.release(2)
+    rays.answer("stop", 2, None)
+    assert events(pool) == []
+    pool.assign(1, "done", False)
+    pool.assign(1, "open", False)
+    where = f"replica 1 on node {NODE[:12]} ({ADDRESS})"
+    drained(rays, 58.4)
+    assert look(pool) == ([1], [f"{where}: its node goes in 58 s; it takes no new span"])
+    assert look(pool) == ([], []), "it is told once"
+    assert (pool.alive, pool.staying) == ({1}, set())
+    drained(rays, pools.CLOSE_SECONDS - 0.1)
+    assert look(pool) == look(pool) == ([], [])
+    assert [call.replica for call in rays.calls if call.method == "close"] == [1]
+    rays.answer("run", 1, "receipt")
+    rays.answer("close", 1, None)
+    [finished, died] = events(pool)
+    assert finished == Finished(1, "done", "receipt")
+    assert (died.replica, died.kind, died.where) == (1, "node", where.partition(" on ")[2])
+    assert (rays.killed, pool.alive) == ([2, 1], set())
+
+
+def test_a_replica_that_starts_where_the_node_goes_is_given_up(rays: Rays, pool: pools.Pool) -> None:
+    rays.answer("where", 1, (NODE, ADDRESS, "/a/log"))
+    events(pool)
+    drained(rays, None)
+    assert look(pool) == ([], [f"replica 1 on node {NODE[:12]} ({ADDRESS}): its node is about to go; its start is given up"])
+    assert rays.killed == [1]
 
 
 def test_the_end_of_a_log_is_its_last_lines(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from batchgen.cluster.connect import connected
 from batchgen.cluster.feed import Assets, Feed
 from batchgen.cluster.fit.shape import Shape
 from batchgen.cluster.lookahead import END
-from batchgen.cluster.places import NODE_ID, give_back, reserve
+from batchgen.cluster.places import NODE_ID, give_back, node_of, reserve
 from batchgen.cluster.policy.health import kind_of
 from batchgen.cluster.ray_adapter import living_nodes
 from batchgen.errors import EngineError, InputError
@@ -177,6 +177,7 @@ def test_what_is_free_on_each_node_and_a_place_beside_nodes_that_are_left_out(cl
     assert group is not None
     assert beside is not None
     assert group.wait(60)
+    assert node_of(group) == node
     until(lambda: living_nodes()[node].free.get("other") == 0.5)
     assert placement_group_table(beside)["state"] == "PENDING", "no other node has it"
     give_back(group)
@@ -196,8 +197,11 @@ def test_a_node_that_is_drained_is_listed_and_one_that_dies_takes_actors_and_blo
     [other] = [found for found in cluster.list_all_nodes() if found.node_id == node]
     ray.wait([reference], fetch_local=False)
     assert {name for name, one in living_nodes().items() if one.is_drained} == set()
-    drain(cluster.address, node)
+    assert living_nodes()[node].seconds_left is None
+    drain(cluster.address, node, seconds=600)
     until(lambda: {name for name, one in living_nodes().items() if one.is_drained} == {node})
+    until(lambda: living_nodes()[node].seconds_left is not None)
+    assert 0 < (living_nodes()[node].seconds_left or 0) <= 600
     assert {found["NodeID"] for found in ray.nodes() if found["Alive"]} >= {node}, "it is alive as long as it lasts"
 
     waiting = worker.wait.remote()

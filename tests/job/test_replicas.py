@@ -20,7 +20,9 @@ GROUPS = [
 
 def test_a_job_is_one_of_each_group_with_its_engine() -> None:
     options = {"latency": 2, "max_num_seqs": 3}
-    job = Job.parse(fields(engine={"kind": "echo", "options": options}, replicas={"groups": GROUPS, "env_from": ["A"]}))
+    job = Job.parse(
+        fields(engine={"kind": "echo", "options": options}, replicas={"groups": GROUPS, "env_from": ["A"], "start_seconds": 9})
+    )
     first, second = job.groups
     assert first.engine == job.engine
     assert (second.engine.ranks, second.engine.gpus) == (8, 1)
@@ -29,7 +31,8 @@ def test_a_job_is_one_of_each_group_with_its_engine() -> None:
         (2, 4, "H200"),
         (0, None, "A100"),
     ]
-    assert all(each.replicas.env_from == ["A"] and each.groups == (each,) for each in job.groups)
+    assert all(each.replicas.env_from == ["A"] and each.replicas.start_seconds == 9 for each in job.groups)
+    assert all(each.groups == (each,) for each in job.groups)
     assert (job.replicas.most, first.replicas.most) == (None, 4)
 
 
@@ -53,6 +56,7 @@ def test_a_mapping_is_its_own_group() -> None:
         ({"groups": [{}], "min": 3}, {}, "replicas: min: with groups, each group has its own"),
         ({"min": 0}, {}, "replicas.min: Input should be greater than or equal to 1"),
         ({"env_from": ["A=secret"]}, {}, "replicas.env_from: 'A' is no name of a variable"),
+        ({"start_seconds": 0}, {}, "replicas.start_seconds: Input should be greater than 0"),
         ({"resources": {"GPU": 1}}, {}, "replicas.resources: GPU: engine.gpus and the engine's parallel sizes set it"),
         ({"resources": {"seat": 0}}, {}, "replicas.resources.seat: Input should be greater than 0"),
         (

@@ -81,8 +81,9 @@ class Health:
         self._last = ""
 
     def began(self, replica: int, node: str | None, now: float) -> None:
-        """The replica has its place (on the node, where that is known) and starts."""
-        self._starts[replica] = (node, now)
+        """The replica has its place (on the node, where that is known) and starts. Only a node that becomes known is news."""
+        if node is not None or replica not in self._starts:
+            self._starts[replica] = (node, now)
 
     def ready(self, replica: int, node: str) -> None:
         """The replica's engine has started: its node is sound, and so is the job."""

@@ -1,0 +1,140 @@
+"""The replicas that a pool has asked for: their places (places.py), and the calls of their actors that have not returned."""
+
+import contextlib
+import queue
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup
+
+from batchgen import logs
+from batchgen.cluster import places
+from batchgen.cluster.actor import Place, ReplicaActor
+from batchgen.cluster.fit.shape import Shape
+from batchgen.cluster.policy.sizing import Has
+
+Kind = Literal["where", "start", "capacity", "run", "close", "stop", "log"]
+
+
+class Call(NamedTuple):
+    """A call that has not returned: what was called, the replica, and the block of a `run`. All but `log` are of its actor."""
+
+    kind: Kind
+    replica: int
+    item: Hashable = None
+
+
+@dataclass(eq=False)
+class Member:
+    """A replica that was asked for, of group `group` of the placement, in a `room` of its own (`has_room`: it was reserved), not
+    on the nodes that it `avoids`. `place`: where it is, once its process runs. `leaving`: its node is being drained. `closing`:
+    it writes its last journal. `ending`: it was released. `assigned`: spans given to it. `asked`: it has yet to answer when it
+    can take another. `calls`: those of its actor that have not returned."""
+
+    actor: ActorHandle
+    group: int
+    room: PlacementGroup | None
+    avoids: Collection[str]
+    calls: set[ObjectRef] = field(default_factory=set)
+    has_room: bool = False
+    place: Place | None = None
+    leaving: bool = False
+    closing: bool = False
+    ending: bool = False
+    assigned: int = 0
+    asked: bool = False
+
+
+class Members(dict[int, Member]):
+    """The replicas by number. `alive`: those that are ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: set[int] = set()
+        self._calls: dict[ObjectRef, Call] = {}
+        self._returned: queue.SimpleQueue[ObjectRef] = queue.SimpleQueue()  # filled by Ray's threads: no wait scans the calls
+        self._asked_for = 0
+
+    @property
+    def staying(self) -> set[int]:
+        """The living replicas whose node is not being drained."""
+        return {replica for replica in self.alive if not self[replica].leaving}
+
+    def of_group(self, number: int) -> list[int]:
+        """The replicas of a group that stay, the youngest last."""
+        return [one for one, member in self.items() if member.group == number and not (member.leaving or member.ending)]
+
+    def has(self, number: int) -> Has:
+        """What a group has."""
+        members = self.of_group(number)
+        alive = self.alive.intersection(members)
+        busy = sum(bool(self.runs(one)) for one in alive)
+        placeless = sum(not self.has_room(one) for one in members)
+        return Has(len(alive), len(members) - len(alive), placeless, busy)
+
+    def has_room(self, replica: int) -> bool:
+        """Whether the replica's place is reserved."""
+        member = self[replica]
+        member.has_room = member.has_room or member.place is not None or places.is_there(member.room)
+        return member.has_room
+
+    def silent(self) -> list[int]:
+        """The replicas that have reserved a place, and whose process has not answered yet."""
+        return [one for one, member in self.items() if member.place is None and member.room is not None and self.has_room(one)]
+
+    def misplaced(self, left_out: Collection[str]) -> set[int]:
+        """The replicas without a place that avoid other nodes than these."""
+        found = {one for one, member in self.items() if member.place is None and member.avoids != left_out}
+        return {one for one in found if self[one].room is None or not self.has_room(one)}
+
+    def runs(self, replica: int) -> dict[ObjectRef, Hashable]:
+        """The calls and blocks of the spans that a replica runs."""
+        return {one: self._calls[one].item for one in self[replica].calls if self._calls[one].kind == "run"}
+
+    def ask_for(
+        self, group: int, arguments: ObjectRef, shape: Shape, left_out: Collection[str], environment: Mapping[str, str]
+    ) -> int:
+        """Ask for a replica of a group, not on the nodes that are left out. Returns its number."""
+        room, options = places.reserve(shape, left_out)
+        make = ray.remote(ReplicaActor).options(max_restarts=0, max_task_retries=0, max_concurrency=10_000, **options)
+        self._asked_for += 1
+        actor = make.remote(arguments, self._asked_for, logs.level_of_replicas(), max(1, len(shape.bundles)), environment)
+        self[self._asked_for] = Member(actor, group, room, left_out)
+        self.call(actor.where.remote(), "where", self._asked_for)
+        self.call(actor.start_here.remote(), "start", self._asked_for)
+        return self._asked_for
+
+    def call(self, reference: ObjectRef, kind: Kind, replica: int, item: Hashable = None) -> None:
+        """Let `returned` yield a call when it returns."""
+        self._calls[reference] = Call(kind, replica, item)
+        if kind != "log":
+            self[replica].calls.add(reference)
+        reference.future().add_done_callback(lambda _: self._returned.put(reference))
+
+    def returned(self, seconds: float) -> Iterator[tuple[ObjectRef, Call]]:
+        """The calls that have returned, waiting up to `seconds` for one; each is forgotten when it is yielded."""
+        with contextlib.suppress(queue.Empty):
+            found = [self._returned.get(timeout=seconds)]
+            found += [self._returned.get() for _ in range(self._returned.qsize())]
+            for reference in found:
+                if (call := self._calls.pop(reference, None)) is not None:
+                    if call.kind != "log":
+                        self[call.replica].calls.discard(reference)
+                    yield reference, call
+
+    def end(self, replicas: set[int], seconds: float = 0.0) -> None:
+        """End replicas, the living ones after `seconds` for their journals; forget their calls and give back their places."""
+        stopping = [self[replica].actor.stop.remote() for replica in replicas & self.alive] if seconds else []
+        if stopping:
+            ray.wait(stopping, num_returns=len(stopping), timeout=seconds)
+        self.alive -= replicas
+        for replica in replicas:
+            member = self.pop(replica)
+            for reference in member.calls:
+                self._calls.pop(reference, None)
+            ray.kill(member.actor, no_restart=True)
+            places.give_back(member.room)
