@@ -22,6 +22,7 @@ from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, F
 from batchgen.cluster.policy.health import Health, Kind, kind_of
 from batchgen.cluster.policy.sizing import Has, Sizing
 from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.state.autoscaler import Autoscaler
 from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer
@@ -53,7 +54,8 @@ class Pool:
         self._returned: queue.SimpleQueue[ObjectRef] = queue.SimpleQueue()  # filled by Ray's threads: no wait scans the calls
         self.alive: set[int] = set()
         """The replicas that are ready."""
-        self._health, self._sizing = Health(), Sizing(placement, places.nodes_of(living_nodes()))
+        self._autoscaler, living = Autoscaler(placement.types), living_nodes()
+        self._health, self._sizing = Health(), Sizing(placement, places.nodes_of(living), self._autoscaler.types(living))
         self._asked_for = 0
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
@@ -110,7 +112,7 @@ class Pool:
         except RayError as error:  # the next look will tell
             self._log.debug("the head did not say how the nodes are: %s", safe_message(error))
             return [], [], []
-        self._sizing.nodes = places.nodes_of(living)
+        self._sizing.nodes, self._sizing.types = places.nodes_of(living), self._autoscaler.types(living)
         drained = self._drained({name for name, one in living.items() if one.is_drained})
         lines = []
         for replica in self._health.overdue(now):
