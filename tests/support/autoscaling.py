@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import ray
 import yaml
+from ray.autoscaler._private.monitor import BASE_READONLY_CONFIG
 
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # the id that the provider knows the head by
@@ -35,22 +37,21 @@ def autoscaling(types: dict[str, Any], most: int, idle_seconds: float, v2: bool)
     configuration has them. This process is connected to it. Yields the folder of Ray's logs."""
     address = f"{ray.util.get_node_ip_address()}:{free_port()}"
     provider = {"type": "external", "module": PROVIDER, "gcs_address": address, "head_node_id": HEAD, "launch_multiple": True}
+    one_machine = {"use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True}
+    head_type = {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0}
     config = {
-        "cluster_name": "fake",
+        **BASE_READONLY_CONFIG,
         "max_workers": most,
         "upscaling_speed": 100.0,
         "idle_timeout_minutes": idle_seconds / 60,
-        "provider": provider,
-        "auth": {"ssh_user": "nobody"},
-        "available_node_types": {"ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0}, **types},
-        "head_node_type": "ray.head.default",
-        "file_mounts": {},
-        "cluster_synced_files": [],
+        "provider": {**provider, **one_machine},
+        "available_node_types": {"ray.head.default": head_type, **types},
     }
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         patch.setenv("RAY_TMPDIR", folder)  # the address of another cluster may be in the usual one
         (Path(folder) / "cluster.yaml").write_text(yaml.safe_dump(config))
         environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        environment |= {"RAY_AUTH_MODE": "disabled"}  # `ray start` would turn it on, and this process has no token
         if v2:
             environment |= {
                 "RAY_enable_autoscaler_v2": "1",
@@ -73,8 +74,6 @@ def autoscaling(types: dict[str, Any], most: int, idle_seconds: float, v2: bool)
 
 
 def _until_it_listens(head: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    import time
-
     patience = time.monotonic() + 120
     while "Ray runtime started" not in log.read_text():
         assert head.poll() is None, log.read_text()

@@ -76,8 +76,7 @@ class Autoscaler:
             if head is None or head == ray.get_runtime_context().get_node_id():
                 self._limits = _known(*read(port))
                 return
-            there = NodeAffinitySchedulingStrategy(head, soft=False)
-            self._look = ray.remote(read).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(port)
+            self._look = _READ.options(scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=False)).remote(port)
         if ray.wait([self._look], timeout=self._wait_seconds)[0]:
             self._limits, self._look = _known(*ray.get(self._look)), None
         self._wait_seconds = 0.0
@@ -96,6 +95,9 @@ def read(port: int) -> tuple[bool, Limits | None]:
             except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
                 return True, None
     return False, None
+
+
+_READ = ray.remote(num_cpus=0, max_retries=0)(read)
 
 
 def parse(config: Mapping[str, Any], knows_labels: bool) -> Limits | None:
