@@ -49,7 +49,7 @@ class Run:
     lease: Lease
     stopping: Callable[[], bool]
     types: tuple[NodeType, ...] | None = None
-    """The node types of the cluster's autoscaler, () where there is none, None where nobody knows."""
+    """The node types that may come, () on a Ray of this machine alone; None: the cluster's autoscaler is asked."""
 
     def __post_init__(self) -> None:
         self._log = logs.logger("driver", job=self.job.name)

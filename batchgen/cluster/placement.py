@@ -75,8 +75,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Placement:
-    """The groups of a job's replicas and its number of `spans`. `types`: the node types of the cluster's autoscaler, () where
-    there is none, None where nobody knows."""
+    """The groups of a job's replicas and its number of `spans`. `types`: the node types that may come, () where none do; None:
+    the cluster's autoscaler is asked."""
 
     groups: tuple[Group, ...]
     spans: int

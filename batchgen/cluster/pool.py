@@ -20,6 +20,7 @@ from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, F
 from batchgen.cluster.policy.health import Health, Kind, kind_of
 from batchgen.cluster.policy.sizing import Has, Sizing
 from batchgen.cluster.ray_adapter import Living, living_nodes
+from batchgen.cluster.state.autoscaler import Autoscaler
 from batchgen.cluster.state.members import Call, Members
 from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
@@ -46,7 +47,8 @@ class Pool:
         self._log = logs.logger("pool", job=renderer.job.name)
         self._members = Members()
         self._health = Health(renderer.job.replicas.start_seconds)
-        self._sizing = Sizing(placement, places.nodes_of(living_nodes()))
+        self._autoscaler, living = Autoscaler(placement.types), living_nodes()
+        self._sizing = Sizing(placement, places.nodes_of(living), self._autoscaler.types(living))
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
 
@@ -102,7 +104,7 @@ class Pool:
         except RayError as error:  # the next look will tell
             self._log.debug("the head did not say how the nodes are: %s", safe_message(error))
             return [], [], []
-        self._sizing.nodes = places.nodes_of(living)
+        self._sizing.nodes, self._sizing.types = places.nodes_of(living), self._autoscaler.types(living)
         drained, lines = self._drained(living)
         lines += self._overdue(now)
         self._sizing.aim(self._has(), waiting, running, feed_ended, self._health.left_out(now))

@@ -5,31 +5,40 @@ being drained and by when, nor what is free on each. `ray.nodes()` lists drained
 all nodes together, `ray.util.state` needs the dashboard. All have a time limit; `ray.nodes()` and `ray._private.state` wait
 without end for a head that is gone, and the driver with them.
 
+`GcsClient.internal_kv_get`, `.get_cluster_status`, the keys and the command line of the monitor: nothing public tells what an
+autoscaler may add, nor that one runs. In the key __autoscaler_cluster_config a platform's autoscaler reports its node types, as
+Ray Data reads it; that of version 1 keeps its status in another.
+
 `Dataset.iter_internal_ref_bundles` (developer API): the only stream of block references; `to_arrow_refs` and its like execute
 the whole dataset first."""
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.autoscaler_pb2 import ClusterConfig, GetClusterStatusReply
 
 from batchgen.cluster.lookahead import Block
 
 ANSWER_SECONDS = 5
+NODE_TYPE = "ray.io/node-group"  # the label in which a node has the name of its type
+_MONITORS = {"autoscaler/_private/monitor.py": False, "autoscaler/v2/monitor.py": True}
 
 
 class Living(NamedTuple):
-    """A living node: what it has in all, what nobody has reserved, its labels, and whether it is being drained (a spot instance
-    with a notice, a node that the autoscaler gives back). `seconds_left`: until a drained node goes, if its notice said when."""
+    """A living node: what it has in all, what nobody has reserved, its labels, whether it is being drained (a spot instance with
+    a notice, a node that the autoscaler gives back), in how many seconds it goes, if its notice said when, and whether it is the
+    head."""
 
     total: dict[str, float]
     free: dict[str, float]
     labels: dict[str, str]
     is_drained: bool
     seconds_left: float | None = None
+    is_head: bool = False
 
 
 def living_nodes() -> dict[str, Living]:
@@ -43,8 +52,45 @@ def living_nodes() -> dict[str, Living]:
         if info.state == info.ALIVE:
             total, name = dict(info.resources_total), node.hex()
             seconds = end / 1000 - time.time() if (end := drained.get(name)) else None
-            found[name] = Living(total, free.get(name, total), dict(info.labels), name in drained, seconds)
+            found[name] = Living(total, free.get(name, total), dict(info.labels), name in drained, seconds, info.is_head_node)
     return found
+
+
+def reported_types() -> list[tuple[str, dict[str, float], int | None]] | None:
+    """The node types that an autoscaler has reported to the cluster's head: name, resources, and how many there may be. None
+    where none has. Raises RayError as living_nodes does."""
+    head = _head(ray.get_runtime_context().gcs_address)
+    reported = head.internal_kv_get(b"__autoscaler_cluster_config", b"__autoscaler", timeout=ANSWER_SECONDS)
+    if not reported:
+        return None
+    groups = ClusterConfig.FromString(reported).node_group_configs
+    return [(each.name, dict(each.resources), None if each.max_count < 0 else each.max_count) for each in groups]
+
+
+def autoscaler_was_there() -> bool:
+    """Whether an autoscaler, wherever it runs, has told the cluster's head of its work. Raises RayError as living_nodes does."""
+    head = _head(ray.get_runtime_context().gcs_address)
+    if head.internal_kv_get(b"__autoscaling_status", timeout=ANSWER_SECONDS):
+        return True
+    status = GetClusterStatusReply.FromString(head.get_cluster_status(timeout_s=ANSWER_SECONDS))
+    return bool(status.autoscaling_state.autoscaler_state_version)
+
+
+class Monitor(NamedTuple):
+    """How an autoscaler's process was started: the file of its configuration, empty where it adds no nodes, and whether it goes
+    by the labels of node types, as version 2 does."""
+
+    config: str
+    knows_labels: bool
+
+
+def monitor_of(command: Sequence[str], port: int) -> Monitor | None:
+    """The monitor of the head that listens at this port, if this is its command line."""
+    knows_labels = next((known for word in command for name, known in _MONITORS.items() if word.endswith(name)), None)
+    options = dict(word.partition("=")[::2] for word in command)
+    if knows_labels is None or not options.get("--gcs-address", "").endswith(f":{port}"):
+        return None
+    return Monitor(options.get("--autoscaling-config", ""), knows_labels)
 
 
 @functools.lru_cache(maxsize=1)

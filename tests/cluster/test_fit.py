@@ -157,6 +157,13 @@ CLUSTERS: dict[str, tuple[tuple[Shape, ...], list[Node], list[NodeType] | None, 
         ("need 1 GPU on one node with zone=a", "nodes of type gpu may come"),
         3,
     ),
+    "a type of unknown labels": (
+        size(labels={"zone": "a"}),
+        gpus(1),
+        [kind(1, 3, labels=None)],
+        ("need 1 GPU on one node with zone=a", "nodes of type gpu may come"),
+        3,
+    ),
     "4 ranks of data parallel over 2+2": (size(dp=4), gpus(2, 2), [], ("n0", "n1"), 1),
     "8+1, four bundles may share": (size(tp=2, pp=4), gpus(6, 2), [], ("n0", "n0", "n0", "n1"), 1),
     "GPUs and seats apart": (

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
-from ray.util import placement_group_table
+from ray.util import placement_group, placement_group_table, remove_placement_group
 
 import batchgen
 from batchgen.cluster.policy import sizing
@@ -74,13 +74,19 @@ def count(state: str) -> int:
 
 
 def test_a_pool_grows_with_the_cluster(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No node holds a replica at first; three come, with room for one each."""
+    """The node that holds a replica is taken at first; two come, and then it is free."""
+    cluster.add_node(num_cpus=1, num_gpus=3)
+    cluster.wait_for_nodes()
+    taken = placement_group([{"GPU": 2}])
+    assert taken.wait(PATIENCE)
     monkeypatch.setattr(sizing, "TELL_SECONDS", 6.0)
     with running(tmp_path, lambda _: True) as (said, _):
-        until(lambda: "1 of 1 replicas waits: need 2 GPUs on one node; nodes may come; free: none" in said.getvalue(), said)
-        for _ in range(3):
+        until(lambda: "1 of 1 replicas waits: need 2 GPUs on one node; free: 1" in said.getvalue(), said)
+        for _ in range(2):
             cluster.add_node(num_cpus=1, num_gpus=3)
         until(lambda: count("CREATED") == 3, said)
+        remove_placement_group(taken)
+        until(lambda: count("CREATED") == 3 and count("REMOVED") >= 1, said)
 
 
 def test_a_pool_lets_go_while_a_straggler_runs(cluster: Cluster, tmp_path: Path) -> None:

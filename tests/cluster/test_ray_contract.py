@@ -13,17 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import ClusterConfig
 from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskError
 from ray.util import placement_group_table
 
+from batchgen.cluster import ray_adapter
 from batchgen.cluster.connect import connected
 from batchgen.cluster.feed import Assets, Feed
-from batchgen.cluster.fit.shape import Shape
+from batchgen.cluster.fit.shape import NodeType, Shape
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.places import NODE_ID, give_back, node_of, reserve
 from batchgen.cluster.policy.health import kind_of
 from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.state import autoscaler
 from batchgen.errors import EngineError, InputError
 from tests.support.nodes import drain
 from tests.support.planning import make
@@ -183,6 +187,29 @@ def test_what_is_free_on_each_node_and_a_place_beside_nodes_that_are_left_out(cl
     give_back(group)
     give_back(beside)
     until(lambda: living_nodes()[node].free.get("other") == 1)
+
+
+def test_the_monitor_of_the_head_is_found_and_that_it_has_told_of_its_work(cluster: Cluster) -> None:
+    assert [one.is_head for one in living_nodes().values()].count(True) == 1
+    assert autoscaler.read(int(cluster.address.rpartition(":")[2])) == (True, autoscaler.Limits())
+    assert autoscaler.read(1) == (False, None)
+    until(ray_adapter.autoscaler_was_there)
+
+
+def test_node_types_that_a_platform_reports_to_the_head(cluster: Cluster) -> None:
+    assert ray_adapter.reported_types() is None
+    config = ClusterConfig()
+    for name, gpus, most in (("big", 8, -1), ("small", 1, 4)):
+        config.node_group_configs.add(name=name, max_count=most).resources["GPU"] = gpus
+    head = GcsClient(address=cluster.address)
+    head.report_cluster_config(config.SerializeToString())
+    try:
+        assert ray_adapter.reported_types() == [("big", {"GPU": 8}, None), ("small", {"GPU": 1}, 4)]
+        big, small = NodeType("big", {"GPU": 8}, None, None), NodeType("small", {"GPU": 1}, 4, None)
+        assert autoscaler.Autoscaler().types(living_nodes()) == (big, small)
+    finally:
+        head.internal_kv_del(b"__autoscaler_cluster_config", False, b"__autoscaler")
+    assert autoscaler.Autoscaler().types(living_nodes()) == ()
 
 
 def test_a_node_that_is_drained_is_listed_and_one_that_dies_takes_actors_and_blocks(cluster: Cluster) -> None:

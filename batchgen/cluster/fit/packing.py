@@ -9,7 +9,7 @@ from batchgen.cluster.fit.shape import Node, NodeType, Resources, Shape
 class Room:
     """What is left of a node."""
 
-    def __init__(self, name: str, resources: Resources, labels: Mapping[str, str]) -> None:
+    def __init__(self, name: str, resources: Resources, labels: Mapping[str, str] | None) -> None:
         self.name, self.labels = name, labels
         self.left = units(resources)
 
@@ -53,8 +53,10 @@ def units(resources: Resources) -> dict[str, int]:
     return {name: round(amount * 10_000) for name, amount in resources.items()}
 
 
-def matches(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Whether a node of these labels passes Ray's label selectors."""
+def matches(labels: Mapping[str, str] | None, wanted: Mapping[str, str]) -> bool:
+    """Whether a node of these labels passes Ray's label selectors, or may where they are not known."""
+    if labels is None:
+        return True
     for key, selector in wanted.items():
         listed = re.fullmatch(r"in\((.*)\)", selector.removeprefix("!"))
         values = [value.strip() for value in listed[1].split(",")] if listed else [selector.removeprefix("!")]

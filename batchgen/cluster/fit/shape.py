@@ -62,12 +62,13 @@ class Node:
 
 @dataclass(frozen=True)
 class NodeType:
-    """A kind of node that the autoscaler adds. `most`: how many more of them may come, None without a limit."""
+    """A kind of node that the autoscaler adds. `most`: how many more of them may come, None without a limit. `labels`: None where
+    nobody knows which its nodes will have."""
 
     name: str
     total: Resources
     most: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] | None = field(default_factory=dict)
 
 
 def words_of(resources: Resources) -> str:

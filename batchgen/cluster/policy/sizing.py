@@ -5,12 +5,13 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from batchgen.cluster.fit.fits import Fits, Never, Waits, fits
-from batchgen.cluster.fit.shape import Node, Shape
-from batchgen.cluster.placement import Placement
+from batchgen.cluster.fit.fits import Fits, Never, Waits, capacity, fits
+from batchgen.cluster.fit.shape import Node, NodeType, Shape
+from batchgen.cluster.placement import Group, Placement
 from batchgen.cluster.policy.size import State, target
 
 TELL_SECONDS = 60.0  # between two lines that say what replicas wait for; the first comes after a sixth of it
+AHEAD = 1_000  # replicas beyond those that the nodes hold, at most, that an autoscaler is asked for at a time
 
 
 class Has(NamedTuple):
@@ -23,17 +24,18 @@ class Has(NamedTuple):
 
 
 class Sizing:
-    """`targets`: the replicas that each group of the placement is to have. `waits_for`: what those without a place wait for, in
-    words. Raises JobError where no replica of a group will ever find room."""
+    """`targets`: the replicas that each group of the placement is to have, on the `nodes` and those that may come (`types`).
+    `waits_for`: what those without a place wait for, in words. Raises JobError where no replica of a group will ever find
+    room."""
 
-    def __init__(self, placement: Placement, nodes: list[Node]) -> None:
-        self.nodes, self.waits_for = nodes, ""
-        self._groups, self._types = placement.groups, placement.types
+    def __init__(self, placement: Placement, nodes: list[Node], types: tuple[NodeType, ...] | None) -> None:
+        self.nodes, self.types, self.waits_for = nodes, types, ""
+        self._groups = placement.groups
         self.targets = [0] * len(self._groups)
         self._grown = time.monotonic()
         self._told = self._grown - TELL_SECONDS * 5 / 6
         for group in self._groups:
-            group.refuse_never(nodes, self._types)
+            group.refuse_never(nodes, self.types)
         self.aim([Has(0, 0, 0, 0)] * len(self._groups), placement.spans, 0, False, ())
 
     def aim(self, pool: Sequence[Has], waiting: int, running: int, feed_ended: bool, left_out: Collection[str]) -> None:
@@ -43,12 +45,11 @@ class Sizing:
             most = waiting + running
             holds = group.holds(self.nodes, most)
             out = group.holds([node for node in self.nodes if node.id in left_out], most) if left_out else 0
-            grows = bool(group.shapes[0].bundles) and self._types is None  # an autoscaler, if there is one, sees what waits
             state = State(
                 least=group.job.replicas.min,
                 most=group.job.replicas.max,
                 holds=holds,
-                could_hold=2 * holds + 1 if grows else None,
+                could_hold=self._could_hold(group, holds, most),
                 alive=has.alive,
                 starting=has.starting,
                 busy=has.busy,
@@ -62,12 +63,21 @@ class Sizing:
             waiting = max(0, waiting - self.targets[number])
         self._grown = now if sum(self.targets) > before else self._grown
 
+    def _could_hold(self, group: Group, holds: int, most: int) -> int | None:
+        """The replicas that the nodes hold and those that may come; None for replicas that reserve nothing."""
+        if not group.shapes[0].bundles:
+            return None
+        if self.types is None:  # an autoscaler, if there is one, sees what waits
+            return 2 * holds + 1
+        upto = min(most, group.job.replicas.max or holds + AHEAD)
+        return capacity(group.shapes, self.nodes, self.types, upto=upto, total=True)
+
     def shapes(self, number: int, count: int, left_out: Collection[str]) -> Iterator[Shape]:
         """The shapes in which so many more replicas of a group are asked for: the first that fits what the others leave, else
         the one that may fit later."""
         usable = [node for node in self.nodes if node.id not in left_out]
         for _ in range(count):
-            found = fits(self._groups[number].shapes, usable, self._types)
+            found = fits(self._groups[number].shapes, usable, self.types)
             usable = _without(usable, found) if isinstance(found, Fits) else usable
             yield self._groups[number].shapes[0] if isinstance(found, Never) else found.shape
 
@@ -84,7 +94,7 @@ class Sizing:
             if group.job.replicas.max is None:
                 due = min(due, max(group.job.replicas.min, group.holds(self.nodes, due)))
             missing = min(has.placeless, due - (has.alive + has.starting - has.placeless))
-            if missing > 0 and isinstance(found := fits(group.shapes, self.nodes, self._types), Waits):
+            if missing > 0 and isinstance(found := fits(group.shapes, self.nodes, self.types), Waits):
                 self.waits_for = found.line(missing, due)
         if not self.waits_for:
             self._told = now - TELL_SECONDS * 5 / 6

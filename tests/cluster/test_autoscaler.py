@@ -1,0 +1,95 @@
+"""A job on Ray's real autoscaler, from a cluster without a GPU to four nodes and back. Nodes are raylets here, GPUs numbers."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+from ray.util import placement_group_table
+
+import batchgen
+from batchgen.cluster.fit.shape import NodeType
+from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.state.autoscaler import Autoscaler
+from batchgen.errors import JobError
+from batchgen.output.output import Output
+from tests.support.autoscaling import autoscaling
+
+pytestmark = [pytest.mark.cluster(own=True), pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+ROWS, PATIENCE, MOST = 96, 180, 4
+GPU = {"resources": {"CPU": 1, "GPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": MOST}
+
+
+def flagship(folder: Path, rows: list[dict[str, str]], **engine: Any) -> dict[str, Any]:
+    """jobs/karakuri-70b.yaml as it is, but for the engine, whose shape is the same, and the rows."""
+    job: dict[str, Any] = yaml.safe_load((ROOT / "jobs/karakuri-70b.yaml").read_text())
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job["input"]["path"] = str(folder / "in.jsonl")
+    job["model"]["source"] = str(ROOT / "jobs/models/tiny-karakuri")
+    job["engine"] = {"kind": "echo", "gpus": 1, "tensor_parallel_size": job["engine"]["tensor_parallel_size"], **engine}
+    return {**job, "replicas": {}, "spans": {"rows": 8}, "output": {"path": str(folder / "out")}}
+
+
+def until(holds: Callable[[], bool], said: io.StringIO) -> None:
+    patience = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < patience, (said.getvalue(), gpu_nodes(), groups())
+        time.sleep(0.2)
+
+
+def gpu_nodes() -> int:
+    return sum(bool(one.total.get("GPU")) for one in living_nodes().values())
+
+
+def groups() -> list[str]:
+    return [one["state"] for one in placement_group_table().values()]
+
+
+@pytest.mark.parametrize("v2", [True, False], ids=["v2", "v1"])
+def test_nodes_come_for_the_flagship_job_and_go_while_a_straggler_runs(v2: bool, tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    rows = [{"id": str(number), "prompt": f"row {number}" + (" held" if number == 0 else "")} for number in range(ROWS)]
+    slow = {"max_num_seqs": 4, "latency": 5, "hang_on": "held", "hang_while": str(tmp_path / "hold")}
+    said, ended, most = io.StringIO(), list[Any](), 0
+
+    def run() -> None:
+        ended.append(batchgen.run(flagship(tmp_path, rows, options=slow), out=said))
+
+    with autoscaling({"gpu": GPU}, MOST, idle_seconds=5, v2=v2):
+        assert gpu_nodes() == 0
+        runner = threading.Thread(target=run)
+        runner.start()
+        try:
+            until(lambda: gpu_nodes() == MOST and groups().count("CREATED") == MOST, said)
+            until(lambda: gpu_nodes() <= 2, said)
+            assert not ended, "a row is still held"
+            assert len(groups()) >= MOST
+        finally:
+            (tmp_path / "hold").unlink()
+            runner.join()
+        assert set(groups()) == {"REMOVED"}
+        most = max(most, gpu_nodes())
+    assert (ended[0]["rows_ok"], ended[0]["rows_error"], ended[0]["state"]) == (ROWS, 0, "done"), said.getvalue()
+    assert Output.open(str(tmp_path / "out")).verify().problems == []
+
+
+@pytest.mark.parametrize("v2", [True, False], ids=["v2", "v1"])
+def test_node_types_are_those_of_the_configuration_and_a_replica_that_fits_none_is_refused(v2: bool, tmp_path: Path) -> None:
+    with autoscaling({"gpu": GPU}, MOST, idle_seconds=60, v2=v2):
+        living = living_nodes()
+        assert Autoscaler().types(living) == (NodeType("gpu", GPU["resources"], MOST, {} if v2 else None),)
+        wide = flagship(tmp_path, [{"id": "1", "prompt": "row"}])
+        wide["engine"]["tensor_parallel_size"] = 8
+        with pytest.raises(JobError, match="a replica needs 8 GPUs on one node; the largest node type has 4"):
+            batchgen.run(wide, quiet=True)
+        assert len(living_nodes()) == 1
+        assert ray.cluster_resources().get("GPU") is None
