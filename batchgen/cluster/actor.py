@@ -41,8 +41,9 @@ def log_of(place: Place) -> ObjectRef:
 @dataclass(eq=False)
 class Member:
     """A replica that was asked for, of group `group` of the placement, in a `room` of its own. `place`: where it is, once its
-    process runs. `leaving`: its node is being drained. `ending`: it was released. `assigned`: spans given to it. `asked`: it has
-    yet to answer when it can take another. `calls`: those of its actor that have not returned."""
+    process runs. `leaving`: its node is being drained. `retired`: it takes no new span. `ending`: it was released. `assigned`:
+    spans given to it. `asked`: it has yet to answer when it can take another. `calls`: those of its actor that have not
+    returned."""
 
     actor: ActorHandle
     group: int
@@ -50,9 +51,18 @@ class Member:
     calls: set[ObjectRef] = field(default_factory=set)
     place: Place | None = None
     leaving: bool = False
+    retired: bool = False
     ending: bool = False
     assigned: int = 0
     asked: bool = False
+
+    @property
+    def node(self) -> str | None:
+        return self.place.node if self.place else None
+
+    @property
+    def stays(self) -> bool:
+        return not (self.leaving or self.retired or self.ending)
 
 
 class ReplicaActor(Replica):

@@ -20,8 +20,9 @@ from batchgen.cluster.actor import Member, Place, ReplicaActor, environment, log
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready, Said
 from batchgen.cluster.policy.health import Health, Kind, kind_of
-from batchgen.cluster.policy.sizing import Has, Sizing
+from batchgen.cluster.policy.sizing import Has, Sizing, Staying
 from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.state.rivals import Rivals
 from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer
@@ -53,7 +54,8 @@ class Pool:
         self._returned: queue.SimpleQueue[ObjectRef] = queue.SimpleQueue()  # filled by Ray's threads: no wait scans the calls
         self.alive: set[int] = set()
         """The replicas that are ready."""
-        self._health, self._sizing = Health(), Sizing(placement, places.nodes_of(living_nodes()))
+        self._rivals = Rivals(placement)
+        self._health, self._sizing = Health(), Sizing(placement, places.nodes_of(living_nodes()), self._rivals.parts)
         self._asked_for = 0
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
@@ -128,8 +130,8 @@ class Pool:
 
     @property
     def staying(self) -> set[int]:
-        """The living replicas whose node is not being drained."""
-        return {replica for replica in self.alive if not self._members[replica].leaving}
+        """The living replicas that are to go on."""
+        return {replica for replica in self.alive if self._members[replica].stays}
 
     def keep_journals(self) -> None:
         """Let every replica write what it has finished, now and every second from now on."""
@@ -147,6 +149,7 @@ class Pool:
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End every replica and its engine's processes; they have `seconds` to write their journals."""
+        self._rivals.leave()
         self._end(set(self._members), seconds)
 
     def _call(self, reference: ObjectRef, kind: _Kind, replica: int, item: Hashable = None) -> None:
@@ -157,7 +160,7 @@ class Pool:
         reference.future().add_done_callback(lambda _: self._returned.put(reference))
 
     def _drained(self, nodes: Collection[str]) -> list[int]:
-        found = [one for one in self.staying if (place := self._members[one].place) is not None and place.node in nodes]
+        found = [one for one in self.alive if self._members[one].node in nodes and not self._members[one].leaving]
         for replica in found:
             self._members[replica].leaving = True
             self._members[replica].actor.drain.remote()
@@ -166,7 +169,7 @@ class Pool:
 
     def _of_group(self, number: int) -> list[int]:
         """The replicas of a group that stay, the youngest last."""
-        return [one for one, member in self._members.items() if member.group == number and not (member.leaving or member.ending)]
+        return [one for one, member in self._members.items() if member.group == number and member.stays]
 
     def _has(self) -> list[Has]:
         found = []
@@ -175,19 +178,19 @@ class Pool:
             alive = self.alive.intersection(members)
             busy = sum(any(self._calls[call][0] == "run" for call in self._members[one].calls) for one in alive)
             placeless = sum(self._members[one].place is None and not places.is_there(self._members[one].room) for one in members)
-            found.append(Has(len(alive), len(members) - len(alive), placeless, busy))
+            ending = sum(member.group == number for member in self._members.values()) - len(members)
+            found.append(Has(len(alive), len(members) - len(alive), placeless, busy, ending))
         return found
 
     def _unneeded(self, idle: Collection[int]) -> list[int]:
-        """End those without a place of which there are too many; the idle ones of which there are."""
-        found: list[int] = []
-        for number, wanted in enumerate(self._sizing.targets):
-            members = self._of_group(number)
-            surplus = len(members) - wanted
-            placeless = [one for one in reversed(members) if self._members[one].place is None][: max(0, surplus)]
-            self._end(set(placeless))
-            found += [one for one in reversed(members) if one in idle and one in self.alive][: max(0, surplus - len(placeless))]
-        return found
+        """End those of which there are too many and that run nothing; the others of them are to be retired."""
+        by_group = [self._of_group(number) for number in range(len(self._arguments))]
+        groups = [[Staying(one, self._members[one].node, one in self.alive) for one in numbers] for numbers in by_group]
+        ended, retired = self._sizing.unneeded(groups, idle)
+        self._end(set(ended))
+        for replica in retired:
+            self._members[replica].retired = True
+        return retired
 
     def _refill(self) -> None:
         """Ask for the replicas that are missing."""

@@ -105,6 +105,16 @@ class Replicas(Reserved):
     env_from: list[str] = Field(
         [], description="Names of environment variables of the driver that replicas get, too. Their values are not recorded."
     )
+    share: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Weight of this job where jobs of one Ray cluster want more than it has: those of one priority divide it by their shares.",
+    )
+    priority: int = Field(
+        0,
+        description="Jobs of a higher priority get what they want before those of a lower one, each of which keeps `min` replicas where there is room. A job that has too many stops its replicas when they have finished the spans that they have.",
+    )
     groups: list[Group] = Field(
         [],
         description="Groups of replicas, for several kinds of GPU. `replicas: [...]` is short for `replicas: {groups: [...]}`.",
