@@ -3,6 +3,7 @@
 Each job computes the same division from what all of them want, not from what they hold, so that nobody has to be asked, and the
 division changes only when a job comes, ends or wants less, or the cluster changes."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -56,47 +57,62 @@ class Claim:
     hopes: int = 0
 
 
-def divide(amount: int, claims: Sequence[Claim]) -> list[int]:
-    """The replicas of each job, the oldest job first. One each, as far as there is room; then `least`, and then all that is
-    wanted, by priority. Jobs of one priority get each replica where it makes the smallest amount for its share."""
-    given, rest = [0] * len(claims), amount
-    by_priority = _by_priority(claims)
+def divide(zones: Mapping[frozenset[int], int], claims: Sequence[Claim]) -> list[int]:
+    """The replicas of each job, the oldest job first. `zones`: what there is, by the numbers of the claims that can use it. One
+    each, as far as there is room; then `least`, and then all that is wanted, by priority. Jobs of one priority get each replica
+    where it makes the smallest amount for its share. A job takes first what the fewest others can use."""
+    given, left, by_priority = [0] * len(claims), dict(zones), _by_priority(claims)
+    reach = [
+        sorted((zone for zone in left if number in zone), key=lambda zone: (len(zone), *sorted(zone)))
+        for number in range(len(claims))
+    ]
+
+    def has_room(number: int, upto: int) -> bool:
+        room = sum(left[zone] for zone in reach[number])
+        return given[number] < min(upto, claims[number].wants) and claims[number].unit <= room
+
+    def give(number: int) -> None:
+        given[number], need = given[number] + 1, claims[number].unit
+        for zone in reach[number]:
+            taken = min(need, left[zone])
+            left[zone], need = left[zone] - taken, need - taken
+
     for order, upto in ((range(len(claims)), [1] * len(claims)), (by_priority, [claim.least for claim in claims])):
         for number in order:
-            claim = claims[number]
-            more = max(0, min(upto[number], claim.wants, given[number] + rest // claim.unit) - given[number])
-            given[number] += more
-            rest -= more * claim.unit
-    while open_ := [n for n in by_priority if given[n] < claims[n].wants and claims[n].unit <= rest]:
-        first = min(open_, key=lambda n: (-claims[n].priority, (given[n] + 1) * claims[n].unit / claims[n].share))
-        given[first] += 1
-        rest -= claims[first].unit
+            while has_room(number, upto[number]):
+                give(number)
+    while open_ := [n for n in by_priority if has_room(n, claims[n].wants)]:
+        give(min(open_, key=lambda n: (-claims[n].priority, (given[n] + 1) * claims[n].unit / claims[n].share)))
     return given
 
 
 def part(jobs: Mapping[str, Note], name: str, group: int, nodes: Sequence[Node]) -> Part | None:
     """The part of a group of the job `name`, on these nodes; None where no other job could use those that it fits."""
-    own = jobs[name].wishes[group]
-    mine = [node for node in nodes if _fits(own.shape, node)]
-    if not mine or not own.bundles:
+    own = jobs[name].wishes[group].shape
+    mine = [node for node in nodes if _fits(own, node)]
+    if not mine:
         return None
-    resource, others = _scarce(own.shape, mine), [node for node in nodes if node not in mine]
-    claims, whose = list[Claim](), list[tuple[str, int]]()
+    resource = _scarce(own, mine)
+    claims, whose, places = list[Claim](), list[tuple[str, int]](), list[set[str]]()
     for job, note in sorted(jobs.items(), key=lambda one: (one[1].born, one[0])):
-        found = dict[int, Claim]()
-        for number, wish in enumerate(note.wishes):
-            if unit := units(wish.shape.total).get(resource, 0):
-                elsewhere = 0 if (job, number) == (name, group) else _held(wish, others)
-                wants = min(wish.wants - elsewhere, _held(wish, mine))
-                if wants > 0 or (job, number) == (name, group):
-                    found[number] = Claim(unit, wants, note.share, note.priority, wish.least, wish.wants)
-        claims += [Claim(**{**vars(claim), "share": claim.share / len(found)}) for claim in found.values()]
-        whose += [(job, number) for number in found]
-    if all(job == name for job, _ in whose):
+        rivals = [(number, wish) for number, wish in enumerate(note.wishes) if units(wish.shape.total).get(resource)]
+        for number, wish in rivals:
+            there = [node for node in nodes if _fits(wish.shape, node)]
+            wants = capacity([wish.shape], there, upto=wish.wants, total=True)
+            unit, share = units(wish.shape.total)[resource], note.share / len(rivals)
+            claims.append(Claim(unit, wants, share, note.priority, wish.least, wish.wants))
+            whose.append((job, number))
+            places.append({node.id for node in there} if wants else set())
+    zones = Counter[frozenset[int]]()
+    for node in nodes:
+        users = frozenset(number for number, ids in enumerate(places) if node.id in ids)
+        zones[users] += units(node.total).get(resource, 0)
+    index = whose.index((name, group))
+    if all(whose[number][0] == name for zone in zones if index in zone for number in zone):
         return None
-    given = divide(sum(units(node.total).get(resource, 0) for node in mine), claims)
-    first = next((whose[n] for n in _by_priority(claims) if claims[n].hopes > given[n]), None)
-    return Part(given[whose.index((name, group))], first == (name, group))
+    given = divide(zones, claims)
+    first = next((number for number in _by_priority(claims) if claims[number].hopes > given[number]), None)
+    return Part(given[index], first == index)
 
 
 def _by_priority(claims: Sequence[Claim]) -> list[int]:
@@ -106,11 +122,6 @@ def _by_priority(claims: Sequence[Claim]) -> list[int]:
 def _fits(shape: Shape, node: Node) -> bool:
     """Whether the node has room for a bundle of the shape."""
     return any(put(Shape((bundle,), shape.labels), rooms_of([node], total=True)) for bundle in shape.bundles)
-
-
-def _held(wish: Wish, nodes: Sequence[Node]) -> int:
-    """How many of the replicas find room on these nodes, were nothing else on them."""
-    return capacity([wish.shape], nodes, upto=wish.wants, total=True) if nodes and wish.bundles else 0
 
 
 def _scarce(shape: Shape, nodes: Sequence[Node]) -> str:
