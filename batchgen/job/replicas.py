@@ -109,11 +109,11 @@ class Replicas(Reserved):
         1.0,
         gt=0,
         allow_inf_nan=False,
-        description="Weight of this job where jobs of one Ray cluster want more than it has: those of one priority divide it by their shares.",
+        description="Weight of this job where jobs of one priority want more of a Ray cluster than there is: they divide it by their shares.",
     )
     priority: int = Field(
         0,
-        description="Jobs of a higher priority get what they want before those of a lower one, each of which keeps `min` replicas where there is room. A job that has too many stops its replicas when they have finished the spans that they have.",
+        description="Jobs of a higher priority get what they want first; a lower one keeps `min`. It yields by ending replicas once they have finished the spans that they run.",
     )
     groups: list[Group] = Field(
         [],

@@ -23,7 +23,7 @@ from batchgen.cluster.fit.shape import Shape
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.places import NODE_ID, give_back, reserve
 from batchgen.cluster.policy.health import kind_of
-from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.ray_adapter import forget, living_nodes, note, notes
 from batchgen.errors import EngineError, InputError
 from tests.support.nodes import drain
 from tests.support.planning import make
@@ -182,6 +182,18 @@ def test_what_is_free_on_each_node_and_a_place_beside_nodes_that_are_left_out(cl
     give_back(group)
     give_back(beside)
     until(lambda: living_nodes()[node].free.get("other") == 1)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_drivers_read_each_others_notes() -> None:
+    note("one", b"1")
+    note("two", b"2")
+    note("one", b"3")
+    assert notes() == {"one": b"3", "two": b"2"}
+    forget("one")
+    assert notes() == {"two": b"2"}
+    forget("two")
+    assert notes() == {}
 
 
 def test_a_node_that_is_drained_is_listed_and_one_that_dies_takes_actors_and_blocks(cluster: Cluster) -> None:

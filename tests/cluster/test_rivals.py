@@ -160,7 +160,8 @@ def test_a_job_sees_another_and_forgets_one_whose_driver_was_killed(cluster: Clu
     assert ours.parts([9], four) == [None]
 
     code = "import ray, sys, time; from batchgen.cluster.ray_adapter import note; ray.init(address=sys.argv[1])\n"
-    code += """note("dead", b'{"born": 0, "wishes": [{"bundles": [{"GPU": 1}], "wants": 9}]}'); print("told", flush=True); time.sleep(99)"""
+    code += """note("dead", b'{"born": 0, "wishes": [{"bundles": [{"GPU": 1}], "wants": 9}]}')\n"""
+    code += 'print("told", flush=True); time.sleep(99)'
     with subprocess.Popen([sys.executable, "-c", code, cluster.address], stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         assert any("told" in line for line in driver.stdout)
