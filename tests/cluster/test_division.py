@@ -94,6 +94,22 @@ def test_a_part_is_of_the_nodes_that_another_job_could_use() -> None:
     assert part({"1": anywhere, "2": on_b}, "2", 0, cluster) == Part(4, False)
 
 
+def test_a_replica_over_several_nodes_and_one_of_something_else_than_gpus() -> None:
+    cluster = nodes(4, 4, 4, 4)
+    wide, seats = Note(0.0, (Wish(({"GPU": 4}, {"GPU": 4}), MANY),)), Note(1.0, (Wish(({"CPU": 4, "seat": 0.5},), MANY),))
+    assert part({"1": wide, "2": wish(1)}, "1", 0, cluster) == Part(1, True)
+    assert part({"1": wide, "2": wish(1)}, "2", 0, cluster) == Part(8, False)
+    assert part({"1": wide, "2": seats}, "1", 0, cluster) is None
+    seated = [Node("n", {"CPU": 64, "seat": 2}, {})]
+    assert part({"1": seats, "2": seats}, "1", 0, seated) == Part(2, True)
+
+
+def test_two_groups_of_a_job_have_its_share_together() -> None:
+    two = Note(0.0, wish(1).wishes * 2)
+    assert part({"1": two, "2": wish(1)}, "2", 0, nodes(8)) == Part(4, False)
+    assert [part({"1": two, "2": wish(1)}, "1", group, nodes(8)) for group in (0, 1)] == [Part(2, True), Part(2, False)]
+
+
 JOB = {"input": {"path": "x", "prompt": "p"}, "output": {"path": "o"}}
 
 

@@ -6,18 +6,22 @@ division changes only when a job comes, ends or wants less, or the cluster chang
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from batchgen.cluster.fit.fits import capacity
 from batchgen.cluster.fit.packing import put, rooms_of, units
 from batchgen.cluster.fit.shape import Node, Shape
+
+Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
 class Wish:
     """A group of replicas: the best shape of each (see Shape), how many the job could use were it alone, and `replicas.min`."""
 
-    bundles: tuple[Mapping[str, float], ...]
+    bundles: tuple[Mapping[str, Positive], ...]
     wants: int
     least: int = 1
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -33,7 +37,7 @@ class Note:
 
     born: float
     wishes: tuple[Wish, ...]
-    share: float = 1.0
+    share: Positive = 1.0
     priority: int = 0
 
 
@@ -88,6 +92,8 @@ def divide(zones: Mapping[frozenset[int], int], claims: Sequence[Claim]) -> list
 
 def part(jobs: Mapping[str, Note], name: str, group: int, nodes: Sequence[Node]) -> Part | None:
     """The part of a group of the job `name`, on these nodes; None where no other job could use those that it fits."""
+    if len(jobs) == 1:
+        return None
     own = jobs[name].wishes[group].shape
     mine = [node for node in nodes if _fits(own, node)]
     if not mine:
