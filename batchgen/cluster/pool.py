@@ -18,10 +18,11 @@ from batchgen.cluster.actor import Place, environment, log_of
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready, Said
 from batchgen.cluster.policy.health import Health, Kind, kind_of
-from batchgen.cluster.policy.sizing import Has, Sizing
+from batchgen.cluster.policy.sizing import Has, Sizing, Staying
 from batchgen.cluster.ray_adapter import Living, living_nodes
 from batchgen.cluster.state.autoscaler import Autoscaler
 from batchgen.cluster.state.members import Call, Members
+from batchgen.cluster.state.rivals import Rivals
 from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
 from batchgen.render.renderer import Renderer
@@ -47,8 +48,9 @@ class Pool:
         self._log = logs.logger("pool", job=renderer.job.name)
         self._members = Members()
         self._health = Health(renderer.job.replicas.start_seconds)
-        self._autoscaler, living = Autoscaler(placement.types), living_nodes()
-        self._sizing = Sizing(placement, places.nodes_of(living), self._autoscaler.types(living))
+        self._autoscaler, self._rivals, living = Autoscaler(placement.types), Rivals(placement), living_nodes()
+        types = self._autoscaler.types(living)
+        self._sizing = Sizing(placement, places.nodes_of(living), types, self._rivals.parts)
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
 
@@ -117,7 +119,7 @@ class Pool:
 
     @property
     def staying(self) -> set[int]:
-        """The living replicas whose node is not being drained."""
+        """The living replicas that are to go on."""
         return self._members.staying
 
     def keep_journals(self) -> None:
@@ -136,6 +138,7 @@ class Pool:
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End every replica and its engine's processes; they have `seconds` to write their journals."""
+        self._rivals.leave()
         self._end(set(self._members), seconds)
 
     def _drained(self, living: Mapping[str, Living]) -> tuple[list[int], list[str]]:
@@ -182,15 +185,14 @@ class Pool:
         return [self._members.has(number) for number in range(len(self._arguments))]
 
     def _unneeded(self, idle: Collection[int]) -> list[int]:
-        """End those without a place of which there are too many; the idle ones of which there are."""
-        found: list[int] = []
-        for number, wanted in enumerate(self._sizing.targets):
-            members = self._members.of_group(number)
-            surplus = len(members) - wanted
-            placeless = [one for one in reversed(members) if self._members[one].place is None][: max(0, surplus)]
-            self._end(set(placeless))
-            found += [one for one in reversed(members) if one in idle and one in self.alive][: max(0, surplus - len(placeless))]
-        return found
+        """End those of which there are too many and that run nothing; the others of them are to be retired."""
+        by_group = [self._members.of_group(number) for number in range(len(self._arguments))]
+        groups = [[Staying(one, self._members[one].node, one in self.alive) for one in numbers] for numbers in by_group]
+        ended, retired = self._sizing.unneeded(groups, idle)
+        self._end(set(ended))
+        for replica in retired:
+            self._members[replica].retired = True
+        return retired
 
     def _withdraw(self) -> set[str]:
         """Ask no more for places by an older choice of nodes: a node that fails again would get the next start as soon as it is

@@ -9,6 +9,10 @@ without end for a head that is gone, and the driver with them.
 autoscaler may add, nor that one runs. In the key __autoscaler_cluster_config a platform's autoscaler reports its node types, as
 Ray Data reads it; that of version 1 keeps its status in another.
 
+`GcsClient.internal_kv_...`, `.get_all_job_info`: how the drivers of a cluster tell each other what they want, and which of them
+still run, without a process of its own. `ray.util.placement_group_table()` has no time limit, keeps every group that was ever
+removed, and tells what a job holds, not what it would take.
+
 `Dataset.iter_internal_ref_bundles` (developer API): the only stream of block references; `to_arrow_refs` and its like execute
 the whole dataset first."""
 
@@ -26,6 +30,7 @@ from batchgen.cluster.lookahead import Block
 ANSWER_SECONDS = 5
 NODE_TYPE = "ray.io/node-group"  # the label in which a node has the name of its type
 _MONITORS = {"autoscaler/_private/monitor.py": False, "autoscaler/v2/monitor.py": True}
+_NAMESPACE, _PREFIX = b"batchgen", b"notes:"
 
 
 class Living(NamedTuple):
@@ -43,7 +48,7 @@ class Living(NamedTuple):
 
 def living_nodes() -> dict[str, Living]:
     """The living nodes by id. Raises RayError when the cluster's head does not answer within ANSWER_SECONDS."""
-    head = _head(ray.get_runtime_context().gcs_address)
+    head = _here()
     usage = head.get_all_resource_usage(timeout=ANSWER_SECONDS).resource_usage_data.batch
     free = {one.node_id.hex(): dict(one.resources_available) for one in usage}
     drained: dict[str, int] = head.get_draining_nodes(timeout=ANSWER_SECONDS)  # the time in ms, 0 without a deadline
@@ -59,7 +64,7 @@ def living_nodes() -> dict[str, Living]:
 def reported_types() -> list[tuple[str, dict[str, float], int | None]] | None:
     """The node types that an autoscaler has reported to the cluster's head: name, resources, and how many there may be. None
     where none has. Raises RayError as living_nodes does."""
-    head = _head(ray.get_runtime_context().gcs_address)
+    head = _here()
     reported = head.internal_kv_get(b"__autoscaler_cluster_config", b"__autoscaler", timeout=ANSWER_SECONDS)
     if not reported:
         return None
@@ -69,7 +74,7 @@ def reported_types() -> list[tuple[str, dict[str, float], int | None]] | None:
 
 def autoscaler_was_there() -> bool:
     """Whether an autoscaler, wherever it runs, has told the cluster's head of its work. Raises RayError as living_nodes does."""
-    head = _head(ray.get_runtime_context().gcs_address)
+    head = _here()
     if head.internal_kv_get(b"__autoscaling_status", timeout=ANSWER_SECONDS):
         return True
     status = GetClusterStatusReply.FromString(head.get_cluster_status(timeout_s=ANSWER_SECONDS))
@@ -91,6 +96,45 @@ def monitor_of(command: Sequence[str], port: int) -> Monitor | None:
     if knows_labels is None or not options.get("--gcs-address", "").endswith(f":{port}"):
         return None
     return Monitor(options.get("--autoscaling-config", ""), knows_labels)
+
+
+def note(name: str, text: bytes) -> None:
+    """Let the drivers of the cluster read a text of this one under the name, which is unique. Raises as living_nodes."""
+    driver = ray.get_runtime_context().get_job_id()
+    _here().internal_kv_put(_PREFIX + f"{driver}:{name}".encode(), text, True, _NAMESPACE, timeout=ANSWER_SECONDS)
+
+
+def notes() -> dict[str, bytes]:
+    """The texts of all drivers that run, by name; those of the dead are forgotten. Raises as living_nodes."""
+    head = _here()
+    keys = head.internal_kv_keys(_PREFIX, _NAMESPACE, timeout=ANSWER_SECONDS)
+    found, ours = {}, ray.get_runtime_context().get_job_id()
+    alive = {ours: True}
+    for key, text in head.internal_kv_multi_get(keys, _NAMESPACE, timeout=ANSWER_SECONDS).items():
+        driver, _, name = key.removeprefix(_PREFIX).decode().partition(":")
+        if driver not in alive:
+            alive[driver] = _runs(head, driver)
+        if alive[driver]:
+            found[name] = text
+        else:
+            head.internal_kv_del(key, False, _NAMESPACE, timeout=ANSWER_SECONDS)
+    return found
+
+
+def forget(name: str) -> None:
+    """Take a text of this driver back. Raises as living_nodes."""
+    driver = ray.get_runtime_context().get_job_id()
+    _here().internal_kv_del(_PREFIX + f"{driver}:{name}".encode(), False, _NAMESPACE, timeout=ANSWER_SECONDS)
+
+
+def _runs(head: GcsClient, driver: str) -> bool:
+    skip = {"skip_submission_job_info_field": True, "skip_is_running_tasks_field": True}
+    jobs = head.get_all_job_info(job_or_submission_id=driver, **skip, timeout=ANSWER_SECONDS)
+    return any(not one.is_dead for one in jobs.values())
+
+
+def _here() -> GcsClient:
+    return _head(ray.get_runtime_context().gcs_address)
 
 
 @functools.lru_cache(maxsize=1)

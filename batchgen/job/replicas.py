@@ -110,6 +110,16 @@ class Replicas(Reserved):
         gt=0,
         description="Seconds a replica may take to start on its node, a download of the model included. A start that takes longer has failed.",
     )
+    share: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Weight of this job where jobs of one priority want more of a Ray cluster than there is: they divide it by their shares.",
+    )
+    priority: int = Field(
+        0,
+        description="Jobs of a higher priority get what they want first; a lower one keeps `min`. It yields by ending replicas once they have finished the spans that they run.",
+    )
     groups: list[Group] = Field(
         [],
         description="Groups of replicas, for several kinds of GPU. `replicas: [...]` is short for `replicas: {groups: [...]}`.",

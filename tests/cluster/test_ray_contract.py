@@ -26,7 +26,7 @@ from batchgen.cluster.fit.shape import NodeType, Shape
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.places import NODE_ID, give_back, node_of, reserve
 from batchgen.cluster.policy.health import kind_of
-from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.ray_adapter import forget, living_nodes, note, notes
 from batchgen.cluster.state import autoscaler
 from batchgen.errors import EngineError, InputError
 from tests.support.nodes import drain
@@ -210,6 +210,18 @@ def test_node_types_that_a_platform_reports_to_the_head(cluster: Cluster) -> Non
     finally:
         head.internal_kv_del(b"__autoscaler_cluster_config", False, b"__autoscaler")
     assert autoscaler.Autoscaler().types(living_nodes()) == ()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_drivers_read_each_others_notes() -> None:
+    note("one", b"1")
+    note("two", b"2")
+    note("one", b"3")
+    assert notes() == {"one": b"3", "two": b"2"}
+    forget("one")
+    assert notes() == {"two": b"2"}
+    forget("two")
+    assert notes() == {}
 
 
 def test_a_node_that_is_drained_is_listed_and_one_that_dies_takes_actors_and_blocks(cluster: Cluster) -> None:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from batchgen.cluster.policy.size import Rival, State, fair_part, target
+from batchgen.cluster.policy.size import State, target
 
 PLENTY = State(
     *(1, None),
@@ -21,7 +21,6 @@ PLENTY = State(
     feed_ended=False,
 )
 TAIL = {"waiting": 0, "feed_ended": True, "running": 1, "busy": 1}
-RIVAL = (Rival(),)
 
 TABLE = {
     "as many as the cluster holds": ({}, 4),
@@ -42,15 +41,14 @@ TABLE = {
     "no tail before the feed has ended": ({**TAIL, "feed_ended": False, "running": 4, "busy": 4, "least": 1}, 4),
     "a span of the dead ends the tail": ({**TAIL, "waiting": 2, "alive": 2}, 3),
     "nothing left": ({**TAIL, "running": 0, "busy": 0}, 0),
-    "half with an equal rival": ({"holds": 8, "alive": 2, "busy": 2, "rivals": RIVAL}, 4),
-    "yields to it": ({"holds": 8, "alive": 8, "busy": 8, "rivals": RIVAL}, 4),
-    "not before the pool is calm": ({"holds": 8, "alive": 8, "busy": 8, "rivals": RIVAL, "calm": 5.0}, 8),
-    "by share": ({"holds": 8, "share": 0.75, "rivals": (Rival(share=0.25),)}, 6),
-    "all to a higher priority, but min": ({"holds": 8, "rivals": (Rival(priority=1),)}, 1),
-    "all from a lower one": ({"holds": 8, "rivals": (Rival(priority=-1),)}, 8),
-    "what a rival does not want": ({"holds": 8, "rivals": (Rival(wants=1),)}, 7),
-    "an odd one out: who is below waits": ({"holds": 5, "alive": 2, "busy": 2, "rivals": RIVAL}, 2),
-    "an odd one out: who has it keeps it": ({"holds": 5, "alive": 3, "busy": 3, "rivals": RIVAL}, 3),
+    "no more than its part": ({"holds": 8, "alive": 2, "busy": 2, "part": 4}, 4),
+    "yields to another job": ({"holds": 8, "alive": 8, "busy": 8, "part": 4}, 4),
+    "keeps one where another has all": ({"holds": 8, "least": 3, "part": 0}, 1),
+    "no more than it wants of its part": ({"holds": 8, "most": 3, "part": 5}, 3),
+    "one of the jobs asks for nodes that may come": ({"could_hold": 9, "part": 2, "asks": True, "placed": 2}, 7),
+    "not while it has too many": ({"could_hold": 9, "part": 2, "asks": True, "placed": 3}, 2),
+    "the others do not": ({"could_hold": 9, "part": 2, "placed": 2}, 2),
+    "the tail of a part": ({**TAIL, "part": 1}, 2),
 }
 
 
@@ -58,16 +56,6 @@ TABLE = {
 def test_target(name: str) -> None:
     changes, expected = TABLE[name]
     assert target(dataclasses.replace(PLENTY, **changes)) == expected
-
-
-def test_parts_of_all_jobs_are_the_cluster() -> None:
-    dice = random.Random(1)
-    for _ in range(500):
-        jobs = [Rival(dice.choice((0.25, 0.5, 1.0)), dice.randint(0, 1), dice.choice((2.0, 5.0, 50.0))) for _ in range(4)]
-        parts = [
-            fair_part(20, job.wants, job.share, job.priority, tuple(other for other in jobs if other is not job)) for job in jobs
-        ]
-        assert sum(parts) == pytest.approx(min(20, sum(job.wants for job in jobs)))
 
 
 def test_a_pool_that_follows_its_target_comes_to_rest() -> None:
@@ -86,16 +74,10 @@ def test_a_pool_that_follows_its_target_comes_to_rest() -> None:
             waiting=dice.randint(0, 9),
             running=busy * dice.randint(1, 2),
             feed_ended=dice.random() < 0.5,
-            rivals=dice.choice(((), RIVAL, (Rival(0.3, 1, 2.0), Rival(0.5)))),
+            part=dice.choice((None, 0, 3)),
+            asks=dice.random() < 0.5,
         )
         wanted = target(state)
         ready = max(0, min(state.alive + state.starting, wanted))
         later = dataclasses.replace(state, alive=ready, starting=wanted - ready, busy=min(busy, ready))
         assert target(later) == wanted, state
-
-
-def test_two_jobs_share_a_cluster_and_the_second_gets_it_all_when_the_first_ends() -> None:
-    first = dataclasses.replace(PLENTY, holds=8, alive=8, busy=8, rivals=RIVAL)
-    second = dataclasses.replace(PLENTY, holds=8, alive=0, busy=0, rivals=RIVAL)
-    assert (target(first), target(second)) == (4, 4)
-    assert target(dataclasses.replace(second, alive=4, rivals=())) == 8

@@ -79,7 +79,15 @@ NOT_MEANT = {
     "the name": fields(name="other"),
     "replicas": fields(replicas={"min": 2, "max": 4}),
     "where replicas are": fields(
-        replicas={"accelerator": "H200", "labels": {"a": "b"}, "resources": {"seat": 1}, "env_from": ["A"], "start_seconds": 9}
+        replicas={
+            "accelerator": "H200",
+            "labels": {"a": "b"},
+            "resources": {"seat": 1},
+            "env_from": ["A"],
+            "start_seconds": 9,
+            "share": 2,
+            "priority": -1,
+        }
     ),
     "groups of replicas": fields(replicas=[{"max": 2}, {"accelerator": "A100", "engine": {"tensor_parallel_size": 8}}]),
     "engine options": fields(engine={"options": {"max_model_len": 9}}),

@@ -5,22 +5,11 @@ then idle ones; only a job that yields to another (`target` < busy) retires busy
 assigns before it asks, so that an idle replica gets a straggler's copy rather than its release.
 
 Nothing flaps: a cluster that holds fewer than before releases none (a replica whose node went dies by itself), the tail never
-grows, and a job yields only SETTLED seconds after its pool last grew."""
+grows, and the part of a job that shares the cluster follows from what the jobs want (division.py), not from what they hold."""
 
-import math
 from dataclasses import dataclass
 
 SPARE = 1  # idle replicas kept at the tail, for copies and for spans of the dead
-SETTLED = 30.0
-
-
-@dataclass(frozen=True)
-class Rival:
-    """Another job of the cluster. `wants`: the replicas it could use, in units of this job's."""
-
-    share: float = 1.0
-    priority: int = 0
-    wants: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -28,7 +17,8 @@ class State:
     """The pool and its cluster now. `least`, `most`: `replicas.min` and `.max`. `holds`: replicas that fit the nodes, ours
     counted; `could_hold`: with the nodes that the autoscaler may add, None where nobody knows. `left_out`: those of `holds` on
     nodes that are left out. `waiting`: spans that nobody runs, also those yet to come from the feed; `running`: those that run.
-    `share`, `priority`, `rivals`: see fair_part. `calm`: seconds since the pool last grew."""
+    `part`: this job's of the nodes, None where no other wants them; `asks`: whether it is this job that asks the autoscaler for
+    more than that. `placed`: replicas that hold a place, those that end included."""
 
     least: int
     most: int | None
@@ -41,10 +31,9 @@ class State:
     running: int
     feed_ended: bool
     left_out: int = 0
-    share: float = 1.0
-    priority: int = 0
-    rivals: tuple[Rival, ...] = ()
-    calm: float = math.inf
+    part: int | None = None
+    asks: bool = False
+    placed: int = 0
 
 
 def target(state: State) -> int:
@@ -56,24 +45,7 @@ def target(state: State) -> int:
         return max(1, min(has, state.busy + SPARE))
     least = max(1, min(state.least, left))
     wanted = max(least, min(left, _room(state)))
-    return wanted if not state.rivals else max(least, _yielding(state, wanted, has))
-
-
-def fair_part(holds: float, wants: float, share: float, priority: int, rivals: tuple[Rival, ...]) -> float:
-    """This job's part of a cluster that holds so many. Jobs of a higher priority get what they want; those of one priority divide
-    the rest by their shares, and what one does not want goes to the others."""
-    rest = max(0.0, holds - sum(rival.wants for rival in rivals if rival.priority > priority))
-    open_ = [(max(share, 1e-9), wants, True)]
-    open_ += [(max(rival.share, 1e-9), rival.wants, False) for rival in rivals if rival.priority == priority]
-    while True:
-        shares = sum(each for each, _, _ in open_)
-        content = [job for job in open_ if job[1] <= rest * job[0] / shares]
-        if mine := next((job for job in content if job[2]), None):
-            return mine[1]
-        if not content:
-            return rest * next(each for each, _, ours in open_ if ours) / shares
-        rest -= sum(wanted for _, wanted, _ in content)
-        open_ = [job for job in open_ if job not in content]
+    return wanted if state.part is None else max(1, min(wanted, _shared(state, state.part)))
 
 
 def _room(state: State) -> int:
@@ -85,12 +57,8 @@ def _room(state: State) -> int:
     return state.most if state.could_hold is None else min(state.most, room)
 
 
-def _yielding(state: State, wanted: int, has: int) -> int:
-    """`wanted`, but no more than this job's part; less than it has only once the pool is calm, and by whole replicas."""
-    holds = (state.holds if state.could_hold is None else max(state.holds, state.could_hold)) - state.left_out
-    part = fair_part(holds, wanted, state.share, state.priority, state.rivals)
-    if wanted <= part:
-        return wanted
-    if has <= part:
-        return math.floor(part)
-    return math.ceil(part) if state.calm >= SETTLED else min(wanted, has)
+def _shared(state: State, part: int) -> int:
+    """What a job that shares the cluster may have: its part. One of the jobs asks for what may come, too, once it holds no more
+    than its part: what it asks for may get the place that another job waits for."""
+    more = (state.could_hold or 0) - state.holds if state.asks and state.placed <= part else 0
+    return part + max(0, more)

@@ -2,12 +2,15 @@
 No Ray: the pool tells what it has, and which nodes there are."""
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from batchgen.cluster.fit.fits import Fits, Never, Waits, capacity, fits
 from batchgen.cluster.fit.shape import Node, NodeType, Shape
 from batchgen.cluster.placement import Group, Placement
+from batchgen.cluster.policy.division import Part
 from batchgen.cluster.policy.size import State, target
 
 TELL_SECONDS = 60.0  # between two lines that say what replicas wait for; the first comes after a sixth of it
@@ -15,32 +18,46 @@ AHEAD = 1_000  # replicas beyond those that the nodes hold, at most, that an aut
 
 
 class Has(NamedTuple):
-    """The replicas of a group that stay: ready, on their way, of those without a place, and of the ready ones at work."""
+    """The replicas of a group that stay: ready, on their way, of those without a place, and of the ready ones at work; and those
+    that end, but have a place yet."""
 
     alive: int
     starting: int
     placeless: int
     busy: int
+    ending: int = 0
+
+
+class Staying(NamedTuple):
+    """A replica that stays, and its node, None where it has no place."""
+
+    replica: int
+    node: str | None
+    is_ready: bool
+
+
+Parts = Callable[[Sequence[int], Sequence[Node]], Sequence[Part | None]]
+"""A job's part of these nodes, for each group: from the replicas that each could use, were the job alone. None: all of it."""
 
 
 class Sizing:
     """`targets`: the replicas that each group of the placement is to have, on the `nodes` and those that may come (`types`).
-    `waits_for`: what those without a place wait for, in words. Raises JobError where no replica of a group will ever find
-    room."""
+    `waits_for`: what those without a place wait for, in words. `parts`: of each group of a job that shares its cluster. Raises
+    JobError where no replica of a group will ever find room."""
 
-    def __init__(self, placement: Placement, nodes: list[Node], types: tuple[NodeType, ...] | None) -> None:
+    def __init__(self, placement: Placement, nodes: list[Node], types: tuple[NodeType, ...] | None, part_of: Parts) -> None:
         self.nodes, self.types, self.waits_for = nodes, types, ""
-        self._groups = placement.groups
+        self._groups, self._part_of = placement.groups, part_of
         self.targets = [0] * len(self._groups)
-        self._grown = time.monotonic()
-        self._told = self._grown - TELL_SECONDS * 5 / 6
+        self.parts: Sequence[Part | None] = [None] * len(self._groups)
+        self._told = time.monotonic() - TELL_SECONDS * 5 / 6
         for group in self._groups:
             group.refuse_never(nodes, self.types)
         self.aim([Has(0, 0, 0, 0)] * len(self._groups), placement.spans, 0, False, ())
 
     def aim(self, pool: Sequence[Has], waiting: int, running: int, feed_ended: bool, left_out: Collection[str]) -> None:
         """Set the targets. `waiting`, `running`: spans; `left_out`: nodes on which nothing may start now."""
-        now, before = time.monotonic(), sum(self.targets)
+        states = list[State]()
         for number, (group, has) in enumerate(zip(self._groups, pool, strict=True)):
             most = waiting + running
             holds = group.holds(self.nodes, most)
@@ -57,11 +74,15 @@ class Sizing:
                 running=running,
                 feed_ended=feed_ended,
                 left_out=out,
-                calm=now - self._grown,
+                placed=has.alive + has.starting - has.placeless + has.ending,
             )
+            states.append(state)
             self.targets[number] = target(state)
             waiting = max(0, waiting - self.targets[number])
-        self._grown = now if sum(self.targets) > before else self._grown
+        self.parts = self._part_of(self.targets, [node for node in self.nodes if node.id not in left_out])
+        for number, part in enumerate(self.parts):
+            if part is not None:
+                self.targets[number] = target(replace(states[number], part=part.size, asks=part.asks))
 
     def _could_hold(self, group: Group, holds: int, most: int) -> int | None:
         """The replicas that the nodes hold and those that may come; None for replicas that reserve nothing."""
@@ -81,6 +102,25 @@ class Sizing:
             usable = _without(usable, found) if isinstance(found, Fits) else usable
             yield self._groups[number].shapes[0] if isinstance(found, Never) else found.shape
 
+    def unneeded(self, pool: Sequence[Sequence[Staying]], idle: Collection[int]) -> tuple[list[int], list[int]]:
+        """Those of which there are too many; the youngest of a group are its last. To be ended at once, and to be ended when
+        they have finished what they run. At once go those without a place; later idle ones. In a job that shares its cluster
+        starting ones go, too, and busy ones, from the nodes where the group has the fewest: so whole nodes get free."""
+        ended, retired = list[int](), list[int]()
+        for members, wanted, part in zip(pool, self.targets, self.parts, strict=True):
+            shared, on = part is not None, Counter(one.node for one in members)
+            newest = members[::-1]
+            starting = [one.replica for one in newest if one.node is None]
+            starting += [one.replica for one in newest if one.node is not None and not one.is_ready and shared]
+            ready = sorted(newest, key=lambda one: (on[one.node], one.node or "")) if shared else newest
+            ready = [one for one in ready if one.is_ready]
+            running = [one.replica for one in ready if one.replica in idle]
+            running += [one.replica for one in ready if one.replica not in idle and shared]
+            surplus = max(0, len(members) - wanted)
+            ended += starting[:surplus]
+            retired += running[: max(0, surplus - len(starting))]
+        return ended, retired
+
     def fitting(self) -> set[str]:
         """The nodes that hold a replica."""
         return {node.id for node in self.nodes if any(group.holds([node], 1) for group in self._groups)}
@@ -90,9 +130,10 @@ class Sizing:
         what the nodes hold do not count."""
         self.waits_for, now = "", time.monotonic()
         for number, (group, has) in enumerate(zip(self._groups, pool, strict=True)):
-            due = self.targets[number]
+            due, part = self.targets[number], self.parts[number]
             if group.job.replicas.max is None:
                 due = min(due, max(group.job.replicas.min, group.holds(self.nodes, due)))
+            due = due if part is None else min(due, max(1, part.size))
             missing = min(has.placeless, due - (has.alive + has.starting - has.placeless))
             if missing > 0 and isinstance(found := fits(group.shapes, self.nodes, self.types), Waits):
                 self.waits_for = found.line(missing, due)

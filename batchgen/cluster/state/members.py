@@ -32,8 +32,8 @@ class Call(NamedTuple):
 class Member:
     """A replica that was asked for, of group `group` of the placement, in a `room` of its own (`has_room`: it was reserved), not
     on the nodes that it `avoids`. `place`: where it is, once its process runs. `leaving`: its node is being drained. `closing`:
-    it writes its last journal. `ending`: it was released. `assigned`: spans given to it. `asked`: it has yet to answer when it
-    can take another. `calls`: those of its actor that have not returned."""
+    it writes its last journal. `retired`: it takes no new span. `ending`: it was released. `assigned`: spans given to it.
+    `asked`: it has yet to answer when it can take another. `calls`: those of its actor that have not returned."""
 
     actor: ActorHandle
     group: int
@@ -44,9 +44,18 @@ class Member:
     place: Place | None = None
     leaving: bool = False
     closing: bool = False
+    retired: bool = False
     ending: bool = False
     assigned: int = 0
     asked: bool = False
+
+    @property
+    def node(self) -> str | None:
+        return self.place.node if self.place else None
+
+    @property
+    def stays(self) -> bool:
+        return not (self.leaving or self.retired or self.ending)
 
 
 class Members(dict[int, Member]):
@@ -61,12 +70,12 @@ class Members(dict[int, Member]):
 
     @property
     def staying(self) -> set[int]:
-        """The living replicas whose node is not being drained."""
-        return {replica for replica in self.alive if not self[replica].leaving}
+        """The living replicas that are to go on."""
+        return {replica for replica in self.alive if self[replica].stays}
 
     def of_group(self, number: int) -> list[int]:
         """The replicas of a group that stay, the youngest last."""
-        return [one for one, member in self.items() if member.group == number and not (member.leaving or member.ending)]
+        return [one for one, member in self.items() if member.group == number and member.stays]
 
     def has(self, number: int) -> Has:
         """What a group has."""
@@ -74,7 +83,8 @@ class Members(dict[int, Member]):
         alive = self.alive.intersection(members)
         busy = sum(bool(self.runs(one)) for one in alive)
         placeless = sum(not self.has_room(one) for one in members)
-        return Has(len(alive), len(members) - len(alive), placeless, busy)
+        ending = sum(member.group == number for member in self.values()) - len(members)
+        return Has(len(alive), len(members) - len(alive), placeless, busy, ending)
 
     def has_room(self, replica: int) -> bool:
         """Whether the replica's place is reserved."""
