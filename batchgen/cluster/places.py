@@ -13,9 +13,14 @@ from batchgen.cluster.ray_adapter import Living
 NODE_ID = "ray.io/node-id"  # the label in which Ray has a node's id
 
 
-def nodes_of(living: Mapping[str, Living]) -> list[Node]:
-    """Living nodes on which something may be placed."""
-    return [Node(name, one.total, one.free, one.labels) for name, one in living.items() if not one.is_drained]
+def nodes_of(living: Mapping[str, Living], taken: Mapping[str, float] | None = None) -> list[Node]:
+    """Living nodes on which something may be placed. CPUs that are `taken` by node are no part of what they have."""
+    found = []
+    for name, one in living.items():
+        if not one.is_drained:
+            less = {"CPU": one.total.get("CPU", 0.0) - taken[name]} if taken and name in taken else {}
+            found.append(Node(name, {**one.total, **less}, one.free, one.labels))
+    return found
 
 
 def reserve(shape: Shape, left_out: Collection[str]) -> tuple[PlacementGroup | None, dict[str, Any]]:

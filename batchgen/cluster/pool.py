@@ -46,14 +46,14 @@ class Pool:
     ) -> None:
         names = [shard.name for shard in shards]
         self._arguments = [ray.put((renderer.of_job(group.job), output, names, journaled)) for group in placement.groups]
-        self._environment = environment(renderer.job.replicas.env_from)
+        self._environment, self._taken = environment(renderer.job), placement.taken
         self._log = logs.logger("pool", job=renderer.job.name)
         self._members: dict[int, Member] = {}
         self._calls: dict[ObjectRef, _Call] = {}
         self._returned: queue.SimpleQueue[ObjectRef] = queue.SimpleQueue()  # filled by Ray's threads: no wait scans the calls
         self.alive: set[int] = set()
         """The replicas that are ready."""
-        self._health, self._sizing = Health(), Sizing(placement, places.nodes_of(living_nodes()))
+        self._health, self._sizing = Health(), Sizing(placement, places.nodes_of(living_nodes(), placement.taken))
         self._asked_for = 0
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
@@ -110,7 +110,7 @@ class Pool:
         except RayError as error:  # the next look will tell
             self._log.debug("the head did not say how the nodes are: %s", safe_message(error))
             return [], [], []
-        self._sizing.nodes = places.nodes_of(living)
+        self._sizing.nodes = places.nodes_of(living, self._taken)
         drained = self._drained({name for name, one in living.items() if one.is_drained})
         lines = []
         for replica in self._health.overdue(now):
@@ -262,12 +262,12 @@ class Pool:
                 case "log" if result:
                     yield Said(replica, f"the end of its log:{result}")
                 case "start":
-                    engine, node = result
+                    engine, node, version = result
                     self.alive.add(replica)
                     self._health.ready(replica, node)
                     self.ask_capacity(replica)
                     self._log.at(replica=replica).info("ready on %s: %s", self.where(replica) or node, engine)
-                    yield Ready(replica, engine)
+                    yield Ready(replica, engine, version)
 
     def _died(self, replica: int, message: str, kind: Kind, raised: bool) -> Iterator[Event]:
         """Yields the spans that the replica had finished before it died, then its death. An error that it `raised` itself has the

@@ -19,7 +19,7 @@ import pyarrow as pa
 from batchgen import logprobs
 from batchgen.engines import vllm_cpu
 from batchgen.engines.base import NODES, EngineKind, Request
-from batchgen.engines.vllm_options import check_options
+from batchgen.engines.vllm_options import check_options, installed_version
 from batchgen.engines.vllm_sampling import mistake
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.job import Job
@@ -189,7 +189,7 @@ class VllmKind:
     @property
     def capabilities(self) -> Capabilities:
         device = "cpu" if vllm_cpu.runs_on_cpu() else "gpu"
-        return Capabilities(device=device, mistake=mistake, spreads_copies=False)
+        return Capabilities(device=device, mistake=mistake, spreads_copies=False, version=installed_version())
 
     def check(self, job: Job) -> None:
         check_options(job.engine.options)
