@@ -13,6 +13,7 @@ import ray
 
 from batchgen import logs
 from batchgen.cluster import limits
+from batchgen.cluster.actor import environment
 from batchgen.cluster.fit.shape import NodeType
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.monitor import Monitor
@@ -101,7 +102,7 @@ class Run:
         """A pass of the feed runs every span whose block is not lost; lost ones are fed again in the next."""
         from batchgen.cluster.feed import Assets, Feed  # Ray Data takes a second to import; the replicas are starting meanwhile
 
-        in_vain, assets = 0, ray.put(Assets(self.renderer, self.input_columns))
+        in_vain, assets = 0, ray.put(Assets(self.renderer, self.input_columns, environment(self.job)))
         while missing:
             self._feed = Feed(assets, self.plan.shards, missing, replicas, room)
             try:

@@ -6,9 +6,10 @@ stay in the object store; the driver takes the next reference when a replica has
 
 import functools
 import logging
+import os
 import warnings
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import ray
@@ -20,7 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from batchgen.cluster.lookahead import Lookahead
 from batchgen.cluster.ray_adapter import blocks
 from batchgen.cluster.state.feed_room import READ_CPUS, Room
-from batchgen.errors import BatchgenError
+from batchgen.errors import SECRET_NAMES, BatchgenError
 from batchgen.read import reader
 from batchgen.read.formats import FORMATS
 from batchgen.records import Shard, Span
@@ -36,15 +37,18 @@ AHEAD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Assets:
-    """What every read task needs, put once into the object store."""
+    """What every read task needs, put once into the object store. `env`: what it gets of the driver's environment."""
 
     renderer: Renderer
     input_columns: pa.Schema
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 def _read_task(assets_ref: Hashable, shard: Shard, spans: list[Span]) -> Iterator[pa.Table]:
     assets: Assets = _fetch(assets_ref)
     renderer = assets.renderer
+    os.environ.update(assets.env)
+    SECRET_NAMES.update(renderer.job.replicas.env_from)
     for span, rows, kept in reader.read_spans(renderer.job, shard, spans, assets.input_columns, renderer.needed):
         yield encode_block(span, encode_span(renderer, shard.name, rows, span.again), kept)
 

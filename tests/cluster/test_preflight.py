@@ -108,7 +108,9 @@ def test_a_worker_without_the_drivers_credentials_ends_the_job_before_a_replica_
     )
 
     names = ["AWS_ENDPOINT_URL", TOKEN]
+    s3.client.put_object(Bucket=s3.bucket, Key=f"{tmp_path.name}/in.jsonl", Body=lines(1, 2, 3).encode())
     given = job(tmp_path, f"{s3.url}/{tmp_path.name}-b", replicas={"env_from": names})
+    given["input"] = {"path": f"{s3.url}/{tmp_path.name}/in.jsonl", "prompt": "prompt"}
     status = batchgen.run(given, out=said)
     assert (status["state"], status["rows_ok"]) == ("done", 3), said.getvalue()
 

@@ -14,7 +14,7 @@ from batchgen import logs
 from batchgen.cluster.actor import environment
 from batchgen.cluster.places import NODE_ID
 from batchgen.cluster.ray_adapter import living_nodes
-from batchgen.errors import SECRET_NAMES, EngineError, safe_message
+from batchgen.errors import SECRET_NAMES, BatchgenError, EngineError, safe_message
 from batchgen.job.job import Job
 from batchgen.output.store import open_store
 from batchgen.render.model_files import ModelFiles
@@ -74,7 +74,7 @@ def _look(job: Job, model: ModelFiles, output: str, env: Mapping[str, str]) -> S
     place = f"node {ray.get_runtime_context().get_node_id()[:12]} ({ray.util.get_node_ip_address()})"
     try:
         preflight.look_at_access(job, model, open_store(output))
-    except EngineError as error:
+    except BatchgenError as error:
         return Seen(refused=f"preflight on {place}: {error}")
     if preflight.version_here(job) is None:
         return Seen()  # no replica can go there, and none has to
