@@ -135,7 +135,7 @@ def test_what_is_wrong_with_one_node_is_a_line_and_a_busy_cluster_is_not_waited_
         assert line.startswith(f"preflight on node {here} (")
         assert f"no replica can start: model.source {tmp_path}/model: no such directory on this node" in line
 
-        busy = ray.remote(num_cpus=1)(time.sleep).remote(600)
+        busy = ray.remote(num_cpus=1)(lambda: time.sleep(600)).remote()
         while ray.available_resources().get("CPU"):
             time.sleep(0.1)
         waiting = Preflight(renderer, made.output.path)

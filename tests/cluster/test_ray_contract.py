@@ -21,7 +21,7 @@ from batchgen.cluster.connect import connected
 from batchgen.cluster.feed import Assets, Feed
 from batchgen.cluster.fit.shape import Shape
 from batchgen.cluster.lookahead import END
-from batchgen.cluster.places import NODE_ID, give_back, reserve
+from batchgen.cluster.places import NODE_ID, give_back, is_there, reserve
 from batchgen.cluster.policy.health import kind_of
 from batchgen.cluster.ray_adapter import living_nodes
 from batchgen.errors import EngineError, InputError
@@ -176,7 +176,8 @@ def test_what_is_free_on_each_node_and_a_place_beside_nodes_that_are_left_out(cl
     beside, _ = reserve(Shape(({"other": 0.25},)), (node,))
     assert group is not None
     assert beside is not None
-    assert group.wait(60)
+    until(lambda: is_there(group))
+    assert not is_there(beside)
     until(lambda: living_nodes()[node].free.get("other") == 0.5)
     assert placement_group_table(beside)["state"] == "PENDING", "no other node has it"
     give_back(group)

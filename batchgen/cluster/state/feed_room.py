@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ray.util import placement_group_table
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group
 
 from batchgen.cluster import places
 from batchgen.cluster.fit.packing import put, rooms_of, rooms_to_come
@@ -51,7 +51,7 @@ def reserved(placement: Placement, nodes: Sequence[Node]) -> Iterator[Room | Non
     try:
         yield Room(made, tasks)
     finally:
-        remove_placement_group(made)
+        places.give_back(made)
 
 
 def read_tasks(placement: Placement, nodes: Sequence[Node]) -> int:
