@@ -71,7 +71,8 @@ def looked(shape: Shape, nodes: int) -> dict[str, Any]:
     group, options = reserve(shape, ())
     assert group is not None
     try:
-        found: dict[str, Any] = ray.get(ray.remote(Replica).options(**options).remote().look.remote(arguments(nodes)))
+        actor = ray.remote(Replica).options(**options).remote()  # it ends with this reference
+        found: dict[str, Any] = ray.get(actor.look.remote(arguments(nodes)))
         return found
     finally:
         give_back(group)

@@ -37,7 +37,7 @@ def ready(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
 def need(held: int, gpus: int) -> None:
     if held < gpus:
-        pytest.skip(f"needs {gpus} GPUs on this machine, which has {held}")
+        pytest.skip(f"{held} GPUs here, of {gpus} that are needed")
 
 
 def ran(folder: Path, script: Callable[[str], Any], engine: dict[str, Any], **fields: Any) -> dict[str, Any]:
