@@ -74,7 +74,7 @@ def run(
                 logs.identify(job=job.name)
                 with connected() as is_own:
                     arguments = job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping
-                    Run(*arguments, types=() if is_own else None).execute(missing)
+                    Run(*arguments, types=() if is_own else None, owns_ray=is_own).execute(missing)
                 monitor.record()
             finish(store, held, frozen.manifest)
         failed = tally.counts.error > job.limits.errors * tally.rows_planned

@@ -37,7 +37,7 @@ def happens(number: int, here: Any) -> None:
 class Here:
     """The driver's Run, with one replica. `happens` is called after each span, with its number from 1."""
 
-    def __init__(self, *arguments: Any, types: Any) -> None:
+    def __init__(self, *arguments: Any, types: Any, owns_ray: bool) -> None:
         self.job, self.renderer, self.kept, self.store, self.plan, self.monitor, self.held, _stopping = arguments
 
     def execute(self, missing: list[Span]) -> None:

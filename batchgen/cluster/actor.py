@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import ray
@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from batchgen import logs
 from batchgen.engines.base import NODES
 from batchgen.errors import JobError
+from batchgen.job.job import Job
 from batchgen.render.renderer import Renderer
 from batchgen.replica import preflight
 from batchgen.replica.replica import Replica
@@ -57,18 +58,20 @@ class ReplicaActor(Replica):
         """The id and the address of this node, and the file that this process logs to."""
         return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), logs.own_file()
 
-    async def start_here(self) -> tuple[dict[str, int], str]:
-        """As start, with the id of the node."""
+    async def start_here(self) -> tuple[dict[str, int], str, str]:
+        """As start, with the id of the node and the version of the engine's package there."""
         node = ray.get_runtime_context().get_node_id()
         self._log.info("process %d on node %s starts its engine", os.getpid(), node)
         await asyncio.to_thread(preflight.look, self.job, self.renderer.model, self.store)
         engine = await super().start()
         self._log.info("engine ready: %s", engine)
-        return engine, node
+        return engine, node, preflight.version_here(self.job) or ""
 
 
-def environment(names: Collection[str]) -> dict[str, str]:
-    """The variables that replicas get of this process. They are no part of a runtime_env, which Ray shows."""
+def environment(job: Job) -> dict[str, str]:
+    """The variables that workers get of this process: those of replicas.env_from, and what a preflight compares. They are no part
+    of a runtime_env, which Ray shows. Raises JobError where one is not set."""
+    names = job.replicas.env_from
     if missing := [name for name in names if name not in os.environ]:
         raise JobError(f"replicas.env_from: {missing[0]} is not set here", "set it where the driver runs, or leave it out")
-    return {name: os.environ[name] for name in names}
+    return {**{name: os.environ[name] for name in names}, **preflight.of_driver(job)}

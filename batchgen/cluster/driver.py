@@ -13,13 +13,19 @@ import ray
 
 from batchgen import logs
 from batchgen.cluster import limits
+from batchgen.cluster.actor import environment
 from batchgen.cluster.fit.shape import NodeType
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.monitor import Monitor
 from batchgen.cluster.placement import place
+from batchgen.cluster.places import nodes_of
 from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Dispatcher, Event, Finished, Ready, Said
 from batchgen.cluster.policy.health import WEIGHT
 from batchgen.cluster.pool import LOOK_SECONDS, STOP_SECONDS, Pool
+from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.state import feed_room
+from batchgen.cluster.state.feed_room import Room
+from batchgen.cluster.state.preflight import Preflight, refuse_missing_engine
 from batchgen.errors import EngineError, Interrupted
 from batchgen.job.job import Job
 from batchgen.output.lease import Lease
@@ -28,6 +34,7 @@ from batchgen.output.store import Store
 from batchgen.records import Span
 from batchgen.render.renderer import Renderer
 from batchgen.replica import journal
+from batchgen.replica.preflight import version_here
 
 DRAIN_SECONDS = 30.0  # that running spans have to finish once a run is to stop
 LOST_PASSES = 3  # of the feed, one after the other, in which every block may get lost
@@ -50,33 +57,54 @@ class Run:
     stopping: Callable[[], bool]
     types: tuple[NodeType, ...] | None = None
     """The node types that may come, () on a Ray of this machine alone; None: the cluster's autoscaler is asked."""
+    owns_ray: bool = False
+    """Ray is the run's own: this machine."""
 
     def __post_init__(self) -> None:
         self._log = logs.logger("driver", job=self.job.name)
         self._began = time.monotonic()
         self._reason_to_stop: str | None = None
         self._drained_by = self._adjusted = 0.0
+        self._preflight: Preflight | None = None
+        self._versions = set[str]()  # of workers' engines, other than the driver's, that were told
 
     def execute(self, missing: list[Span]) -> None:
         """Feed the `missing` spans to a pool until each has a part. Raises EngineError, LeaseError, StoreError,
         TooManyErrors, and Interrupted when the run drained; what is committed stays."""
+        if self.owns_ray:
+            refuse_missing_engine(self.job)
         placement = place(self.job, len(missing), self.types)
         self._log.info("%d spans to run", len(missing))
         self._first_wait = "a replica to start"
-        self._pool = Pool(self.renderer, self.store.url, self.plan.shards, journal.spans(self.store), placement)
-        try:
-            with self.monitor.live():
-                self._feed_until_done(missing, max(1, self._pool.size))
-        finally:
-            self._pool.stop(0.0 if isinstance(sys.exception(), KeyboardInterrupt) else STOP_SECONDS)
+        with self.monitor.live(), feed_room.reserved(placement, nodes_of(living_nodes())) as room:
+            if room is not None:
+                self._wait_for(room)
+                placement = room.beside(placement)
+            self._pool = Pool(self.renderer, self.store.url, self.plan.shards, journal.spans(self.store), placement)
+            try:
+                self._preflight = None if self.owns_ray else Preflight(self.renderer, self.store.url)
+                self._feed_until_done(missing, max(1, self._pool.size), room)
+            finally:
+                self._pool.stop(0.0 if isinstance(sys.exception(), KeyboardInterrupt) else STOP_SECONDS)
+                if self._preflight is not None:
+                    self._preflight.end()
 
-    def _feed_until_done(self, missing: list[Span], replicas: int) -> None:
+    def _wait_for(self, room: Room) -> None:
+        self.monitor.tally.waits_for = "CPUs for the tasks that read and render, before replicas take theirs"
+        while not room.is_there():
+            self.lease.check()
+            if self.stopping():
+                raise Interrupted("interrupted", "run again to resume")
+            self.monitor.tick(0)
+            time.sleep(IDLE_POLL_SECONDS)
+
+    def _feed_until_done(self, missing: list[Span], replicas: int, room: Room | None) -> None:
         """A pass of the feed runs every span whose block is not lost; lost ones are fed again in the next."""
         from batchgen.cluster.feed import Assets, Feed  # Ray Data takes a second to import; the replicas are starting meanwhile
 
-        in_vain, assets = 0, ray.put(Assets(self.renderer, self.input_columns))
+        in_vain, assets = 0, ray.put(Assets(self.renderer, self.input_columns, environment(self.job)))
         while missing:
-            self._feed = Feed(assets, self.plan.shards, missing, replicas)
+            self._feed = Feed(assets, self.plan.shards, missing, replicas, room)
             try:
                 self._run_pass()
             finally:
@@ -113,6 +141,8 @@ class Run:
         if now - self._adjusted < LOOK_SECONDS:
             return
         self._adjusted = now
+        if self._preflight is not None and (line := self._preflight.line()):
+            self.monitor.message(line)
         running, drains = self._dispatcher.open_items, self._reason_to_stop is not None
         waiting = 0 if drains else max(0, len(self.plan.spans) - len(self.monitor.tally.counted) - running)
         idle = [replica for replica in self._pool.staying if not self._dispatcher.running.get(replica)]
@@ -163,8 +193,9 @@ class Run:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Ready(replica, engine):
+            case Ready(replica, engine, version):
                 self._dispatcher.join(replica)
+                self._tell_version(replica, version)
                 self.monitor.tally.engine = engine
                 self._first_wait = "a replica to start in place of those that died"
             case Capacity(replica, load):
@@ -186,6 +217,12 @@ class Run:
                 self.monitor.message(f"replica {replica}{where and f' on {where}'} died: {message}")
                 orphans = self._dispatcher.lost(replica, WEIGHT[kind])
                 self._log.at(replica=replica).warning("died, %d of its spans are queued again: %s", len(orphans), message)
+
+    def _tell_version(self, replica: int, version: str) -> None:
+        """Say once of each version that it is another than the driver's, which checked the job."""
+        if version and (drivers := version_here(self.job)) and version not in (drivers, *self._versions):
+            self._versions.add(version)
+            self.monitor.message(f"{self._named(replica)} runs {self.job.engine.kind} {version}; the driver has {drivers}")
 
     def _named(self, replica: int) -> str:
         """A replica and its node."""

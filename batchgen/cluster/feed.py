@@ -6,19 +6,22 @@ stay in the object store; the driver takes the next reference when a replica has
 
 import functools
 import logging
+import os
 import warnings
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import ray
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from batchgen.cluster.lookahead import Lookahead
 from batchgen.cluster.ray_adapter import blocks
-from batchgen.errors import BatchgenError
+from batchgen.cluster.state.feed_room import READ_CPUS, Room
+from batchgen.errors import SECRET_NAMES, BatchgenError
 from batchgen.read import reader
 from batchgen.read.formats import FORMATS
 from batchgen.records import Shard, Span
@@ -27,7 +30,6 @@ from batchgen.render.renderer import Renderer
 
 TASK_SPANS, TASK_SPANS_STREAMED = 16, 128
 """Spans of a read task; the second where a task must begin at the start of a file or row group."""
-READ_CPUS = 0.5  # that Ray reserves for a read task
 READERS_REMOTE = 4  # read tasks per replica that run at a time where a shard is in an object store
 BLOCKS_AHEAD = 2  # per replica that are made ahead, whatever their size
 AHEAD_BYTES = 256 * 2**20
@@ -35,15 +37,18 @@ AHEAD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Assets:
-    """What every read task needs, put once into the object store."""
+    """What every read task needs, put once into the object store. `env`: what it gets of the driver's environment."""
 
     renderer: Renderer
     input_columns: pa.Schema
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 def _read_task(assets_ref: Hashable, shard: Shard, spans: list[Span]) -> Iterator[pa.Table]:
     assets: Assets = _fetch(assets_ref)
     renderer = assets.renderer
+    os.environ.update(assets.env)
+    SECRET_NAMES.update(renderer.job.replicas.env_from)
     for span, rows, kept in reader.read_spans(renderer.job, shard, spans, assets.input_columns, renderer.needed):
         yield encode_block(span, encode_span(renderer, shard.name, rows, span.again), kept)
 
@@ -92,17 +97,23 @@ def group_spans(shards: dict[int, Shard], spans: Iterable[Span]) -> Iterator[tup
 
 class Feed(Lookahead):
     """The blocks of some spans, as they become ready. Ray Data works ahead while replicas load their model, by AHEAD_BYTES
-    or BLOCKS_AHEAD per replica, whichever is more: a row rendered then takes no CPU from an engine later."""
+    or BLOCKS_AHEAD per replica, whichever is more: a row rendered then takes no CPU from an engine later. `room`: where its
+    tasks run; None for anywhere."""
 
-    def __init__(self, assets_ref: Hashable, shards: Iterable[Shard], spans: list[Span], replicas: int) -> None:
+    def __init__(
+        self, assets_ref: Hashable, shards: Iterable[Shard], spans: list[Span], replicas: int, room: Room | None = None
+    ) -> None:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         by_index = {shard.index: shard for shard in shards}
         source, concurrency = SpansDatasource(assets_ref, by_index, spans), readers(by_index.values(), replicas)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tasks = len(source.groups)
-            most = max(1, min(concurrency, tasks))
-            dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=tasks, concurrency=most)
+            most = max(1, min(concurrency, tasks, room.tasks if room else tasks))
+            where = {"scheduling_strategy": PlacementGroupSchedulingStrategy(room.group)} if room else {}
+            dataset = ray.data.read_datasource(
+                source, num_cpus=READ_CPUS, override_num_blocks=tasks, concurrency=most, ray_remote_args=where
+            )
             context = dataset.context  # the dataset's own: the process may run other datasets with other settings
             context.target_max_block_size = 1
             context.enable_progress_bars = False

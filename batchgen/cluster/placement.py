@@ -3,8 +3,8 @@
 The device of the job's engine chooses a strategy. A package that adds an engine for another device adds that device's strategy
 by an entry point of the group `batchgen.placements`."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from batchgen.cluster.fit.fits import Never, capacity, fits
 from batchgen.cluster.fit.shape import Node, NodeType, Shape
@@ -76,11 +76,12 @@ class Group:
 @dataclass(frozen=True)
 class Placement:
     """The groups of a job's replicas and its number of `spans`. `types`: the node types that may come, () where none do; None:
-    the cluster's autoscaler is asked."""
+    the cluster's autoscaler is asked. `taken`: CPUs by node that are no replica's (state/feed_room.py)."""
 
     groups: tuple[Group, ...]
     spans: int
     types: tuple[NodeType, ...] | None = None
+    taken: Mapping[str, float] = field(default_factory=dict)
 
 
 def place(job: Job, spans: int, types: tuple[NodeType, ...] | None = None) -> Placement:

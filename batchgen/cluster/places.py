@@ -1,9 +1,10 @@
 """The nodes of the cluster as fit/ knows them, and the place that a replica reserves on them: a placement group for a shape with
 bundles, so that all of it is there or nothing, and the options of the actor in it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Any
 
+import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -11,11 +12,17 @@ from batchgen.cluster.fit.shape import Node, Shape
 from batchgen.cluster.ray_adapter import Living
 
 NODE_ID = "ray.io/node-id"  # the label in which Ray has a node's id
+_ASKED: dict[Hashable, ray.ObjectRef] = {}  # by group: what is there when its place is
 
 
-def nodes_of(living: Mapping[str, Living]) -> list[Node]:
-    """Living nodes on which something may be placed."""
-    return [Node(name, one.total, one.free, one.labels) for name, one in living.items() if not one.is_drained]
+def nodes_of(living: Mapping[str, Living], taken: Mapping[str, float] | None = None) -> list[Node]:
+    """Living nodes on which something may be placed. CPUs that are `taken` by node are no part of what they have."""
+    found = []
+    for name, one in living.items():
+        if not one.is_drained:
+            less = {"CPU": one.total.get("CPU", 0.0) - taken[name]} if taken and name in taken else {}
+            found.append(Node(name, {**one.total, **less}, one.free, one.labels))
+    return found
 
 
 def reserve(shape: Shape, left_out: Collection[str]) -> tuple[PlacementGroup | None, dict[str, Any]]:
@@ -40,8 +47,13 @@ def reserve(shape: Shape, left_out: Collection[str]) -> tuple[PlacementGroup | N
 
 
 def is_there(group: PlacementGroup | None) -> bool:
-    """Whether the place is reserved; a shape that reserves nothing has none to wait for."""
-    return group is None or bool(group.wait(0))
+    """Whether the place is reserved; a shape that reserves nothing has none to wait for. Asked for the first time, the answer may
+    be no although it is: group.wait(0) would say so most of the times."""
+    if group is None:
+        return True
+    if group.id not in _ASKED:
+        _ASKED[group.id] = group.ready()
+    return bool(ray.wait([_ASKED[group.id]], timeout=0)[0])
 
 
 def node_of(group: PlacementGroup | None) -> str | None:
@@ -54,4 +66,5 @@ def node_of(group: PlacementGroup | None) -> str | None:
 
 def give_back(group: PlacementGroup | None) -> None:
     if group is not None:
+        _ASKED.pop(group.id, None)
         remove_placement_group(group)

@@ -44,13 +44,13 @@ class Pool:
     ) -> None:
         names = [shard.name for shard in shards]
         self._arguments = [ray.put((renderer.of_job(group.job), output, names, journaled)) for group in placement.groups]
-        self._environment = environment(renderer.job.replicas.env_from)
+        self._environment, self._taken = environment(renderer.job), placement.taken
         self._log = logs.logger("pool", job=renderer.job.name)
         self._members = Members()
         self._health = Health(renderer.job.replicas.start_seconds)
         self._autoscaler, self._rivals, living = Autoscaler(placement.types), Rivals(placement), living_nodes()
-        types = self._autoscaler.types(living)
-        self._sizing = Sizing(placement, places.nodes_of(living), types, self._rivals.parts)
+        nodes, types = places.nodes_of(living, placement.taken), self._autoscaler.types(living)
+        self._sizing = Sizing(placement, nodes, types, self._rivals.parts)
         self.prompts_left = 0.0  # unfinished prompts of the job, set by the driver
         self._refill()
 
@@ -106,7 +106,7 @@ class Pool:
         except RayError as error:  # the next look will tell
             self._log.debug("the head did not say how the nodes are: %s", safe_message(error))
             return [], [], []
-        self._sizing.nodes, self._sizing.types = places.nodes_of(living), self._autoscaler.types(living)
+        self._sizing.nodes, self._sizing.types = places.nodes_of(living, self._taken), self._autoscaler.types(living)
         drained, lines = self._drained(living)
         lines += self._overdue(now)
         self._sizing.aim(self._has(), waiting, running, feed_ended, self._health.left_out(now))
@@ -259,12 +259,12 @@ class Pool:
                 case "log" if result:
                     yield Said(replica, f"the end of its log:{result}")
                 case "start":
-                    engine, node = result
+                    engine, node, version = result
                     self.alive.add(replica)
                     self._health.ready(replica, node)
                     self.ask_capacity(replica)
                     self._log.at(replica=replica).info("ready on %s: %s", self.where(replica) or node, engine)
-                    yield Ready(replica, engine)
+                    yield Ready(replica, engine, version)
 
     def _died(self, replica: int, message: str, kind: Kind, raised: bool) -> Iterator[Event]:
         """Yields the spans that the replica had finished before it died, then its death. An error that it `raised` itself has the

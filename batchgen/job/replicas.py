@@ -103,7 +103,8 @@ class Group(Reserved):
 class Replicas(Reserved):
     min: int = Field(1, ge=1, description="Minimum replicas to request, even if the cluster holds fewer now.")
     env_from: list[str] = Field(
-        [], description="Names of environment variables of the driver that replicas get, too. Their values are not recorded."
+        [],
+        description="Names of environment variables of the driver that replicas and the tasks that read get, too. Their values are not recorded.",
     )
     start_seconds: float = Field(
         3600.0,

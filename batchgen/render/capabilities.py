@@ -25,3 +25,6 @@ class Capabilities:
     mistake: Callable[[Sampling], str | None] | None = None
     """What the engine would refuse of a row's sampling, or choke on, in words that begin with the field's name."""
     tasks: frozenset[str] = frozenset({"generate"})
+    version: str | None = ""
+    """Of the package that the engine needs beside batchgen, as it is installed here; None where it is not, empty where the engine
+    needs none."""

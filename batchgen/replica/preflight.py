@@ -1,38 +1,105 @@
-"""What a replica looks at on its node before the engine starts: what would fail later, slower and in other words."""
+"""What is looked at on a worker before an engine starts: what would fail later, slower and in other words.
 
+A replica looks at all of it on its node. A task on any worker (cluster/state/preflight.py) looks first at what holds for all."""
+
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from batchgen.engines.base import ENGINES
 from batchgen.errors import BatchgenError, EngineError, ModelError
 from batchgen.job.job import Job
+from batchgen.output import job_file
 from batchgen.output.store import Store, probe
 from batchgen.render.model_files import ModelFiles, directory_digest, fetch
 
+DRIVER_VARIABLES, DRIVER_ENGINE = "BATCHGEN_DRIVER_VARIABLES", "BATCHGEN_DRIVER_ENGINE"
+"""What a worker's environment says of the driver: the names of its variables of credentials and endpoints, and the version of the
+engine's package there."""
+_CREDENTIALS = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "hf": "HF_"}
+
+
+def of_driver(job: Job) -> dict[str, str]:
+    """DRIVER_VARIABLES and DRIVER_ENGINE, on the driver."""
+    names = sorted(name for name in os.environ if name.startswith((*_CREDENTIALS.values(),)))
+    return {DRIVER_VARIABLES: ",".join(names), DRIVER_ENGINE: version_here(job) or ""}
+
 
 def look(job: Job, model: ModelFiles, store: Store) -> None:
-    """Raises EngineError where this node cannot do what the driver's can: the engine that is installed here does not have an
-    option, the output cannot be written with this node's credentials, the model's files are missing or others."""
+    """Raises EngineError where this node cannot do what the driver's can."""
+    look_at_access(job, model, store)
+    for problem in problems_here(job, model):
+        raise problem
+
+
+def look_at_access(job: Job, model: ModelFiles, store: Store) -> None:
+    """Raises EngineError where workers cannot write the output, or lack a credential of the driver's to read the model."""
+    scheme, separator, _ = store.url.partition("://")
+    remedy = "share the folder among all nodes, or give output.path as a URL"
+    if separator:
+        remedy = "give the workers the credentials that the driver has: replicas.env_from names variables"
+    try:
+        probe(store)
+        is_the_drivers = store.get(job_file.NAME) is not None
+    except BatchgenError as error:
+        raise EngineError(f"{error}; this node cannot write the output", _missing(scheme) or remedy) from None
+    if not is_the_drivers:
+        problem = f"output {store.url}: on this node the driver's {job_file.NAME} is not there"
+        raise EngineError(problem, _missing(scheme) or remedy)
+    try:
+        _fetch(job, model)
+    except ModelError as error:
+        if remedy := _missing("hf"):
+            raise EngineError(f"{error}; asked from this node", remedy) from None
+
+
+def problems_here(job: Job, model: ModelFiles) -> Iterator[EngineError]:
+    """Why this node in particular cannot hold a replica: the engine that is installed here does not have an option, the model's
+    files are missing or others, or do not fit the disk."""
     try:
         ENGINES.named(job.engine.kind).check(job)
     except BatchgenError as error:
-        raise EngineError(f"{error}; on this node another version is installed than on the driver's") from None
-    try:
-        probe(store)
-    except BatchgenError as error:
-        remedy = "give the workers the credentials that the driver has: replicas.env_from names variables"
-        raise EngineError(f"{error}; this node cannot write the output", remedy) from None
-    if model.source is not None and "digest" in model.version:
-        _refuse_other("model.source", Path(model.source), model.version["digest"])
-    elif job.model is not None and model.revision is not None:
-        try:
-            fetch(job.model, model.revision)
-        except ModelError as error:
-            raise EngineError(f"{error}; asked from this node", "give the workers HF_TOKEN: replicas.env_from") from None
-        _refuse_full_disk(model.source or "", model.revision)
+        yield EngineError(f"{error}; {_versions(job)}")
     adapters = model.version.get("adapters")
-    for name, digest in adapters.items() if isinstance(adapters, dict) else ():
-        _refuse_other(f"model.adapters.{name}", Path(model.adapters[name].path), digest)
+    try:
+        if model.source is not None and "digest" in model.version:
+            _refuse_other("model.source", Path(model.source), model.version["digest"])
+        elif _fetch(job, model):
+            _refuse_full_disk(model.source or "", model.revision or "")
+        for name, digest in adapters.items() if isinstance(adapters, dict) else ():
+            _refuse_other(f"model.adapters.{name}", Path(model.adapters[name].path), digest)
+    except ModelError as error:
+        yield EngineError(f"{error}; asked from this node", "give the workers HF_TOKEN: replicas.env_from")
+    except EngineError as error:
+        yield error
+
+
+def version_here(job: Job) -> str | None:
+    """Capabilities.version of the job's engine."""
+    return ENGINES.named(job.engine.kind).capabilities.version
+
+
+def _versions(job: Job) -> str:
+    here, drivers = version_here(job), os.environ.get(DRIVER_ENGINE)
+    if not here or not drivers or here == drivers:
+        return "on this node another version is installed than on the driver's"
+    return f"on this node {job.engine.kind} {here} is installed, on the driver's {drivers}"
+
+
+def _missing(scheme: str) -> str:
+    """Which variables of this kind of store or hub the driver has and this process has not, in words; empty for none."""
+    prefix, names = _CREDENTIALS.get(scheme), os.environ.get(DRIVER_VARIABLES, "").split(",")
+    missing = [name for name in names if prefix and name.startswith(prefix) and name not in os.environ]
+    return f"set on the driver, but not here: {', '.join(missing)}; name them in replicas.env_from" if missing else ""
+
+
+def _fetch(job: Job, model: ModelFiles) -> bool:
+    """Whether the model is the Hub's: then its small files are in this node's cache now. Raises ModelError."""
+    if job.model is None or model.revision is None or "digest" in model.version:
+        return False
+    fetch(job.model, model.revision)
+    return True
 
 
 def _refuse_other(field: str, folder: Path, digest: object) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from batchgen.cluster import driver as drivers
 from batchgen.cluster.driver import Run
-from batchgen.cluster.policy.dispatch import Died, Dispatcher, Event, Finished, Said
+from batchgen.cluster.policy.dispatch import Died, Dispatcher, Event, Finished, Ready, Said
 from tests.support.committed import Committed
 
 WHERE = "node 0123456789ab (10.0.0.7)"
@@ -58,6 +59,17 @@ def test_an_engine_that_was_started_again_is_told_with_what_it_died_of(output: C
         f"replica 1 on {WHERE}: its engine died and was started again: vLLM died",
         "  engine log: CUDA error",
     ]
+
+
+def test_a_version_other_than_the_drivers_is_told_once(output: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "version_here", lambda _: "0.32.0")
+    versions = ["0.32.0", "0.31.0", "", "0.31.0", "0.30.0"]
+    assert told(output, *(Ready(number, {}, version) for number, version in enumerate(versions, 2))) == [
+        f"replica 3 on {WHERE} runs echo 0.31.0; the driver has 0.32.0",
+        f"replica 6 on {WHERE} runs echo 0.30.0; the driver has 0.32.0",
+    ]
+    monkeypatch.setattr(drivers, "version_here", lambda _: None)
+    assert told(output, Ready(2, {}, "0.31.0")) == [], "a driver without the engine's package"
 
 
 def test_a_run_waits_for_a_replica_then_for_prompts_and_at_last_for_what_runs(output: Committed) -> None:

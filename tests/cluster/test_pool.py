@@ -16,7 +16,8 @@ from batchgen.cluster.fit.shape import Shape
 from batchgen.cluster.placement import Group, Placement
 from batchgen.cluster.policy.dispatch import Event
 from batchgen.cluster.pool import Pool
-from tests.support.planning import make
+from batchgen.output.store import open_store
+from tests.support.planning import freeze_output, make
 from tests.support.replicas import blocks, prepared
 
 pytestmark = [pytest.mark.cluster(own=True), pytest.mark.timeout(180)]
@@ -53,6 +54,7 @@ def next_events(pool: Pool, count: int) -> list[str]:
 def test_a_replica_that_was_given_a_lost_block_asks_for_another_span(cluster: Cluster, tmp_path: Path) -> None:
     made = prepared(tmp_path, [{"prompt": "a row"}])
     shards, _ = make(made.job)
+    freeze_output(made.job, open_store(made.job.output.path))
     lost = on_the_other_node.remote()
     ray.wait([lost], fetch_local=False)
     pool = Pool(

@@ -109,8 +109,8 @@ def events(pool: pools.Pool) -> list[Any]:
 def started(rays: Rays, pool: pools.Pool) -> None:
     for replica in (1, 2):
         rays.answer("where", replica, (NODE, ADDRESS, "/a/log"))
-        rays.answer("start_here", replica, ({"capacity": 1}, NODE))
-    assert events(pool) == [Ready(1, {"capacity": 1}), Ready(2, {"capacity": 1})]
+        rays.answer("start_here", replica, ({"capacity": 1}, NODE, "2"))
+    assert events(pool) == [Ready(1, {"capacity": 1}, "2"), Ready(2, {"capacity": 1}, "2")]
 
 
 def test_events_come_in_the_order_in_which_calls_return_and_each_once(rays: Rays, pool: pools.Pool) -> None:

@@ -24,7 +24,7 @@ from batchgen.cluster.connect import connected
 from batchgen.cluster.feed import Assets, Feed
 from batchgen.cluster.fit.shape import NodeType, Shape
 from batchgen.cluster.lookahead import END
-from batchgen.cluster.places import NODE_ID, give_back, node_of, reserve
+from batchgen.cluster.places import NODE_ID, give_back, is_there, node_of, reserve
 from batchgen.cluster.policy.health import kind_of
 from batchgen.cluster.ray_adapter import forget, living_nodes, note, notes
 from batchgen.cluster.state import autoscaler
@@ -180,7 +180,8 @@ def test_what_is_free_on_each_node_and_a_place_beside_nodes_that_are_left_out(cl
     beside, _ = reserve(Shape(({"other": 0.25},)), (node,))
     assert group is not None
     assert beside is not None
-    assert group.wait(60)
+    until(lambda: is_there(group))
+    assert not is_there(beside)
     assert node_of(group) == node
     until(lambda: living_nodes()[node].free.get("other") == 0.5)
     assert placement_group_table(beside)["state"] == "PENDING", "no other node has it"

@@ -59,6 +59,9 @@ def test_an_engine_on_a_fraction_of_a_gpu_takes_that_of_its_memory(monkeypatch: 
     assert arguments(monkeypatch, gpus=0.25)["gpu_memory_utilization"] == pytest.approx(0.225)
     assert arguments(monkeypatch, gpus=0.25, options={"gpu_memory_utilization": 0.2})["gpu_memory_utilization"] == 0.2
     assert "gpu_memory_utilization" not in arguments(monkeypatch, gpus=1)
+    for gpus, shares in ((0.25, True), (1, False), (None, False)):
+        job = make_job("x", engine={"kind": "vllm", "gpus": gpus}, model={"source": "m"})
+        assert vllm.VllmKind().make(job, ModelFiles("m", "/m", None, None, None, {}, None, {}))._shares_gpu is shares
 
 
 @pytest.mark.parametrize(("ranks", "made"), [((4,), (1, 8)), ((8, 9), (2, 16)), ((600,), (1, 600)), ((1,) * 9, (8, 8))])

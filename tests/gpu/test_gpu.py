@@ -8,6 +8,8 @@ import pytest
 
 from batchgen import Output, run
 
+pytestmark = pytest.mark.cluster(own=True)
+
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_a_job_runs_tensor_parallel_and_every_row_is_there(tmp_path, script, size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from batchgen.errors import EngineError, StoreError
+from batchgen.engines import vllm
+from batchgen.errors import EngineError, ModelError, StoreError
 from batchgen.job.job import Job
+from batchgen.output import job_file
 from batchgen.output.store import Store, open_store
 from batchgen.render.model_files import ModelFiles, load_model
 from batchgen.replica import preflight
@@ -21,7 +24,9 @@ from tests.support.rendering import TINY, make_job
 
 @pytest.fixture
 def store() -> Store:
-    return open_store(f"memory://{uuid.uuid4().hex}")
+    made = open_store(f"memory://{uuid.uuid4().hex}")
+    made.put(job_file.NAME, b"{}")
+    return made
 
 
 def on_a_node(tmp_path: Path, **fields: Any) -> tuple[Job, ModelFiles, Path]:
@@ -35,7 +40,7 @@ def on_a_node(tmp_path: Path, **fields: Any) -> tuple[Job, ModelFiles, Path]:
 def test_a_node_like_the_drivers_passes(tmp_path: Path, store: Store) -> None:
     job, model, _ = on_a_node(tmp_path)
     preflight.look(job, model, store)
-    assert not list(store.list("_batchgen")), "the probe is gone"
+    assert [*store.list("_batchgen")] == [job_file.NAME], "the probe is gone"
     preflight.look(make_job(), load_model(None), store)
 
 
@@ -64,10 +69,52 @@ def test_credentials_that_a_node_lacks_are_named(store: Store, monkeypatch: pyte
         preflight.look(make_job(), load_model(None), store)
 
 
+def test_the_variables_that_the_driver_has_and_a_node_lacks_are_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_REGION", "HF_TOKEN"):
+        monkeypatch.setenv(name, "a")
+    said = preflight.of_driver(make_job())
+    assert {"AWS_ACCESS_KEY_ID", "AWS_REGION", "HF_TOKEN"} <= {*said[preflight.DRIVER_VARIABLES].split(",")}
+    monkeypatch.setenv(preflight.DRIVER_VARIABLES, said[preflight.DRIVER_VARIABLES])
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("HF_TOKEN")
+    assert preflight._missing("s3") == "set on the driver, but not here: AWS_ACCESS_KEY_ID; name them in replicas.env_from"
+    assert preflight._missing("gs") == preflight._missing("memory") == preflight._missing("/a/folder") == ""
+
+    def refuse(*_: object) -> None:
+        raise ModelError("model.source a/b: the Hub answered: 401")
+
+    monkeypatch.setattr(preflight, "fetch", refuse)
+    job = make_job(model={"source": "a/b"})
+    model = replace(load_model(None), source="a/b", revision="c" * 40)
+    with pytest.raises(EngineError, match=r"^model\.source a/b: .* 401; .* set on the driver, but not here: HF_TOKEN"):
+        preflight.look_at_access(job, model, store)
+    monkeypatch.setenv("HF_TOKEN", "a")
+    preflight.look_at_access(job, model, store)  # an answer to this node's token is this node's problem
+    [problem] = preflight.problems_here(job, model)
+    assert "401; asked from this node" in str(problem)
+
+
+def test_a_store_without_the_drivers_files_is_another_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        EngineError,
+        match=rf"^output {tmp_path}/out: on this node the driver's _batchgen/job\.json is not there; share",
+    ):
+        preflight.look(make_job(), load_model(None), open_store(str(tmp_path / "out")))
+
+
 def test_an_option_that_the_engine_of_the_node_lacks_is_named(store: Store) -> None:
     job = make_job(engine={"kind": "echo", "options": {"latensy": 1}})
     with pytest.raises(EngineError, match=r"latensy.*; on this node another version is installed than on the driver's"):
         preflight.look(job, load_model(None), store)
+
+
+def test_versions_are_named_where_they_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(engine={"kind": "vllm"}, model={"source": str(TINY)})
+    monkeypatch.setattr(vllm, "installed_version", lambda: "1.1")
+    monkeypatch.setenv(preflight.DRIVER_ENGINE, "1.0")
+    assert preflight.of_driver(job)[preflight.DRIVER_ENGINE] == preflight.version_here(job) == "1.1"
+    assert preflight._versions(job) == "on this node vllm 1.1 is installed, on the driver's 1.0"
+    assert preflight.version_here(make_job()) == "", "echo needs no package"
 
 
 @pytest.mark.parametrize(("free", "cached", "fits"), [(100, False, False), (100, True, True), (2000, False, True)])

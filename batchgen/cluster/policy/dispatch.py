@@ -26,10 +26,12 @@ SURE = 2.0  # times as slow as its copier must a replica be for its items to be 
 
 
 class Ready(NamedTuple):
-    """The replica's engine has started. `engine`: its capacity (sequences) and workers (processes)."""
+    """The replica's engine has started. `engine`: its capacity (sequences) and workers (processes); `version`: of the engine's
+    package on its node, empty where it has none."""
 
     replica: ReplicaId
     engine: dict[str, int]
+    version: str = ""
 
 
 class Capacity(NamedTuple):
