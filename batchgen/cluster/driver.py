@@ -18,14 +18,14 @@ from batchgen.cluster.fit.shape import NodeType
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.monitor import Monitor
 from batchgen.cluster.placement import place
-from batchgen.cluster.places import nodes_of
 from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Dispatcher, Event, Finished, Ready, Said
 from batchgen.cluster.policy.health import WEIGHT
 from batchgen.cluster.pool import LOOK_SECONDS, STOP_SECONDS, Pool
-from batchgen.cluster.ray_adapter import living_nodes
 from batchgen.cluster.state import feed_room
 from batchgen.cluster.state.feed_room import Room
+from batchgen.cluster.state.places import nodes_of
 from batchgen.cluster.state.preflight import Preflight, refuse_missing_engine
+from batchgen.cluster.state.ray_adapter import living_nodes
 from batchgen.errors import EngineError, Interrupted
 from batchgen.job.job import Job
 from batchgen.output.lease import Lease

@@ -19,8 +19,8 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from batchgen.cluster.lookahead import Lookahead
-from batchgen.cluster.ray_adapter import blocks
 from batchgen.cluster.state.feed_room import READ_CPUS, Room
+from batchgen.cluster.state.ray_adapter import blocks
 from batchgen.errors import SECRET_NAMES, BatchgenError
 from batchgen.read import reader
 from batchgen.read.formats import FORMATS

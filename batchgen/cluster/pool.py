@@ -13,15 +13,15 @@ from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from batchgen import logs
-from batchgen.cluster import places
 from batchgen.cluster.actor import Place, environment, log_of
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready, Said
 from batchgen.cluster.policy.health import Health, Kind, kind_of
 from batchgen.cluster.policy.sizing import Has, Sizing, Staying
-from batchgen.cluster.ray_adapter import Living, living_nodes
+from batchgen.cluster.state import places
 from batchgen.cluster.state.autoscaler import Autoscaler
 from batchgen.cluster.state.members import Call, Members
+from batchgen.cluster.state.ray_adapter import Living, living_nodes
 from batchgen.cluster.state.rivals import Rivals
 from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard

@@ -17,8 +17,8 @@ from ray.util import placement_group_table
 
 import batchgen
 from batchgen.cluster.fit.shape import NodeType
-from batchgen.cluster.ray_adapter import living_nodes
 from batchgen.cluster.state.autoscaler import Autoscaler
+from batchgen.cluster.state.ray_adapter import living_nodes
 from batchgen.errors import JobError
 from batchgen.output.output import Output
 from tests.support.autoscaling import autoscaling

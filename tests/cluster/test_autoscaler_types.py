@@ -14,9 +14,9 @@ import yaml
 
 import batchgen
 from batchgen.cluster.fit.shape import NodeType
-from batchgen.cluster.ray_adapter import NODE_TYPE, Living, Monitor, living_nodes, monitor_of
 from batchgen.cluster.state import autoscaler
 from batchgen.cluster.state.autoscaler import Autoscaler, Limits, parse
+from batchgen.cluster.state.ray_adapter import NODE_TYPE, Living, Monitor, living_nodes, monitor_of
 from batchgen.errors import JobError
 from tests.support.nodes import joined_cluster
 

@@ -13,9 +13,9 @@ from ray.util import placement_group_table
 import batchgen
 from batchgen.cluster.fit.shape import Node, NodeType
 from batchgen.cluster.placement import Placement, place
-from batchgen.cluster.places import nodes_of
-from batchgen.cluster.ray_adapter import Living, living_nodes
 from batchgen.cluster.state import feed_room
+from batchgen.cluster.state.places import nodes_of
+from batchgen.cluster.state.ray_adapter import Living, living_nodes
 from batchgen.errors import JobError
 from batchgen.output.output import Output
 from tests.support.nodes import joined_cluster

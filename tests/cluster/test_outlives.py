@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 
 from batchgen.cluster.policy import health
-from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.state.ray_adapter import living_nodes
 from tests.support.faulty import ENTRY, HANG, SILENT
 from tests.support.nodes import drain
 from tests.support.packages import install

@@ -16,8 +16,8 @@ from batchgen.cluster import actor
 from batchgen.cluster import pool as pools
 from batchgen.cluster.placement import place
 from batchgen.cluster.policy.dispatch import Capacity, Died, Finished, Ready, Said
-from batchgen.cluster.ray_adapter import Living
 from batchgen.cluster.state import members
+from batchgen.cluster.state.ray_adapter import Living
 from batchgen.errors import EngineError
 from tests.support.replicas import prepared
 

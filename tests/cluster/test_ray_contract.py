@@ -19,15 +19,14 @@ from ray.core.generated.autoscaler_pb2 import ClusterConfig
 from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskError
 from ray.util import placement_group_table
 
-from batchgen.cluster import ray_adapter
 from batchgen.cluster.connect import connected
 from batchgen.cluster.feed import Assets, Feed
 from batchgen.cluster.fit.shape import NodeType, Shape
 from batchgen.cluster.lookahead import END
-from batchgen.cluster.places import NODE_ID, give_back, is_there, node_of, reserve
 from batchgen.cluster.policy.health import kind_of
-from batchgen.cluster.ray_adapter import forget, living_nodes, note, notes
-from batchgen.cluster.state import autoscaler
+from batchgen.cluster.state import autoscaler, ray_adapter
+from batchgen.cluster.state.places import NODE_ID, give_back, is_there, node_of, reserve
+from batchgen.cluster.state.ray_adapter import forget, living_nodes, note, notes
 from batchgen.errors import EngineError, InputError
 from tests.support.nodes import drain
 from tests.support.planning import make

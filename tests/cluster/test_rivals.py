@@ -19,7 +19,7 @@ from ray.util import placement_group_table
 
 from batchgen.cluster.placement import place
 from batchgen.cluster.policy.division import Part
-from batchgen.cluster.ray_adapter import notes
+from batchgen.cluster.state.ray_adapter import notes
 from batchgen.cluster.state.rivals import Rivals
 from batchgen.job.job import Job
 from batchgen.output.output import Output
@@ -159,7 +159,7 @@ def test_a_job_sees_another_and_forgets_one_whose_driver_was_killed(cluster: Clu
     others.leave()
     assert ours.parts([9], four) == [None]
 
-    code = "import ray, sys, time; from batchgen.cluster.ray_adapter import note; ray.init(address=sys.argv[1])\n"
+    code = "import ray, sys, time; from batchgen.cluster.state.ray_adapter import note; ray.init(address=sys.argv[1])\n"
     code += """note("dead", b'{"born": 0, "wishes": [{"bundles": [{"GPU": 1}], "wants": 9}]}')\n"""
     code += 'print("told", flush=True); time.sleep(99)'
     with subprocess.Popen([sys.executable, "-c", code, cluster.address], stdout=subprocess.PIPE, text=True) as driver:

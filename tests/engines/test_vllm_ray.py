@@ -13,7 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from batchgen.cluster.fit.shape import Shape
-from batchgen.cluster.places import give_back, reserve
+from batchgen.cluster.state.places import give_back, reserve
 from batchgen.engines.vllm import engine_arguments
 from batchgen.job.job import Job
 from batchgen.render.model_files import load_model

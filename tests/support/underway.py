@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
 import batchgen
-from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.state.ray_adapter import living_nodes
 from batchgen.output.output import Output
 from tests.support.faulty import noted
 

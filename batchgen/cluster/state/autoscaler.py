@@ -14,9 +14,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchgen import logs
-from batchgen.cluster import ray_adapter
 from batchgen.cluster.fit.shape import NodeType
-from batchgen.cluster.ray_adapter import Living
+from batchgen.cluster.state import ray_adapter
+from batchgen.cluster.state.ray_adapter import Living
 from batchgen.errors import safe_message
 
 ANSWER_SECONDS = 30.0  # that the first look at the head may take, where a worker starts for it

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, placement_group
 
-from batchgen.cluster import places
 from batchgen.cluster.fit.packing import put, rooms_of, rooms_to_come
 from batchgen.cluster.fit.shape import Node, NodeType, Shape
 from batchgen.cluster.placement import Group, Placement
+from batchgen.cluster.state import places
 from batchgen.errors import JobError
 
 READ_CPUS = 0.5  # that Ray reserves for a read task

@@ -12,10 +12,10 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup
 
 from batchgen import logs
-from batchgen.cluster import places
 from batchgen.cluster.actor import Place, ReplicaActor
 from batchgen.cluster.fit.shape import Shape
 from batchgen.cluster.policy.sizing import Has
+from batchgen.cluster.state import places
 
 Kind = Literal["where", "start", "capacity", "run", "close", "stop", "log"]
 

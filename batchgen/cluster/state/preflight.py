@@ -12,8 +12,8 @@ from ray.exceptions import RayError
 
 from batchgen import logs
 from batchgen.cluster.actor import environment
-from batchgen.cluster.places import NODE_ID
-from batchgen.cluster.ray_adapter import living_nodes
+from batchgen.cluster.state.places import NODE_ID
+from batchgen.cluster.state.ray_adapter import living_nodes
 from batchgen.errors import SECRET_NAMES, BatchgenError, EngineError, safe_message
 from batchgen.job.job import Job
 from batchgen.output.store import open_store

@@ -13,7 +13,7 @@ from batchgen.cluster.fit.fits import capacity
 from batchgen.cluster.fit.shape import Node
 from batchgen.cluster.placement import Group, Placement
 from batchgen.cluster.policy.division import Note, Part, Wish, part
-from batchgen.cluster.ray_adapter import forget, note, notes
+from batchgen.cluster.state.ray_adapter import forget, note, notes
 from batchgen.errors import safe_message
 
 LOOK_SECONDS = 5.0  # between looks at what the others want; what this one wants is told at once

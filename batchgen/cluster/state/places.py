@@ -9,7 +9,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from batchgen.cluster.fit.shape import Node, Shape
-from batchgen.cluster.ray_adapter import Living
+from batchgen.cluster.state.ray_adapter import Living
 
 NODE_ID = "ray.io/node-id"  # the label in which Ray has a node's id
 _ASKED: dict[Hashable, ray.ObjectRef] = {}  # by group: what is there when its place is
