@@ -147,7 +147,7 @@ class Living:
             fields = {"kind": "echo", "gpus": 1, "tensor_parallel_size": self.gpus}
             replicas = {"share": self.share, "priority": self.priority}
             job = Job.parse({**JOB, "engine": fields, "replicas": replicas})
-            self.sizing = Sizing(place(job, MANY, ()), cluster, self.parts)
+            self.sizing = Sizing(place(job, MANY, ()), cluster, (), self.parts)
         else:
             self.sizing.nodes = cluster
             has = [one for one in self.members.values() if not one.retired]

@@ -175,7 +175,7 @@ def test_a_start_that_hangs_is_a_failed_start_and_another_is_asked_for(
 ) -> None:
     for replica in (1, 2):
         rays.answer("where", replica, (NODE, ADDRESS, "/a/log"))
-    rays.answer("start_here", 2, ({"capacity": 1}, NODE))
+    rays.answer("start_here", 2, ({"capacity": 1}, NODE, ""))
     events(pool)
     assert look(pool) == ([], [])
     late = time.monotonic() + 101
