@@ -90,10 +90,10 @@ def test_a_pool_grows_with_the_cluster(cluster: Cluster, tmp_path: Path, monkeyp
 
 
 def test_a_pool_lets_go_while_a_straggler_runs(cluster: Cluster, tmp_path: Path) -> None:
-    """Of three replicas the straggler's stays, and a spare one."""
-    for _ in range(3):
+    """Of four replicas the straggler's stays, a spare one, and the one that runs a copy, if it came to that."""
+    for _ in range(4):
         cluster.add_node(num_cpus=1, num_gpus=3)
     cluster.wait_for_nodes()
     with running(tmp_path, lambda number: number == 0) as (said, _):
-        until(lambda: count("CREATED") == 2 and count("REMOVED") >= 1, said)
-        assert len(placement_group_table()) >= 3
+        until(lambda: count("CREATED") in (2, 3) and count("REMOVED") >= 1, said)
+        assert len(placement_group_table()) >= 4
