@@ -241,8 +241,11 @@ class Pool:
             elif raised:
                 yield from self._died(replica, str(cause), "start" if kind == "start" else "engine", True)
             else:
-                account = safe_message(error, 2000)  # Ray's begins with the names of actor, node and owner
-                account = (account.partition(" because ")[2] or account)[:300]
+                account = safe_message(error, 8000)  # Ray's begins with the names of actor, node and owner
+                account = account.partition(" because ")[2] or account
+                account = (
+                    account if len(account) <= 300 else f"{account[:100]} ... {account[-200:]}"
+                )  # the error ends a traceback
                 yield from self._died(replica, account, kind_of(account), False)
         else:
             match kind:

@@ -18,9 +18,8 @@ from ray.exceptions import RayError
 
 from batchgen.cluster.policy import health
 from batchgen.cluster.state.ray_adapter import living_nodes
-from tests.support.faulty import ENTRY, HANG, SILENT
+from tests.support.faulty import HANG, SILENT
 from tests.support.nodes import drain
-from tests.support.packages import install
 from tests.support.underway import SEAT, UnderWay, seated
 
 pytestmark = [pytest.mark.cluster(own=True), pytest.mark.timeout(300)]
@@ -34,14 +33,8 @@ def nodes() -> Iterator[Cluster]:
         yield made
 
 
-@pytest.fixture(autouse=True)
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine `faulty`, on the sys.path that workers get of a driver that connects now."""
-    install(tmp_path / "site", monkeypatch, ENTRY)
-
-
 @pytest.fixture
-def cluster(nodes: Cluster, package: None) -> Iterator[Cluster]:
+def cluster(nodes: Cluster) -> Iterator[Cluster]:
     """The nodes, with a driver connected."""
     ray.init(address=nodes.address, log_to_driver=False)
     try:

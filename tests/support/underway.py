@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
 import batchgen
 from batchgen.cluster.state.ray_adapter import living_nodes
 from batchgen.output.output import Output
-from tests.support.faulty import noted
+from tests.support.faulty import ENTRY, noted
+from tests.support.packages import install
 
 ROWS, PATIENCE = 96, 120
 SEAT = {"num_cpus": 0, "resources": {"seat": 1}}
@@ -25,14 +28,17 @@ SEAT = {"num_cpus": 0, "resources": {"seat": 1}}
 
 @contextlib.contextmanager
 def seated(seats: int) -> Iterator[Cluster]:
-    """A head that reads, and nodes with a seat for one replica each."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        for _ in range(seats):
-            made.add_node(**SEAT)
-        yield made
-    finally:
-        made.shutdown()
+    """A head that reads, and nodes with a seat for one replica each; here and there is the engine `faulty`."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        install(Path(folder), patch, ENTRY)
+        patch.setenv("PYTHONPATH", f"{folder}:{Path(__file__).parents[2]}")  # of the nodes' processes
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            for _ in range(seats):
+                made.add_node(**SEAT)
+            yield made
+        finally:
+            made.shutdown()
 
 
 class UnderWay:
