@@ -37,6 +37,7 @@ from batchgen.replica import journal
 from batchgen.replica.preflight import version_here
 
 DRAIN_SECONDS = 30.0  # that running spans have to finish once a run is to stop
+TELL_SECONDS = 10.0  # without CPUs for the feed, until a line says so
 LOST_PASSES = 3  # of the feed, one after the other, in which every block may get lost
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
 """How long the driver waits for an event while the feed may have a block that is wanted, and while it may not."""
@@ -90,11 +91,15 @@ class Run:
                     self._preflight.end()
 
     def _wait_for(self, room: Room) -> None:
-        self.monitor.tally.waits_for = "CPUs for the tasks that read and render, before replicas take theirs"
+        what, tell_at = "CPUs for the tasks that read and render, before replicas take theirs", self._began + TELL_SECONDS
+        self.monitor.tally.waits_for = what
         while not room.is_there():
             self.lease.check()
             if self.stopping():
                 raise Interrupted("interrupted", "run again to resume")
+            if time.monotonic() > tell_at:
+                tell_at = float("inf")
+                self.monitor.message(f"waits for {what}: {room.tasks} x {feed_room.READ_CPUS:g} CPUs")
             self.monitor.tick(0)
             time.sleep(IDLE_POLL_SECONDS)
 
