@@ -204,7 +204,7 @@ class Run:
                 self.monitor.tally.engine = engine
                 self._first_wait = "a replica to start in place of those that died"
             case Capacity(replica, load):
-                self._dispatcher.has_capacity(replica, load)
+                self._dispatcher.has_capacity(replica, load * self.job.samples, time.monotonic())
             case Finished(replica, item, receipt):
                 self._dispatcher.finish(replica, item, time.monotonic(), receipt.counts.rows)
                 self.monitor.receipt(receipt)

@@ -1,11 +1,15 @@
 """The simulation of pools: what it says of the dispatcher that runs in a job, span sizes and the order of rows included."""
 
+from pathlib import Path
+
 import pytest
 
 
 @pytest.fixture(scope="module")
 def sim(script):
-    return script("bench/simulate.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        yield script("bench/simulate.py")
 
 
 def world(sim, **changes):
@@ -38,6 +42,41 @@ def test_deaths_cost_rows_done_twice_and_the_job_still_ends(sim):
     assert calm.redone == pytest.approx(0.0)
     assert deadly.redone > 0
     assert deadly.makespan > calm.makespan
+
+
+def test_a_journal_saves_rows_of_dead_replicas(sim):
+    shape = {"replicas": 4, "rows": 24_000, "deaths": 60.0}
+    often, never = sim.simulate(world(sim, **shape, journal=5.0)), sim.simulate(world(sim, **shape, journal=0.0))
+    assert 0 < often.redone < 0.5 * never.redone
+
+
+def test_idle_replicas_are_released_while_the_last_rows_run(sim):
+    job = sim.Simulation(world(sim, replicas=8, known=False, sigma=1.5))
+    gone = []
+    job.gone, tell = lambda name: (gone.append((job.now, job.target)), tell(name)), job.gone
+    outcome = job.run()
+    early = [now for now, _ in gone if now < outcome.makespan]
+    assert early, "a replica left before the end"
+    assert min(early) > job.first_idle
+    assert min(target for now, target in gone if now < outcome.makespan) < 8
+
+
+@pytest.mark.parametrize("deaths", [0.0, 60.0])
+def test_a_replica_that_runs_ahead_of_the_events_does_as_one_that_stops_at_every_row(sim, deaths):
+    shape = {"known": False, "deaths": deaths, "replicas": 3}
+    ahead, stepping = sim.simulate(world(sim, **shape)), sim.Simulation(world(sim, **shape))
+    follow, generate = stepping.follow, sim.Replica.generate
+
+    def stop_at_each(name):
+        follow(name)
+        replica = stepping.replicas[name]
+        if not (replica.free or replica.ended or replica.has_room) and replica.next_row < replica.dies:
+            stepping.at(replica.next_row, "rows", name, replica.version)
+
+    stepping.follow = stop_at_each
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sim.Replica, "generate", lambda self, until: generate(self, min(until, stepping.now)))
+        assert stepping.run() == ahead
 
 
 def test_a_slow_feed_shows_as_utilisation_lost(sim):

@@ -60,6 +60,20 @@ def test_items_go_in_the_order_of_the_feed_to_the_emptiest_replica() -> None:
     assert dispatcher.take(0.0) == (1, "d")
 
 
+def test_a_load_that_was_told_long_ago_has_shrunk_since() -> None:
+    dispatcher: Dispatcher[str] = Dispatcher()
+    for replica in (1, 2):
+        dispatcher.join(replica)
+        for number in range(8):
+            dispatcher.speeds.finished(replica, 10.0, 10.0, 10.0 * number)
+    dispatcher.has_capacity(1, 100.0, 0.0)
+    dispatcher.has_capacity(2, 60.0, 90.0)
+    for item in "ab":
+        dispatcher.enqueue(item)
+    assert dispatcher.take(95.0) == (1, "a"), "at one row a second it holds 5 by now, replica 2 holds 55"
+    assert dispatcher.take(95.0) == (2, "b")
+
+
 def test_the_items_of_a_dead_replica_go_to_the_front_in_their_order() -> None:
     dispatcher = ready(1, 2)
     for item in "abcd":

@@ -57,4 +57,5 @@ def test_a_replica_holds_by_its_rows_a_second() -> None:
     for number in range(4):
         dispatcher.speeds.finished(3, 40.0, 10.0, 20.0 * number)
     dispatcher.speeds.look(dispatcher.running, 60.0)
+    dispatcher.speeds.finished(4, 40.0, 10.0, 60.0)
     assert [dispatcher.pace(replica, 60.0) for replica in (1, 2, 3, 4)] == pytest.approx([1.0, 1.0, 0.273, 0.0], abs=0.01)

@@ -92,7 +92,7 @@ class Dispatcher(Generic[Item]):
         self.deaths: dict[Item, int] = {}  # by item, the weight of deaths while it ran
         self.speeds = Speeds()
         self._holders: dict[Item, set[ReplicaId]] = {}
-        self._free: dict[ReplicaId, float] = {}
+        self._free: dict[ReplicaId, float] = {}  # replicas with capacity, and when each will have finished what it holds
         self._retired: set[ReplicaId] = set()
         self._ran: set[Item] = set()  # items that a lost replica had
         self._careful: dict[ReplicaId, Care] = {}  # of replicas that run a careful item
@@ -110,10 +110,11 @@ class Dispatcher(Generic[Item]):
         """Add a replica; it takes nothing before it reports capacity."""
         self.running[replica] = {}
 
-    def has_capacity(self, replica: ReplicaId, load: float = 0.0) -> None:
-        """The replica, with this `load` of unfinished prompts, can take one more item. Ignored after it was lost or retired."""
+    def has_capacity(self, replica: ReplicaId, load: float = 0.0, now: float | None = None) -> None:
+        """The replica, with this `load` of unfinished rows, can take one more item. Ignored after it was lost or retired. `now`: its
+        load shrinks from now on, which counts where nothing is queued for long."""
         if replica in self.running and replica not in self._retired:
-            self._free[replica] = load
+            self._free[replica] = load if now is None else now + load / self.speeds.rows_a_second(replica, now)
 
     def retire(self, replica: ReplicaId) -> None:
         """Give the replica nothing more; it finishes what it runs."""
@@ -229,7 +230,7 @@ class Dispatcher(Generic[Item]):
         return min(able, key=lambda replica: len(self.running[replica]), default=None)
 
     def _queued(self, now: float) -> tuple[ReplicaId, Item] | None:
-        """The emptiest replica first, so that equal replicas end together. Shortly before the end, what slow ones are late with
+        """The replica that would be empty first, so that all end together. Shortly before the end, what slow ones are late with
         comes before the queue."""
         if not self._free or not self.queue:
             return None

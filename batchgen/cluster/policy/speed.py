@@ -44,11 +44,15 @@ class Speeds:
             self._finished = deque(self._finished, maxlen=most)
 
     def pace(self, replica: int, now: float) -> float:
-        """Rows a second by those of a fast replica, where that is known and the replica is slow; 0 before its first item."""
-        if replica not in self._usual:
-            return 0.0
+        """Rows a second by those of a fast replica: 1 unless the replica is slow; 0 while either is not known."""
         rate = self._rate(replica, now)
-        return rate / self.rate if rate and SLOW * rate < self.rate else 1.0
+        if not rate or not self.rate:
+            return 0.0
+        return rate / self.rate if SLOW * rate < self.rate else 1.0
+
+    def rows_a_second(self, replica: int, now: float) -> float:
+        """Of the replica, else of a fast one; 1 while nobody knows."""
+        return self._rate(replica, now) or self.rate or 1.0
 
     def _rate(self, replica: int, now: float) -> float:
         first, rows, items = self._made.get(replica, (now, 0.0, 0))
