@@ -243,10 +243,10 @@ class Pool:
             else:
                 account = safe_message(error, 8000)  # Ray's begins with the names of actor, node and owner
                 account = account.partition(" because ")[2] or account
-                account = (
+                short = (
                     account if len(account) <= 300 else f"{account[:100]} ... {account[-200:]}"
-                )  # the error ends a traceback
-                yield from self._died(replica, account, kind_of(account), False)
+                )  # a traceback ends in its error
+                yield from self._died(replica, short, kind_of(account), False)
         else:
             match kind:
                 case "run":

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from batchgen import logs
 from batchgen.cluster import actor
@@ -148,6 +148,16 @@ def test_an_answer_of_a_replica_that_has_ended_is_nobodys(rays: Rays, pool: pool
     rays.answer("run", 1, "receipt")
     rays.answer("capacity_left", 1, 0.0)
     assert events(pool) == []
+
+
+def test_a_long_account_of_a_death_keeps_its_end_where_a_traceback_has_its_error(rays: Rays, pool: pools.Pool) -> None:
+    account = f"an error raised in its creation task, {200 * 'File a, line 1 '}JobError: engine.kind toy: no such name"
+    rays.answer("start_here", 1, RayError(f"The actor died because {account}"))
+    [died] = events(pool)
+    assert died.kind == "start"
+    assert died.message.startswith("an error raised in its creation task, ")
+    assert died.message.endswith("JobError: engine.kind toy: no such name")
+    assert len(died.message) < 310
 
 
 def test_a_cause_that_comes_twice_from_the_only_node_ends_the_job_and_names_it(rays: Rays, pool: pools.Pool) -> None:
