@@ -30,6 +30,7 @@ from tests.support.rendering import TINY
 
 TOKEN = "AWS_SESSION_TOKEN"
 PATIENCE = 120
+ROWS = "".join(f'{{"prompt": "row {number}"}}\n' for number in range(3))
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
@@ -82,7 +83,7 @@ def looked(preflight: Preflight) -> str:
 
 
 def job(folder: Path, output: str, **fields: object) -> dict[str, object]:
-    (folder / "in.jsonl").write_text(lines(1, 2, 3))
+    (folder / "in.jsonl").write_text(ROWS)
     return {
         "input": {"path": str(folder / "in.jsonl"), "prompt": "prompt"},
         "engine": {"kind": "echo"},
@@ -108,7 +109,7 @@ def test_a_worker_without_the_drivers_credentials_ends_the_job_before_a_replica_
     )
 
     names = ["AWS_ENDPOINT_URL", TOKEN]
-    s3.client.put_object(Bucket=s3.bucket, Key=f"{tmp_path.name}/in.jsonl", Body=lines(1, 2, 3).encode())
+    s3.client.put_object(Bucket=s3.bucket, Key=f"{tmp_path.name}/in.jsonl", Body=ROWS.encode())
     given = job(tmp_path, f"{s3.url}/{tmp_path.name}-b", replicas={"env_from": names})
     given["input"] = {"path": f"{s3.url}/{tmp_path.name}/in.jsonl", "prompt": "prompt"}
     status = batchgen.run(given, out=said)
