@@ -64,7 +64,7 @@ def look(job: Job, found: list[Found]) -> InputColumns:
         return format_of(spec, shard).head(spec, shard.name, HEAD_ROWS)
 
     schemas: dict[str, pa.Schema] = {}
-    seen = Seen(spec.messages)
+    seen = Seen(spec.conversation)
     if isinstance(head(found[0]), pa.Schema):
         with ThreadPoolExecutor(8) as pool:
             schemas = {
@@ -82,7 +82,7 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     fields = [carried_field(name, kinds.get(name), output) for name, output in carried_names(carried).items()]
     if wanted and misfits:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
-    calls = spec.messages is not None and (seen.calls or call_fields(schemas.values(), spec.messages))
+    calls = spec.conversation is not None and (seen.calls or call_fields(schemas.values(), spec.conversation))
     kept = pa.schema(fields, CALLS if calls else None)
     per_row = seen.bytes / seen.rows if seen.rows else BYTES_PER_ROW
     return InputColumns(kept, per_row, schemas, frozenset(job.columns | JobLayout(job).needed))

@@ -11,6 +11,12 @@ from batchgen.errors import BadRow
 from batchgen.jsontext import dumps, loads
 from batchgen.records import CALL_KEYS, Message
 
+_KEYS = {
+    "text": ("text", "value"),
+    "image_url": ("image_url", "value"),
+    "image": ("image", "value", "url", "path", "image_url"),
+}
+"""The keys of a part's content by its type: OpenAI's, `value` of VLMEvalKit, and those of images in Transformers."""
 Part = dict[str, Any]
 Content = str | list[Part]
 
@@ -27,11 +33,12 @@ def read_content(value: object) -> Content | None:
 
 def _part(number: int, part: object) -> Part:
     kind = part.get("type") if isinstance(part, dict) else None
-    inner = part.get(kind) if isinstance(part, dict) and kind in ("text", "image_url") else None
+    keys = _KEYS.get(kind, ()) if isinstance(part, dict) and isinstance(kind, str) else ()
+    inner = next((part[key] for key in keys if part.get(key) is not None), None)
     if kind == "text" and isinstance(inner, str):
         return {"type": "text", "text": inner}
     given = inner if isinstance(inner, dict) else {"url": inner}
-    if kind == "image_url" and isinstance(given.get("url"), str):
+    if kind != "text" and isinstance(given.get("url"), str):
         return {"type": "image_url", "image_url": {key: entry for key, entry in given.items() if entry is not None}}
     raise BadRow("input", f"part {number} is neither {{type: text, text: ...}} nor {{type: image_url, image_url: {{url: ...}}}}")
 

@@ -47,8 +47,8 @@ class Renderer:
         self._text = PromptText(job, model, self._steering, capabilities)
         self.layout = self._text.form.kind
         self._has_template = self._text.form.template is not None
-        if not self._has_template and (job.input.messages or job.input.turns):
-            problem = f"model {model.label} has no chat template, which messages and turns need"
+        if not self._has_template and (job.input.conversation or job.input.turns or job.input.history):
+            problem = f"model {model.label} has no chat template, which conversations need"
             raise ModelError(problem, "name one with model.chat_template")
 
     def __reduce__(self) -> tuple[object, ...]:
