@@ -44,14 +44,15 @@ class Input(Spec):
     drop_last_answer: bool = Field(False, description="Leave out an answer that ends a conversation, and make it anew.")
     answer_role: str = Field("assistant", description="Role of the answer in the output column `messages`.")
     keep: Literal["all"] | list[str] = Field("all", description="Input columns copied to the output: all, or a list.")
+    image_folder: str | None = Field(None, description="Folder below which rows may name images by path; on every node.")
     image_hosts: list[str] = Field(
         [],
-        description="Hosts whose images messages may name by URL, for an endpoint, which fetches them: example.org, or *.example.org for all below it.",
+        description="Hosts from which images are fetched that rows name by URL: example.org, or *.example.org for all below it.",
     )
     max_row_bytes: int = Field(
         8 * 2**20,
         gt=0,
-        description="Maximum bytes of a row: of its JSONL line, or of its cells in a table. A longer one becomes an error row.",
+        description="Maximum bytes of a row: of its JSONL line, or of its cells in a table; and of each image that it names. A longer one becomes an error row.",
     )
 
     @model_validator(mode="before")

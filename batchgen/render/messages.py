@@ -32,9 +32,9 @@ def read_content(value: object) -> Content | None:
 
 
 def _part(number: int, part: object) -> Part:
-    kind = part.get("type") if isinstance(part, dict) else None
-    keys = _KEYS.get(kind, ()) if isinstance(part, dict) and isinstance(kind, str) else ()
-    inner = next((part[key] for key in keys if part.get(key) is not None), None)
+    given_part: dict[str, Any] = part if isinstance(part, dict) else {}
+    keys = _KEYS.get(kind, ()) if isinstance(kind := given_part.get("type"), str) else ()
+    inner = next((given_part[key] for key in keys if given_part.get(key) is not None), None)
     if kind == "text" and isinstance(inner, str):
         return {"type": "text", "text": inner}
     given = inner if isinstance(inner, dict) else {"url": inner}
@@ -109,6 +109,16 @@ def images(messages: Iterable[Message]) -> list[str]:
     """The URLs of a conversation's images, in order."""
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+
+
+def with_images(messages: Iterable[Message], urls: Iterable[str]) -> list[Message]:
+    """The messages with these URLs in place of those of their images, in order."""
+    left = iter(urls)
+
+    def replaced(part: Part) -> Part:
+        return {**part, "image_url": {**part["image_url"], "url": next(left)}} if part["type"] == "image_url" else part
+
+    return [{**one, "content": [*map(replaced, one["content"])]} if isinstance(one["content"], list) else one for one in messages]
 
 
 def for_template(message: Message, hosted: bool) -> Message:

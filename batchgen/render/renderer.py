@@ -187,7 +187,7 @@ def _id(value: object) -> str | None:
 
 
 def prompt_hash(ids: list[int], pictures: Sequence[str] = ()) -> str:
-    """xxh3-128 of the prompt's token ids as little-endian int32, and of its images' URLs, in hex."""
+    """xxh3-128 of the prompt's token ids as little-endian int32, and of its images as data URLs, in hex."""
     return xxhash.xxh3_128_hexdigest(array.array("i", ids).tobytes() + "".join(pictures).encode())
 
 

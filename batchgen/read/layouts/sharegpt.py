@@ -41,7 +41,7 @@ def _calls(where: str, text: object) -> list[dict[str, Any]]:
         value = loads(text) if isinstance(text, str) else text
     except ValueError as error:
         raise BadRow("input", f"{where}: {error}") from None
-    calls = value if isinstance(value, list) else [value]
+    calls: list[Any] = value if isinstance(value, list) else [value]
     if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
         raise BadRow("input", f"{where}: its value is not the JSON of {{name, arguments}}, or of a list of them")
     return [{"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments") or {}}} for call in calls]
