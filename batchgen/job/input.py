@@ -28,6 +28,11 @@ class Input(Spec):
     split: str = Field("train", description="Split of the dataset (`format: dataset`).")
     subset: str | None = Field(None, description="Configuration of a Hub dataset (`format: dataset`).")
     id: str | None = Field(None, description="Column with the row's name, for the output; shard and row number identify a row.")
+    each: str | None = Field(
+        None,
+        pattern=r"^[^.]+(\.[^.]+)*$",
+        description="Path to a list in each row, every element of which becomes a row: data.paragraphs.qas.",
+    )
     prompt: str | None = Field(None, description="Column with one user message.")
     messages: str | None = Field(None, description="Column with a conversation: list of {role, content}, the last from the user.")
     conversations: str | None = Field(None, description="Column with a ShareGPT conversation: list of {from, value}.")

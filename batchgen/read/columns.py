@@ -16,6 +16,7 @@ from batchgen.errors import InputError, JobError
 from batchgen.job.input import Input
 from batchgen.job.job import Job
 from batchgen.jsontext import dumps
+from batchgen.read import expand
 from batchgen.read import schemas as schemas_of
 from batchgen.read.formats import Found, Head, format_of
 from batchgen.read.formats.cells import alone
@@ -61,7 +62,7 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     spec = job.input
 
     def head(shard: Found) -> Head:
-        return format_of(spec, shard).head(spec, shard.name, HEAD_ROWS)
+        return expand.head(spec, format_of(spec, shard), shard.name, HEAD_ROWS)
 
     schemas: dict[str, pa.Schema] = {}
     seen = Seen(spec.conversation)
@@ -75,6 +76,8 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     if not schemas:
         some = found[:: max(1, len(found) // HEAD_SHARDS)]
         kinds, misfits = infer_types(row for one in map(head, some) for row in seen.rows_of(one, HEAD_BYTES // len(some))), True
+    if spec.each and not seen.rows:
+        raise JobError(f"input.each {spec.each}: nothing there in the first rows", "name a path to a list in each row")
     if kinds or schemas:
         _check_named(job, kinds)
     wanted = list(kinds) if spec.keep == "all" else spec.keep
