@@ -11,6 +11,7 @@ from batchgen.read.columns import InputColumns, look
 from batchgen.read.discover import discover, refuse_own_output, skipped, with_combinations
 from batchgen.read.formats import Found
 from batchgen.read.layouts import JobLayout
+from batchgen.render.images.images import refuse_no_folder
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from batchgen.tasks import TASKS
@@ -50,9 +51,7 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     engine = ENGINES.named(job.engine.kind)
     if engine.capabilities.needs_model and job.model is None:
         raise JobError(f"engine.kind {job.engine.kind} needs a model", "set model.source")
-    if job.input.image_hosts and engine.capabilities.prompts != "messages":
-        cause = f"input.image_hosts: engine {job.engine.kind} reads images in the row itself only (data URLs), from no host"
-        raise JobError(cause, "leave it out")
+    refuse_no_folder(job.input)
     _check_groups(job, engine)
     if (uses := TASKS.named(job.task).uses) not in engine.capabilities.tasks:
         raise JobError(f"task {job.task}: engine {job.engine.kind} cannot {uses}", "name another engine.kind")

@@ -48,10 +48,21 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Within:
+    """Where the elements of a span lie (`input.each`): in these rows of the shard's format, after the first `skip` elements."""
+
+    start: int
+    end: int
+    rows: int
+    skip: int
+
+
+@dataclass(frozen=True)
 class Span:
     """Rows `start <= ordinal < end` of one shard, `rows` of which exist (blank lines do not). `offset` and `bytes` locate the
     lines of a JSONL shard in its uncompressed text, `digest` is xxh3-64 over them; 0 and "" for other formats. A span with a
-    `retry` (the number of its plan file) has the `again` rows alone; its part supersedes what earlier parts say of them."""
+    `retry` (the number of its plan file) has the `again` rows alone; its part supersedes what earlier parts say of them. Where
+    rows are elements (`input.each`), `within` is set, and offset, bytes and digest are of the format's rows."""
 
     shard: int
     start: int
@@ -62,6 +73,7 @@ class Span:
     retry: int = 0
     again: tuple[Failed, ...] = ()
     digest: str = ""
+    within: Within | None = None
 
     @property
     def name(self) -> str:

@@ -22,6 +22,7 @@ from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
 from batchgen.records import Answer
 from batchgen.render.capabilities import Capabilities
+from batchgen.render.messages import with_images
 from batchgen.render.model_files import ModelFiles
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ class OpenAIEngine:
         import openai
 
         sampling, cause = request.sampling, ""
-        parameters = {"messages": jsontext.loads(bytes(request.token_ids)), **self._parameters(sampling)}
+        messages = with_images(jsontext.loads(bytes(request.token_ids)), request.images)
+        parameters = {"messages": messages, **self._parameters(sampling)}
         for attempt in range(self.options.max_retries + 1):
             if attempt:
                 await asyncio.sleep(min(MOST_WAIT, 0.5 * 2**attempt) * random.uniform(0.75, 1.0))

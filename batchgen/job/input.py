@@ -9,7 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from batchgen.job.fields import Column, Spec
 from batchgen.job.hosts import host_pattern
 
-_PROMPTS = ("prompt", "messages", "turns", "template")
+_PROMPTS = ("prompt", "messages", "conversations", "turns", "instruction", "template")
+_TALKS = ("messages", "conversations")
 Kind = Literal["string", "integer", "number", "boolean", "json"]
 """JSON Schema's names of types, and json, any value as its text."""
 _TYPES: dict[Kind, pa.DataType] = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
@@ -27,25 +28,36 @@ class Input(Spec):
     split: str = Field("train", description="Split of the dataset (`format: dataset`).")
     subset: str | None = Field(None, description="Configuration of a Hub dataset (`format: dataset`).")
     id: str | None = Field(None, description="Column with the row's name, for the output; shard and row number identify a row.")
+    each: str | None = Field(
+        None,
+        pattern=r"^[^.]+(\.[^.]+)*$",
+        description="Path to a list in each row, every element of which becomes a row: data.paragraphs.qas.",
+    )
     prompt: str | None = Field(None, description="Column with one user message.")
     messages: str | None = Field(None, description="Column with a conversation: list of {role, content}, the last from the user.")
-    turns: str | None = Field(None, description="Column with a list of user messages, answered in order.")
+    conversations: str | None = Field(None, description="Column with a ShareGPT conversation: list of {from, value}.")
+    turns: str | None = Field(None, description="Column with a list of user messages (texts or {content}), answered in order.")
+    instruction: str | None = Field(None, description="Column with an instruction (Alpaca, Dolly): one user message.")
+    context: str | None = Field(None, description="Column with the text of the instruction (Alpaca's `input`), its next line.")
+    history: str | None = Field(None, description="Column with the pairs of question and answer before the instruction.")
     template: str | None = Field(None, description="Jinja template of one user message; columns are its variables: {{ column }}.")
     system: str | Column | None = Field(None, description="System message: a constant, or {column: NAME}.")
     continue_final_message: bool | None = Field(
         None,
         description="How conversations end. null: with a user message. true: with the start of the answer, to be continued. false: with an answer, after which the chat template asks for something else (a label).",
     )
+    drop_last_answer: bool = Field(False, description="Leave out an answer that ends a conversation, and make it anew.")
     answer_role: str = Field("assistant", description="Role of the answer in the output column `messages`.")
     keep: Literal["all"] | list[str] = Field("all", description="Input columns copied to the output: all, or a list.")
+    image_folder: str | None = Field(None, description="Folder below which rows may name images by path; on every node.")
     image_hosts: list[str] = Field(
         [],
-        description="Hosts whose images messages may name by URL, for an endpoint, which fetches them: example.org, or *.example.org for all below it.",
+        description="Hosts from which images are fetched that rows name by URL: example.org, or *.example.org for all below it.",
     )
     max_row_bytes: int = Field(
         8 * 2**20,
         gt=0,
-        description="Maximum bytes of a row: of its JSONL line, or of its cells in a table. A longer one becomes an error row.",
+        description="Maximum bytes of a row: of its JSONL line, or of its cells in a table; and of each image that it names. A longer one becomes an error row.",
     )
 
     @model_validator(mode="before")
@@ -66,9 +78,22 @@ class Input(Spec):
         named = [name for name in _PROMPTS if getattr(self, name) is not None]
         if len(named) != 1:
             raise ValueError(f"name exactly one of {', '.join(_PROMPTS)} (got {', '.join(named) or 'none'})")
-        if self.continue_final_message is not None and self.messages is None:
-            raise ValueError("continue_final_message is about conversations: name input.messages")
+        talks = self.conversation is not None
+        about = {"continue_final_message": self.continue_final_message is not None, "drop_last_answer": self.drop_last_answer}
+        if not talks and (field := next((field for field, given in about.items() if given), None)):
+            raise ValueError(f"{field} is about conversations: name input.{' or input.'.join(_TALKS)}")
+        if all(about.values()):
+            raise ValueError("drop_last_answer leaves out what continue_final_message needs: choose one")
+        if self.instruction is None and (
+            field := next((field for field in ("context", "history") if getattr(self, field)), None)
+        ):
+            raise ValueError(f"{field} belongs to an instruction: name input.instruction")
         return self
+
+    @property
+    def conversation(self) -> str | None:
+        """The column with a conversation, if the prompt is one."""
+        return next((getattr(self, name) for name in _TALKS if getattr(self, name) is not None), None)
 
     @property
     def source(self) -> tuple[str, str]:

@@ -1,10 +1,10 @@
 """`_batchgen/plan/`: the spans of an output in numbered files, each written once.
 
 000000.parquet holds the spans of the first run; every later file adds those of a grown input, or those of a retry, which run
-failed rows of earlier spans again. Columns: shard, start, end, rows, offset, bytes, digest (not in the first outputs), and for a
-retry `again`, the rows to run (Failed). The file metadata holds `shards`, the JSON list of the shards as they were then, and
-`batchgen`, the mark of format.py with the fingerprint of the job. All are written with put_new, so that of two drivers one plans
-and the other follows."""
+failed rows of earlier spans again. Columns: shard, start, end, rows, offset, bytes, digest (not in the first outputs), for a
+retry `again`, the rows to run (Failed), and where rows are elements `within` (Within). The file metadata holds `shards`, the JSON
+list of the shards as they were then, and `batchgen`, the mark of format.py with the fingerprint of the job. All are written with
+put_new, so that of two drivers one plans and the other follows."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -17,12 +17,13 @@ from batchgen.errors import VerifyError, safe_message
 from batchgen.output import job_file
 from batchgen.output.format import about, known, read_parquet, to_parquet
 from batchgen.output.store import Store
-from batchgen.records import Failed, Shard, Span
+from batchgen.records import Failed, Shard, Span, Within
 
 FOLDER = "_batchgen/plan"
 SUCCESS = "_SUCCESS"  # says that every planned span has its part
 _FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
 _FAILED = {"row": pa.int64(), "variant": pa.int32(), "sample": pa.int32(), "attempt": pa.int32(), "code": pa.string()}
+_WITHIN = pa.struct([(name, pa.int64()) for name in ("start", "end", "rows", "skip")])
 _SHARDS = TypeAdapter(list[Shard])
 _AGAIN = pa.list_(pa.struct(_FAILED))
 
@@ -81,8 +82,9 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
             if "again" in table.column_names:
                 again = [tuple(known(Failed, one) for one in rows) for rows in table.column("again").to_pylist()]
                 columns[-2:] = [number] * len(again), again
-            if "digest" in table.column_names:
-                columns.append(table.column("digest").to_pylist())
+            columns.append(table.column("digest").to_pylist() if "digest" in table.column_names else [""] * len(table))
+            if "within" in table.column_names:
+                columns.append([one and known(Within, one) for one in table.column("within").to_pylist()])
             spans += [_checked(Span(*values), shards) for values in zip(*columns, strict=True)]
         except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise VerifyError(f"{file}: damaged: {safe_message(error)}") from None
@@ -96,6 +98,7 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
 def _checked(span: Span, shards: dict[int, Shard]) -> Span:
     """Raises ValueError for what no plan says."""
     numbers = [span.shard, span.start, span.end, span.rows, span.offset, span.bytes]
+    numbers += asdict(span.within).values() if span.within else ()
     numbers += [number for one in span.again for number in (one.row, one.variant, one.sample, one.attempt)]
     if (
         type(span.digest) is not str
@@ -113,5 +116,7 @@ def encode_plan(shards: Iterable[Shard], spans: list[Span], job: str | None = No
     columns["digest"] = pa.array([span.digest for span in spans], pa.string())
     if any(span.again for span in spans):
         columns["again"] = pa.array([[asdict(one) for one in span.again] for span in spans], _AGAIN)
+    if any(span.within for span in spans):
+        columns["within"] = pa.array([span.within and asdict(span.within) for span in spans], _WITHIN)
     listed = [{"stamp" if name == "version" else name: value for name, value in asdict(shard).items()} for shard in shards]
     return to_parquet(pa.table(columns, metadata={"shards": orjson.dumps(listed)}), {"job": job})

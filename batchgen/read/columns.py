@@ -16,6 +16,7 @@ from batchgen.errors import InputError, JobError
 from batchgen.job.input import Input
 from batchgen.job.job import Job
 from batchgen.jsontext import dumps
+from batchgen.read import expand
 from batchgen.read import schemas as schemas_of
 from batchgen.read.formats import Found, Head, format_of
 from batchgen.read.formats.tables.cells import alone
@@ -61,10 +62,10 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     spec = job.input
 
     def head(shard: Found) -> Head:
-        return format_of(spec, shard).head(spec, shard.name, HEAD_ROWS)
+        return expand.head(spec, format_of(spec, shard), shard.name, HEAD_ROWS)
 
     schemas: dict[str, pa.Schema] = {}
-    seen = Seen(spec.messages)
+    seen = Seen(spec.conversation)
     if isinstance(head(found[0]), pa.Schema):
         with ThreadPoolExecutor(8) as pool:
             schemas = {
@@ -75,6 +76,8 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     if not schemas:
         some = found[:: max(1, len(found) // HEAD_SHARDS)]
         kinds, misfits = infer_types(row for one in map(head, some) for row in seen.rows_of(one, HEAD_BYTES // len(some))), True
+    if spec.each and not seen.rows:
+        raise JobError(f"input.each {spec.each}: nothing there in the first rows", "name a path to a list in each row")
     if kinds or schemas:
         _check_named(job, kinds)
     wanted = list(kinds) if spec.keep == "all" else spec.keep
@@ -82,7 +85,7 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     fields = [carried_field(name, kinds.get(name), output) for name, output in carried_names(carried).items()]
     if wanted and misfits:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
-    calls = spec.messages is not None and (seen.calls or call_fields(schemas.values(), spec.messages))
+    calls = spec.conversation is not None and (seen.calls or call_fields(schemas.values(), spec.conversation))
     kept = pa.schema(fields, CALLS if calls else None)
     per_row = seen.bytes / seen.rows if seen.rows else BYTES_PER_ROW
     return InputColumns(kept, per_row, schemas, frozenset(job.columns | JobLayout(job).needed))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from batchgen.read.formats import Head
+from batchgen.read.layouts.sharegpt import CALLERS, speaker
 from batchgen.records import CALL_KEYS, Data
 
 MOST_COLUMNS = 10_000  # get a type; a row's other ones go into `input_extra`
@@ -17,9 +18,9 @@ SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa
 @dataclass
 class Seen:
     """What is known of the rows of some heads once they have gone by: how many, the bytes of their text, and whether there were
-    calls of tools in the column `messages`."""
+    calls of tools in the column with conversations."""
 
-    messages: str | None
+    conversation: str | None
     rows: int = 0
     bytes: int = 0
     calls: bool = False
@@ -29,21 +30,23 @@ class Seen:
         upto = self.bytes + most
         for row, size in head if not isinstance(head, pa.Schema) else ():
             self.rows, self.bytes = self.rows + 1, self.bytes + size
-            self.calls = self.calls or (self.messages is not None and _any_calls(row.get(self.messages)))
+            self.calls = self.calls or (self.conversation is not None and _any_calls(row.get(self.conversation)))
             yield row
             if self.bytes > upto:
                 return
 
 
 def _any_calls(messages: object) -> bool:
-    found = messages if isinstance(messages, list) else []
-    return any(message.get(key) for message in found if isinstance(message, dict) for key in CALL_KEYS)
+    found = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    return any(speaker(message) in CALLERS or any(message.get(key) for key in CALL_KEYS) for message in found)
 
 
 def call_fields(schemas: Iterable[pa.Schema], column: str) -> bool:
+    """Whether a conversation of these types may have calls; one of ShareGPT's may, whose calls are texts in a type of texts."""
     kinds = (schema.field(column).type for schema in schemas if schema.names.count(column) == 1)
     inner = (getattr(kind, "value_type", None) for kind in kinds)
-    return any(field.name in CALL_KEYS for kind in inner if kind is not None and pa.types.is_struct(kind) for field in kind)
+    names = (*CALL_KEYS, "from")
+    return any(field.name in names for kind in inner if kind is not None and pa.types.is_struct(kind) for field in kind)
 
 
 def infer_types(rows: Iterable[Data]) -> dict[str, pa.DataType | None]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from batchgen.job.job import Job
-from batchgen.read.formats import SpanRows, format_of
+from batchgen.read.elements import format_of
+from batchgen.read.formats import SpanRows
 from batchgen.read.layouts import JobLayout
 from batchgen.records import Shard, Span, has_calls
 

@@ -2,18 +2,17 @@
 choice is made by rendering: a template that ignores an attribute makes the same text of two values."""
 
 import functools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from batchgen.errors import BadRow, ModelError
-from batchgen.job.hosts import host_of, is_allowed
 from batchgen.job.job import Job
 from batchgen.job.schemas import BuiltIn, Layout, Schema
 from batchgen.records import Message
 from batchgen.render.capabilities import Capabilities
+from batchgen.render.images.images import Images
 from batchgen.render.messages import Content, for_template
 from batchgen.render.model_files import ModelFiles
 from batchgen.render.sandbox import ChatTemplate
@@ -21,7 +20,6 @@ from batchgen.render.steering import Steering
 
 LayoutKind = Literal["model template", "schema template", "schema block", "none"]
 SCHEMAS = Path(__file__).parent / "schemas"
-_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class PromptText:
     def __init__(self, job: Job, model: ModelFiles, steering: Steering, capabilities: Capabilities) -> None:
         self._model, self._steering = model, steering
         self._hosted = capabilities.prompts == "messages"
-        self._hosts = job.input.image_hosts if self._hosted else []
+        self._images = Images(job.input)
         self._continues = job.input.continue_final_message is True
         self._arguments = dict(job.model.chat_template_kwargs) if job.model else {}
         own = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
@@ -64,18 +62,9 @@ class PromptText:
         raise BadRow("render", "the last message, which is to be continued, is not in the chat template's text")
 
     def check_images(self, urls: list[str]) -> None:
-        """Raises BadRow (input, render) for images that the model is not shown. A row makes no replica, and no endpoint, fetch or
-        open anything but what the job allows (input.image_hosts)."""
+        """Raises BadRow (input, render) for images that the model is not shown, or that the job does not allow."""
         for number, url in enumerate(urls, 1):
-            if _DATA_URL.match(url):
-                continue
-            if not self._hosts:
-                more = "; the job allows no hosts (input.image_hosts)" if self._hosted else ""
-                raise BadRow("input", f"image {number}: only images in the row itself are read (data:image/...;base64,...){more}")
-            if (host := host_of(url)) is None:
-                raise BadRow("input", f"image {number}: neither a data URL of an image nor a plain http(s) URL of a host by name")
-            if not is_allowed(host, self._hosts):
-                raise BadRow("input", f"image {number}: host {host} is not in input.image_hosts")
+            self._images.check(number, url)
         if not self._hosted and not self._takes_images:
             raise BadRow("render", f"the chat template of {self._model.label} takes no images")
 

@@ -11,6 +11,12 @@ from batchgen.errors import BadRow
 from batchgen.jsontext import dumps, loads
 from batchgen.records import CALL_KEYS, Message
 
+_KEYS = {
+    "text": ("text", "value"),
+    "image_url": ("image_url", "value"),
+    "image": ("image", "value", "url", "path", "image_url"),
+}
+"""The keys of a part's content by its type: OpenAI's, `value` of VLMEvalKit, and those of images in Transformers."""
 Part = dict[str, Any]
 Content = str | list[Part]
 
@@ -26,12 +32,13 @@ def read_content(value: object) -> Content | None:
 
 
 def _part(number: int, part: object) -> Part:
-    kind = part.get("type") if isinstance(part, dict) else None
-    inner = part.get(kind) if isinstance(part, dict) and kind in ("text", "image_url") else None
+    given_part: dict[str, Any] = part if isinstance(part, dict) else {}
+    keys = _KEYS.get(kind, ()) if isinstance(kind := given_part.get("type"), str) else ()
+    inner = next((given_part[key] for key in keys if given_part.get(key) is not None), None)
     if kind == "text" and isinstance(inner, str):
         return {"type": "text", "text": inner}
     given = inner if isinstance(inner, dict) else {"url": inner}
-    if kind == "image_url" and isinstance(given.get("url"), str):
+    if kind != "text" and isinstance(given.get("url"), str):
         return {"type": "image_url", "image_url": {key: entry for key, entry in given.items() if entry is not None}}
     raise BadRow("input", f"part {number} is neither {{type: text, text: ...}} nor {{type: image_url, image_url: {{url: ...}}}}")
 
@@ -102,6 +109,16 @@ def images(messages: Iterable[Message]) -> list[str]:
     """The URLs of a conversation's images, in order."""
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+
+
+def with_images(messages: Iterable[Message], urls: Iterable[str]) -> list[Message]:
+    """The messages with these URLs in place of those of their images, in order."""
+    left = iter(urls)
+
+    def replaced(part: Part) -> Part:
+        return {**part, "image_url": {**part["image_url"], "url": next(left)}} if part["type"] == "image_url" else part
+
+    return [{**one, "content": [*map(replaced, one["content"])]} if isinstance(one["content"], list) else one for one in messages]
 
 
 def for_template(message: Message, hosted: bool) -> Message:

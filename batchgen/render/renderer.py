@@ -47,8 +47,8 @@ class Renderer:
         self._text = PromptText(job, model, self._steering, capabilities)
         self.layout = self._text.form.kind
         self._has_template = self._text.form.template is not None
-        if not self._has_template and (job.input.messages or job.input.turns):
-            problem = f"model {model.label} has no chat template, which messages and turns need"
+        if not self._has_template and (job.input.conversation or job.input.turns or job.input.history):
+            problem = f"model {model.label} has no chat template, which conversations need"
             raise ModelError(problem, "name one with model.chat_template")
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -187,7 +187,7 @@ def _id(value: object) -> str | None:
 
 
 def prompt_hash(ids: list[int], pictures: Sequence[str] = ()) -> str:
-    """xxh3-128 of the prompt's token ids as little-endian int32, and of its images' URLs, in hex."""
+    """xxh3-128 of the prompt's token ids as little-endian int32, and of its images as data URLs, in hex."""
     return xxhash.xxh3_128_hexdigest(array.array("i", ids).tobytes() + "".join(pictures).encode())
 
 

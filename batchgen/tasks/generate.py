@@ -8,6 +8,7 @@ conversation; a sample that is tried again is the one at its rank among as many 
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,24 +18,26 @@ from batchgen.job.input import Input
 from batchgen.job.job import Failure, Retry
 from batchgen.job.sampling import Sampling
 from batchgen.records import Answer, Completion, Message, Prompt
+from batchgen.render.images.images import Images, is_data_url
 from batchgen.render.messages import as_kept, images
 from batchgen.render.renderer import Renderer, derive_seed, prompt_hash
 from batchgen.tasks.parse import Parser
 from batchgen.tasks.sound import refuse_answers
 
 LARGEST_SEED = 2**63 - 1
-THREADS = 4
+THREADS, FETCHES = 4, 16
 QUICK_SECONDS, MOST_SECONDS = 0.02, 5.0  # of parsing an answer: in the event loop, and in a thread
 
 
 @dataclass
 class Candidate:
-    """One sample's conversation as it goes: its messages so far, the tokens of all its turns, the last answer. `sampling` is the
-    one it ran with, where that is not the prompt's."""
+    """One sample's conversation as it goes: its messages so far, the data URLs of their images, the tokens of all its turns, the
+    last answer. `sampling` is the one it ran with, where that is not the prompt's."""
 
     spec: Input
     messages: list[Message]
     error: RowError | None = None
+    pictures: Sequence[str] = ()
     last: Answer | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -68,7 +71,7 @@ class Candidate:
 
     def add(self, answer: Answer, ids: list[int]) -> None:
         """Add the answer to the conversation so far, whose token ids are `ids`."""
-        self.last, self.digest = answer, prompt_hash(ids, images(self.messages))
+        self.last, self.digest = answer, prompt_hash(ids, self.pictures)
         self.prompt_tokens += len(ids) if answer.prompt_tokens is None else answer.prompt_tokens
         self.completion_tokens += answer.tokens
         self.cached_tokens += answer.cached_tokens
@@ -110,7 +113,9 @@ class Generation:
         self._job = renderer.job
         self._policy = renderer.job.errors
         self._parser = Parser(self._job.parse_) if self._job.parse_ else None
+        self._images = Images(self._job.input)
         self._threads = ThreadPoolExecutor(THREADS, "task")  # starts a thread when there is work
+        self._fetches = ThreadPoolExecutor(FETCHES, "image")
         self._requests = 0
 
     async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
@@ -177,10 +182,11 @@ class Generation:
         if best_of is not None:
             sampling = sampling.model_copy(update={"n": best_of, "best_of": None})
         try:
-            answers = await self._generate(prompt.token_ids, sampling, priority, images(prompt.messages))
+            pictures = await self._pictures(prompt)
+            answers = await self._generate(prompt.token_ids, sampling, priority, pictures)
         except BadRow as bad:
             return [Candidate(self._job.input, prompt.messages, _error(prompt, bad)) for _ in range(n)]
-        candidates = [Candidate(self._job.input, prompt.messages) for _ in answers]
+        candidates = [Candidate(self._job.input, prompt.messages, pictures=pictures) for _ in answers]
         for candidate, answer in zip(candidates, answers, strict=True):
             candidate.add(answer, prompt.token_ids)
         if prompt.turns:
@@ -193,6 +199,13 @@ class Generation:
                 except BadRow as bad:
                     candidate.error = _error(prompt, bad)
         return candidates if best_of is None else sorted(candidates, key=lambda one: one.rank)[:n]
+
+    async def _pictures(self, prompt: Prompt) -> list[str]:
+        """The images of a prompt as data URLs. Raises BadRow (input). They are read here, beside the other rows, and not when the
+        prompt is rendered: only those of the prompts in the engine are held."""
+        if not (urls := images(prompt.messages)) or all(map(is_data_url, urls)):
+            return urls
+        return await asyncio.get_running_loop().run_in_executor(self._fetches, self._images.load, urls)
 
     async def _parsed(self, parser: Parser, answer: str) -> dict[str, object]:
         """The columns of an answer. Raises BadRow (parse). A long search is made in a thread, beside the other rows."""
@@ -214,7 +227,7 @@ class Generation:
                 candidate.messages = self._renderer.continued(candidate.messages, candidate.last.text, turn)
                 # In a thread: a template that takes its time must not hold up the other rows.
                 _, ids = await loop.run_in_executor(self._threads, self._renderer.encode, candidate.messages)
-                [answer] = await self._generate(ids, self._fitted(sampling, ids), priority, images(candidate.messages))
+                [answer] = await self._generate(ids, self._fitted(sampling, ids), priority, candidate.pictures)
                 candidate.add(answer, ids)
         except BadRow as bad:
             candidate.error = _error(prompt, bad)
@@ -223,7 +236,7 @@ class Generation:
         """The sampling with the max_tokens that the context leaves. Raises BadRow (too_long)."""
         return sampling.model_copy(update={"max_tokens": self._renderer.within_context(sampling, len(ids))})
 
-    async def _generate(self, ids: list[int], sampling: Sampling, priority: int, pictures: list[str]) -> list[Answer]:
+    async def _generate(self, ids: list[int], sampling: Sampling, priority: int, pictures: Sequence[str]) -> list[Answer]:
         self._requests += 1
         answers = await self._engine.generate(Request(str(self._requests), ids, sampling, priority, pictures))
         try:

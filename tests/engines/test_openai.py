@@ -18,6 +18,7 @@ from batchgen.engines.openai import OpenAIEngine
 from batchgen.errors import EngineError, JobError, ModelError
 from batchgen.job.job import Job
 from batchgen.records import Receipt
+from tests.support.images import DOT, PNG, image
 from tests.support.replicas import blocks, part_bytes, prepared, ran, replica
 
 KEY = "canary-key"
@@ -276,3 +277,14 @@ def test_what_only_a_template_of_ours_could_honour_is_refused(section: str, fiel
     fields[section][field] = value
     with pytest.raises(JobError, match=rf"{section}\.{field}: an endpoint applies a template of its own; leave it out"):
         ENGINES.named("openai").check(Job.parse(fields))
+
+
+def test_an_image_below_the_folder_is_sent_itself(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.answers = [said("A cat.")]
+    (tmp_path / "cat.png").write_bytes(PNG)
+    source = {"path": str(tmp_path / "in.jsonl"), "messages": "messages", "image_folder": str(tmp_path)}
+    parts = [{"type": "image", "image": "cat.png"}, {"type": "text", "text": "What is it?"}]
+    [row], _ = answered(tmp_path, endpoint, [{"messages": [{"role": "user", "content": parts}]}], input=source)
+    assert row["response"] == "A cat."
+    assert endpoint.asked[-1]["messages"] == [{"role": "user", "content": [image(DOT), parts[1]]}]
+    assert json.loads(row["messages"][0]["content"]) == [image("cat.png"), parts[1]]

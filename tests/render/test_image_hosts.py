@@ -1,14 +1,12 @@
-"""Images by URL: only an endpoint is given them, and only those of hosts that the job names."""
+"""Images by URL: which URLs are of the hosts that the job names."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batchgen.errors import JobError
 from batchgen.job.hosts import host_name, host_of
 from batchgen.job.job import Job, defaults
 from batchgen.job.meaning import differences
@@ -17,15 +15,14 @@ from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from tests.support.jobs import fields, refusal
 from tests.support.rendering import error_of, make_job, one
-from tests.support.replicas import prepared
 
 HOSTED = Capabilities("messages", reads_model=False, counts_tokens=True)
 DOT = "data:image/png;base64,iVBORw0KGgo="
-IN_THE_ROW = "only images in the row itself are read (data:image/...;base64,...)"
+NOWHERE = "the job allows no hosts (input.image_hosts) and no folder (input.image_folder)"
 
 
 def shown(url: str, *hosts: str) -> tuple[str, str] | None:
-    """The error of a row with an image for an endpoint, None where the image is sent as it came."""
+    """The error of a row with an image for an endpoint, None where there is none."""
     source = {"path": "in.jsonl", "messages": "messages", "image_hosts": list(hosts)}
     job = make_job(input=source, engine={"kind": "openai"}, model={"source": "gpt"})
     messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
@@ -51,7 +48,7 @@ def shown(url: str, *hosts: str) -> tuple[str, str] | None:
         DOT,
     ],
 )
-def test_an_endpoint_is_sent_images_of_the_hosts_that_the_job_names(url: str) -> None:
+def test_an_image_of_a_host_that_the_job_names_is_one(url: str) -> None:
     assert shown(url, "Example.org", "*.example.net", "BÜCHER.example") is None
 
 
@@ -123,7 +120,10 @@ def test_everything_else_is_an_error_of_the_row(url: str) -> None:
     code, detail = shown(url, "example.org", "*.example.net") or ("", "")
     assert code == "input"
     assert detail.startswith("in.jsonl:1: image 1: ")
-    assert shown(url) == ("input", f"in.jsonl:1: image 1: {IN_THE_ROW}; the job allows no hosts (input.image_hosts)")
+    assert shown(url) == (
+        "input",
+        "in.jsonl:1: image 1: only images in the row itself are read (data:image/...;base64,...); " + NOWHERE,
+    )
 
 
 def test_the_error_says_what_is_wrong() -> None:
@@ -150,13 +150,6 @@ def test_what_two_parsers_may_take_for_two_hosts_is_no_name(name: str) -> None:
 )
 def test_a_host_that_is_no_name_is_a_mistake_of_the_job(host: str) -> None:
     assert f"input.image_hosts: {host!r} is no host by name" in refusal(fields(input={"image_hosts": [host]}))
-
-
-@pytest.mark.parametrize("kind", ["echo", "vllm"])
-def test_an_engine_that_fetches_nothing_refuses_a_job_with_hosts(kind: str, tmp_path: Path) -> None:
-    source = {"path": str(tmp_path / "in.jsonl"), "prompt": "prompt", "image_hosts": ["example.org"]}
-    with pytest.raises(JobError, match=rf"^input\.image_hosts: engine {kind} reads images in the row itself only"):
-        prepared(tmp_path, [{"prompt": "a"}], input=source, engine={"kind": kind}, model={"source": "m"})
 
 
 def test_the_hosts_are_part_of_the_meaning_and_their_order_is_not() -> None:

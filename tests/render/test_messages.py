@@ -89,7 +89,8 @@ def test_a_template_without_images_refuses_the_row(template: str | None) -> None
 def test_a_row_makes_nobody_fetch_or_open_anything(url: str) -> None:
     assert error_of(one(bare(VISION, input=MESSAGES), messages=said(image(), image(url)))) == (
         "input",
-        "in.jsonl:1: image 2: only images in the row itself are read (data:image/...;base64,...)",
+        "in.jsonl:1: image 2: only images in the row itself are read (data:image/...;base64,...); the job allows no hosts "
+        "(input.image_hosts) and no folder (input.image_folder)",
     )
 
 

@@ -129,10 +129,17 @@ def test_a_missing_prompt_and_a_null_one_are_told_apart() -> None:
     assert error_of(one(tiny(), prompt=3)) == ("input", "in.jsonl:1: prompt must be a string, not int")
 
 
-@pytest.mark.parametrize("value", [[], "a", ["a", 3], [None]])
-def test_turns_must_be_strings(value: Any) -> None:
-    detail = "in.jsonl:1: turns must be a list of at least one string"
-    assert error_of(one(tiny(input={"path": "x", "turns": "turns"}), turns=value)) == ("input", detail)
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        ([], "turns must be a list of at least one string"),
+        ("a", "turns must be a list of at least one string"),
+        (["a", 3], "turns: turn 2 must be a string or {content: a string}, not int"),
+        ([None], "turns: turn 1 must be a string or {content: a string}, not null"),
+    ],
+)
+def test_turns_must_be_strings(value: Any, cause: str) -> None:
+    assert error_of(one(tiny(input={"path": "x", "turns": "turns"}), turns=value)) == ("input", f"in.jsonl:1: {cause}")
 
 
 def test_the_first_turn_is_rendered_and_the_others_wait() -> None:

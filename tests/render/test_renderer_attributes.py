@@ -167,7 +167,7 @@ def test_without_a_schema_no_layout_is_chosen() -> None:
 
 
 def test_a_conversation_needs_a_chat_template() -> None:
-    with pytest.raises(ModelError, match="bare has no chat template, which messages and turns need"):
+    with pytest.raises(ModelError, match="bare has no chat template, which conversations need"):
         bare(input={"path": "x", "messages": "m"})
 
 

@@ -103,8 +103,8 @@ def test_a_template_that_ignores_calls_refuses_the_row() -> None:
         ({"content": "", "name": ["x"]}, "name must be a string, not list"),
         ({"tool_calls": []}, "content must be a string or a list of parts, not null"),
         (
-            {"content": "", "weight": 0},
-            "key 'weight': none of role, content, name, tool_call_id, tool_calls or of the attributes",
+            {"content": "", "mood": 0},
+            "key 'mood': none of role, content, name, tool_call_id, tool_calls or of the attributes",
         ),
         ({"content": "", "function_call": {"name": "f"}}, "key 'function_call': none of"),
     ],

@@ -63,6 +63,12 @@ class Format(Protocol):
     def head(self, spec: Input, name: str, rows: int) -> Head:
         """The good ones of the first `rows` rows, or the schema."""
 
+    def first(self, spec: Input, name: str, rows: int) -> Iterator[tuple[Data, int]]:
+        """The good ones of the first `rows` rows, whole, each with its bytes."""
+        found = self.head(spec, name, rows)
+        assert not isinstance(found, pa.Schema)
+        return found
+
     def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float, columns: list[str] | None) -> Measured:
         """`shard` is as in the plan (without a digest where it is new), `found` as now; `columns` are read of it (None: all)."""
 

@@ -16,9 +16,9 @@ from batchgen.errors import InputError, RowError, place
 from batchgen.job.input import Input
 from batchgen.read.columns import columns_read, pick
 from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
-from batchgen.read.formats.tables.cells import Faults, to_python, without_faults
+from batchgen.read.formats.tables.cells import Faults, row_bytes, to_python, without_faults
 from batchgen.read.schemas import holds
-from batchgen.records import Row, Shard, Span
+from batchgen.records import Data, Row, Shard, Span
 
 BATCH_ROWS = 1024
 METADATA_CAP = 2**28  # bytes of a file's schema or footer
@@ -57,6 +57,14 @@ class TableFormat(Format):
     def wanted(self, table: pa.Table) -> pa.Table:
         """The rows of a table that are input."""
         return table
+
+    def first(self, spec: Input, name: str, rows: int) -> Iterator[tuple[Data, int]]:
+        for piece in self.batches(spec, Shard(0, name, self.name, 0, "", "", 0, 0), 0, rows, None):
+            faults: Faults = {}
+            table = without_faults(name, [self.wanted(piece)], spec.max_row_bytes, faults)
+            for index, (data, size) in enumerate(zip(to_python(table, faults), row_bytes(table), strict=True)):
+                if index not in faults:
+                    yield data, int(size)
 
     def measure(self, spec: Input, shard: Shard, found: Found, bytes_per_row: float, columns: list[str] | None) -> Measured:
         contents = self.contents(spec, found.name)

@@ -30,6 +30,7 @@ def said(role: str, content: str) -> dict[str, str]:
     [
         ({"prompt": "p"}, {"p": "a"}, [said("user", "a")], ()),
         ({"turns": "t"}, {"t": ["a", "b", "c"]}, [said("user", "a")], ("b", "c")),
+        ({"turns": "t"}, {"t": [{"content": "a"}, {"content": "b", "role": None}]}, [said("user", "a")], ("b",)),
         ({"messages": "m"}, {"m": [said("user", "a")]}, [said("user", "a")], ()),
         ({"template": "{{ x }}!"}, {"x": "a"}, [said("user", "a!")], ()),
         ({"prompt": "p", "system": "s"}, {"p": "a"}, [said("system", "s"), said("user", "a")], ()),
@@ -55,10 +56,16 @@ def test_a_row_becomes_a_conversation(fields: Any, data: Any, messages: Any, tur
         ({"prompt": "p"}, {"p": None}, "p is null"),
         ({"prompt": "p"}, {"p": 5}, "p must be a string, not int"),
         ({"turns": "t"}, {"t": []}, "t must be a list of at least one string"),
-        ({"turns": "t"}, {"t": ["a", 1]}, "t must be a list of at least one string"),
+        ({"turns": "t"}, {"t": ["a", 1]}, "t: turn 2 must be a string or {content: a string}, not int"),
+        ({"turns": "t"}, {"t": [{"content": 5}]}, "t: turn 1 must be a string or {content: a string}, not dict"),
         ({"messages": "m"}, {"m": "a"}, "m must be a list of at least one message"),
         ({"messages": "m"}, {"m": ["a"]}, "m: message 1 must be a struct, not str"),
         ({"messages": "m"}, {"m": [said("robot", "a")]}, "m: message 1: role 'robot' is not one of "),
+        (
+            {"messages": "m"},
+            {"m": [{"from": "gpt"}]},
+            "m: message 1 has `from` and no role: name the column as input.conversations",
+        ),
         ({"prompt": "p", "system": {"column": "s"}}, {"p": 5, "s": 5}, "system must be a string, not int"),
     ],
 )
@@ -91,5 +98,5 @@ def test_a_layout_from_outside_is_named_by_the_job(tmp_path: Path, monkeypatch: 
 def test_an_unknown_layout_is_refused_with_the_nearest() -> None:
     with pytest.raises(JobError) as caught:
         layouts.JobLayout(job_of(layout="message"))
-    known = "prompt, messages, turns, template"
+    known = "prompt, messages, sharegpt, turns, alpaca, template"
     assert str(caught.value) == f"input.layout message: no such name, did you mean messages?; there are {known}"
