@@ -18,7 +18,7 @@ import pytest
 
 from batchgen.errors import InputError
 from batchgen.read import columns, heads
-from batchgen.read.formats import jsonl
+from batchgen.read.formats.text import base
 from tests.support.reading import planned, read_all
 
 MB = 2**20
@@ -149,7 +149,7 @@ def test_heads_end_by_bytes_and_every_shard_has_its_share(tmp_path: Path, monkey
     found = planned(tmp_path)[1]
     assert found.kept.names == ["prompt", "of_0", "of_1", "of_2", "of_3", "input_extra"]
     assert found.bytes_per_row == len(json.dumps({"prompt": "x" * 50, "of_0": 1})) + 1
-    monkeypatch.setattr(jsonl, "HEAD_BYTES", 0)
+    monkeypatch.setattr(base, "HEAD_BYTES", 0)
     assert "prompt" in planned(tmp_path, input={"max_row_bytes": 80})[1].kept.names
 
 

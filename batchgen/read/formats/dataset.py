@@ -24,6 +24,15 @@ class DatasetFormat(TableFormat):
     files of a saved directory. Its content is theirs."""
 
     name = "dataset"
+    takes_folders = True
+
+    def claim(self, path: str) -> list[Found] | None:
+        """A directory of save_to_disk."""
+        is_one = any(
+            all(os.path.isfile(os.path.join(path, name)) for name in names)
+            for names in (("dataset_dict.json",), ("state.json", "dataset_info.json"))
+        )
+        return [Found(path, self.name)] if is_one else None
 
     def find(self, path: str) -> list[Found]:
         return [Found(path, self.name)]

@@ -6,7 +6,7 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
 
@@ -25,7 +25,9 @@ from batchgen.output.store import open_store
 from batchgen.read import location
 from batchgen.read.formats import Found
 from batchgen.read.formats.cells import decoded, row_bytes
+from batchgen.read.formats.content import PEEKED, refuse_other
 from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types, not_planned
+from batchgen.read.partitions import folders_of
 from batchgen.read.schemas import holds
 from batchgen.records import Shard
 
@@ -40,6 +42,9 @@ class Parquet(TableFormat):
 
     name = "parquet"
     endings: tuple[str, ...] = (".parquet",)
+
+    def folders(self, spec: Input, name: str) -> Mapping[str, object]:
+        return folders_of(spec, name)
 
     def head(self, spec: Input, name: str, rows: int = 0) -> pa.Schema:
         return open_parquet(name)[0].schema_arrow
@@ -147,7 +152,11 @@ def open_parquet(name: str, with_dictionaries: bool = False, without_schema: boo
     stream.seek(max(0, size - 8))
     tail = stream.read(8)
     if tail[4:] != b"PAR1":
-        raise InputError(f"shard {name}: not a Parquet file")
+        stream.seek(0)
+        if not (first := stream.read(PEEKED)).startswith(b"PAR1"):
+            refuse_other(name, first, "a Parquet file")
+        what = "an empty file" if size == 0 else "damaged Parquet: cut short" if first.startswith(b"PAR1") else "not a Parquet file"
+        raise InputError(f"shard {name}: {what}")
     length = int.from_bytes(tail[:4], "little")
     if length > min(size - 8, METADATA_CAP):
         raise InputError(f"shard {name}: damaged Parquet footer")
@@ -219,8 +228,12 @@ class Parts(Parquet):
 
     name = "output"
     endings = ()
+    takes_folders = True
     settings = frozenset({"sampling"})  # the other job's, not this one's
     always = frozenset({"status"})
+
+    def folders(self, spec: Input, name: str) -> Mapping[str, object]:
+        return {}
 
     def claim(self, path: str) -> list[Found] | None:
         """Raises OutputConflict for an output whose job file is damaged, InputError for a job that is not done."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchgen.errors import InputError
 from batchgen.read import reader
-from batchgen.read.formats import jsonl_text
+from batchgen.read.formats.text import stream
 from tests.support.planning import lines, make, make_job, touch
 from tests.support.reading import read_all
 
@@ -63,9 +63,9 @@ def test_spans_cover_exactly_the_lines_that_are_not_blank(tmp_path_factory, text
     assume(ordinals(text) and is_lines(text))
     job = make_job(path, spans={"rows": rows, "bytes": cap})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl_text, "CHUNK", scan)
+        patch.setattr(stream, "CHUNK", scan)
         shards, spans = make(job)
-        patch.setattr(jsonl_text, "CHUNK", chunk)
+        patch.setattr(stream, "CHUNK", chunk)
         assert read_ordinals(job, shards, spans) == ordinals(text)
     assert all(1 <= span.rows <= rows for span in spans)
     assert all(one.end <= two.start and one.offset + one.bytes <= two.offset for one, two in itertools.pairwise(spans))
@@ -86,7 +86,7 @@ def test_appended_lines_add_spans_for_themselves_only(tmp_path_factory, text, mo
     assume(is_free or whole[len(text) :].startswith((b"\n", b"\r\n")) or whole == text)
     new = [number for number in ordinals(without_half_line(whole)) if number >= line_count(without_half_line(text))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl_text, "CHUNK", scan)
+        patch.setattr(stream, "CHUNK", scan)
         before, first = make(job)
         path.write_bytes(whole)
         touch(path)
