@@ -19,7 +19,9 @@ class Csv(Spec):
     delimiter: str | None = Field(
         None, description='Character between cells: ";", "|", "\\t". Default: a tab for .tsv files, else a comma.'
     )
-    quote: str | None = Field('"', description="Character around cells with delimiters or newlines. null: cells are never quoted.")
+    quote: str | None = Field(
+        '"', description="Character around cells with delimiters or newlines. null: cells are never quoted."
+    )
 
     @field_validator("delimiter", "quote")
     @classmethod

@@ -1,5 +1,5 @@
-"""The input formats by name, and the protocol of one. There are two families: `text.base.TextFormat`, text that is cut by rows, and
-`table.TableFormat`, tables that are cut by positions."""
+"""The input formats by name, and the protocol of one. There are two families: `text.base.TextFormat`, text that is cut by rows,
+and `table.TableFormat`, tables that are cut by positions."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

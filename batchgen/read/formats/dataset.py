@@ -91,7 +91,11 @@ def load_dataset(spec: Input, name: str) -> Any:
         if os.path.isdir(name):
             _refuse_extensions(Path(name))
             found = datasets.load_from_disk(name)
-            found = found[spec.split] if isinstance(found, datasets.DatasetDict) else found
+            if isinstance(found, datasets.DatasetDict):
+                if spec.split not in found:
+                    cause = f"dataset {name}: no split {spec.split!r}, its splits are {', '.join(found)}"
+                    raise InputError(cause, "set input.split")
+                found = found[spec.split]
         else:
             found = datasets.load_dataset(name, spec.subset, split=spec.split)
     except InputError:

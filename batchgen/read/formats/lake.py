@@ -1,4 +1,4 @@
-"""Delta and Iceberg tables: the Parquet files that belong to a table now, each a shard, so that all that holds for Parquet holds for
+"""Delta and Iceberg tables: the Parquet files that belong to a table now, each a shard, so that what holds for Parquet holds for
 them. Rows that are added later are new shards; a table whose files were rewritten or deleted is refused by name.
 
 The logs are read by deltalake and pyiceberg, which are imported here only. What the files alone do not say (deleted rows, other
@@ -24,7 +24,9 @@ from batchgen.read.partitions import of_name
 T = TypeVar("T")
 _DELTA_FEATURES = {"timestampNtz", "deletionVectors", "columnMapping", "v2Checkpoint", "vacuumProtocolCheck"}
 _METADATA = re.compile(r"v?(\d+)(?:-[^/]*)?\.metadata\.json")
-_COMPACT = "rewrite its files (Delta: OPTIMIZE, REORG ... APPLY (PURGE); Iceberg: rewrite_data_files), or write the rows as Parquet"
+_COMPACT = (
+    "rewrite its files (Delta: OPTIMIZE, REORG ... APPLY (PURGE); Iceberg: rewrite_data_files), or write the rows as Parquet"
+)
 
 
 class Lake(Parquet):

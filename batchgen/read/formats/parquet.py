@@ -155,8 +155,8 @@ def open_parquet(name: str, with_dictionaries: bool = False, without_schema: boo
         stream.seek(0)
         if not (first := stream.read(PEEKED)).startswith(b"PAR1"):
             refuse_other(name, first, "a Parquet file")
-        what = "an empty file" if size == 0 else "damaged Parquet: cut short" if first.startswith(b"PAR1") else "not a Parquet file"
-        raise InputError(f"shard {name}: {what}")
+        why = " (0 bytes)" if size == 0 else ": it is cut short" if first.startswith(b"PAR1") else ""
+        raise InputError(f"shard {name}: not a Parquet file{why}")
     length = int.from_bytes(tail[:4], "little")
     if length > min(size - 8, METADATA_CAP):
         raise InputError(f"shard {name}: damaged Parquet footer")

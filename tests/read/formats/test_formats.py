@@ -13,8 +13,8 @@ from batchgen.job.input import Input
 from batchgen.output.output import Output
 from batchgen.read.discover import discover
 from batchgen.read.formats import Found
-from batchgen.read.formats.text.jsonl import Jsonl
 from batchgen.read.formats.table import Contents, TableFormat
+from batchgen.read.formats.text.jsonl import Jsonl
 from batchgen.records import Row, Shard
 from tests.support.finished import Finished
 from tests.support.packages import install

@@ -92,9 +92,10 @@ def test_an_element_over_the_cap_is_one_error_row(tmp_path: Path) -> None:
 def test_an_array_that_is_none_is_refused_by_name(tmp_path: Path, text: str, cause: str) -> None:
     (tmp_path / "in.json").write_text(text)
     for piece in (1, 1 << 20):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError) as caught:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(array, "PIECE", piece)
-            make(make_job(tmp_path / "in.json"))
+            with pytest.raises(InputError) as caught:
+                make(make_job(tmp_path / "in.json"))
         assert str(caught.value).startswith(f"shard {tmp_path}/in.json: {cause}")
 
 

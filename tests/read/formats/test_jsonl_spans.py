@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from batchgen.errors import InputError
 from batchgen.read import reader
+from batchgen.read.formats.content import content_of
 from batchgen.read.formats.text import stream
 from tests.support.planning import lines, make, make_job, touch
 from tests.support.reading import read_all
@@ -32,9 +33,9 @@ def without_half_line(text):
 
 def is_lines(text):
     """Whether a text does not begin as a file of another format does."""
-    return not text.startswith((b"PAR1", b"\x1f\x8b", b"\x28\xb5", b"\xff\xfe", b"\xfe\xff")) and not text.lstrip(
-        b"\xef\xbb\xbf \t\r\n\v\f"
-    ).startswith(b"[")
+    first = text.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
+    is_indented = first.startswith(b"{") and first.rstrip().endswith((b"{", b"[", b","))
+    return content_of(text) is None and not first.startswith(b"[") and not is_indented
 
 
 def line_count(text):

@@ -1,7 +1,7 @@
 """One JSON array a file, plain or compressed: each element, an object or a string, is a row, and is read as a JSONL line is.
 
-numpy finds the commas between the elements; so an element is parsed from its own bytes (integers of any size, the errors of JSONL)
-and a span from the middle of a file without what precedes it. A parser of events (ijson) gives neither, at a tenth of the speed."""
+numpy finds the commas between the elements. So an element is parsed from its own bytes (integers of any size, the errors of
+JSONL), and a span from the middle of a file is read without what precedes it. A parser of events (ijson) gives neither."""
 
 import itertools
 import re
@@ -11,8 +11,9 @@ import numpy as np
 
 from batchgen.errors import BadRow, InputError, RowError, place
 from batchgen.job.input import Input
-from batchgen.read.formats.text.base import Text, TextFormat
+from batchgen.read.formats.text.base import TextFormat
 from batchgen.read.formats.text.jsonl import JSONL, parse
+from batchgen.read.formats.text.rows import Text
 from batchgen.read.formats.text.stream import BOM, Pairs, chunks, endings, open_text, peek
 from batchgen.records import Row
 
@@ -133,12 +134,13 @@ class _State:
                 lengths[0] += 1
             else:
                 first = np.zeros(1, np.int64)
-        found = np.concatenate([first, ends[lengths % 2 == 1]])
+        found: np.ndarray = np.concatenate([first, ends[lengths % 2 == 1]])
         self._escaped = bool(len(found) and found[-1] == len(data)) if len(data) else self._escaped
-        return found[found < len(data)]
+        inside: np.ndarray = found[found < len(data)]
+        return inside
 
     def _check(self, cut: bytes) -> None:
-        if self._blank and cut.lstrip(b" \t").startswith(b"\n") or _NO_ELEMENT.search(cut):
+        if (self._blank and cut.lstrip(b" \t").startswith(b"\n")) or _NO_ELEMENT.search(cut):
             self._refuse("a comma without an element before it")
         last = cut.rpartition(b"\n")
         self._blank = (self._blank or bool(last[1])) and not last[2].strip(b" \t")

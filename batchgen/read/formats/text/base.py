@@ -1,7 +1,4 @@
-"""Formats whose shards are text that is cut by rows, and how rows stand in one text.
-
-A format says with a copy of the text, as long as the text itself, where rows end (Pairs). So spans are ranges of the text as it
-is stored, which are read alone, have digests, and grow, whatever the rows look like."""
+"""Formats whose shards are text. Spans are ranges of a shard's uncompressed text, which are read alone, have digests, and grow."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -14,49 +11,14 @@ from batchgen.errors import InputError
 from batchgen.job.input import Input
 from batchgen.read.columns import carried_columns, conform
 from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
-from batchgen.read.formats.content import refuse_other
+from batchgen.read.formats.text.rows import Text
 from batchgen.read.formats.text.spans import scan
-from batchgen.read.formats.text.stream import BLANK, Pairs, chunks, codec_of, lines, open_text, peek, seen
+from batchgen.read.formats.text.stream import BLANK, chunks, codec_of, lines, open_text, peek, seen
 from batchgen.read.partitions import folders_of
-from batchgen.records import Data, Row, Shard, Span
+from batchgen.records import Data, Shard, Span
 
 HEAD_BYTES = 2**26  # of a shard's text, and a row more, are looked at for its columns
 COMPRESSION = 4.0  # assumed bytes of text per byte of a compressed shard; good enough for the sizes of spans
-
-
-class Text:
-    """The text of one shard. Here a row is a line, from the first on. `preamble` is the text before the first row, and `lines`
-    the ordinal of the first row; both are known after `start`."""
-
-    wanted = "text"
-    preamble = b""
-    lines = 0
-
-    def __init__(self, spec: Input, name: str) -> None:
-        self.spec, self.name = spec, name
-
-    def refuse(self, first: bytes) -> None:
-        """Raises InputError for the first bytes of a text that is no such text as a whole."""
-        refuse_other(self.name, first, self.wanted)
-
-    def start(self, texts: Iterator[bytes]) -> Iterator[bytes]:
-        """The text after the preamble. Raises InputError."""
-        return texts
-
-    def prepare(self) -> None:
-        """Called in place of `start` where rows are read from the middle of the text. Raises InputError."""
-
-    def cut(self, texts: Iterator[bytes], whole: bool = False) -> Pairs:
-        """A text that begins with a row; a `whole` one is all that follows the preamble. Raises InputError."""
-        return ((text, text) for text in texts)
-
-    def row(self, ordinal: int, line: bytes | None) -> Row:
-        """The row in a line that is not blank; None is a line over the cap. An error names shard, line and cause."""
-        raise NotImplementedError
-
-    def is_whole(self, line: bytes) -> bool:
-        """Whether a last line without a newline is one that nobody is still writing."""
-        return self.row(self.lines, line).error is None
 
 
 class TextFormat(Format):

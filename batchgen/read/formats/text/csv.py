@@ -1,9 +1,10 @@
 """CSV and TSV, plain or compressed: the first row is the header, every cell is text unless `input.types` says otherwise.
 
-RFC 4180 (https://www.rfc-editor.org/rfc/rfc4180), in UTF-8: a quoted cell may hold delimiters, newlines and doubled quotes. A quote
-opens a cell only if another one closes it, before a delimiter or the end of a line; else it is an error of its own line, and the
-lines after it stay rows. Cells are parsed by Python's csv, row by row: pyarrow.csv refuses a whole block for one bad row, and knows
-neither the place of a row in the file nor its cause. So ordinals count rows, the header's being 0, as spreadsheets do."""
+RFC 4180 (https://www.rfc-editor.org/rfc/rfc4180), in UTF-8: a quoted cell may hold delimiters, newlines and doubled quotes. A
+quote opens a cell only if another one closes it, before a delimiter or the end of a line; else it is an error of its own line,
+and the lines after it stay rows. Cells are parsed by Python's csv, row by row: pyarrow.csv refuses a whole block for one bad row,
+and knows neither where the row stands in the file nor the column. Ordinals count rows, the header's being 0, so that the names of
+rows in errors are those of spreadsheets."""
 
 import csv
 import itertools
@@ -14,7 +15,8 @@ from typing import Any, NoReturn
 
 from batchgen.errors import BadRow, InputError, RowError, place
 from batchgen.job.input import Input
-from batchgen.read.formats.text.base import Text, TextFormat
+from batchgen.read.formats.text.base import TextFormat
+from batchgen.read.formats.text.rows import Text
 from batchgen.read.formats.text.stream import BLANK, BOM, Pairs, chunks, codec_of, endings, open_text, seen
 from batchgen.read.typed import typed
 from batchgen.records import Data, Row
@@ -88,7 +90,11 @@ class CsvText(Text):
             raise InputError(f"{where}: {bad}", "write the file in UTF-8: iconv -f CP932 -t UTF-8") from None
         if line in BLANK:
             raise InputError(f"{where} is an empty line", "the first line names the columns")
-        if len(names) == 1 and self.spec.csv.delimiter is None and (other := [one for one in OTHER_DELIMITERS if one in names[0]]):
+        if (
+            len(names) == 1
+            and self.spec.csv.delimiter is None
+            and (other := [one for one in OTHER_DELIMITERS if one in names[0]])
+        ):
             cause = f"{where} has one column, {names[0][:80]!r}"
             raise InputError(cause, f"is {other[0]!r} between the columns? then set input.csv.delimiter")
         for number, name in enumerate(names, 1):

@@ -1,13 +1,14 @@
-"""JSONL, plain or compressed: a JSON object per line, or a JSON string, which is the column `text`; blank lines are no rows. A line
-that is neither, or is over `input.max_row_bytes` (skipped without being held), is an error row and leaves its neighbours as they
-are."""
+"""JSONL, plain or compressed: a JSON object per line, or a JSON string, which is the column `text`; blank lines are no rows. A
+line that is neither, or is over `input.max_row_bytes` (skipped without being held), is an error row and leaves its neighbours as
+they are."""
 
 import json
 
 from batchgen import jsontext
 from batchgen.errors import BadRow, InputError, RowError, place
 from batchgen.job.input import Input
-from batchgen.read.formats.text.base import Text, TextFormat
+from batchgen.read.formats.text.base import TextFormat
+from batchgen.read.formats.text.rows import Text
 from batchgen.read.formats.text.stream import BOM, endings
 from batchgen.records import Data, Row
 

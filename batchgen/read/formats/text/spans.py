@@ -4,23 +4,20 @@ held."""
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 
 from batchgen.read.formats import Found, Planned, changed
+from batchgen.read.formats.text.rows import Text
 from batchgen.read.formats.text.stream import BLANK, Pairs, chunks, open_text, peek
 from batchgen.records import Shard, Span
-
-if TYPE_CHECKING:
-    from batchgen.read.formats.text.base import Text
 
 NEWLINE, RETURN = b"\n"[0], b"\r"[0]
 RowsAt = Callable[[int], int]  # the number of rows of a span that starts at this byte of the text
 
 
-def scan(shard: Shard, found: Found, text: "Text", rows_at: RowsAt, cap: int) -> Planned:
+def scan(shard: Shard, found: Found, text: Text, rows_at: RowsAt, cap: int) -> Planned:
     """The shard as `found`, and spans of its text after the planned one, of `rows_at(offset)` rows or `cap` bytes each. A last
     line without a newline that is not whole waits. Raises InputError, and OutputConflict where the planned text is
     not there any more, or its last row was continued."""
@@ -133,8 +130,8 @@ class _Cutter:
         self.terminated = True  # whether the last chunk ends in a newline
 
     def add(self, chunk: bytes, shown: bytes) -> None:
-        """Cut the spans that the lines of a chunk complete, by rows or by bytes; the lines are those of its copy `shown`. An empty
-        chunk ends a line without a newline."""
+        """Cut the spans that the lines of a chunk complete, by rows or by bytes; the lines are those of its copy `shown`. An
+        empty chunk ends a line without a newline."""
         data = np.frombuffer(shown or b"\n", np.uint8)
         newlines = np.flatnonzero(data == NEWLINE)
         last, last_but_one = (data.take(newlines - back, mode="wrap") for back in (1, 2))  # the bytes before each newline
