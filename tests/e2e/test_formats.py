@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,21 @@ def test_objects_of_a_store_are_read(s3: Any, tmp_path: Path, name: str) -> None
     done = in_process(tmp_path, "check", "job.yaml", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 3
+
+
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_tables_in_a_store_are_read(s3: Any, tmp_path: Path, kind: str) -> None:
+    table, url = pa.Table.from_pylist([{**row, "lang": "ja x/y"} for row in ROWS]), f"{s3.url}/{tmp_path.name}/{kind}"
+    if kind == "delta":
+        options = {"allow_http": "true", "aws_conditional_put": "etag"}
+        pytest.importorskip("deltalake").write_deltalake(url, table, partition_by=["lang"], storage_options=options)
+    else:
+        where = {"uri": f"sqlite:///{tmp_path}/c.db", "warehouse": url, "s3.endpoint": os.environ["AWS_ENDPOINT_URL"]}
+        catalog = pytest.importorskip("pyiceberg.catalog.sql").SqlCatalog("c", **where)
+        catalog.create_namespace("ns")
+        catalog.create_table("ns.t", table.schema, location=url).append(table)
+    write_job(tmp_path, url)
+    (tmp_path / "job.yaml").write_text((tmp_path / "job.yaml").read_text().replace("prompt: prompt", "prompt: lang"))
+    done = in_process(tmp_path, "check", "job.yaml", "--prompts", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "ja x/y" in done.stdout

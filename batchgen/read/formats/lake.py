@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from batchgen.errors import InputError, safe_message
-from batchgen.output.store import open_store
+from batchgen.output.store import open_store, s3_endpoint
 from batchgen.read import location
 from batchgen.read.formats import Found
 from batchgen.read.formats.parquet import Parquet
@@ -63,8 +63,9 @@ class Delta(Lake):
 
     def files(self, path: str) -> list[str]:
         root = path.rstrip("/")
+        options = {"allow_http": "true"} if s3_endpoint().startswith("http://") else None
         module = imported("deltalake", path, self.name)
-        table = asked(path, lambda: module.DeltaTable(root))
+        table = asked(path, lambda: module.DeltaTable(root, storage_options=options))
         protocol, settings = table.protocol(), table.metadata()
         if unknown := set(protocol.reader_features or ()) - _DELTA_FEATURES:
             refuse(path, f"it has the feature {min(unknown)}")
@@ -95,7 +96,8 @@ class Iceberg(Lake):
 
     def files(self, path: str) -> list[str]:
         module = imported("pyiceberg.table", path, self.name)
-        table = asked(path, lambda: module.StaticTable.from_metadata(self._newest(path)))
+        options = {"s3.endpoint": endpoint} if (endpoint := s3_endpoint()) else {}
+        table = asked(path, lambda: module.StaticTable.from_metadata(self._newest(path), options))
         if table.format_version > 2:
             refuse(path, f"it has format version {table.format_version}")
         fields = {field.name: field.field_id for field in table.schema().fields}

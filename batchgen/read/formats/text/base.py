@@ -1,4 +1,4 @@
-"""Formats whose shards are text. Spans are ranges of a shard's uncompressed text, which are read alone, have digests, and grow."""
+"""Formats whose shards are text. Spans are ranges of a shard's uncompressed text; they are read alone, have digests, and grow."""
 
 import itertools
 from collections.abc import Iterator, Mapping
