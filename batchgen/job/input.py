@@ -16,13 +16,40 @@ Kind = Literal["string", "integer", "number", "boolean", "json"]
 _TYPES: dict[Kind, pa.DataType] = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
 
+class Csv(Spec):
+    delimiter: str | None = Field(
+        None, description='Character between cells: ";", "|", "\\t". Default: a tab for .tsv files, else a comma.'
+    )
+    quote: str | None = Field(
+        '"', description="Character around cells with delimiters or newlines. null: cells are never quoted."
+    )
+
+    @field_validator("delimiter", "quote")
+    @classmethod
+    def _one(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\t -~]", value):
+            raise ValueError("one ASCII character, no newline")
+        return value
+
+    @model_validator(mode="after")
+    def _two(self) -> Self:
+        if self.quote is not None and self.quote == self.delimiter:
+            raise ValueError("quote and delimiter are the same character")
+        return self
+
+
 class Input(Spec):
     path: str | Annotated[list[str], Field(min_length=1)] = Field(
         description="File, directory, glob, or a list of them: local, s3://, gs://, az:// or hf://datasets/. The output of another job: its ok rows. With `format: dataset`: a Hub name or a saved directory."
     )
     format: str = Field(
         "auto",
-        description="Format of the files: jsonl, parquet, dataset, openai-batch (OpenAI batch files: custom_id, body), output (of another job), or one that a package adds. auto: by file name.",
+        description="Format of the files: jsonl, csv, json (one array), parquet, dataset, delta, iceberg, openai-batch (OpenAI batch files: custom_id, body), output (of another job), or one that a package adds. auto: by file name and content.",
+    )
+    csv: Csv = Field(Csv(), description="How CSV files are written.")
+    types: dict[str, Kind] = Field(
+        {},
+        description="Types of columns that are text: of CSV files and of folders named `key=value`. string (default), integer, number, boolean, json. An empty cell of another type than string is null.",
     )
     layout: str | None = Field(None, description="Row layout of the named column, in place of the field's own: a package's.")
     split: str = Field("train", description="Split of the dataset (`format: dataset`).")

@@ -82,7 +82,8 @@ def make_plan(job: Job, found: list[Found], columns: InputColumns, known: Sequen
     planned = [one for one in in_threads(plan, measured, later) if one is not None]
     spans = [span for _, added in planned for span in added]
     if not spans and not any(shard.rows for shard in known):
-        raise InputError(f"input.path {', '.join(job.input.paths)}: no rows in it")
+        what = "no rows in it" if any(one.size for one in found) else "empty (0 bytes)"
+        raise InputError(f"input.path {', '.join(job.input.paths)}: {what}")
     return [shard for shard, _ in planned], spans
 
 

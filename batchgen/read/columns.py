@@ -22,6 +22,7 @@ from batchgen.read.formats import Found, Head, format_of
 from batchgen.read.formats.tables.cells import alone
 from batchgen.read.heads import SCALARS, Seen, call_fields, infer_types
 from batchgen.read.layouts import JobLayout
+from batchgen.read.partitions import type_of
 from batchgen.read.schemas import carried_name, carried_names
 from batchgen.read.values import values as json_values
 from batchgen.records import CALLS, Data
@@ -78,8 +79,14 @@ def look(job: Job, found: list[Found]) -> InputColumns:
         kinds, misfits = infer_types(row for one in map(head, some) for row in seen.rows_of(one, HEAD_BYTES // len(some))), True
     if spec.each and not seen.rows:
         raise JobError(f"input.each {spec.each}: nothing there in the first rows", "name a path to a list in each row")
-    if kinds or schemas:
+    is_known = bool(kinds or schemas)
+    folders = dict.fromkeys(name for shard in found for name in format_of(spec, shard).folders(spec, shard.name))
+    for name in folders:
+        kinds.setdefault(name, type_of(spec, name))
+    if is_known:
         _check_named(job, kinds)
+    if format_of(spec, found[0]).is_typed and (typed := spec.types.keys() - folders):
+        raise JobError(f"input.types.{min(typed)}: this input's columns have types", "it is for CSV files and folders key=value")
     wanted = list(kinds) if spec.keep == "all" else spec.keep
     carried = [name for name in wanted if not name == spec.id == "id"]
     fields = [carried_field(name, kinds.get(name), output) for name, output in carried_names(carried).items()]
@@ -98,6 +105,7 @@ def _check_named(job: Job, names: Iterable[str]) -> None:
     named |= {f"sampling.{field}": column for field, column in job.sampling_columns.items()}
     if job.attributes and isinstance(job.attributes.columns, dict):
         named |= {f"attributes.columns.{name}": column for name, column in job.attributes.columns.items()}
+    named |= {f"input.types.{column}": column for column in job.input.types}
     if isinstance(job.input.keep, list):
         named |= {f"input.keep[{index}]": column for index, column in enumerate(job.input.keep)}
     for field, name in named.items():
@@ -130,6 +138,11 @@ def input_columns(kept: pa.Schema) -> set[str] | None:
     """The input columns that are carried; None where any may be."""
     if any(_notes(field).get("open") == "1" for field in kept):
         return None
+    return carried_columns(kept)
+
+
+def carried_columns(kept: pa.Schema) -> set[str]:
+    """The input columns that have a column of the output to themselves."""
     return {_column(field) for field in kept if "open" not in _notes(field)}
 
 

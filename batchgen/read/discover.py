@@ -20,6 +20,7 @@ from batchgen.read.formats.tables.parquet_file import open_parquet
 from batchgen.read.location import expand, plain
 
 R = TypeVar("R")
+METADATA = ".metadata.json"  # of an Iceberg table
 
 
 def discover(spec: Input) -> list[Found]:
@@ -29,6 +30,8 @@ def discover(spec: Input) -> list[Found]:
     for path in spec.paths:
         for shard in _shards(spec, path):
             found.setdefault(shard.name, shard)
+    if spec.format == "auto":
+        found = {shard.name: shard for shard in in_threads(_looked_into, found.values())}
     by_file: dict[str, str] = {}
     for name, shard in found.items():
         if not name.isprintable():
@@ -54,17 +57,24 @@ def _shards(spec: Input, path: str) -> list[Found]:
         return FORMATS.named(spec.format).find(path)
     known = known_endings()
     endings = tuple(known)
-    for one in FORMATS.all().values() if not path.lower().endswith(endings) else ():
+    for one in FORMATS.all().values() if path.endswith(METADATA) or not path.lower().endswith(endings) else ():
         if (claimed := one.claim(path)) is not None:
             return claimed
-    return [
-        Found(name, next((known[end] for end in endings if name.lower().endswith(end)), "")) for name in expand(path, endings)
-    ]
+    names = expand(path, endings)
+    found = [Found(name, next((known[end] for end in endings if name.lower().endswith(end)), "")) for name in names]
+    if glob.has_magic(path) or names in ([path], [plain(path)]):
+        return found
+    ranks = {name: FORMATS.named(name).rank for name in {shard.format for shard in found}}
+    return [shard for shard in found if ranks[shard.format] == min(ranks.values())]
+
+
+def _looked_into(shard: Found) -> Found:
+    return replace(shard, format=FORMATS.named(shard.format).of_content(shard.name)) if shard.format else shard
 
 
 def skipped(spec: Input, found: list[Found]) -> list[str]:
     """The files in the job's folders that are no shards, for their endings; those that begin with `_` or a dot do not count."""
-    if spec.format in ("dataset", "output") or any(shard.upstream for shard in found):
+    if any(FORMATS.named(shard.format).takes_folders for shard in found):
         return []
     names = {shard.name for shard in found}
     folders = [path for path in spec.paths if names.isdisjoint((path, plain(path))) and not glob.has_magic(path)]

@@ -20,7 +20,7 @@ def expand(path):
 def here(tmp_path, monkeypatch):
     """An input folder `in`, in the current directory."""
     monkeypatch.chdir(tmp_path)
-    names = ("b.jsonl", "a.jsonl.gz", "sub/deep/c.jsonl.zst", "sub/d.parquet", "e.ndjson", "notes.txt", "g.json", "noending")
+    names = ("b.jsonl", "a.jsonl.gz", "sub/deep/c.jsonl.zst", "sub/d.parquet", "e.ndjson", "notes.txt", "g.text", "noending")
     hidden = (".h.jsonl", "_tmp.jsonl", "_batchgen/i.jsonl", ".git/j.jsonl", "sub/_k/l.jsonl")
     for name in names + hidden:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import functools
 import gzip
 import itertools
 import json
+import lzma
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,7 @@ import pytest
 
 from batchgen.errors import InputError
 from batchgen.read import columns, heads
-from batchgen.read.formats import jsonl
+from batchgen.read.formats.text import base
 from tests.support.reading import planned, read_all
 
 MB = 2**20
@@ -149,7 +153,7 @@ def test_heads_end_by_bytes_and_every_shard_has_its_share(tmp_path: Path, monkey
     found = planned(tmp_path)[1]
     assert found.kept.names == ["prompt", "of_0", "of_1", "of_2", "of_3", "input_extra"]
     assert found.bytes_per_row == len(json.dumps({"prompt": "x" * 50, "of_0": 1})) + 1
-    monkeypatch.setattr(jsonl, "HEAD_BYTES", 0)
+    monkeypatch.setattr(base, "HEAD_BYTES", 0)
     assert "prompt" in planned(tmp_path, input={"max_row_bytes": 80})[1].kept.names
 
 
@@ -158,3 +162,49 @@ def test_names_beyond_the_most_columns_go_into_input_extra(tmp_path: Path, monke
     (tmp_path / "in.jsonl").write_text('{"prompt": "a", "b": 1, "c": 2}\n{"prompt": "b", "d": 3}\n')
     rows = read_all(tmp_path / "in.jsonl")[1].to_pylist()
     assert rows == [{"prompt": "a", "b": 1, "input_extra": '{"c": 2}'}, {"prompt": "b", "b": None, "input_extra": '{"d": 3}'}]
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_a_cell_or_an_element_of_a_gigabyte_is_one_error_row(tmp_path: Path, ending: str) -> None:
+    before, begin, end = {
+        "csv": (b"prompt\na\n", b'"\n', b'\n"\nb\n'),
+        "json": (b'[{"prompt": "a"}, ', b'{"prompt": "', b'"},\n {"prompt": "b"}]'),
+    }[ending]
+    with open(tmp_path / f"in.{ending}", "wb") as file:
+        file.write(before + begin)
+        file.truncate(1024 * MB)
+        file.seek(0, 2)
+        file.write(end)
+    ok, errors, grown = read_apart(tmp_path / f"in.{ending}")
+    what = "row" if ending == "csv" else "element"
+    assert (ok, errors) == (2, [f"the {what} is over input.max_row_bytes (8388608)"])
+    assert grown < 250 * MB
+
+
+@pytest.mark.parametrize("ending", ["bz2", "xz"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "json"])
+def test_other_small_files_that_unpack_to_much_are_read_by_pieces(tmp_path: Path, kind: str, ending: str) -> None:
+    path = tmp_path / f"in.{kind}.{ending}"
+    long, short = b"x" * (9 * MB), b"a"
+    begin, row, between, last = {
+        "jsonl": (b"", b'{"prompt": "%s"}', b"\n", b"\n"),
+        "csv": (b"prompt\n", b'"%s\n"', b"\n", b"\n"),
+        "json": (b"[", b'{"prompt": "%s"}', b",", b"]"),
+    }[kind]
+    pack = bz2.compress if ending == "bz2" else functools.partial(lzma.compress, preset=0)
+    path.write_bytes(pack(begin + between.join(row % text for _ in range(20) for text in (long, short)) + last))
+    ok, errors, grown = read_apart(path)
+    what = {"jsonl": "line", "csv": "row", "json": "element"}[kind]
+    assert (ok, errors) == (20, [f"the {what} is over input.max_row_bytes (8388608)"])
+    assert grown < 250 * MB
+
+
+def test_a_dictionary_of_xz_that_takes_gigabytes_is_refused(tmp_path: Path) -> None:
+    unpadded = lzma.compress(b'{"prompt": "a"}\n')
+    header = bytes([2, 0, 0x21, 1, 39, 0, 0, 0])  # LZMA2 with a dictionary of 3 GiB
+    block = unpadded[:12] + header + zlib.crc32(header).to_bytes(4, "little") + unpadded[24:]
+    (tmp_path / "in.jsonl.xz").write_bytes(block)
+    with pytest.raises(InputError, match=r"in\.jsonl\.xz: damaged or unreadable: .*[Mm]emory"):
+        planned(tmp_path / "in.jsonl.xz")
+    (tmp_path / "in.jsonl.xz").write_bytes(lzma.compress(b'{"prompt": "a"}\n', preset=9 | lzma.PRESET_EXTREME))
+    assert [row.data for row in read_all(tmp_path / "in.jsonl.xz")[0]] == [{"prompt": "a"}]

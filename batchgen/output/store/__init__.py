@@ -11,9 +11,9 @@ from collections.abc import Iterable
 
 from batchgen.errors import StoreError
 from batchgen.output.store.local import SCRATCH, LocalStore
-from batchgen.output.store.objects import ObjectStore, open_client
+from batchgen.output.store.objects import ObjectStore, open_client, s3_endpoint
 
-__all__ = ["SCRATCH", "LocalStore", "ObjectStore", "Store", "delete_all", "open_client", "open_store", "probe"]
+__all__ = ["SCRATCH", "LocalStore", "ObjectStore", "Store", "delete_all", "open_client", "open_store", "probe", "s3_endpoint"]
 Store = LocalStore | ObjectStore
 
 

@@ -110,14 +110,18 @@ class ObjectStore:
 _MEMORY: dict[str, obstore.store.MemoryStore] = {}
 
 
+def s3_endpoint() -> str:
+    """The address that the environment names in place of Amazon's; "" where it names none."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+
+
 def open_client(url: str) -> obstore.store.ObjectStore:
     """An obstore client for an object store URL. Raises InputError for an unknown scheme."""
     scheme = url.partition("://")[0]
     if scheme == "memory":
         return _MEMORY.setdefault(url, obstore.store.MemoryStore())
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
     try:
-        if scheme == "s3" and (endpoint or "").startswith("http://"):
+        if scheme == "s3" and s3_endpoint().startswith("http://"):
             return obstore.store.from_url(url, client_options={"timeout": "120s", "allow_http": True})
         return obstore.store.from_url(url, client_options={"timeout": "120s"})
     except (exceptions.BaseError, ValueError) as error:

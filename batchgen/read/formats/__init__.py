@@ -1,7 +1,7 @@
-"""The input formats by name, and the protocol of one. There are two families: `jsonl.Jsonl`, text that is cut by lines, and
-`table.TableFormat`, tables that are cut by positions."""
+"""The input formats by name, and the protocol of one. There are two families: `text.base.TextFormat`, text that is cut by rows,
+and `table.TableFormat`, tables that are cut by positions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -47,6 +47,9 @@ class Format(Protocol):
 
     name: str
     endings: tuple[str, ...] = ()  # of the file names that `input.format: auto` takes for this format
+    is_typed: bool = True  # whether columns have types; else they are text, to which `input.types` gives one
+    takes_folders: bool = False  # whole, so that no file in them is left out
+    rank: int = 0  # of several formats in one folder, those of the lowest are read and the others left out
 
     def claim(self, path: str) -> list[Found] | None:
         """The shards of a path that `auto` takes for this format whatever its name; None for any other path."""
@@ -56,9 +59,17 @@ class Format(Protocol):
         """The shards of a path where the job names the format."""
         return [Found(name, self.name) for name in location.expand(path, tuple(known_endings()))]
 
+    def of_content(self, name: str) -> str:
+        """The name of the format of a file with one of `endings`, where `auto` has to look into it."""
+        return self.name
+
     def version(self, spec: Input, name: str) -> tuple[int, str]:
         """Size in stored bytes, and a mark that changes when the shard is written again."""
         return location.stat(name)
+
+    def folders(self, spec: Input, name: str) -> Mapping[str, object]:
+        """The columns that all rows of a shard have by its name."""
+        return {}
 
     def head(self, spec: Input, name: str, rows: int) -> Head:
         """The good ones of the first `rows` rows, or the schema."""
@@ -82,9 +93,13 @@ class Format(Protocol):
 
 
 _BUILT_IN = {
-    "jsonl": f"{__name__}.jsonl:JSONL",
+    "jsonl": f"{__name__}.text.jsonl:JSONL",
+    "csv": f"{__name__}.text.csv:CSV",
+    "json": f"{__name__}.text.array:JSON_ARRAY",
     "parquet": f"{__name__}.parquet:PARQUET",
     "dataset": f"{__name__}.dataset:DATASET",
+    "delta": f"{__name__}.lake:DELTA",
+    "iceberg": f"{__name__}.lake:ICEBERG",
     "openai-batch": f"{__name__}.openai_batch:OPENAI_BATCH",
     "output": f"{__name__}.parquet:PARTS",
 }

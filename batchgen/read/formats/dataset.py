@@ -24,6 +24,15 @@ class DatasetFormat(TableFormat):
     files of a saved directory. Its content is theirs."""
 
     name = "dataset"
+    takes_folders = True
+
+    def claim(self, path: str) -> list[Found] | None:
+        """A directory of save_to_disk."""
+        is_one = any(
+            all(os.path.isfile(os.path.join(path, name)) for name in names)
+            for names in (("dataset_dict.json",), ("state.json", "dataset_info.json"))
+        )
+        return [Found(path, self.name)] if is_one else None
 
     def find(self, path: str) -> list[Found]:
         return [Found(path, self.name)]
@@ -82,7 +91,11 @@ def load_dataset(spec: Input, name: str) -> Any:
         if os.path.isdir(name):
             _refuse_extensions(Path(name))
             found = datasets.load_from_disk(name)
-            found = found[spec.split] if isinstance(found, datasets.DatasetDict) else found
+            if isinstance(found, datasets.DatasetDict):
+                if spec.split not in found:
+                    cause = f"dataset {name}: no split {spec.split!r}, its splits are {', '.join(found)}"
+                    raise InputError(cause, "set input.split")
+                found = found[spec.split]
         else:
             found = datasets.load_dataset(name, spec.subset, split=spec.split)
     except InputError:

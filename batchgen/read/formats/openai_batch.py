@@ -11,7 +11,7 @@ from typing import NoReturn
 from batchgen.errors import BadRow
 from batchgen.job.fields import MOST
 from batchgen.job.sampling import Sampling, bias_text
-from batchgen.read.formats.jsonl import Jsonl
+from batchgen.read.formats.text.jsonl import Jsonl
 from batchgen.records import Data
 
 URL = "/v1/chat/completions"

@@ -4,7 +4,7 @@ import functools
 import glob
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,15 +18,11 @@ from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import open_store
 from batchgen.read import location
 from batchgen.read.formats import Found
-from batchgen.read.formats.table import (
-    BATCH_ROWS,
-    Contents,
-    TableFormat,
-    not_planned,
-)
+from batchgen.read.formats.table import BATCH_ROWS, Contents, TableFormat, not_planned
 from batchgen.read.formats.tables.cells import decoded, row_bytes
 from batchgen.read.formats.tables.parquet_batches import finer, side_by_side, sources_of
 from batchgen.read.formats.tables.parquet_file import chunks_of, groups_of, mean_row_bytes, open_parquet
+from batchgen.read.partitions import folders_of
 from batchgen.records import Shard
 
 BATCH_BYTES = 2**26  # of a batch that is read at once
@@ -38,6 +34,9 @@ class Parquet(TableFormat):
 
     name = "parquet"
     endings: tuple[str, ...] = (".parquet",)
+
+    def folders(self, spec: Input, name: str) -> Mapping[str, object]:
+        return folders_of(spec, name)
 
     def head(self, spec: Input, name: str, rows: int = 0) -> pa.Schema:
         return open_parquet(name)[0].schema_arrow
@@ -101,8 +100,12 @@ class Parts(Parquet):
 
     name = "output"
     endings = ()
+    takes_folders = True
     settings = frozenset({"sampling"})  # the other job's, not this one's
     always = frozenset({"status"})
+
+    def folders(self, spec: Input, name: str) -> Mapping[str, object]:
+        return {}
 
     def claim(self, path: str) -> list[Found] | None:
         """Raises OutputConflict for an output whose job file is damaged, InputError for a job that is not done."""

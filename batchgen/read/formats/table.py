@@ -14,9 +14,10 @@ from pyarrow import types
 
 from batchgen.errors import InputError, RowError, place
 from batchgen.job.input import Input
-from batchgen.read.columns import columns_read, pick
+from batchgen.read.columns import carried_columns, columns_read, pick
 from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.read.formats.tables.cells import Faults, row_bytes, to_python, without_faults
+from batchgen.read.partitions import added
 from batchgen.read.schemas import holds
 from batchgen.records import Data, Row, Shard, Span
 
@@ -95,12 +96,15 @@ class TableFormat(Format):
         if is_other and shard.content not in ("", self.content(spec, shard.name, columns)):
             raise not_planned(shard)
         tables = self.batches(spec, shard, at, spans[-1].end, columns)
+        known = needed | carried_columns(kept)
+        folders = {name: value for name, value in self.folders(spec, shard.name).items() if name in known}
         rest: list[pa.Table] = []
         have = 0
         for span in spans:
             while have < span.rows:
                 if (table := next(tables, None)) is None:
                     raise InputError(f"shard {shard.name}: it has fewer rows than planned: it changed")
+                table = added(table, folders, spec)
                 rest.append(self.wanted(table.append_column(ORDINAL, pa.array(np.arange(at, at + table.num_rows)))))
                 at, have = at + table.num_rows, have + rest[-1].num_rows
             mine, rest = _split(rest, span.rows)

@@ -13,8 +13,8 @@ from batchgen.job.input import Input
 from batchgen.output.output import Output
 from batchgen.read.discover import discover
 from batchgen.read.formats import Found
-from batchgen.read.formats.jsonl import Jsonl
 from batchgen.read.formats.table import Contents, TableFormat
+from batchgen.read.formats.text.jsonl import Jsonl
 from batchgen.records import Row, Shard
 from tests.support.finished import Finished
 from tests.support.packages import install
@@ -27,7 +27,11 @@ from tests.support.reading import read_all
         ("a.jsonl", "jsonl"),
         ("a.ndjson.gz", "jsonl"),
         ("a.b.jsonl.zst", "jsonl"),
+        ("a.jsonl.bz2", "jsonl"),
+        ("a.jsonl.xz", "jsonl"),
         ("a.parquet", "parquet"),
+        ("a.csv", "csv"),
+        ("a.TSV.gz", "csv"),
     ],
 )
 def test_the_format_goes_by_the_ending(tmp_path: Path, name: str, kind: str) -> None:
@@ -35,7 +39,7 @@ def test_the_format_goes_by_the_ending(tmp_path: Path, name: str, kind: str) -> 
     assert [shard.format for shard in discover(Input(path=str(tmp_path / name), prompt="prompt"))] == [kind]
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.parquet.gz", "jsonl"])
+@pytest.mark.parametrize("name", ["a.txt", "a.parquet.gz", "jsonl"])
 def test_a_file_of_another_ending_has_no_format(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(InputError, match="unknown format"):
@@ -45,7 +49,7 @@ def test_a_file_of_another_ending_has_no_format(tmp_path: Path, name: str) -> No
 def test_an_unknown_format_is_refused_with_the_nearest() -> None:
     with pytest.raises(JobError) as caught:
         discover(Input(path="in.jsonl", prompt="prompt", format="jsnol"))
-    names = "jsonl, parquet, dataset, openai-batch, output"
+    names = "jsonl, csv, json, parquet, dataset, delta, iceberg, openai-batch, output"
     assert str(caught.value) == f"input.format jsnol: no such name, did you mean jsonl?; there are {names}"
 
 

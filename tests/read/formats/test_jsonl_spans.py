@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from batchgen.errors import InputError
 from batchgen.read import reader
-from batchgen.read.formats import jsonl_text
+from batchgen.read.formats.content import content_of
+from batchgen.read.formats.text import stream
 from tests.support.planning import lines, make, make_job, touch
 from tests.support.reading import read_all
 
@@ -32,9 +33,9 @@ def without_half_line(text):
 
 def is_lines(text):
     """Whether a text does not begin as a file of another format does."""
-    return not text.startswith((b"PAR1", b"\x1f\x8b", b"\x28\xb5", b"\xff\xfe", b"\xfe\xff")) and not text.lstrip(
-        b"\xef\xbb\xbf \t\r\n\v\f"
-    ).startswith(b"[")
+    first = text.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
+    is_indented = first.startswith(b"{") and first.rstrip().endswith((b"{", b"[", b","))
+    return content_of(text) is None and not first.startswith(b"[") and not is_indented
 
 
 def line_count(text):
@@ -63,9 +64,9 @@ def test_spans_cover_exactly_the_lines_that_are_not_blank(tmp_path_factory, text
     assume(ordinals(text) and is_lines(text))
     job = make_job(path, spans={"rows": rows, "bytes": cap})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl_text, "CHUNK", scan)
+        patch.setattr(stream, "CHUNK", scan)
         shards, spans = make(job)
-        patch.setattr(jsonl_text, "CHUNK", chunk)
+        patch.setattr(stream, "CHUNK", chunk)
         assert read_ordinals(job, shards, spans) == ordinals(text)
     assert all(1 <= span.rows <= rows for span in spans)
     assert all(one.end <= two.start and one.offset + one.bytes <= two.offset for one, two in itertools.pairwise(spans))
@@ -86,7 +87,7 @@ def test_appended_lines_add_spans_for_themselves_only(tmp_path_factory, text, mo
     assume(is_free or whole[len(text) :].startswith((b"\n", b"\r\n")) or whole == text)
     new = [number for number in ordinals(without_half_line(whole)) if number >= line_count(without_half_line(text))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl_text, "CHUNK", scan)
+        patch.setattr(stream, "CHUNK", scan)
         before, first = make(job)
         path.write_bytes(whole)
         touch(path)

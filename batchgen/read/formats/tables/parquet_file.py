@@ -10,6 +10,7 @@ from pyarrow import types
 
 from batchgen.errors import InputError, safe_message
 from batchgen.read import location
+from batchgen.read.formats.content import PEEKED, refuse_other
 from batchgen.read.formats.table import EXTENSION, METADATA_CAP, check_types
 from batchgen.read.schemas import holds
 
@@ -30,7 +31,11 @@ def open_parquet(
     stream.seek(max(0, size - 8))
     tail = stream.read(8)
     if tail[4:] != b"PAR1":
-        raise InputError(f"shard {name}: not a Parquet file")
+        stream.seek(0)
+        if not (first := stream.read(PEEKED)).startswith(b"PAR1"):
+            refuse_other(name, first, "a Parquet file")
+        why = " (0 bytes)" if size == 0 else ": it is cut short" if first.startswith(b"PAR1") else ""
+        raise InputError(f"shard {name}: not a Parquet file{why}")
     length = int.from_bytes(tail[:4], "little")
     if length > min(size - 8, METADATA_CAP):
         raise InputError(f"shard {name}: damaged Parquet footer")
