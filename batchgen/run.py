@@ -34,8 +34,9 @@ def run(
     (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then whether to drain, `force` takes the output
     from another driver. Raises BatchgenError; committed rows stay whatever it is, and the same call goes on from there."""
     from batchgen import logs, terminal
+    from batchgen.engines.base import refuse_missing
     from batchgen.job.job import Job
-    from batchgen.output import job_file, lease, parts, plan_file, progress
+    from batchgen.output import card, job_file, lease, parts, plan_file, progress
     from batchgen.output.store import SCRATCH, delete_all, open_store, probe
     from batchgen.plan import plan
     from batchgen.prepare import prepare
@@ -60,6 +61,7 @@ def run(
         planned = plan.freeze_plan(job, store, prepared.found, columns)
         for sentence in () if quiet else plan.half_lines(planned.shards):
             tell(sentence)
+        card.write(store, job)
         done = parts.committed(store)
         tally = progress.load_tally(store, planned, done)
         monitor = terminal.monitor(tally, store, job.name, out, quiet, held)
@@ -72,7 +74,7 @@ def run(
                 from batchgen.cluster.driver import Run
 
                 logs.identify(job=job.name)
-                with connected() as is_own:
+                with connected(lambda: refuse_missing(job)) as is_own:
                     arguments = job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping
                     Run(*arguments, types=() if is_own else None).execute(missing)
                 monitor.record()

@@ -189,7 +189,7 @@ class VllmKind:
     @property
     def capabilities(self) -> Capabilities:
         device = "cpu" if vllm_cpu.runs_on_cpu() else "gpu"
-        return Capabilities(device=device, mistake=mistake, spreads_copies=False)
+        return Capabilities(device=device, mistake=mistake, spreads_copies=False, packages=("vllm",))
 
     def check(self, job: Job) -> None:
         check_options(job.engine.options)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from batchgen.job.fields import Column, Spec
+from batchgen.job.fields import Column, Place, Spec
 from batchgen.job.hosts import host_pattern
 
 _PROMPTS = ("prompt", "messages", "turns", "template")
@@ -16,7 +16,7 @@ _TYPES: dict[Kind, pa.DataType] = {"integer": pa.int64(), "number": pa.float64()
 
 
 class Input(Spec):
-    path: str | Annotated[list[str], Field(min_length=1)] = Field(
+    path: Place | Annotated[list[Place], Field(min_length=1)] = Field(
         description="File, directory, glob, or a list of them: local, s3://, gs://, az:// or hf://datasets/. The output of another job: its ok rows. With `format: dataset`: a Hub name or a saved directory."
     )
     format: str = Field(
@@ -64,11 +64,16 @@ class Input(Spec):
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
         named = [name for name in _PROMPTS if getattr(self, name) is not None]
-        if len(named) != 1:
-            raise ValueError(f"name exactly one of {', '.join(_PROMPTS)} (got {', '.join(named) or 'none'})")
+        if len(named) > 1:
+            raise ValueError(f"name exactly one of {', '.join(_PROMPTS)} (got {', '.join(named)})")
         if self.continue_final_message is not None and self.messages is None:
             raise ValueError("continue_final_message is about conversations: name input.messages")
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no field says what makes the prompt: the columns decide (read/detect.py)."""
+        return all(getattr(self, name) is None for name in _PROMPTS)
 
     @property
     def source(self) -> tuple[str, str]:

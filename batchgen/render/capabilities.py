@@ -25,3 +25,5 @@ class Capabilities:
     mistake: Callable[[Sampling], str | None] | None = None
     """What the engine would refuse of a row's sampling, or choke on, in words that begin with the field's name."""
     tasks: frozenset[str] = frozenset({"generate"})
+    packages: tuple[str, ...] = ()
+    """What its replicas import and batchgen alone does not bring."""
