@@ -32,9 +32,8 @@ def look(path: str, prompt: str | None = None) -> Detected:
     spec = Input(path=path)
     columns = columns_of(spec, discover(spec))
     if (found := detect(columns, prompt)) is None:
-        raise JobError(
-            f"{path}: no column of it is known as a prompt: {', '.join(columns) or 'no rows'}", "name one with --prompt"
-        )
+        cause = f"{path}: its columns do not tell what makes the prompt: {', '.join(columns) or 'no rows'}"
+        raise JobError(cause, "name one with --prompt")
     return found
 
 

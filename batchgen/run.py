@@ -35,8 +35,9 @@ def run(
     from another driver. Raises BatchgenError; committed rows stay whatever it is, and the same call goes on from there."""
     from batchgen import logs, terminal
     from batchgen.engines.base import refuse_missing
+    from batchgen.export import card
     from batchgen.job.job import Job
-    from batchgen.output import card, job_file, lease, parts, plan_file, progress
+    from batchgen.output import job_file, lease, parts, plan_file, progress
     from batchgen.output.store import SCRATCH, delete_all, open_store, probe
     from batchgen.plan import plan
     from batchgen.prepare import prepare

@@ -100,7 +100,7 @@ def test_a_run_records_every_part_and_seals_what_it_has_made(job: dict[str, Any]
     names = set(LocalStore(tmp_path / "out").list("")) - {
         parts.part_name(s.name) for s in Output.open(str(tmp_path / "out")).plan.spans
     }
-    files = {"job.json", "progress.json", "report.json", "plan/000000.parquet", "manifest/000000.json"}
+    files = {"job.json", "progress.json", "report.json", "plan/000000.plan", "manifest/000000.json"}
     assert names == {SUCCESS, *(f"_batchgen/{name}" for name in files)}
 
 
