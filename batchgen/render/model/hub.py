@@ -18,7 +18,14 @@ def of_hub(error: BaseException) -> tuple[str, str]:
         status = error.response.status_code
         remedy = "check HF_TOKEN" if status in (401, 403) else "try again later"
         return f"the Hub answered: {words}", remedy
-    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError) or "connect" in words.lower():
+    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError) or _is_connection(error):
         remedy = "check the network (HF_ENDPOINT, HTTPS_PROXY, HF_HUB_OFFLINE), or name a folder on this machine"
         return f"the Hub cannot be reached, and the cache does not have it: {safe_message(error, 100)}", remedy
-    return f"the Hub's client failed: {words}", "check the name, the network and HF_TOKEN"
+    remedy = "check the disk and its permissions" if isinstance(error, OSError) else "check the name and the network"
+    return f"the Hub's client failed: {words}", remedy
+
+
+def _is_connection(error: BaseException) -> bool:
+    import httpx
+
+    return isinstance(error, ConnectionError | TimeoutError | httpx.TransportError)
