@@ -13,8 +13,7 @@ from batchgen.errors import JobError, printable
 from batchgen.job.fields import Fields, in_full, override, read_yaml
 from batchgen.job.input import Input
 from batchgen.job.job import Job
-from batchgen.read.detect import Detected, columns_of, detect
-from batchgen.read.discover import discover
+from batchgen.read.detect import Detected, detect_in
 
 MODEL_HERE = "PATH-OR-HUB-ID"
 SHOWN_COLUMNS = 20
@@ -23,16 +22,16 @@ JOB_ENDINGS = (".yaml", ".yml")
 
 
 def is_job_file(path: str) -> bool:
-    return path.lower().endswith(JOB_ENDINGS)
+    return path.lower().endswith(JOB_ENDINGS) or path.startswith("/dev/")
 
 
 def look(path: str, prompt: str | None = None) -> Detected:
     """What the input at a path is, by its first rows; `prompt` names the column that makes the prompt. Raises JobError where
     the columns do not tell, InputError."""
-    spec = Input(path=path)
-    columns = columns_of(spec, discover(spec))
-    if (found := detect(columns, prompt)) is None:
-        cause = f"{path}: its columns do not tell what makes the prompt: {', '.join(columns) or 'no rows'}"
+    found, columns = detect_in(Input(path=path), prompt)
+    if found is None:
+        told = ", ".join(columns) or "there is no row that can be read"
+        cause = f"{path}: its columns do not tell what makes the prompt: {told}"
         raise JobError(cause, "name one with --prompt")
     return found
 

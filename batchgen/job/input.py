@@ -72,7 +72,7 @@ class Input(Spec):
 
     @property
     def is_open(self) -> bool:
-        """Whether no field says what makes the prompt: the columns decide (read/detect.py)."""
+        """Whether no field says what makes the prompt: the columns decide (read/detect)."""
         return all(getattr(self, name) is None for name in _PROMPTS)
 
     @property

@@ -134,13 +134,10 @@ def test_an_endpoint_takes_messages_and_counts_tokens_and_nobody_reads_its_model
     assert ENGINES.named("echo").capabilities.prompts == ENGINES.named("vllm").capabilities.prompts == "tokens"
 
 
-def test_a_package_that_an_engine_lacks_is_named_with_what_brings_it(package: Path) -> None:
-    lacks = TOY.replace("needs_model=False", 'needs_model=False, packages=("no_such_package",)')
-    (package / "toys.py").write_text(dedent(lacks))
-    cause = (
-        r"engine toy needs the package no_such_package, which is not installed here \(.*\); install no_such_package, or"
-    )
-    with pytest.raises(EngineError, match=cause):
-        refuse_missing(job(kind="toy"))
+def test_a_package_that_an_engine_lacks_is_named_with_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, monkeypatch, {"batchgen.engines": {"lacking": "lacking:KIND"}})
+    (tmp_path / "lacking.py").write_text(dedent(TOY).replace("needs_model=False", 'packages=("no_such_package",)'))
+    with pytest.raises(EngineError, match="engine lacking needs the package no_such_package, which is not installed here"):
+        refuse_missing(job(kind="lacking"))
     refuse_missing(job(kind="echo"))
     assert [ENGINES.named(name).capabilities.packages for name in ("vllm", "openai")] == [("vllm",), ("openai",)]

@@ -18,6 +18,7 @@ from batchgen.read.detect import columns_of, detect, shape_of, with_prompt
 from batchgen.read.discover import discover
 from batchgen.read.layouts import JobLayout
 from batchgen.records import Row
+from tests.support.finished import Finished
 
 ASKED = [{"role": "user", "content": "Why?"}]
 ANSWERED = [*ASKED, {"role": "assistant", "content": "Because."}]
@@ -162,3 +163,16 @@ def test_a_resumed_job_reads_what_it_read_at_first(tmp_path: Path) -> None:
     first = with_prompt(job)
     write(tmp_path / "in.jsonl", {"question": "Why?", "prompt": "new column"})
     assert with_prompt(job, first).input == first.input
+
+
+def test_the_output_of_another_job_does_not_tell_what_to_ask(tmp_path: Path) -> None:
+    Finished(tmp_path)
+    job = Job.parse({"input": str(tmp_path / "out"), "output": "answers", "engine": {"kind": "echo"}})
+    with pytest.raises(JobError, match=r"the columns do not tell: id, shard, row, .*name the column with input\.prompt"):
+        with_prompt(job)
+
+
+def test_rows_that_cannot_be_read_do_not_tell(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("no json\n")
+    with pytest.raises(JobError, match="there is no row that can be read"):
+        with_prompt(Job.parse({"input": str(tmp_path / "in.jsonl"), "output": "out"}))

@@ -158,9 +158,17 @@ def _shape(value: object) -> Shape:
     return "other"
 
 
+def detect_in(spec: Input, prompt: str | None = None) -> tuple[Detected | None, list[str]]:
+    """As detect, of the rows at an input's paths, and the names of their columns. The output of another job has a conversation
+    and an answer, and does not tell which of them is to be asked. Raises InputError too."""
+    found = discover(spec)
+    columns = columns_of(spec, found)
+    return (detect(columns, prompt) if prompt is not None or not found[0].upstream else None), list(columns)
+
+
 def columns_of(spec: Input, found: list[Found]) -> dict[str, Shape]:
     """The columns of the first rows of an input, in order of appearance. Raises InputError."""
-    rows = _first_rows(spec, found[0])
+    rows = _first_rows(spec, next((shard for shard in found if shard.size), found[0]))
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: shape_of(row.get(name) for row in rows) for name in names}
 
@@ -184,11 +192,11 @@ def with_prompt(job: Job, before: Job | None = None) -> Job:
     if before is not None:
         given = {name: value for name, value in before.input.model_dump().items() if name in DETECTED and value is not None}
     else:
-        columns = columns_of(spec, discover(spec))
-        found = detect(columns)
+        found, columns = detect_in(spec)
         if found is None or found.rivals:
-            which = [found.fields["prompt"], *found.rivals] if found else list(columns)
-            cause = f"input: no field says what makes the prompt, and the columns do not tell: {', '.join(which)}"
+            which = [found.fields["prompt"], *found.rivals] if found else columns
+            told = ", ".join(which) or "there is no row that can be read"
+            cause = f"input: no field says what makes the prompt, and the columns do not tell: {told}"
             raise JobError(cause, "name the column with input.prompt, input.messages or input.turns, or write input.template")
         given = found.fields
     own = spec.model_dump(exclude_unset=True)
