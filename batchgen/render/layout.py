@@ -130,7 +130,7 @@ class PromptText:
             yield Form("schema block", own, schema.layout)
         elif (template := _template_of(schema)) and not self._hosted:  # an endpoint has a template of its own
             yield Form("schema template", ChatTemplate(template, self._model.label))
-        elif self._model.source is None:  # a stand-in for a model: any form will do
+        elif self._model.is_stand_in:
             yield Form("schema block", own, Layout(block=" ({pairs})"))
 
     def _choose_labeler(self, own: ChatTemplate | None, schema: Schema) -> Form:

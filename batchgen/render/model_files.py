@@ -48,6 +48,8 @@ class ModelFiles:
     version: dict[str, object]
     adapters: dict[str, Adapter] = field(default_factory=dict)
     added: dict[str, Flags] = field(default_factory=dict)
+    is_stand_in: bool = False
+    """For a model that an engine does not need: any form of the prompt will do."""
 
 
 def load_model(
@@ -58,7 +60,7 @@ def load_model(
     it is no directory here: a rehearsal asks no Hub. Raises ModelError."""
     if model is None or not (needed or hosted or Path(model.source).is_dir()):
         plain = read_text(TEMPLATES / "no_model.jinja").rstrip("\n")
-        return ModelFiles("echo", None, None, None, plain, {}, None, {"source": None})
+        return ModelFiles("echo", None, None, None, plain, {}, None, {"source": None}, is_stand_in=True)
     if hosted:
         conversation = read_text(TEMPLATES / "endpoint.jinja").rstrip("\n")
         return ModelFiles(model.source, model.source, None, None, conversation, {}, None, {"source": model.source})
