@@ -62,7 +62,6 @@ def run(
         planned = plan.freeze_plan(job, store, prepared.found, columns)
         for sentence in () if quiet else plan.half_lines(planned.shards):
             tell(sentence)
-        card.write(store, job)
         done = parts.committed(store)
         tally = progress.load_tally(store, planned, done)
         monitor = terminal.monitor(tally, store, job.name, out, quiet, held)
@@ -71,6 +70,7 @@ def run(
                 tally.run_begins()
                 held.confirm()
                 store.delete(plan_file.SUCCESS)
+                card.write(store, job)
                 from batchgen.cluster.connect import connected  # Ray only when there is something to do
                 from batchgen.cluster.driver import Run
 

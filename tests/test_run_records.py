@@ -101,7 +101,7 @@ def test_a_run_records_every_part_and_seals_what_it_has_made(job: dict[str, Any]
         parts.part_name(s.name) for s in Output.open(str(tmp_path / "out")).plan.spans
     }
     files = {"job.json", "progress.json", "report.json", "plan/000000.plan", "manifest/000000.json"}
-    assert names == {SUCCESS, *(f"_batchgen/{name}" for name in files)}
+    assert names == {SUCCESS, "README.md", *(f"_batchgen/{name}" for name in files)}
 
 
 def test_what_was_made_before_an_interruption_is_recorded(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
