@@ -2,8 +2,10 @@
 
 import itertools
 import reprlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TextIO
 
 import numpy as np
 
@@ -18,13 +20,16 @@ from batchgen.read.formats.openai_batch import OPENAI_BATCH
 from batchgen.records import Prompt, Row, Shard, Span
 
 SHOWN_ERRORS = 20
+SHOW_SECONDS = 0.5  # how often the rows so far are shown on a terminal
+SAMPLED_SPANS = 16  # that a sample is taken from
 ASKING_ROWS = 10_000  # the first rows of the input, which are asked whether they want log-probabilities
 KNOWN_IDS = 1_000_000  # the first custom_ids of a shard, among which the repeated ones are found
 
 
 @dataclass
 class Findings:
-    """`rows` are input rows, `prompts` those times the variants; tokens are per prompt."""
+    """`rows` are input rows, `prompts` those times the variants; tokens are per prompt. `sampled_of`: the rows of the whole input
+    where a sample was looked at."""
 
     shards: int
     spans: int
@@ -39,6 +44,37 @@ class Findings:
     planned_rows: int = 0
     skipped: str | None = None
     warnings: list[str] = field(default_factory=list)
+    sampled_of: int | None = None
+
+
+class _Empty:
+    """Prompts without a text: the model gets its chat template alone."""
+
+    def __init__(self) -> None:
+        self._number, self._first = 0, ""
+
+    def add(self, prompt: Prompt) -> None:
+        last = prompt.messages[-1] if prompt.messages else {}
+        if last.get("role") == "user" and isinstance(text := last.get("content"), str) and not text.strip():
+            self._number, self._first = self._number + 1, self._first or prompt.place
+
+    def warnings(self) -> list[str]:
+        found = f"{self._number:,} rows have an empty prompt, which is sent to the model as it is; the first is {self._first}"
+        return [found] if self._number else []
+
+
+def shown_on(stream: TextIO | None) -> Callable[[int], None]:
+    """Shows how many rows were looked at, on a terminal; nothing elsewhere. Below zero: the line is taken away."""
+    shown = 0.0
+
+    def show(rows: int) -> None:
+        nonlocal shown
+        if rows <= 0 or time.monotonic() - shown >= SHOW_SECONDS:
+            shown = time.monotonic()
+            words = "" if rows < 0 else f"{rows:,} rows read and rendered" if rows else "looking for rows"
+            print(f"\r\x1b[K{words}", end="", file=stream, flush=True)
+
+    return show if stream is not None and stream.isatty() else lambda rows: None
 
 
 class _Requests:
@@ -87,17 +123,52 @@ def _rows(prepared: Prepared, shards: list[Shard], spans: list[Span]) -> Iterato
                 yield from ((row, prepared.renderer.prompts(row, shard.name)) for row in rows)
 
 
-def check(prepared: Prepared) -> Findings:
-    """Look at every row. Raises UsageError for what concerns the whole input."""
+def _sample(spans: list[Span], rows: int) -> list[Span]:
+    """Some spans, from all over the input, which have at least that many rows."""
+    step = max(1, len(spans) // SAMPLED_SPANS)
+    chosen, have = set[int](), 0
+    for number in (number for first in range(step) for number in range(first, len(spans), step)):
+        if have < rows:
+            chosen.add(number)
+            have += spans[number].rows
+    return [spans[number] for number in sorted(chosen)]
+
+
+def _sampled(prepared: Prepared, shards: list[Shard], spans: list[Span], most: int) -> Iterator[tuple[Row, list[Prompt]]]:
+    """The first rows of each span, `most` in all, in even shares."""
+    for left, span in zip(range(len(spans), 0, -1), spans, strict=True):
+        taken = itertools.islice(_rows(prepared, shards, [span]), -(-most // left))
+        for each in taken:
+            most -= 1
+            yield each
+
+
+def check(prepared: Prepared, sample: int | None = None, show: Callable[[int], None] = lambda rows: None) -> Findings:
+    """Look at every row, or at a `sample` of so many from all over the input. `show` is told the rows so far. Raises UsageError
+    for what concerns the whole input."""
+    try:
+        show(0)
+        return _check(prepared, sample, show)
+    finally:
+        show(-1)
+
+
+def _check(prepared: Prepared, sample: int | None, show: Callable[[int], None]) -> Findings:
     shards, spans = plan.make_plan(prepared.job, prepared.found, prepared.columns)
     renderer = prepared.renderer
     found = Findings(len(shards), len(spans), context=renderer.context, layout=renderer.layout, skipped=prepared.skipped_words)
     lengths: list[int] = []
     requests = _Requests(prepared.job) if prepared.job.input.format == OPENAI_BATCH.name else None
-    for row, prompts in _rows(prepared, shards, spans):
+    empty, looked_at = _Empty(), _rows(prepared, shards, spans)
+    if sample is not None and sample < (every := sum(span.rows for span in spans)):
+        found.sampled_of = every
+        looked_at = _sampled(prepared, shards, _sample(spans, sample), sample)
+    for row, prompts in looked_at:
         if requests:
             requests.add(row, prompts[0])
+        empty.add(prompts[0])
         found.rows += 1
+        show(found.rows)
         found.prompts += len(prompts)
         lengths += [len(prompt.token_ids) for prompt in prompts if prompt.token_ids]
         found.planned_rows += sum(p.sampling.n if p.sampling else prepared.job.samples for p in prompts)
@@ -106,7 +177,7 @@ def check(prepared: Prepared) -> Findings:
             found.errors[error.code] = found.errors.get(error.code, 0) + 1
             if len(found.first_errors) < SHOWN_ERRORS:
                 found.first_errors.append(f"{error.code}: {error.detail}")
-    found.warnings = plan.half_lines(shards) + (requests.warnings() if requests else [])
+    found.warnings = plan.half_lines(shards) + (requests.warnings() if requests else []) + empty.warnings()
     if lengths and not ENGINES.named(prepared.job.engine.kind).capabilities.counts_tokens:
         marks = np.percentile(lengths, [0, 50, 90, 99, 100]).astype(int)
         found.tokens = dict(zip(("min", "p50", "p90", "p99", "max"), map(int, marks), strict=True))
@@ -140,6 +211,8 @@ def print_prompts(prompts: list[Fields]) -> None:
 
 def print_findings(found: Findings, job: Job) -> None:
     predicted = job.attributes.predict if job.attributes else None
+    if found.sampled_of is not None:
+        print(f"sample:   {found.rows:,} of {found.sampled_of:,} rows; the counts below are of these")
     print(f"input:    {found.rows:,} rows in {found.shards:,} shards, {found.spans:,} spans")
     if found.skipped:
         print(f"skipped:  {printable(found.skipped)}")

@@ -8,6 +8,7 @@ from batchgen.job.job import Job
 from batchgen.output import job_file
 from batchgen.output.store import Store
 from batchgen.read.columns import InputColumns, look
+from batchgen.read.detect import with_prompt
 from batchgen.read.discover import discover, refuse_own_output, skipped, with_combinations
 from batchgen.read.formats import Found
 from batchgen.read.layouts import JobLayout
@@ -45,7 +46,8 @@ class Prepared:
 def prepare(job: Job, store: Store | None = None) -> Prepared:
     """Check the engine's options, find the shards, read the model's files, probe the template. `store` is the output's, where an
     earlier run may have left a job that must mean the same. Raises UsageError."""
-    job = with_combinations(job)
+    before = job_file.load(store) if store else None
+    job = with_prompt(with_combinations(job), before.job if before else None)
     JobLayout(job)  # refuses a layout that the job cannot have
     refuse_own_output(job)
     engine = ENGINES.named(job.engine.kind)
@@ -57,8 +59,8 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
         raise JobError(f"task {job.task}: engine {job.engine.kind} cannot {uses}", "name another engine.kind")
     if job.parse_ is not None:
         Parser(job.parse_)
-    before = job_file.load(store) if store else None
-    model = load_model(job.model, before.model if before else None, hosted=not engine.capabilities.reads_model)
+    needed, hosted = engine.capabilities.needs_model, not engine.capabilities.reads_model
+    model = load_model(job.model, before.model if before else None, hosted, needed)
     found = discover(job.input)
     upstream = tuple(fingerprint for _, fingerprint in dict.fromkeys(shard.upstream for shard in found if shard.upstream))
     if before is not None and store is not None:

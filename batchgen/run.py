@@ -34,6 +34,8 @@ def run(
     (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then whether to drain, `force` takes the output
     from another driver. Raises BatchgenError; committed rows stay whatever it is, and the same call goes on from there."""
     from batchgen import logs, terminal
+    from batchgen.engines.base import refuse_missing
+    from batchgen.export import card
     from batchgen.job.job import Job
     from batchgen.output import job_file, lease, parts, plan_file, progress
     from batchgen.output.store import SCRATCH, delete_all, open_store, probe
@@ -68,11 +70,12 @@ def run(
                 tally.run_begins()
                 held.confirm()
                 store.delete(plan_file.SUCCESS)
+                card.write(store, job)
                 from batchgen.cluster.connect import connected  # Ray only when there is something to do
                 from batchgen.cluster.driver import Run
 
                 logs.identify(job=job.name)
-                with connected() as is_own:
+                with connected(lambda: refuse_missing(job)) as is_own:
                     arguments = job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping
                     Run(*arguments, types=() if is_own else None, owns_ray=is_own).execute(missing)
                 monitor.record()

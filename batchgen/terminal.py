@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import shlex
 import time
 from collections.abc import Iterator
 from typing import TextIO
@@ -94,7 +95,7 @@ def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out
             label = ", ".join(f"{name} {(answer.get('attributes') or {}).get(name)}" for name in varied) or str(answer["sample"])
             shown.add_row(label, Text(printable((answer["response"] or "").strip()[:400])))
         console.print(shown)
-    console.print(f"Parquet: {store.url}/{parts.DATA}\nNext:    batchgen verify {store.url}", soft_wrap=True)
+    console.print(f"Parquet: {store.url}/{parts.DATA}\nNext:    batchgen verify {shlex.quote(store.url)}", soft_wrap=True)
 
 
 def _question(messages: list[Fields] | None) -> str:

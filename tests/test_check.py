@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,38 @@ def test_token_statistics_are_those_of_the_prompts(folder: Path) -> None:
         "max": 300 + extra,
         "total": 5350 + 101 * extra,
     }
+
+
+def test_an_empty_prompt_is_named(folder: Path) -> None:
+    found = findings([{"prompt": "a"}, {"prompt": " \n"}, {"prompt": ""}, {"prompt": None}])
+    assert found.warnings == ["2 rows have an empty prompt, which is sent to the model as it is; the first is in.jsonl:2"]
+    assert found.bad == 1
+
+
+def test_a_sample_is_from_all_over_the_input(folder: Path) -> None:
+    rows = [{"prompt": f"row {n}"} for n in range(990)]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *[{"prompt": None}] * 10]))
+    told: list[int] = []
+    found = check.check(prepare(make_job(spans={"rows": 10})), 32, told.append)
+    assert (found.rows, found.sampled_of, found.spans) == (32, 1000, 100)
+    assert told[:3] == [0, 1, 2]
+    assert told[-2:] == [32, -1]
+    assert check.check(prepare(make_job(spans={"rows": 10})), 999).bad >= 9
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_rows_so_far_are_shown_on_a_terminal_alone(folder: Path) -> None:
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        Path("in.jsonl").write_text('{"prompt": "a"}\n')
+        check.check(prepare(make_job()), None, check.shown_on(stream))
+    assert "looking for rows" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+    assert file.getvalue() == ""
 
 
 def test_without_a_good_row_there_are_no_token_statistics(folder: Path) -> None:

@@ -59,7 +59,6 @@ def test_check_of_a_good_job_says_what_a_run_will_do(folder: Path) -> None:
         ("samplng={n: 2}", "samplng: unknown field 'samplng', did you mean 'sampling'?"),
         ("sampling={temprature: 1}", "sampling: unknown field 'temprature', did you mean 'temperature'?"),
         ("engine.kind=vlm", "engine.kind vlm: no such name, did you mean vllm?; there are vllm, openai, echo"),
-        ("engine.kind=vllm", "engine.kind vllm needs a model"),
         ("engine.options={latncy: 1}", "engine.options.latncy: unknown field 'latncy', did you mean 'latency'?"),
         ("input.messages=prompt", "input: name exactly one of prompt, messages, turns, template (got prompt, messages)"),
         ("sampling={temperature: -1}", "temperature: "),
@@ -75,7 +74,7 @@ def test_check_of_a_good_job_says_what_a_run_will_do(folder: Path) -> None:
         ("input.system={column: sys}", "input.system: no column 'sys' in the input"),
         ("sampling={n: {column: count}}", "sampling.n: no column 'count' in the input"),
         ("input.keep=[lang, topic]", "input.keep[1]: no column 'topic' in the input"),
-        ("model={source: /no/such/model}", "model.source /no/such/model: not a directory here, and not a Hub id"),
+        ("engine={kind: vllm}", "engine.kind vllm needs a model"),
         ("prompt", "--set prompt: expected key.path=value"),
         ("input.path.deep=1", "--set input.path.deep=1: path is not a mapping"),
         ("input=[", "--set input=[: "),
@@ -110,6 +109,36 @@ def test_run_makes_nothing_of_a_bad_job(folder: Path, verb: str, overrides: list
     sets = [word for override in overrides for word in ("--set", override)]
     assert "did you mean" in mistake(batchgen(folder, verb, "job.yaml", *sets))
     assert not (folder / "out").exists()
+
+
+def test_a_model_that_is_none_is_called_what_it_is(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "empty/weights.bin").touch()
+    models = {
+        "/no/such/model": "not a directory here, and not a Hub id; check the path or the id",
+        "empty": "not a model: neither config.json nor a tokenizer among its files (weights.bin)",
+        "./in.jsonl": "a file, not a folder",
+    }
+    for source, words in models.items():
+        assert f"model.source {source}: {words}" in mistake(check(folder, "engine={kind: vllm}", f"model={source}"))
+
+
+def test_a_template_is_a_text_for_set(folder: Path) -> None:
+    for text in ("{{ prompt }}", "{{ prompt }} in {{ lang }}", "{% if lang %}{{ prompt }}{% endif %}", "Say: {{ prompt }}"):
+        done = batchgen(
+            folder, "check", "job.yaml", "--set", "input.prompt=null", "--set", f"input.template={text}", "--prompts", "1"
+        )
+        assert done.returncode == 0, done.stderr
+        assert "row 0" in done.stdout
+
+
+def test_a_sample_is_looked_at(folder: Path) -> None:
+    (folder / "in.jsonl").write_text("".join(f'{{"prompt": "row {n}"}}\n' for n in range(1000)))
+    lines = batchgen(folder, "check", "job.yaml", "--rows", "50", "--set", "spans.rows=10").stdout.splitlines()
+    assert lines[0] == "sample:   50 of 1,000 rows; the counts below are of these"
+    assert lines[1].startswith("input:    50 rows in 1 shards, 100 spans")
+    found = json.loads(batchgen(folder, "check", "job.yaml", "--rows", "5000", "--json").stdout)
+    assert (found["rows"], found["sampled_of"]) == (1000, None)
 
 
 @pytest.mark.parametrize("verb", ["verify", "status"])
@@ -167,7 +196,7 @@ def test_check_json_is_its_findings(folder: Path) -> None:
     assert (found["rows"], found["planned_rows"], found["bad"], found["errors"]) == (3, 3, 0, {})
     assert set(found) == {
         *("shards", "spans", "rows", "prompts", "bad", "errors", "first_errors"),
-        *("tokens", "context", "layout", "planned_rows", "skipped", "warnings"),
+        *("tokens", "context", "layout", "planned_rows", "skipped", "warnings", "sampled_of"),
     }
 
 
@@ -222,7 +251,7 @@ def test_help_imports_neither_arrow_nor_pydantic(folder: Path, option: str) -> N
     assert imported(folder, option) & {"pyarrow", "pydantic", "numpy", "jinja2", "tokenizers", "obstore"} == set()
 
 
-@pytest.mark.parametrize("verb", ["check", "run", "status", "verify", "schema", "help"])
+@pytest.mark.parametrize("verb", ["init", "check", "run", "status", "verify", "schema", "help"])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_every_verb_has_help(folder: Path, verb: str, flag: str) -> None:
     done = batchgen(folder, verb, flag)
@@ -254,6 +283,16 @@ def test_export_says_what_it_wrote_and_refuses_what_it_does_not_know(tmp_path: P
         "error: --format xml: no such name; there are jsonl, openai"
     )
     assert not (tmp_path / "x").exists()
+
+
+def test_an_unknown_code_of_a_retry_names_those_that_there_are(tmp_path: Path) -> None:
+    made = Finished(tmp_path)
+    before = made.plan.spans
+    done = batchgen(tmp_path, "retry", "out", "--where", "error_code=engine_reject")
+    assert mistake(done) == (
+        "error: --where: no error code is called engine_reject; the codes of the failed rows are engine_rejected 12, input 2"
+    )
+    assert made.plan.spans == before
 
 
 def test_a_retry_with_a_mistake_plans_nothing(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class Here:
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(driver, "Run", Here)
-    monkeypatch.setattr(connect, "connected", contextlib.nullcontext)
+    monkeypatch.setattr(connect, "connected", lambda _: contextlib.nullcontext())
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": f"row {n}"}) + "\n" for n in range(ROWS)))
     return {
         "input": {"path": str(tmp_path / "in.jsonl"), "prompt": "prompt"},
@@ -100,8 +100,8 @@ def test_a_run_records_every_part_and_seals_what_it_has_made(job: dict[str, Any]
     names = set(LocalStore(tmp_path / "out").list("")) - {
         parts.part_name(s.name) for s in Output.open(str(tmp_path / "out")).plan.spans
     }
-    files = {"job.json", "progress.json", "report.json", "plan/000000.parquet", "manifest/000000.json"}
-    assert names == {SUCCESS, *(f"_batchgen/{name}" for name in files)}
+    files = {"job.json", "progress.json", "report.json", "plan/000000.plan", "manifest/000000.json"}
+    assert names == {SUCCESS, "README.md", *(f"_batchgen/{name}" for name in files)}
 
 
 def test_what_was_made_before_an_interruption_is_recorded(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_what_was_made_before_an_interruption_is_recorded(job: dict[str, Any], m
     assert output.verify().unfinished
     monkeypatch.undo()
     monkeypatch.setattr(driver, "Run", Here)
-    monkeypatch.setattr(connect, "connected", contextlib.nullcontext)
+    monkeypatch.setattr(connect, "connected", lambda _: contextlib.nullcontext())
     run(job)
     assert recorded(job) == (5, 5, 0)
 

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ray
@@ -20,9 +20,10 @@ _LOG = logs.logger("connect")
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[bool]:
+def connected(before_start: Callable[[], None] = lambda: None) -> Iterator[bool]:
     """Yields whether this is a Ray of this run's own, of this machine alone, which ends here; False where it was there before.
-    Raises EngineError when RAY_ADDRESS names a cluster that does not answer."""
+    `before_start` is called before an own one is started. Raises EngineError when RAY_ADDRESS names a cluster that does not
+    answer."""
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # Ray Data's statistics for its makers: an actor of its own
     if ray.is_initialized():
         _LOG.info("uses the Ray that this process is connected to")
@@ -32,6 +33,7 @@ def connected() -> Iterator[bool]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     is_own = not _joined()
     if is_own:
+        before_start()
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray's own handler of SIGTERM aborts the process

@@ -24,7 +24,7 @@ from batchgen.cluster.pool import LOOK_SECONDS, STOP_SECONDS, Pool
 from batchgen.cluster.state import feed_room
 from batchgen.cluster.state.feed_room import Room
 from batchgen.cluster.state.places import nodes_of
-from batchgen.cluster.state.preflight import Preflight, refuse_missing_engine
+from batchgen.cluster.state.preflight import Preflight
 from batchgen.cluster.state.ray_adapter import living_nodes
 from batchgen.errors import EngineError, Interrupted
 from batchgen.job.job import Job
@@ -72,8 +72,6 @@ class Run:
     def execute(self, missing: list[Span]) -> None:
         """Feed the `missing` spans to a pool until each has a part. Raises EngineError, LeaseError, StoreError,
         TooManyErrors, and Interrupted when the run drained; what is committed stays."""
-        if self.owns_ray:
-            refuse_missing_engine(self.job)
         placement = place(self.job, len(missing), self.types)
         self._log.info("%d spans to run", len(missing))
         self._first_wait = "a replica to start"

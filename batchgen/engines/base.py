@@ -2,13 +2,15 @@
 
 An engine refuses one prompt with BadRow(engine_rejected) and goes on; EngineError means that it is dead."""
 
+import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from batchgen.errors import JobError
+from batchgen.errors import EngineError, JobError
 from batchgen.job.fields import Spec, explain
 from batchgen.job.job import Job
 from batchgen.job.sampling import Sampling
@@ -73,6 +75,16 @@ class EngineKind(Protocol):
 
 _BUILT_IN = {name: f"batchgen.engines.{name}:KIND" for name in ("vllm", "openai", "echo")}
 ENGINES: Registry[EngineKind] = Registry("engine.kind", "batchgen.engines", _BUILT_IN)
+
+
+def refuse_missing(job: Job) -> None:
+    """Raises EngineError where the engine's packages are not installed here, on the machine that is to run it."""
+    kind = job.engine.kind
+    for name in ENGINES.named(kind).capabilities.packages:
+        if importlib.util.find_spec(name) is None:
+            extra = f"pip install 'batchgen[{kind}]'" if kind in _BUILT_IN else f"install {name}"
+            cause = f"engine {kind} needs the package {name}, which is not installed here ({sys.executable})"
+            raise EngineError(cause, f"{extra}, or rehearse without it: --engine echo")
 
 
 def parse_options(job: Job, options: type[Options]) -> Options:

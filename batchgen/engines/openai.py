@@ -138,7 +138,7 @@ class OpenAIEngine:
 
 
 class OpenAIKind:
-    capabilities = Capabilities(prompts="messages", reads_model=False, counts_tokens=True)
+    capabilities = Capabilities(prompts="messages", reads_model=False, counts_tokens=True, packages=("openai",))
 
     def check(self, job: Job) -> None:
         assert job.model is not None

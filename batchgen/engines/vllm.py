@@ -197,7 +197,8 @@ class VllmKind:
     @property
     def capabilities(self) -> Capabilities:
         device = "cpu" if vllm_cpu.runs_on_cpu() else "gpu"
-        return Capabilities(device=device, mistake=mistake, spreads_copies=False, version=installed_version())
+        version = installed_version()
+        return Capabilities(device=device, mistake=mistake, spreads_copies=False, version=version, packages=("vllm",))
 
     def check(self, job: Job) -> None:
         check_options(job.engine.options)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from batchgen.job.fields import Fields, Spec
+from batchgen.job.fields import Fields, Place, Spec, in_full
 from batchgen.job.schemas import BUILT_IN, Schema, sweep
 
 WEIGHT = "weight"  # key of a combination of a sample: how likely it is beside the others
@@ -16,7 +16,7 @@ WEIGHT = "weight"  # key of a combination of a sample: how likely it is beside t
 
 class Draw(Spec):
     k: int = Field(ge=1, le=1024, description="Draws per row. Each makes one variant; the same combination may be drawn twice.")
-    from_: str | Annotated[list[Fields], Field(min_length=1)] = Field(
+    from_: Place | Annotated[list[Fields], Field(min_length=1)] = Field(
         alias="from", description="Combinations: list of mappings, or a local JSONL or Parquet file with a column per attribute."
     )
     seed: int = Field(0, description="Seed of the draws. A row's draws depend only on this seed and the row's name.")
@@ -152,7 +152,7 @@ def with_prediction(fields: Fields) -> Fields:
     greedy = {"temperature": 0, "max_tokens": 64, "stop": labels.end, "structured_outputs": {"regex": pattern}}
     made = {"parse": {"regex": named, "columns": dict.fromkeys(ranges, "integer")}, **fields}
     for name, inner in {"input": {"continue_final_message": False, "answer_role": "label"}, "sampling": greedy}.items():
-        own = fields.get(name)
+        own = in_full(name, fields.get(name))
         if own is None or isinstance(own, dict):
             made[name] = inner | (own or {})
     return made

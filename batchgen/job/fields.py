@@ -1,18 +1,37 @@
 """The job file as text: YAML without surprises, overrides, mistakes in words; and what its fields have in common."""
 
+import os
+import re
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from batchgen.errors import JobError, did_you_mean, safe_message
 
 MOST = 2**31 - 1
 Fields = dict[str, Any]  # fields of a job as YAML, JSON or a row gives them, not validated yet
 Fraction = Annotated[float, Field(ge=0, le=1)]
+SHORT = {"input": "path", "model": "source", "output": "path"}
+"""Fields of a job that may be short: a text is that field of theirs."""
 _UNION_TAGS = {"str", "bool", "int", "float", "Column", "Schema", "Retry"}
+
+
+def at_home(path: str) -> str:
+    """The path with `~`, `$HOME` or `${HOME}` at its beginning expanded; a URL as it is."""
+    if "://" in path:
+        return path
+    return os.path.expanduser(re.sub(r"^(\$HOME|\$\{HOME\})(?=/|$)", "~", path))
+
+
+Place = Annotated[str, AfterValidator(at_home)]
+
+
+def in_full(name: str, value: object) -> Any:
+    """The value of a field of a job in its long form."""
+    return {SHORT[name]: value} if name in SHORT and isinstance(value, str | list) else value
 
 
 class Spec(BaseModel):
@@ -63,16 +82,19 @@ def override(fields: Fields, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise JobError(f"--set {text}: expected key.path=value")
+    parsed: object = value
     try:
         # A value such as *.jsonl is a glob to a person and an alias to YAML.
         parsed = value if value.startswith("*") else yaml.load(value, _Loader)
     except yaml.YAMLError as error:
-        raise JobError(f"--set {text}: {safe_message(error)}") from None
+        if not re.search(r"\{[{%]", value):  # of a template, which is a text
+            raise JobError(f"--set {text}: {safe_message(error)}") from None
     *parents, last = key.split(".")
     place: Any = fields
     for parent in parents:
         if place.get(parent) is None:
             place[parent] = {}
+        place[parent] = in_full(parent, place[parent]) if place is fields else place[parent]
         place = place[parent]
         if not isinstance(place, dict):
             raise JobError(f"--set {text}: {parent} is not a mapping")

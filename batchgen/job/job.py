@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import AwareDatetime, Field, ValidationError, WithJsonSchema, field_validator, model_validator
+from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from batchgen.errors import ErrorCode, JobError
 from batchgen.job.attributes import Attributes, with_prediction
-from batchgen.job.fields import Fields, Fraction, Spec, explain, override, read_yaml, unknown_key
+from batchgen.job.fields import Fields, Fraction, Place, Spec, explain, in_full, override, read_yaml, unknown_key
 from batchgen.job.input import Input, Parse
 from batchgen.job.meaning import RETIRED, defaults_of, fingerprint, flatten
 from batchgen.job.replicas import Engine, Pool, Replicas
@@ -22,11 +22,11 @@ from batchgen.job.sampling import MAPPINGS, Sampling, canonical, check_sampling,
 
 
 class Model(Spec):
-    source: str = Field(description="Model directory, Hugging Face Hub id, or the model's name at an endpoint.")
+    source: Place = Field(description="Model directory, Hugging Face Hub id, or the model's name at an endpoint.")
     revision: str | None = Field(None, description="Branch, tag or commit of the Hub id. The output records the commit.")
-    chat_template: str | None = Field(None, description="Jinja file, or `none` for plain completion. Default: the model's own.")
+    chat_template: Place | None = Field(None, description="Jinja file, or `none` for plain completion. Default: the model's own.")
     chat_template_kwargs: Fields = Field({}, description="Variables for the chat template (enable_thinking, label).")
-    adapters: dict[str, str] = Field({}, description="LoRA adapters (PEFT, safetensors): name to a directory on every node.")
+    adapters: dict[str, Place] = Field({}, description="LoRA adapters (PEFT, safetensors): name to a directory on every node.")
     trust_remote_code: bool = Field(False, description="Run the model repository's code. `revision` must be a full commit hash.")
 
     @model_validator(mode="after")
@@ -75,20 +75,28 @@ class Spans(Spec):
 
 
 class OutputSpec(Spec):
-    path: str = Field(description="Output directory or object store URL.")
+    path: Place = Field(description="Output directory or object store URL.")
     token_logprobs: bool = Field(
         False,
         description="Add the column `token_logprobs`: tokens of the answer (with several turns, of the last one), their log-probabilities, and the `sampling.logprobs` most likely alternatives.",
     )
 
 
+def _short(name: str, kind: object) -> BeforeValidator:
+    return BeforeValidator(functools.partial(in_full, name), json_schema_input_type=kind)
+
+
 class Job(Spec):
     """What to read, what to ask of which model, where the answers go. `load` reads a job file, `parse` a mapping of fields."""
 
     name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Name shown in progress and reports.")
-    input: Input = Field(description="Rows to read.")
+    input: Annotated[Input, _short("input", Input | str | list[str])] = Field(
+        description="Rows to read. `input: FILE` is short for `input: {path: FILE}`."
+    )
     attributes: Attributes | None = Field(None, description="Steering attributes.")
-    model: Model | None = Field(None, description="Model to load or call. Required, except with `engine.kind: echo`.")
+    model: Annotated[Model | None, _short("model", Model | str | None)] = Field(
+        None, description="Model to load or call. Required, except with `engine.kind: echo`. A text is its `source`."
+    )
     engine: Engine = Field(Engine(), description="Engine that generates the answers.")
     task: str = Field("generate", description="The task: generate, or one that a package adds.")
     sampling: Annotated[Fields, WithJsonSchema(sampling_json_schema())] = Field(
@@ -102,7 +110,9 @@ class Job(Spec):
         description="Policy by error_code, or `truncated` (cut at max_tokens). keep (default): keep the error row. fail: stop the job. {retry: TIMES, sampling: {...}}: generate again.",
     )
     spans: Spans = Field(Spans(), description="Spans: the unit of scheduling and of commit.")
-    output: OutputSpec = Field(description="Where the output goes.")
+    output: Annotated[OutputSpec, _short("output", OutputSpec | str)] = Field(
+        description="Where the output goes. A text is its `path`."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -103,8 +103,10 @@ def refuse_change(output: str, before: JobFile, now: Fields) -> None:
     """Raises OutputConflict with a line per field that differs."""
     if found := differences(before.meaning, now, defaults()):
         lines = "\n".join(f"  {name}: {was!r} there, {is_!r} in this job" for name, (was, is_) in found.items())
-        what = f"output {output} belongs to another job; these fields differ:\n{lines}\nbring them back"
-        raise OutputConflict(what, "or choose another output.path")
+        what = f"output {output} belongs to another job; these fields differ:\n{lines}\n"
+        if before.meaning.get("engine.kind") == "echo" and "engine.kind" in found:
+            raise OutputConflict(f"{what}it holds a rehearsal", "delete it, or choose another output.path")
+        raise OutputConflict(f"{what}bring them back", "or choose another output.path")
 
 
 def _known(fields: Fields) -> Fields:

@@ -1,8 +1,10 @@
 """`_batchgen/plan/`: the spans of an output in numbered files, each written once.
 
-000000.parquet holds the spans of the first run; every later file adds those of a grown input, or those of a retry, which run
-failed rows of earlier spans again. Columns: shard, start, end, rows, offset, bytes, digest (not in the first outputs), for a
-retry `again`, the rows to run (Failed), and where rows are elements `within` (Within). The file metadata holds `shards`, the JSON
+000000.plan holds the spans of the first run; every later file adds those of a grown input, or those of a retry, which run failed
+rows of earlier spans again. They are Parquet files whose names no glob of Parquet files matches. An output whose first one is
+000000.parquet was begun by an earlier release, and goes on with that ending. Columns: shard, start, end, rows, offset, bytes,
+digest (not in the first outputs), for a retry `again`, the rows to run (Failed), and where rows are elements `within` (Within).
+The file metadata holds `shards`, the JSON
 list of the shards as they were then, and `batchgen`, the mark of format.py with the fingerprint of the job. All are written with
 put_new, so that of two drivers one plans and the other follows."""
 
@@ -20,6 +22,7 @@ from batchgen.output.store import Store
 from batchgen.records import Failed, Shard, Span, Within
 
 FOLDER = "_batchgen/plan"
+ENDING, FIRST_ENDING = ".plan", ".parquet"
 SUCCESS = "_SUCCESS"  # says that every planned span has its part
 _FIELDS = ("shard", "start", "end", "rows", "offset", "bytes")
 _FAILED = {"row": pa.int64(), "variant": pa.int32(), "sample": pa.int32(), "attempt": pa.int32(), "code": pa.string()}
@@ -51,17 +54,24 @@ class Plan:
         return [span for span in self.spans if span.name not in committed]
 
 
-def name_of(number: int) -> str:
-    return f"{FOLDER}/{number:06d}.parquet"
+def name_of(number: int, ending: str = ENDING) -> str:
+    return f"{FOLDER}/{number:06d}{ending}"
+
+
+def _names(store: Store) -> tuple[list[str], str]:
+    """The plan files of an output in order, and their ending."""
+    names = sorted(name for name in store.list(FOLDER) if name.endswith((ENDING, FIRST_ENDING)))
+    return names, FIRST_ENDING if any(name.endswith(FIRST_ENDING) for name in names) else ENDING
 
 
 def add(store: Store, number: int, shards: Iterable[Shard], spans: list[Span]) -> bool:
     """Write plan file `number` (from 0). False where another driver has planned meanwhile, and this plan is void."""
-    if store.get(name_of(number)) is not None:
+    names, ending = _names(store)
+    if name_of(number, ending) in names:
         return False  # the job may be done by now
     store.delete(SUCCESS)
     job = job_file.load(store)
-    return store.put_new(name_of(number), encode_plan(shards, spans, job.fingerprint if job else None))
+    return store.put_new(name_of(number, ending), encode_plan(shards, spans, job.fingerprint if job else None))
 
 
 def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
@@ -69,10 +79,10 @@ def load_plan(store: Store, factor: int) -> tuple[Plan, int]:
     shards: dict[int, Shard] = {}
     spans: list[Span] = []
     jobs: set[str] = set()
-    names = sorted(name for name in store.list(FOLDER) if name.endswith(".parquet"))
+    names, ending = _names(store)
     for number, file in enumerate(names):
-        if file != name_of(number):
-            raise VerifyError(f"{name_of(number)}: missing although {file} is there")
+        if file != name_of(number, ending):
+            raise VerifyError(f"{name_of(number, ending)}: missing although {file} is there")
         table = read_parquet(store, file)
         try:
             listed = [{"version": one["stamp"], **one} for one in orjson.loads(table.schema.metadata[b"shards"])]

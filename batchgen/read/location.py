@@ -19,6 +19,7 @@ from obstore.store import ObjectStore
 
 from batchgen.errors import InputError, safe_message
 from batchgen.output.store import open_client
+from batchgen.render.model.hub import of_hub
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -179,4 +180,6 @@ def _ask(name: str, call: Callable[[], T]) -> T:
     except PreconditionError:
         raise InputError(f"shard {name}: it changed while it was read", "run again once nothing writes it") from None
     except Exception as error:  # obstore, the Hub's client and its HTTP library each raise their own
-        raise InputError(f"{name}: {safe_message(error)}", "check the address and the credentials") from None
+        other = safe_message(error), "check the address and the credentials"
+        cause, remedy = of_hub(error) if name.startswith("hf://") else other
+        raise InputError(f"{name}: {cause}", remedy) from None

@@ -28,3 +28,5 @@ class Capabilities:
     version: str | None = ""
     """Of the package that the engine needs beside batchgen, as it is installed here; None where it is not, empty where the engine
     needs none."""
+    packages: tuple[str, ...] = ()
+    """What its replicas import and batchgen alone does not bring."""

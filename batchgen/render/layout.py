@@ -119,6 +119,8 @@ class PromptText:
             yield Form("schema block", own, schema.layout)
         elif (template := _template_of(schema)) and not self._hosted:  # an endpoint has a template of its own
             yield Form("schema template", ChatTemplate(template, self._model.label))
+        elif self._model.is_stand_in:
+            yield Form("schema block", own, Layout(block=" ({pairs})"))
 
     def _choose_labeler(self, own: ChatTemplate | None, schema: Schema) -> Form:
         """The model's own template where it asks for the labels that its argument names; else the schema's."""

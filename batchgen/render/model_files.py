@@ -13,6 +13,7 @@ from batchgen.job.job import Model
 from batchgen.render.model.chat_template import template_of
 from batchgen.render.model.context import context_of
 from batchgen.render.model.files import read_json, read_text
+from batchgen.render.model.hub import of_hub
 from batchgen.render.model.special import Flags, special_tokens
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "chat_template.json", "special_tokens_map.json"]
@@ -47,19 +48,25 @@ class ModelFiles:
     version: dict[str, object]
     adapters: dict[str, Adapter] = field(default_factory=dict)
     added: dict[str, Flags] = field(default_factory=dict)
+    is_stand_in: bool = False
+    """For a model that an engine does not need: any form of the prompt will do."""
 
 
-def load_model(model: Model | None, recorded: Mapping[str, object] | None = None, hosted: bool = False) -> ModelFiles:
+def load_model(
+    model: Model | None, recorded: Mapping[str, object] | None = None, hosted: bool = False, needed: bool = True
+) -> ModelFiles:
     """Read the files of `model`, unless it is `hosted` behind an endpoint. `recorded` is the version that an earlier run of
-    the same output froze: a Hub revision that was not pinned stays at that commit. Raises ModelError."""
-    if model is None:
+    the same output froze: a Hub revision that was not pinned stays at that commit. One that is not `needed` has a stand-in where
+    it is no directory here: a rehearsal asks no Hub. Raises ModelError."""
+    if model is None or not (needed or hosted or Path(model.source).is_dir()):
         plain = read_text(TEMPLATES / "no_model.jinja").rstrip("\n")
-        return ModelFiles("echo", None, None, None, plain, {}, None, {"source": None})
+        return ModelFiles("echo", None, None, None, plain, {}, None, {"source": None}, is_stand_in=True)
     if hosted:
         conversation = read_text(TEMPLATES / "endpoint.jinja").rstrip("\n")
         return ModelFiles(model.source, model.source, None, None, conversation, {}, None, {"source": model.source})
     folder = Path(model.source)
     if folder.is_dir():
+        _refuse_no_model(folder)
         label, source, revision = model.source, str(folder.absolute()), None
         version: dict[str, object] = {"digest": directory_digest(folder)}
     else:
@@ -70,7 +77,8 @@ def load_model(model: Model | None, recorded: Mapping[str, object] | None = None
     template, context = template_of(model, folder, settings), context_of(folder)
     version["chat_template"] = xxhash.xxh3_128_hexdigest((template or "").encode())
     special, added = special_tokens(folder, settings)
-    adapters = {name: _adapter(number, name, Path(path)) for number, (name, path) in enumerate(model.adapters.items(), 1)}
+    named = model.adapters if needed else {}
+    adapters = {name: _adapter(number, name, Path(path)) for number, (name, path) in enumerate(named.items(), 1)}
     if adapters:
         version["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
     return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, version, adapters, added)
@@ -101,6 +109,14 @@ def directory_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def _refuse_no_model(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir())
+    if not any(name == "config.json" or name.startswith("tokenizer") for name in names):
+        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        cause = f"model.source {folder}: not a model: neither config.json nor a tokenizer among its files ({some or 'none'})"
+        raise ModelError(cause, "name the folder that has them, or a Hub id")
+
+
 def fetch(model: Model, commit: object) -> Path:
     """The folder of a Hub id with the files that rendering needs, at its own revision or else this commit. Raises ModelError."""
     from huggingface_hub import snapshot_download
@@ -110,10 +126,15 @@ def fetch(model: Model, commit: object) -> Path:
     try:
         return Path(snapshot_download(model.source, revision=revision, allow_patterns=RENDER_FILES))
     except HFValidationError:
-        cause = "not a directory here, and not a Hub id"
+        is_file = Path(model.source).exists()
+        cause, remedy = (
+            "a file, not a folder" if is_file else "not a directory here, and not a Hub id",
+            "check the path or the id",
+        )
     except Exception as error:  # the Hub client raises its own errors, its HTTP library's and OSErrors
-        cause = f"not a directory here, and the Hub answered: {safe_message(error)}"
-    raise ModelError(f"model.source {model.source}: {cause}", "check the path or the id, and HF_TOKEN for a gated model")
+        found, remedy = of_hub(error)
+        cause = f"not a directory here, and {found}"
+    raise ModelError(f"model.source {model.source}: {cause}", remedy)
 
 
 def _tokenizer(model: Model, folder: Path) -> str:

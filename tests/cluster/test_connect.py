@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import ray
@@ -24,6 +25,18 @@ def test_a_named_cluster_where_nobody_listens_is_refused_at_once(monkeypatch: py
             connected(),
         ):
             pass
+    assert not ray.is_initialized()
+
+
+def test_what_an_own_ray_must_have_is_asked_before_it_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+
+    def refuse() -> None:
+        raise EngineError("no vllm here")
+
+    with pytest.raises(EngineError, match="no vllm here"), connected(refuse):
+        pass
     assert not ray.is_initialized()
 
 

@@ -17,10 +17,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 import batchgen
-from batchgen.cluster.state.preflight import Preflight, refuse_missing_engine
-from batchgen.engines import vllm
+from batchgen.cluster.state.preflight import Preflight
 from batchgen.errors import EngineError
-from batchgen.job.job import Job
 from batchgen.output.store import open_store
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
@@ -143,15 +141,3 @@ def test_what_is_wrong_with_one_node_is_a_line_and_a_busy_cluster_is_not_waited_
         assert waiting.line() == ""
         waiting.end()
         ray.cancel(busy, force=True)
-
-
-def test_an_engine_that_is_not_installed_is_an_error_where_this_machine_is_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = Job.parse({"input": {"path": "x", "prompt": "p"}, "output": {"path": "o"}, "model": {"source": "m"}})
-    monkeypatch.setattr(vllm, "installed_version", lambda: None)
-    with pytest.raises(
-        EngineError, match=r"^engine vllm is not installed on this machine, .*; pip install 'batchgen\[vllm\]' here"
-    ):
-        refuse_missing_engine(needs)
-    refuse_missing_engine(make_job("x"))
-    monkeypatch.setattr(vllm, "installed_version", lambda: "1.0")
-    refuse_missing_engine(needs)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from batchgen.engines.base import ENGINES
-from batchgen.errors import JobError, UsageError
+from batchgen.engines.base import ENGINES, refuse_missing
+from batchgen.errors import EngineError, JobError, UsageError
 from batchgen.job.job import Job
 from batchgen.prepare import prepare
 from tests.support.packages import install
@@ -132,3 +132,12 @@ def test_an_endpoint_takes_messages_and_counts_tokens_and_nobody_reads_its_model
     hosted = ENGINES.named("openai").capabilities
     assert (hosted.prompts, hosted.reads_model, hosted.counts_tokens, hosted.device) == ("messages", False, True, "cpu")
     assert ENGINES.named("echo").capabilities.prompts == ENGINES.named("vllm").capabilities.prompts == "tokens"
+
+
+def test_a_package_that_an_engine_lacks_is_named_with_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, monkeypatch, {"batchgen.engines": {"lacking": "lacking:KIND"}})
+    (tmp_path / "lacking.py").write_text(dedent(TOY).replace("needs_model=False", 'packages=("no_such_package",)'))
+    with pytest.raises(EngineError, match="engine lacking needs the package no_such_package, which is not installed here"):
+        refuse_missing(job(kind="lacking"))
+    refuse_missing(job(kind="echo"))
+    assert [ENGINES.named(name).capabilities.packages for name in ("vllm", "openai")] == [("vllm",), ("openai",)]

@@ -112,6 +112,7 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_no_process(questions: Path, tm
         time.sleep(0.05)
     driver.send_signal(signal.SIGINT)
     words = hear(driver, "finishing what is running")
+    assert "what is committed is kept; the same command goes on from there. Ctrl-C again stops at once" in words
     driver.send_signal(signal.SIGINT)
     _, last = driver.communicate()
     assert driver.returncode == 75, words + last

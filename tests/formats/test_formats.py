@@ -116,6 +116,7 @@ def test_a_grown_input_is_planned_and_read_by_another_job(released: Path, monkey
         assert [receipt.counts.ok for receipt in run_here(prepare(job, output.store), output.store)] == [1]
         assert Output.open("out").verify().problems == []
         assert contents(Path("out")).items() >= before.items()
+        assert {path.suffix for path in Path("out/_batchgen/plan").iterdir()} == {".parquet"}, "as it was begun"
         assert {row["score"] for row in Output.open("out").rows()} > {"0.5", None}, "of the old parts and of the new one"
 
 

@@ -47,7 +47,7 @@ def a_later_part(output: Path) -> None:
 
 
 def a_later_plan(output: Path) -> None:
-    with_later_mark(output / plan_file.name_of(0))
+    with_later_mark(output / plan_file.name_of(0, plan_file.FIRST_ENDING))
 
 
 VERBS = [

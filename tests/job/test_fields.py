@@ -125,3 +125,62 @@ def test_a_set_of_broken_yaml_is_refused(tmp_path):
 def test_a_set_of_an_unknown_field_is_refused(tmp_path):
     with pytest.raises(JobError, match=r"spans\.row: unknown field 'row', did you mean 'rows'\?$"):
         load(tmp_path, TEXT, "spans.row=1")
+
+
+SHORT = "input: in.jsonl\nmodel: some/model\noutput: out\n"
+
+
+def test_short_forms_are_the_long_ones(tmp_path):
+    long = "input: {path: in.jsonl}\nmodel: {source: some/model}\noutput: {path: out}\n"
+    assert load(tmp_path, SHORT) == load(tmp_path, long)
+    assert load(tmp_path, SHORT.replace("in.jsonl", "[a.jsonl, b.jsonl]")).input.paths == ["a.jsonl", "b.jsonl"]
+    assert load(tmp_path, long, "input=other.jsonl").input.path == "other.jsonl"
+
+
+def test_set_reaches_into_a_short_form(tmp_path):
+    job = load(tmp_path, SHORT, "input.prompt=q", "model.revision=main", "output.token_logprobs=false")
+    assert (job.input.path, job.input.prompt, job.model.source, job.model.revision) == ("in.jsonl", "q", "some/model", "main")
+
+
+def test_a_short_form_is_stored_in_full_and_read_again(tmp_path):
+    job = load(tmp_path, SHORT)
+    stored = job.model_dump(mode="json", by_alias=True)
+    assert (stored["input"]["path"], stored["model"]["source"], stored["output"]["path"]) == ("in.jsonl", "some/model", "out")
+    assert Job.parse(stored) == job
+
+
+@pytest.mark.parametrize("made", [{"input": 1}, {"model": 2.5}, {"output": None}])
+def test_a_short_form_is_a_text(made):
+    assert next(iter(made)) in refusal(fields() | made)
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("~/a", "/home/one/a"),
+        ("$HOME/a", "/home/one/a"),
+        ("${HOME}", "/home/one"),
+        ("$HOMES/a", "$HOMES/a"),
+        ("a/~/$HOME", "a/~/$HOME"),
+        ("s3://b/~/$HOME", "s3://b/~/$HOME"),
+        ("$KEY/a", "$KEY/a"),
+    ],
+)
+def test_home_is_expanded_in_every_path(given, path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/one")
+    monkeypatch.setenv("KEY", "secret")
+    draws = {"schema": "karakuri", "sample": {"k": 1, "from": given}}
+    model = {"source": given, "chat_template": given, "adapters": {"a": given}}
+    job = Job.parse({"input": {"path": [given], "prompt": "p"}, "model": model, "output": given, "attributes": draws})
+    found = [*job.input.paths, job.model.source, job.model.chat_template, job.model.adapters["a"], job.output.path]
+    assert [*found, job.attributes.sample.from_] == [path] * 6
+
+
+@pytest.mark.parametrize("text", ["{{ x }}", "{{ x }}: {{ y }}", "{% if x %}y{% endif %}", "Say: {{ x }}"])
+def test_set_takes_a_template_as_text(tmp_path, text):
+    assert load(tmp_path, SHORT, f"input.template={text}").input.template == text
+
+
+def test_set_takes_a_mapping_with_a_template_inside_as_yaml(tmp_path):
+    job = load(tmp_path, SHORT, 'input={path: a.jsonl, template: "{{ x }}"}')
+    assert (job.input.path, job.input.template) == ("a.jsonl", "{{ x }}")

@@ -17,7 +17,6 @@ from tests.support.jobs import fields, refusal
 @pytest.mark.parametrize(
     ("named", "got"),
     [
-        ({}, "none"),
         ({"prompt": "p", "messages": "m"}, "prompt, messages"),
         ({"messages": "m", "turns": "t"}, "messages, turns"),
         ({"prompt": "p", "messages": "m", "turns": "t"}, "prompt, messages, turns"),

@@ -171,7 +171,7 @@ def test_every_damage_is_named_at_once(output: Swept) -> None:
 def test_overlapping_spans_of_a_plan_are_named(output: Swept) -> None:
     shard, span = output.plan.shards[0], output.plan.spans[0]
     twice = Span(0, span.start, span.end - 1, span.rows - 1)
-    output.store.put(f"{plan_file.FOLDER}/000001.parquet", plan_file.encode_plan([shard], [twice]))
+    output.store.put(plan_file.name_of(1), plan_file.encode_plan([shard], [twice]))
     problems = output.problems()
     assert f"plan: span {twice.name} overlaps the one before it" in problems
     assert f"plan: the spans of {shard.name} do not add up to its 6 rows" in problems
@@ -193,9 +193,9 @@ def test_a_footer_that_miscounts_is_named(output: Swept) -> None:
 
 
 def test_a_damaged_plan_is_a_problem(output: Swept) -> None:
-    path = output.store.root / plan_file.FOLDER / "000000.parquet"
+    path = output.store.root / plan_file.name_of(0)
     path.write_bytes(path.read_bytes()[:50])
-    assert "000000.parquet" in output.problems()[0]
+    assert plan_file.name_of(0) in output.problems()[0]
 
 
 @pytest.mark.parametrize("footer", [{}, {KEY: b"{"}, {KEY: b"{}"}])

@@ -17,7 +17,7 @@ def test_freezing_twice_is_the_same_plan_and_one_file(two_shards, store):
     job = make_job(two_shards, spans={"rows": 2})
     first = freeze(job, store)
     assert freeze(job, store) == first == plan_file.load_plan(store, 1)[0]
-    assert list(store.list(plan_file.FOLDER)) == ["_batchgen/plan/000000.parquet"]
+    assert list(store.list(plan_file.FOLDER)) == ["_batchgen/plan/000000.plan"]
 
 
 def test_a_frozen_plan_is_what_was_made(two_shards, store):

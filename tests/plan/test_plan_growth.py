@@ -14,14 +14,14 @@ from tests.support.planning import freeze, lines, make_job, touch, write_parquet
 
 def test_growth_adds_a_plan_file_and_leaves_the_first_as_it_is(two_shards, store):
     job = make_job(two_shards, spans={"rows": 2})
-    first, file = freeze(job, store), store.get("_batchgen/plan/000000.parquet")
+    first, file = freeze(job, store), store.get("_batchgen/plan/000000.plan")
     with open(two_shards / "a.jsonl", "a") as shard:
         shard.write(lines(6, 7, 8))
     grown = freeze(job, store)
     assert grown.spans[: len(first.spans)] == first.spans
     assert [(span.shard, span.start, span.end) for span in grown.spans[len(first.spans) :]] == [(0, 3, 5), (0, 5, 6)]
-    assert store.get("_batchgen/plan/000000.parquet") == file
-    assert sorted(store.list(plan_file.FOLDER)) == [f"_batchgen/plan/00000{n}.parquet" for n in (0, 1)]
+    assert store.get("_batchgen/plan/000000.plan") == file
+    assert sorted(store.list(plan_file.FOLDER)) == [f"_batchgen/plan/00000{n}.plan" for n in (0, 1)]
 
 
 def test_an_input_can_grow_again_and_again(two_shards, store):
@@ -104,7 +104,7 @@ def test_a_new_shard_without_rows_is_planned_once(two_shards, store):
     (two_shards / "c.jsonl").write_text("\n\n")
     freeze(make_job(two_shards), store)
     freeze(make_job(two_shards), store)
-    assert sorted(store.list(plan_file.FOLDER)) == [f"_batchgen/plan/00000{n}.parquet" for n in (0, 1)]
+    assert sorted(store.list(plan_file.FOLDER)) == [f"_batchgen/plan/00000{n}.plan" for n in (0, 1)]
 
 
 def test_a_touched_shard_of_the_same_content_is_accepted(two_shards, store):

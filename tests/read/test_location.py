@@ -5,6 +5,7 @@ import os
 import uuid
 from unittest.mock import Mock
 
+import httpx
 import pytest
 
 from batchgen.errors import BAD_JOB, InputError
@@ -146,7 +147,8 @@ def test_a_local_shard_is_read_from_any_place(here):
     ("error", "cause"),
     [
         (FileNotFoundError("a/b"), "no such object"),
-        (RuntimeError("[Errno -2] Name or service not known"), "[Errno -2] Name or service not known; check the address"),
+        (httpx.ConnectError("[Errno -2] Name or service not known"), "the Hub cannot be reached, and the cache does not have it"),
+        (RuntimeError("odd"), "the Hub's client failed: odd; check the name and the network"),
     ],
 )
 def test_what_the_hub_does_not_give_is_refused_by_its_name(monkeypatch, ask, error, cause):

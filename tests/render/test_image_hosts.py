@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.job.hosts import host_name, host_of
+from batchgen.job.input.hosts import host_name, host_of
 from batchgen.job.job import Job, defaults
 from batchgen.job.meaning import differences
 from batchgen.render.capabilities import Capabilities

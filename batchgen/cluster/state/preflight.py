@@ -82,11 +82,3 @@ def _look(job: Job, model: ModelFiles, output: str, env: Mapping[str, str]) -> S
     return Seen(
         wrong_here=f"preflight on {place}, where no replica can start: {'; '.join(dict.fromkeys(wrong))}" if wrong else ""
     )
-
-
-def refuse_missing_engine(job: Job) -> None:
-    """On a Ray of the run's own, which is this machine. Raises EngineError where the engine's package is not installed."""
-    if preflight.version_here(job) is None:
-        kind = job.engine.kind
-        remedy = f"pip install 'batchgen[{kind}]' here, or set RAY_ADDRESS to a cluster whose workers have it"
-        raise EngineError(f"engine {kind} is not installed on this machine, on which the run started a Ray of its own", remedy)

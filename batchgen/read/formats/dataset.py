@@ -15,6 +15,7 @@ from batchgen.job.input import Input
 from batchgen.read.formats import Found
 from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
 from batchgen.records import Shard
+from batchgen.render.model.hub import of_hub
 
 PIECE = 2**22  # bytes that are digested at a time
 
@@ -85,6 +86,7 @@ def _content(files: tuple[tuple[str, int], ...]) -> str:
 def load_dataset(spec: Input, name: str) -> Any:
     """The split `input.split` of a saved directory or a Hub dataset, as datasets.Dataset. Raises InputError."""
     import datasets
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     datasets.disable_progress_bars()
     try:
@@ -101,8 +103,13 @@ def load_dataset(spec: Input, name: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # datasets, the Hub client and fsspec each raise their own
-        cause = f"{type(error).__name__}: {safe_message(error, 300)}"
-        raise InputError(f"dataset {name}: {cause}", "name a Hub dataset or a directory made by save_to_disk") from None
+        cause, remedy = (
+            f"{type(error).__name__}: {safe_message(error, 300)}",
+            "name a Hub dataset or a directory made by save_to_disk",
+        )
+        if isinstance(error, ConnectionError | HfHubHTTPError | OfflineModeIsEnabled):
+            cause, remedy = of_hub(error)
+        raise InputError(f"dataset {name}: {cause}", remedy) from None
     check_types(name, found.features.arrow_schema)
     return found
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from batchgen import __version__
 from batchgen.errors import safe_message
-from batchgen.job.hosts import host_of, is_allowed
+from batchgen.job.input.hosts import host_of, is_allowed
 
 SECONDS = 30.0  # of a request, its redirects included
 TRIES, WAIT_SECONDS = 3, 0.5  # of requests that met a busy server or no connection; the wait before the second, doubled later

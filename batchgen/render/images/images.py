@@ -8,8 +8,8 @@ import stat
 from collections.abc import Iterable
 
 from batchgen.errors import BadRow, JobError
-from batchgen.job.hosts import host_of, is_allowed
 from batchgen.job.input import Input
+from batchgen.job.input.hosts import host_of, is_allowed
 from batchgen.render.images.fetch import fetch
 
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)

@@ -48,7 +48,6 @@ def test_a_template_that_does_not_compile_is_refused_before_anything_is_read() -
             {"template": "{{ a }}", "prompt": "a"},
             "name exactly one of prompt, messages, conversations, turns, instruction, template (got prompt, template)",
         ),
-        ({}, "name exactly one of prompt, messages, conversations, turns, instruction, template (got none)"),
     ],
 )
 def test_a_wrong_template_is_a_mistake_in_the_job(source: dict[str, Any], cause: str) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from batchgen.job.fields import Column, Spec
-from batchgen.job.hosts import host_pattern
+from batchgen.job.fields import Column, Place, Spec
+from batchgen.job.input.hosts import host_pattern
 
 _PROMPTS = ("prompt", "messages", "conversations", "turns", "instruction", "template")
 _TALKS = ("messages", "conversations")
@@ -39,7 +39,7 @@ class Csv(Spec):
 
 
 class Input(Spec):
-    path: str | Annotated[list[str], Field(min_length=1)] = Field(
+    path: Place | Annotated[list[Place], Field(min_length=1)] = Field(
         description="File, directory, glob, or a list of them: local, s3://, gs://, az:// or hf://datasets/. The output of another job: its ok rows. With `format: dataset`: a Hub name or a saved directory."
     )
     format: str = Field(
@@ -103,8 +103,8 @@ class Input(Spec):
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
         named = [name for name in _PROMPTS if getattr(self, name) is not None]
-        if len(named) != 1:
-            raise ValueError(f"name exactly one of {', '.join(_PROMPTS)} (got {', '.join(named) or 'none'})")
+        if len(named) > 1:
+            raise ValueError(f"name exactly one of {', '.join(_PROMPTS)} (got {', '.join(named)})")
         talks = self.conversation is not None
         about = {"continue_final_message": self.continue_final_message is not None, "drop_last_answer": self.drop_last_answer}
         if not talks and (field := next((field for field, given in about.items() if given), None)):
@@ -116,6 +116,11 @@ class Input(Spec):
         ):
             raise ValueError(f"{field} belongs to an instruction: name input.instruction")
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no field says what makes the prompt: the columns decide (read/detect)."""
+        return all(getattr(self, name) is None for name in _PROMPTS)
 
     @property
     def conversation(self) -> str | None:

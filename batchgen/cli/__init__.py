@@ -4,38 +4,51 @@
 import json
 import logging
 import os
-import signal
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import get_args
 
 import typer
 
 import batchgen
 from batchgen import help as topics
 from batchgen import logs
-from batchgen.errors import (
-    OVER_LIMIT,
-    RUN_ERROR,
-    UNFINISHED,
-    BatchgenError,
-    InputError,
-    Interrupted,
-    printable,
-    printable_json,
-    scrubbed,
+from batchgen.cli.options import (
+    AsJson,
+    Codes,
+    EngineKind,
+    File,
+    Force,
+    Format,
+    JobFile,
+    JobOrFile,
+    ModelSource,
+    OutDir,
+    Own,
+    Partial,
+    PromptColumn,
+    Prompts,
+    Quiet,
+    Repair,
+    Replace,
+    Sample,
+    Set,
+    To,
+    Topic,
+    Trust,
+    Verbose,
+    Version,
+    Where,
+    Written,
+    print_json,
+    stop_signals,
+    tell,
 )
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        print(f"batchgen {batchgen.__version__}")
-        raise typer.Exit
-
+from batchgen.errors import OVER_LIMIT, RUN_ERROR, UNFINISHED, BatchgenError, ErrorCode, InputError, printable, scrubbed
 
 app = typer.Typer(
     name="batchgen",
@@ -45,27 +58,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
-Where = Annotated[str, typer.Argument(metavar="OUT", help="Output directory or URL.", show_default=False)]
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field of the job; repeatable.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print log records, with their time, on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only: no progress, no summary.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")]
-Prompts = Annotated[int, typer.Option(min=0, metavar="N", help="Only show the first N prompts as the model will see them.")]
-To = Annotated[Path, typer.Option("--to", metavar="DIR", help="Local directory for the files.", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Take over an output that another driver works on.")]
-Repair = Annotated[bool, typer.Option("--repair", help="Move damaged parts to quarantine; the next run makes their spans again.")]
-Topic = Annotated[str | None, typer.Argument(metavar="TOPIC", help="Topic to show.", show_default=False)]
-Codes = Annotated[str | None, typer.Option("--where", metavar="error_code=CODE,CODE", help="Only rows with these error codes.")]
-Own = Annotated[str | None, typer.Option("--job", metavar="JOB", help="Run by this job file, in place of the stored one.")]
-Trust = Annotated[
-    bool, typer.Option("--trust-stored", help="Take addresses, paths and environment from the output's stored job.")
-]
-Partial = Annotated[bool, typer.Option("--partial", help="Export an unfinished output, as far as it is.")]
-Format = Annotated[
-    str, typer.Option("--format", metavar="FORMAT", help="jsonl: all rows. openai: batch output and error files. Or a package's.")
-]
 
 
 @app.callback()
@@ -73,27 +65,60 @@ def _options(version: Version = False) -> None: ...
 
 
 @app.command()
-def check(job: JobFile, set_: Set = [], prompts: Prompts = 0, as_json: AsJson = False) -> None:
+def init(file: File, model: ModelSource = None, prompt: PromptColumn = None, to: Written = None, force: Replace = False) -> None:
+    """Look at a file's columns and write a job file for it, with comments. Without --model it rehearses, by the echo engine."""
+    from batchgen import init as begin
+
+    found = begin.look(file, prompt)
+    path = to or Path(f"{begin.name_of(file)}.yaml")
+    begin.write(path, begin.text_of(file, found, model), force)
+    print(printable(f"{path}: {found.title}, {', '.join(map(str, found.fields.values()))}"))
+    if found.rivals:
+        print(printable(f"         the prompt may also be {' or '.join(found.rivals)}: see the file"))
+    if model is None:
+        print(f"         no --model: it rehearses with the echo engine until you name a model in {shlex.quote(str(path))}")
+    print(f"Next:    batchgen run {shlex.quote(str(path))}")
+
+
+@app.command()
+def check(
+    job: JobFile, set_: Set = [], engine: EngineKind = None, prompts: Prompts = 0, rows: Sample = None, as_json: AsJson = False
+) -> None:
     """Read and render the whole input on this machine. Reports bad rows, prompt lengths and spans; starts nothing."""
     from batchgen import check as checking
+    from batchgen.init import job_of
     from batchgen.prepare import prepare
 
-    prepared = prepare(batchgen.Job.load(job, set_))
+    prepared = prepare(job_of(job, set_, engine)[0])
     if prompts:
         shown = checking.prompts(prepared, prompts)
-        return _print_json(shown) if as_json else checking.print_prompts(shown)
-    found = checking.check(prepared)
-    _print_json(asdict(found)) if as_json else checking.print_findings(found, prepared.job)
+        return print_json(shown) if as_json else checking.print_prompts(shown)
+    found = checking.check(prepared, rows, checking.shown_on(sys.stderr))
+    print_json(asdict(found)) if as_json else checking.print_findings(found, prepared.job)
     if found.bad > prepared.job.limits.errors * found.rows:
         sys.exit(OVER_LIMIT)
 
 
 @app.command()
 def run(
-    job: JobFile, set_: Set = [], force: Force = False, as_json: AsJson = False, verbose: Verbose = False, quiet: Quiet = False
+    job: JobOrFile,
+    set_: Set = [],
+    engine: EngineKind = None,
+    model: ModelSource = None,
+    prompt: PromptColumn = None,
+    out: OutDir = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Run a job to its end; run it again to resume. Exit codes: 0 done, 1 run error, 2 bad job, 3 too many failed rows, 75 interrupted."""
-    _run(batchgen.Job.load(job, set_), as_json, verbose, quiet, force)
+    """Run a job to its end; run it again to resume. Or try a file of rows: FILE --model MODEL. Exit codes: 0 done, 1 run error, 2 bad job, 3 too many failed rows, 75 interrupted."""
+    from batchgen.init import job_of, shown
+
+    made, keeps = job_of(job, set_, engine, model, prompt, out)
+    if keeps is not None and not quiet:
+        tell(f"{shown(made)}\nthis job as a file: {keeps}")
+    _run(made, as_json, verbose, quiet, force)
 
 
 @app.command()
@@ -103,7 +128,7 @@ def status(out: Where, as_json: AsJson = False) -> None:
 
     logs.configure(logging.ERROR)
     found = batchgen.Output.open(out).status()
-    _print_json(found) if as_json else terminal.print_status(found)
+    print_json(found) if as_json else terminal.print_status(found)
 
 
 @app.command()
@@ -115,12 +140,12 @@ def verify(out: Where, repair: Repair = False, as_json: AsJson = False) -> None:
     output = batchgen.Output.open(out)
     verdict = output.verify()
     if repair and verdict.damaged:
-        with hold(output.store, _tell):
+        with hold(output.store, tell):
             verdict = output.verify()  # at rest
             terminal.print_some([f"moved to {name}" for name in output.repair(verdict)], sys.stderr)
     if repair and verdict.problems and verdict.doubt:
-        _tell(f"nothing is repaired: {verdict.doubt}")
-    _print_json(asdict(verdict)) if as_json else terminal.print_verdict(verdict)
+        tell(f"nothing is repaired: {verdict.doubt}")
+    print_json(asdict(verdict)) if as_json else terminal.print_verdict(verdict)
     if verdict.problems:
         sys.exit(UNFINISHED if verdict.unfinished else RUN_ERROR)
 
@@ -145,6 +170,9 @@ def retry(
     if where is not None and not (codes and where.startswith("error_code=")):
         raise InputError(f"--where {where}: expected error_code=CODE,CODE")
     output = batchgen.Output.open(out)
+    failed = ", ".join(f"{code} {number:,}" for code, number in output.status()["errors"].items()) or "none"
+    if unknown := [code for code in codes if code not in get_args(ErrorCode)]:
+        raise InputError(f"--where: no error code is called {unknown[0]}", f"the codes of the failed rows are {failed}")
     if own is None and not trust:
         refuse_doors(output.job.job, (text.partition("=")[0] for text in set_), out)
     fields = read_yaml(own) if own else output.job.job.model_dump(mode="json", by_alias=True)
@@ -153,9 +181,9 @@ def retry(
     job = batchgen.Job.parse(fields, own or out)
     if own:
         prepare(job, output.store)  # refuses another meaning before anything is planned
-    planned = output.retry(codes or None, _tell)
+    planned = output.retry(codes or None, tell)
     if not quiet:
-        _tell(f"{planned:,} failed rows to run again")
+        tell(f"{planned:,} failed rows to run again" + (f"; the failed rows are {failed}" if codes and not planned else ""))
     _run(job, as_json, verbose, quiet)
 
 
@@ -174,13 +202,13 @@ def fidelity(out: Where, as_json: AsJson = False) -> None:
     from batchgen.export import fidelity as comparing
 
     found = comparing.fidelity(batchgen.Output.open(out))
-    _print_json({name: asdict(one) for name, one in found.items()}) if as_json else comparing.print_fidelity(found)
+    print_json({name: asdict(one) for name, one in found.items()}) if as_json else comparing.print_fidelity(found)
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of job files, for editors."""
-    _print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **batchgen.Job.model_json_schema(by_alias=True)})
+    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **batchgen.Job.model_json_schema(by_alias=True)})
 
 
 @app.command("help")
@@ -191,40 +219,11 @@ def show_help(topic: Topic = None) -> None:
 
 def _run(job: "batchgen.Job", as_json: bool, verbose: bool, quiet: bool, force: bool = False) -> None:
     logs.configure(logging.DEBUG if verbose else logging.ERROR)
-    with _stop_signals() as stopping:
+    with stop_signals() as stopping:
         status = batchgen.run(job, stopping=stopping, force=force, quiet=quiet)
     if as_json:
         with suppress(OSError):  # the job is done, whether or not anybody reads this
-            _print_json(status)
-
-
-def _tell(text: str) -> None:
-    with suppress(OSError):
-        print(printable(text), file=sys.stderr)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and the first Ctrl-C ask for a drain, the second Ctrl-C stops at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _: object) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    except KeyboardInterrupt:
-        raise Interrupted("stopped at once", "run again to resume") from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _print_json(value: object) -> None:
-    print(printable_json(json.dumps(value, ensure_ascii=False, indent=2)), flush=True)
+            print_json(status)
 
 
 def main() -> None:
@@ -234,12 +233,12 @@ def main() -> None:
     try:
         app()
     except BatchgenError as error:
-        _tell(f"error: {error}")
+        tell(f"error: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:  # nobody reads what a verb finds
         sys.exit(RUN_ERROR)
     except Exception:
-        _tell(scrubbed(traceback.format_exc()))
+        tell(scrubbed(traceback.format_exc()))
         sys.exit(RUN_ERROR)
     finally:
         for stream in (sys.stdout, sys.stderr):

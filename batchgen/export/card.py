@@ -1,0 +1,32 @@
+"""README.md of an output: the dataset card, by which `datasets.load_dataset` and the Hub's viewer find its rows."""
+
+from batchgen.errors import printable, scrubbed
+from batchgen.job.job import Job
+from batchgen.output import parts
+from batchgen.output.format import MARK
+from batchgen.output.store import Store
+
+NAME = "README.md"
+_TEXT = """---
+configs:
+- config_name: default
+  data_files: {data}/*.parquet
+---
+
+# {name}
+
+One row for each prompt, variant and sample of a job of batchgen {version}. `status` is `ok` or `error`; `response` is the answer.
+A row that was run again is there once for each attempt: the last `attempt` counts.
+
+```python
+import datasets
+
+answers = datasets.load_dataset("PATH-OR-NAME-OF-THIS-FOLDER", split="train")
+```
+"""
+
+
+def write(store: Store, job: Job) -> None:
+    """Put the card, unless there is a README.md: the user's own, or an earlier run's."""
+    text = _TEXT.format(data=parts.DATA, name=job.name, version=MARK["version"])
+    store.put_new(NAME, scrubbed(printable(text)).encode())
