@@ -8,6 +8,7 @@ import pytest
 
 from batchgen.job import attributes, job, replicas, sampling, schemas
 from batchgen.job import fields as job_fields
+from batchgen.job import input as job_input
 from batchgen.job.job import Job
 from batchgen.job.meaning import fingerprint
 from batchgen.job.sampling import Sampling
@@ -138,7 +139,11 @@ def properties(schema):
 
 def test_the_json_schema_has_every_field():
     found = {(where, name) for where, name, _ in properties(Job.model_json_schema())}
-    rooms = [value for module in (job_fields, job, replicas, sampling, attributes, schemas) for value in vars(module).values()]
+    rooms = [
+        value
+        for module in (job_fields, job_input, job, replicas, sampling, attributes, schemas)
+        for value in vars(module).values()
+    ]
     models = {value for value in rooms if isinstance(value, type) and issubclass(value, job_fields.Spec)} - {
         job_fields.Spec,
         schemas.Labels,

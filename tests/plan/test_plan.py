@@ -62,9 +62,9 @@ def test_parquet_spans_go_by_position(tmp_path):
     assert (shard.format, shard.rows, shard.lines) == ("parquet", 10, 10)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "\r\n\n"])
-def test_an_input_without_rows_is_refused_and_plans_nothing(tmp_path, store, text):
+@pytest.mark.parametrize(("text", "cause"), [("", r"empty \(0 bytes\)"), ("\n", "no rows in it"), ("\r\n\n", "no rows in it")])
+def test_an_input_without_rows_is_refused_and_plans_nothing(tmp_path, store, text, cause):
     (tmp_path / "in.jsonl").write_text(text)
-    with pytest.raises(InputError, match=rf"^input\.path {tmp_path}/in\.jsonl: no rows in it$"):
+    with pytest.raises(InputError, match=rf"^input\.path {tmp_path}/in\.jsonl: {cause}$"):
         freeze(make_job(tmp_path / "in.jsonl"), store)
     assert list(store.list("")) == []

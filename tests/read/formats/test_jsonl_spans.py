@@ -33,8 +33,8 @@ def without_half_line(text):
 
 def is_lines(text):
     """Whether a text does not begin as a file of another format does."""
-    first = text.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
-    is_indented = first.startswith(b"{") and first.rstrip().endswith((b"{", b"[", b","))
+    first, _, rest = text.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    is_indented = first.startswith(b"{") and first.rstrip().endswith((b"{", b"[", b",")) and rest[:1] in (b" ", b"\t", b'"')
     return content_of(text) is None and not first.startswith(b"[") and not is_indented
 
 

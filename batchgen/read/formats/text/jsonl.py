@@ -58,7 +58,7 @@ class JsonLines(Text):
 
     def refuse(self, first: bytes) -> None:
         super().refuse(first)
-        line, newline, rest = first.removeprefix(BOM).lstrip().partition(b"\n")
+        line, _, rest = first.removeprefix(BOM).lstrip().partition(b"\n")
         remedy = "set input.format: json, or name it .json"
         if line.startswith(b"["):
             try:
@@ -67,7 +67,7 @@ class JsonLines(Text):
                 rest = b""
             if not rest.strip():
                 raise InputError(f"shard {self.name}: it is one JSON array, not a JSON object per line", remedy)
-        if newline and line.startswith(b"{") and line.rstrip().endswith((b"{", b"[", b",")):  # the beginning of an indented text
+        if line.startswith(b"{") and line.rstrip().endswith((b"{", b"[", b",")) and rest.startswith((b" ", b"\t", b'"')):
             what = f"shard {self.name}: it is one JSON object over several lines, not a JSON object per line"
             raise InputError(what, "write its rows one per line: jq -c '.COLUMN[]'")
 
