@@ -60,7 +60,10 @@ def test_check_of_a_good_job_says_what_a_run_will_do(folder: Path) -> None:
         ("sampling={temprature: 1}", "sampling: unknown field 'temprature', did you mean 'temperature'?"),
         ("engine.kind=vlm", "engine.kind vlm: no such name, did you mean vllm?; there are vllm, openai, echo"),
         ("engine.options={latncy: 1}", "engine.options.latncy: unknown field 'latncy', did you mean 'latency'?"),
-        ("input.messages=prompt", "input: name exactly one of prompt, messages, turns, template (got prompt, messages)"),
+        (
+            "input.messages=prompt",
+            "input: name exactly one of prompt, messages, conversations, turns, instruction, template (got prompt, messages)",
+        ),
         ("sampling={temperature: -1}", "temperature: "),
         ("attributes={schema: karakuri, values: {verbosity: 9}}", "verbosity: 9 is not an integer 0..4"),
         ("attributes={schema: karakuri, sweep: {verbosity: [0, 5]}}", "verbosity: 5 is not an integer 0..4"),

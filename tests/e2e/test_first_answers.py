@@ -35,12 +35,31 @@ def saved(folder: Path) -> str:
     return "tea"
 
 
+def csv(folder: Path) -> str:
+    rows = "".join(f'{row["id"]},"{row["question"]}"\n' for row in ROWS)
+    (folder / "tea.csv").write_text(f"id,question\n{rows}")
+    return "tea.csv"
+
+
+def alpaca(folder: Path) -> str:
+    rows = [{"instruction": row["question"], "input": "", "output": "A drink."} for row in ROWS]
+    (folder / "tea.json").write_text(json.dumps(rows, indent=2))
+    return "tea.json"
+
+
+def sharegpt(folder: Path) -> str:
+    said = [[("human", row["question"]), ("gpt", "A drink.")] for row in ROWS]
+    rows = [{"conversations": [{"from": who, "value": text} for who, text in talk]} for talk in said]
+    (folder / "tea.json").write_text(json.dumps(rows))
+    return "tea.json"
+
+
 def answers(folder: Path, out: str) -> list[dict[str, Any]]:
     loaded = datasets.load_dataset(str(folder / out), split="train", cache_dir=str(folder / "cache"))
     return sorted(loaded, key=lambda row: row["row"])
 
 
-@pytest.mark.parametrize("make", [jsonl, parquet, saved], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [jsonl, parquet, saved, csv, alpaca, sharegpt], ids=lambda make: make.__name__)
 def test_two_commands(tmp_path: Path, make: Any) -> None:
     file = make(tmp_path)
     first = batchgen("init", file, cwd=tmp_path)

@@ -25,19 +25,24 @@ ANSWERED = [*ASKED, {"role": "assistant", "content": "Because."}]
 SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
 HELPSTEER = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity", "verbosity"), 4)
 BATCH = {"custom_id": "a", "method": "POST", "body": {"model": "m", "messages": ASKED}}
+ANEW, ALPACA = {"drop_last_answer": True}, {"instruction": "instruction"}
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "messages": ({"messages": ASKED}, {"messages": "messages"}, "Why?"),
     "messages under another name": ({"talk": ASKED, "n": 1}, {"messages": "talk"}, "Why?"),
-    "messages with an answer": ({"messages": ANSWERED}, {}, "Why?"),
-    "sharegpt": ({"id": "x", "conversations": SHAREGPT}, {"id": "id"}, "Why?"),
+    "messages with an answer": ({"messages": ANSWERED}, {"messages": "messages", **ANEW}, "Why?"),
+    "sharegpt": ({"id": "x", "conversations": SHAREGPT}, {"conversations": "conversations", "id": "id", **ANEW}, "Why?"),
     "sharegpt with a system column": (
         {"conversations": SHAREGPT, "system": "Be brief."},
-        {"system": {"column": "system"}},
+        {"conversations": "conversations", "system": {"column": "system"}, **ANEW},
         "Why?",
     ),
-    "alpaca": ({"instruction": "Translate", "input": "tea", "output": "茶"}, {}, "Translate\n\ntea"),
-    "alpaca without an input": ({"instruction": "Sing", "input": "", "output": "la"}, {}, "Sing"),
-    "dolly": ({"instruction": "Sum up", "context": "A text", "response": "r", "category": "qa"}, {}, "Sum up\n\nA text"),
+    "alpaca": ({"instruction": "Translate", "input": "tea", "output": "茶"}, {**ALPACA, "context": "input"}, "Translate\ntea"),
+    "alpaca without an input": ({"instruction": "Sing", "input": "", "output": "la"}, {**ALPACA, "context": "input"}, "Sing"),
+    "dolly": (
+        {"instruction": "Sum up", "context": "A text", "response": "r", "category": "qa"},
+        {**ALPACA, "context": "context"},
+        "Sum up\nA text",
+    ),
     "instruction alone": ({"instruction": "Sing", "output": "la"}, {"prompt": "instruction"}, "Sing"),
     "prompt before all": ({"text": "no", "prompt": "yes", "question": "no"}, {"prompt": "prompt"}, "yes"),
     "question": ({"question": "Why?", "answer": "Because."}, {"prompt": "question"}, "Why?"),
@@ -49,7 +54,11 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "One",
     ),
     "helpsteer": ({"prompt": "Why?", "response": "r", **HELPSTEER}, {"prompt": "prompt"}, "Why?"),
-    "odd names": ({"my instruction": "x", "Instruction": 'a "b"', "Input": "c"}, {}, 'a "b"\n\nc'),
+    "odd names": (
+        {"my instruction": "x", "Instruction": 'a "b"', "Input": "c"},
+        {"instruction": "Instruction", "context": "Input"},
+        'a "b"\nc',
+    ),
 }
 
 
@@ -59,9 +68,7 @@ def test_the_layouts_in_use_are_known_and_read(name: str) -> None:
     found = detect({column: shape_of([value]) for column, value in row.items()})
     assert found is not None
     assert found.rivals == ()
-    if "template" not in found.fields:
-        assert found.fields == wanted
-    assert {key: value for key, value in found.fields.items() if key != "template"} == wanted
+    assert found.fields == wanted
     job = Job.parse({"input": {"path": "in.jsonl", **found.fields}, "engine": {"kind": "echo"}, "output": "out"})
     laid = JobLayout(job).lay_out(Row(0, row), "in.jsonl")
     assert laid.error is None
@@ -99,7 +106,7 @@ def test_a_named_column_is_read_by_its_shape() -> None:
     columns: Any = {"a": "text", "b": "messages", "c": "texts", "d": "sharegpt", "n": "integer"}
     named = {name: detect(columns, name) for name in "abcd"}
     keys = [next(iter(found.fields)) for found in named.values() if found]
-    assert keys == ["prompt", "messages", "turns", "template"]
+    assert keys == ["prompt", "messages", "turns", "conversations"]
     with pytest.raises(JobError, match="--prompt n: a column of integer values, which makes no prompt"):
         detect(columns, "n")
     with pytest.raises(JobError, match="--prompt x: no such column in the input; its columns are a, b, c, d, n"):

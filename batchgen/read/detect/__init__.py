@@ -91,7 +91,7 @@ def detect(columns: Mapping[str, Shape], prompt: str | None = None) -> Detected 
     if "format" in fields:
         return Detected(title, fields, columns)
     if (name := names.get(next((one for one in SYSTEMS if columns.get(names.get(one, "")) == "text"), ""))) is not None:
-        fields |= {} if fields.keys() & {"messages", "conversations"} else {"system": {"column": name}}
+        fields |= {} if "messages" in fields else {"system": {"column": name}}
     if own := next((names[one] for one in IDS if columns.get(names.get(one, "")) in ("text", "integer")), None):
         fields |= {"id": own}
     attributes = BUILT_IN["karakuri"].names
