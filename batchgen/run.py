@@ -45,9 +45,10 @@ def run(
 
     job, out = job if isinstance(job, Job) else Job.parse(job), out or sys.stderr or io.StringIO()
     store = open_store(job.output.path)
-    prepared = prepare(job, store)
-    job = prepared.job
-    probe(store)
+    with terminal.doing("looking at the input, the model and the output", out, quiet):
+        prepared = prepare(job, store)
+        job = prepared.job
+        probe(store)
 
     def tell(text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -59,7 +60,8 @@ def run(
         model, columns = prepared.renderer.model, prepared.columns
         frozen = job_file.freeze(store, job, model, columns.kept, prepared.upstream)
         columns.refuse_unfit(job.input, frozen.input_columns)
-        planned = plan.freeze_plan(job, store, prepared.found, columns)
+        with terminal.doing("planning", out, quiet):
+            planned = plan.freeze_plan(job, store, prepared.found, columns)
         for sentence in () if quiet else plan.half_lines(planned.shards):
             tell(sentence)
         done = parts.committed(store)
@@ -75,7 +77,7 @@ def run(
                 from batchgen.cluster.driver import Run
 
                 logs.identify(job=job.name)
-                with connected(lambda: refuse_missing(job)) as is_own:
+                with monitor.live(), connected(lambda: refuse_missing(job), monitor.message) as is_own:
                     arguments = job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping
                     Run(*arguments, types=() if is_own else None, owns_ray=is_own).execute(missing)
                 monitor.record()

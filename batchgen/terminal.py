@@ -4,12 +4,13 @@ import contextlib
 import functools
 import itertools
 import shlex
+import threading
 import time
 from collections.abc import Iterator
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -24,7 +25,7 @@ from batchgen.output.store import Store
 from batchgen.output.verify import Verdict
 
 SHOWN = 20  # lines of a list of damages
-LINE_SECONDS = 10.0  # how often a line is printed where there is no terminal
+LINE_SECONDS, WAIT_SECONDS = 10.0, 5.0  # how often a line is printed where there is no terminal, and while a run waits
 SUMMARY_SPANS, SUMMARY_ROWS = 8, 2_000  # how much of an output is searched for the answers that a summary shows
 
 
@@ -41,13 +42,36 @@ def monitor(tally: Tally, store: Store, name: str, out: TextIO, quiet: bool = Fa
     return kind(tally, store, name, console, lease)
 
 
+@contextlib.contextmanager
+def doing(what: str, out: TextIO, quiet: bool) -> Iterator[None]:
+    """Shows what is done before there is progress: with its time on a terminal, else a line once it takes WAIT_SECONDS."""
+    console = _Console(file=out)
+    if quiet:
+        yield
+    elif console.is_terminal:
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+        ) as shown:
+            shown.add_task(what)
+            yield
+    else:
+        timer = threading.Timer(WAIT_SECONDS, lambda: console.print(f"{what} ...", highlight=False))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
 class Lines(Monitor):
-    """A line of progress now and then."""
+    """A line of progress now and then, and more often while the run waits."""
 
     _shown = 0.0
 
     def show(self, text: str, force: bool) -> None:
-        if force or time.monotonic() - self._shown >= LINE_SECONDS:
+        between = LINE_SECONDS if self.tally.waits_for is None else WAIT_SECONDS
+        if force or time.monotonic() - self._shown >= between:
             self._shown = time.monotonic()
             self.message(f"{self.name}: {self.tally.counts.rows:,}/{self.tally.rows_planned:,} rows, {text}")
 

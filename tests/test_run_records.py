@@ -60,7 +60,7 @@ class Here:
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(driver, "Run", Here)
-    monkeypatch.setattr(connect, "connected", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(connect, "connected", lambda *_: contextlib.nullcontext())
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": f"row {n}"}) + "\n" for n in range(ROWS)))
     return {
         "input": {"path": str(tmp_path / "in.jsonl"), "prompt": "prompt"},
@@ -113,7 +113,7 @@ def test_what_was_made_before_an_interruption_is_recorded(job: dict[str, Any], m
     assert output.verify().unfinished
     monkeypatch.undo()
     monkeypatch.setattr(driver, "Run", Here)
-    monkeypatch.setattr(connect, "connected", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(connect, "connected", lambda *_: contextlib.nullcontext())
     run(job)
     assert recorded(job) == (5, 5, 0)
 

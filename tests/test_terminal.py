@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,50 @@ def test_a_line_is_printed_where_there_is_no_terminal(output: Committed) -> None
     monitor.receipt(output.commit(output.spans[0], ["one two", "three"], failed=1))
     monitor.tick(2, force=True)
     assert timed(out) == ["test: 3/15 rows, 2 ok, 1 error, 1 tokens/s, 2 replicas, 16s left"]
+
+
+def test_a_line_says_what_the_run_waits_for_how_much_is_not_committed_and_how_old_that_is(
+    output: Committed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    monitor = output.monitor(out)
+    monitor.tally.waits_for = "the model to load (3 s, node ab (1.2.3.4))"
+    monitor.tick(0, force=True)
+    monitor.tally.waits_for, monitor.uncommitted = None, 4
+    monitor.tick(1, force=True)
+    later = time.monotonic() + 70
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    monitor.tick(1, force=True)
+    assert timed(out) == [
+        "test: 0/16 rows, 0 ok, 0 error, 0 replicas, waiting for the model to load (3 s, node ab (1.2.3.4))",
+        "test: 0/16 rows, 0 ok, 0 error, 4 not committed, 0 tokens/s, 1 replicas, generating",
+        "test: 0/16 rows, 0 ok, 0 error, 4 not committed, 0 tokens/s, 1 replicas, generating, last row 1m10s ago",
+    ]
+
+
+def test_a_line_is_printed_at_least_every_few_seconds_while_a_run_waits(
+    output: Committed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, now = io.StringIO(), [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monitor = output.monitor(out)
+    for second in range(31):
+        monitor.tally.waits_for = f"something for {second} s" if second <= 20 else None
+        now[0] = 1000.0 + second
+        monitor.tick(0)
+    shown = [line.partition("waiting for something for ")[2] or "generating" for line in timed(out)]
+    assert shown == ["0 s", "5 s", "10 s", "15 s", "20 s", "generating"]
+
+
+def test_what_takes_long_before_there_is_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "WAIT_SECONDS", 0.01)
+    out = io.StringIO()
+    with terminal.doing("planning", out, quiet=False):
+        while not out.getvalue():
+            time.sleep(0.01)
+    with terminal.doing("planning", out, quiet=True):
+        time.sleep(0.05)
+    assert out.getvalue() == "planning ...\n"
 
 
 def test_quiet_prints_nothing_and_still_keeps_progress_json(output: Committed) -> None:

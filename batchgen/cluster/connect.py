@@ -20,20 +20,23 @@ _LOG = logs.logger("connect")
 
 
 @contextlib.contextmanager
-def connected(before_start: Callable[[], None] = lambda: None) -> Iterator[bool]:
+def connected(before_start: Callable[[], None] = lambda: None, tell: Callable[[str], None] = lambda text: None) -> Iterator[bool]:
     """Yields whether this is a Ray of this run's own, of this machine alone, which ends here; False where it was there before.
-    `before_start` is called before an own one is started. Raises EngineError when RAY_ADDRESS names a cluster that does not
-    answer."""
+    `before_start` is called before an own one is started, `tell` with which Ray it is. Raises EngineError when RAY_ADDRESS
+    names a cluster that does not answer."""
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # Ray Data's statistics for its makers: an actor of its own
     if ray.is_initialized():
-        _LOG.info("uses the Ray that this process is connected to")
+        tell(f"uses the Ray that this process is connected to, at {ray.get_runtime_context().gcs_address}")
         yield False
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     is_own = not _joined()
-    if is_own:
+    if not is_own:
+        tell(f"joined the Ray cluster at {ray.get_runtime_context().gcs_address}")
+    else:
         before_start()
+        tell("starts a Ray of its own on this machine")
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray's own handler of SIGTERM aborts the process

@@ -23,9 +23,7 @@ from batchgen.cluster.policy.health import WEIGHT
 from batchgen.cluster.pool import LOOK_SECONDS, STOP_SECONDS, Pool
 from batchgen.cluster.state import feed_room
 from batchgen.cluster.state.feed_room import Room
-from batchgen.cluster.state.places import nodes_of
 from batchgen.cluster.state.preflight import Preflight
-from batchgen.cluster.state.ray_adapter import living_nodes
 from batchgen.errors import EngineError, Interrupted
 from batchgen.job.job import Job
 from batchgen.output.lease import Lease
@@ -75,7 +73,7 @@ class Run:
         placement = place(self.job, len(missing), self.types)
         self._log.info("%d spans to run", len(missing))
         self._first_wait = "a replica to start"
-        with self.monitor.live(), feed_room.reserved(placement, nodes_of(living_nodes())) as room:
+        with feed_room.reserved(placement) as room:
             if room is not None:
                 self._wait_for(room)
                 placement = room.beside(placement)
@@ -136,7 +134,7 @@ class Run:
             self._adjust(now)
             for replica in self._dispatcher.released():
                 self._pool.release(replica)
-            self.monitor.tally.waits_for = self._waits_for()
+            self.monitor.tally.waits_for, self.monitor.uncommitted = self._waits_for(), self._pool.uncommitted
             self.monitor.tick(len(self._pool.alive))
 
     def _adjust(self, now: float) -> None:

@@ -16,6 +16,7 @@ from batchgen.records import Receipt
 
 WRITE_SECONDS = 2.0  # between writes of progress.json
 RECORD_SECONDS, RECORD_PARTS = 60.0, 1_000  # after which the parts that were made get their file of the manifest
+STILL_SECONDS = 5.0  # without a finished row after which their age is shown
 SAMPLES = 5  # errors that are kept in words
 
 
@@ -28,6 +29,8 @@ class Monitor:
         self._made, self._recorded = dict[str, str](), time.monotonic()
         self._before, self._began, self._written = copy.copy(tally), time.monotonic(), 0.0
         self._first, self._last = math.inf, -math.inf
+        self.uncommitted = 0  # finished rows whose spans are not, as last told
+        self._finished, self._progressed = (0, 0), time.monotonic()
 
     def live(self) -> contextlib.AbstractContextManager[object]:
         """Holds the screen while a job runs."""
@@ -84,13 +87,20 @@ class Monitor:
         return max(0.0, self._last - self._first)
 
     def _words(self, replicas: int) -> str:
-        """Counts, the speed of this run, and the time left, unknown as long as no row is done in it."""
+        """Counts, and what the run waits for; or its speed, and the time left, unknown as long as no row is done in it."""
         counts, before, seconds = self.tally.counts, self._before.counts, self._seconds or math.inf
+        if (finished := (counts.rows, self.uncommitted)) != self._finished:
+            self._finished, self._progressed = finished, time.monotonic()
+        done = f"{counts.ok:,} ok, {counts.error:,} error" + (f", {self.uncommitted:,} not committed" * (self.uncommitted > 0))
+        if self.tally.waits_for is not None:
+            return f"{done}, {replicas} replicas, waiting for {self.tally.waits_for}"
         speed = (counts.completion_tokens - before.completion_tokens) / seconds
         rate = (counts.rows - before.rows) / seconds
         open_rows = self.tally.rows_planned - counts.rows
-        left = (f"{_duration(open_rows / rate)} left" if rate else "starting") if open_rows else "done"
-        return f"{counts.ok:,} ok, {counts.error:,} error, {speed:,.0f} tokens/s, {replicas} replicas, {left}"
+        left = (f"{_duration(open_rows / rate)} left" if rate else "generating") if open_rows else "done"
+        age = time.monotonic() - self._progressed
+        still = f", last row {_duration(age)} ago" if open_rows and age >= STILL_SECONDS else ""
+        return f"{done}, {speed:,.0f} tokens/s, {replicas} replicas, {left}{still}"
 
 
 def _duration(seconds: float) -> str:

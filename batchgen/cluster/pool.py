@@ -16,8 +16,8 @@ from batchgen import logs
 from batchgen.cluster.actor import Place, environment, log_of
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready, Said
-from batchgen.cluster.policy.health import Health, Kind, kind_of
-from batchgen.cluster.policy.sizing import Has, Sizing, Staying
+from batchgen.cluster.policy.health import Health, Kind, kind_of, short
+from batchgen.cluster.policy.sizing import Sizing, Staying
 from batchgen.cluster.state import places
 from batchgen.cluster.state.autoscaler import Autoscaler
 from batchgen.cluster.state.members import Call, Members
@@ -33,7 +33,7 @@ STOP_SECONDS = 20.0  # that replicas have to write their journals when they are 
 LOOK_SECONDS = 2.0  # between looks at the cluster
 CLOSE_SECONDS = 5.0  # before its node goes that a replica gives up what it runs
 LOG_SECONDS = 5.0  # that the end of a job's last replica waits for the end of its log
-Changes = tuple[list[int], list[int], list[str]]  # replicas to retire since their nodes go, idle ones too many, lines to tell
+TELLS_LITTLE = ("where", "uncommitted", "log")  # calls whose error another one explains
 
 
 class Pool:
@@ -66,8 +66,13 @@ class Pool:
 
     @property
     def waits_for(self) -> str:
-        """What replicas without a place wait for, in words; empty where none does."""
-        return self._sizing.waits_for
+        """What replicas without a place wait for, or else those that start, in words; empty where none does."""
+        return self._sizing.waits_for or self._members.loading(time.monotonic())
+
+    @property
+    def uncommitted(self) -> int:
+        """Rows that are finished, and whose spans are not."""
+        return sum(self._members[replica].uncommitted for replica in self.alive)
 
     def assign(self, replica: int, item: Hashable, again: bool, care: Care | None = None, pace: float = 1.0) -> None:
         """Let the replica run the span in block `item`; `again` when another replica has had it in this run, `care` when replicas
@@ -106,14 +111,15 @@ class Pool:
         except RayError as error:  # the next look will tell
             self._log.debug("the head did not say how the nodes are: %s", safe_message(error))
             return [], [], []
+        self._members.ask_uncommitted(now)
         self._sizing.nodes, self._sizing.types = places.nodes_of(living, self._taken), self._autoscaler.types(living)
         drained, lines = self._drained(living)
         lines += self._overdue(now)
-        self._sizing.aim(self._has(), waiting, running, feed_ended, self._health.left_out(now))
+        self._sizing.aim(self._members.has_all(len(self._arguments)), waiting, running, feed_ended, self._health.left_out(now))
         unneeded = self._unneeded(idle)
         self._refill()
         self._refuse_hopeless()
-        if line := self._sizing.waiting_line(self._has()):
+        if line := self._sizing.waiting_line(self._members.has_all(len(self._arguments))):
             lines.append(line)
         return drained, unneeded, lines
 
@@ -181,9 +187,6 @@ class Pool:
             self._end({replica})
         return lines
 
-    def _has(self) -> list[Has]:
-        return [self._members.has(number) for number in range(len(self._arguments))]
-
     def _unneeded(self, idle: Collection[int]) -> list[int]:
         """End those of which there are too many and that run nothing; the others of them are to be retired."""
         by_group = [self._members.of_group(number) for number in range(len(self._arguments))]
@@ -229,7 +232,7 @@ class Pool:
         try:
             result = ray.get(reference)
         except RayError as error:
-            if kind in ("where", "log"):  # the other calls of the replica tell of its death; the log went with its node
+            if kind in TELLS_LITTLE:  # the other calls of the replica tell of its death; the log went with its node
                 return
             raised = isinstance(error, RayTaskError)  # by a method of the actor
             cause = error.cause if raised and isinstance(error.cause, BaseException) else error
@@ -243,19 +246,19 @@ class Pool:
             else:
                 account = safe_message(error, 8000)  # Ray's begins with the names of actor, node and owner
                 account = account.partition(" because ")[2] or account
-                short = (
-                    account if len(account) <= 300 else f"{account[:100]} ... {account[-200:]}"
-                )  # a traceback ends in its error
-                yield from self._died(replica, short, kind_of(account), False)
+                yield from self._died(replica, short(account), kind_of(account), False)
         else:
             match kind:
                 case "run":
                     yield Finished(replica, item, result)
+                case "uncommitted":
+                    self._members[replica].uncommitted = result
                 case "capacity":
                     self._members[replica].asked = False
                     yield Capacity(replica, result)
                 case "where":
                     place = self._members[replica].place = Place(*result)
+                    self._members[replica].began = time.monotonic()
                     self._health.began(replica, place.node, time.monotonic())
                 case "close":
                     yield from self._died(replica, "it was ended with its journal written, since its node goes", "node", True)

@@ -113,6 +113,10 @@ class Replica:
             await self._change.wait()
         return self._load
 
+    async def uncommitted(self) -> int:
+        """The finished rows of the spans that are not committed yet."""
+        return sum(len(completions) for span in self._spans for completions in span.done.values())
+
     async def skip(self) -> None:
         """Do not wait for an assigned span: its block is lost."""
         self._count(accepted=1)

@@ -36,7 +36,7 @@ ROWS, SHA256 = 16, 64 * "0"  # of a span
 class Pool:
     """What the driver asks of a pool; `calls` are the spans that run, the oldest first."""
 
-    prompts_left = 0.0
+    prompts_left, uncommitted = 0.0, 0
 
     def __init__(self, replicas: int, open_spans: int, turn: int) -> None:
         self.alive = self.staying = set(range(replicas))

@@ -125,6 +125,26 @@ def test_events_come_in_the_order_in_which_calls_return_and_each_once(rays: Rays
     assert events(pool) == []
 
 
+def test_what_starts_and_what_is_not_committed_is_told(rays: Rays, pool: pools.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pool.waits_for == ""
+    rays.answer("where", 2, (NODE, ADDRESS, "/a/log"))
+    rays.answer("where", 1, (NODE, ADDRESS, "/a/log"))
+    events(pool)
+    later = time.monotonic() + 12
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert pool.waits_for == f"the model to load (12 s, node {NODE[:12]} ({ADDRESS}) and 1 more)"
+    for replica in (1, 2):
+        rays.answer("start_here", replica, ({"capacity": 1}, NODE, ""))
+    events(pool)
+    assert (pool.waits_for, pool.uncommitted) == ("", 0)
+    look(pool)
+    look(pool)
+    assert [call.replica for call in rays.calls if call.method == "uncommitted"] == [1, 2]
+    rays.answer("uncommitted", 1, 7)
+    rays.answer("uncommitted", 2, 5)
+    assert (events(pool), pool.uncommitted) == ([], 12)
+
+
 def test_a_replica_that_dies_is_told_with_its_node_and_then_with_the_end_of_its_log(rays: Rays, pool: pools.Pool) -> None:
     started(rays, pool)
     pool.assign(1, "done", False)

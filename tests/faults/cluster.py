@@ -28,7 +28,7 @@ class Item:
 
 
 class Feed:
-    def __init__(self, assets: Any, shards: Iterable[Any], spans: list[Any], replicas: int) -> None:
+    def __init__(self, assets: Any, shards: Iterable[Any], spans: list[Any], replicas: int, room: object) -> None:
         self.renderer, self.input_columns = assets.renderer, assets.input_columns
         self.shards, self.spans = {shard.index: shard for shard in shards}, list(reversed(spans))
 
@@ -59,7 +59,7 @@ class _Held:
 class Pool:
     """The interface of pool.Pool, with a process of the world for each actor."""
 
-    waits_for = ""
+    waits_for, uncommitted = "", 0
     prompts_left: float
     """Set by the driver, before any replica is ready."""
 

@@ -46,6 +46,11 @@ def kind_of(message: str) -> Kind:
     return next((kind for pattern, kind in _KINDS if re.search(pattern, message, re.IGNORECASE)), "engine")
 
 
+def short(account: str) -> str:
+    """An account of a death, cut in its middle, since a traceback ends in its error."""
+    return account if len(account) <= 300 else f"{account[:100]} ... {account[-200:]}"
+
+
 def same_cause(message: str) -> str:
     """A cause without what differs from try to try (pids, addresses, times): its first line, and the last that names an error."""
     lines = [line.strip() for line in message.splitlines() if line.strip()] or [""]

@@ -11,6 +11,7 @@ from batchgen.cluster.fit.packing import put, rooms_of, rooms_to_come
 from batchgen.cluster.fit.shape import Node, NodeType, Shape
 from batchgen.cluster.placement import Group, Placement
 from batchgen.cluster.state import places
+from batchgen.cluster.state.ray_adapter import living_nodes
 from batchgen.errors import JobError
 
 READ_CPUS = 0.5  # that Ray reserves for a read task
@@ -37,13 +38,14 @@ class Room:
 
 
 @contextlib.contextmanager
-def reserved(placement: Placement, nodes: Sequence[Node]) -> Iterator[Room | None]:
+def reserved(placement: Placement) -> Iterator[Room | None]:
     """Ask for a room, which is given back at the end; None where replicas leave the feed its CPUs. Raises JobError where a
     replica would never fit beside the feed."""
     groups = [group for group in placement.groups if any("CPU" in bundle for shape in group.shapes for bundle in shape.bundles)]
     if not groups:
         yield None
         return
+    nodes = places.nodes_of(living_nodes())
     for group in groups:
         _refuse_never(group, nodes, placement.types)
     tasks = read_tasks(placement, nodes)

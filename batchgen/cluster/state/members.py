@@ -17,7 +17,8 @@ from batchgen.cluster.fit.shape import Shape
 from batchgen.cluster.policy.sizing import Has
 from batchgen.cluster.state import places
 
-Kind = Literal["where", "start", "capacity", "run", "close", "stop", "log"]
+UNCOMMITTED_SECONDS = 4.0  # between two questions to a replica how many finished rows it holds
+Kind = Literal["where", "start", "capacity", "uncommitted", "run", "close", "stop", "log"]
 
 
 class Call(NamedTuple):
@@ -33,7 +34,8 @@ class Member:
     """A replica that was asked for, of group `group` of the placement, in a `room` of its own (`has_room`: it was reserved), not
     on the nodes that it `avoids`. `place`: where it is, once its process runs. `leaving`: its node is being drained. `closing`:
     it writes its last journal. `retired`: it takes no new span. `ending`: it was released. `assigned`: spans given to it.
-    `asked`: it has yet to answer when it can take another. `calls`: those of its actor that have not returned."""
+    `asked`: it has yet to answer when it can take another. `calls`: those of its actor that have not returned. `began`: when its
+    process was there. `uncommitted`: finished rows of the spans that it runs, asked for when it `looked`."""
 
     actor: ActorHandle
     group: int
@@ -48,6 +50,9 @@ class Member:
     ending: bool = False
     assigned: int = 0
     asked: bool = False
+    began: float = 0.0
+    uncommitted: int = 0
+    looked: float = 0.0
 
     @property
     def node(self) -> str | None:
@@ -77,6 +82,10 @@ class Members(dict[int, Member]):
         """The replicas of a group that stay, the youngest last."""
         return [one for one, member in self.items() if member.group == number and member.stays]
 
+    def has_all(self, groups: int) -> list[Has]:
+        """What each of so many groups has."""
+        return [self.has(number) for number in range(groups)]
+
     def has(self, number: int) -> Has:
         """What a group has."""
         members = self.of_group(number)
@@ -100,6 +109,23 @@ class Members(dict[int, Member]):
         """The replicas without a place that avoid other nodes than these."""
         found = {one for one, member in self.items() if member.place is None and member.avoids != left_out}
         return {one for one in found if self[one].room is None or not self.has_room(one)}
+
+    def loading(self, now: float) -> str:
+        """Where replicas start and since when, in words: the one that began first; empty where none does."""
+        starting = [member for one, member in self.items() if member.place is not None and one not in self.alive and member.stays]
+        first = min(starting, key=lambda member: member.began, default=None)
+        if first is None:
+            return ""
+        more = f" and {len(starting) - 1:,} more" if len(starting) > 1 else ""
+        return f"the model to load ({now - first.began:.0f} s, {first.place}{more})"
+
+    def ask_uncommitted(self, now: float) -> None:
+        """Ask the replicas that run spans, now and then, how many finished rows these have."""
+        for replica in self.alive:
+            member = self[replica]
+            if now - member.looked >= UNCOMMITTED_SECONDS and not member.ending:
+                member.looked = now
+                self.call(member.actor.uncommitted.remote(), "uncommitted", replica)
 
     def runs(self, replica: int) -> dict[ObjectRef, Hashable]:
         """The calls and blocks of the spans that a replica runs."""
