@@ -28,13 +28,22 @@ def of_driver(job: Job) -> dict[str, str]:
 
 def look(job: Job, model: ModelFiles, store: Store) -> None:
     """Raises EngineError where this node cannot do what the driver's can."""
-    look_at_access(job, model, store)
+    _look_at_store(store)
     for problem in problems_here(job, model):
         raise problem
 
 
 def look_at_access(job: Job, model: ModelFiles, store: Store) -> None:
     """Raises EngineError where workers cannot write the output, or lack a credential of the driver's to read the model."""
+    _look_at_store(store)
+    try:
+        _fetch(job, model)
+    except ModelError as error:
+        if remedy := _missing("hf"):
+            raise EngineError(f"{error}; asked from this node", remedy) from None
+
+
+def _look_at_store(store: Store) -> None:
     scheme, separator, _ = store.url.partition("://")
     remedy = "share the folder among all nodes, or give output.path as a URL"
     if separator:
@@ -47,11 +56,6 @@ def look_at_access(job: Job, model: ModelFiles, store: Store) -> None:
     if not is_the_drivers:
         problem = f"output {store.url}: on this node the driver's {job_file.NAME} is not there"
         raise EngineError(problem, _missing(scheme) or remedy)
-    try:
-        _fetch(job, model)
-    except ModelError as error:
-        if remedy := _missing("hf"):
-            raise EngineError(f"{error}; asked from this node", remedy) from None
 
 
 def problems_here(job: Job, model: ModelFiles) -> Iterator[EngineError]:
@@ -70,7 +74,7 @@ def problems_here(job: Job, model: ModelFiles) -> Iterator[EngineError]:
         for name, digest in adapters.items() if isinstance(adapters, dict) else ():
             _refuse_other(f"model.adapters.{name}", Path(model.adapters[name].path), digest)
     except ModelError as error:
-        yield EngineError(f"{error}; asked from this node", "give the workers HF_TOKEN: replicas.env_from")
+        yield EngineError(f"{error}; asked from this node", _missing("hf") or "give the workers HF_TOKEN: replicas.env_from")
     except EngineError as error:
         yield error
 
