@@ -111,8 +111,8 @@ class Dispatcher(Generic[Item]):
         self.running[replica] = {}
 
     def has_capacity(self, replica: ReplicaId, load: float = 0.0, now: float | None = None) -> None:
-        """The replica, with this `load` of unfinished rows, can take one more item. Ignored after it was lost or retired. `now`:
-        its load shrinks from now on, which counts where nothing is queued for long."""
+        """The replica, with this `load` of unfinished rows, can take one more item. Ignored after it was lost or retired. Since
+        `now` (seconds) the load has been shrinking at the replica's rate; None: it has not."""
         if replica in self.running and replica not in self._retired:
             self._free[replica] = load if now is None else now + load / self.speeds.rows_a_second(replica, now)
 
