@@ -1,4 +1,5 @@
-"""From an empty folder to the first answers in at most three commands, by the echo engine."""
+"""From an empty folder to the first answers in at most three commands, by the echo engine. Only a Ray of the run's own has the
+working directory of the caller: where tests share one, the paths of inputs are absolute."""
 
 from __future__ import annotations
 
@@ -13,7 +14,6 @@ import pytest
 
 from tests.support.commands import batchgen
 
-pytestmark = pytest.mark.cluster
 ROWS: list[dict[str, Any]] = [{"id": f"q{n}", "question": f"What is tea number {n}?"} for n in range(6)]
 TALKS: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": "A drink."}]} for row in ROWS
@@ -59,10 +59,10 @@ def answers(folder: Path, out: str) -> list[dict[str, Any]]:
     return sorted(loaded, key=lambda row: row["row"])
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("make", [jsonl, parquet, saved, csv, alpaca, sharegpt], ids=lambda make: make.__name__)
 def test_two_commands(tmp_path: Path, make: Any) -> None:
-    file = make(tmp_path)
-    first = batchgen("init", file, cwd=tmp_path)
+    first = batchgen("init", str(tmp_path / make(tmp_path)), cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     said = first.stdout.splitlines()[-1]
     assert said == "Next:    batchgen run tea.yaml"
@@ -74,6 +74,7 @@ def test_two_commands(tmp_path: Path, make: Any) -> None:
     assert batchgen("verify", "outputs/tea", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.cluster(own=True)
 def test_one_command_and_the_same_one_resumes(tmp_path: Path) -> None:
     file = jsonl(tmp_path)
     done = batchgen("run", file, "--engine", "echo", "--out", "my answers", cwd=tmp_path)
@@ -84,9 +85,10 @@ def test_one_command_and_the_same_one_resumes(tmp_path: Path) -> None:
     assert batchgen("run", file, "--engine", "echo", "--out", "my answers", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.cluster
 def test_a_job_of_three_lines_runs_resumes_and_says_what_a_rehearsal_left(tmp_path: Path) -> None:
     jsonl(tmp_path)
-    (tmp_path / "job.yaml").write_text("input: tea.jsonl\nmodel: nobody/none\noutput: out\n")
+    (tmp_path / "job.yaml").write_text(f"input: {tmp_path}/tea.jsonl\nmodel: nobody/none\noutput: out\n")
     for _ in range(2):
         done = batchgen("run", "job.yaml", "--engine", "echo", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
