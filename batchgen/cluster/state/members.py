@@ -16,7 +16,9 @@ from batchgen.cluster import places
 from batchgen.cluster.actor import Place, ReplicaActor
 from batchgen.cluster.fit.shape import Shape
 from batchgen.cluster.policy.sizing import Has
+from batchgen.cluster.ray_adapter import Living
 
+CLOSE_SECONDS = 5.0  # before its node goes that a replica gives up what it runs
 Kind = Literal["where", "start", "capacity", "run", "close", "stop", "log"]
 
 
@@ -90,6 +92,30 @@ class Members(dict[int, Member]):
         """The replicas without a place that avoid other nodes than these."""
         found = {one for one, member in self.items() if member.place is None and member.avoids != left_out}
         return {one for one in found if self[one].room is None or not self.has_room(one)}
+
+    def drained(self, living: Mapping[str, Living]) -> tuple[list[int], set[int], list[str]]:
+        """The ready replicas whose node is being drained, each once; those that start there, which is futile; lines about both.
+        From now on they keep a close journal, and CLOSE_SECONDS before the node goes they give up what they run."""
+        found, futile, lines = list[int](), set[int](), list[str]()
+        for replica, member in self.items():
+            node = living.get(member.place.node) if member.place and not member.ending else None
+            if node is None or not node.is_drained:
+                continue
+            left, what = node.seconds_left, "it takes no new span"
+            if not member.leaving:
+                if replica in self.alive:
+                    found.append(replica)
+                    member.leaving = True
+                    member.actor.drain.remote()
+                else:
+                    what = "its start is given up"
+                    futile.add(replica)
+                when = "is about to go" if left is None else f"goes in {max(0.0, left):.0f} s"
+                lines.append(f"replica {replica} on {member.place}: its node {when}; {what}")
+            elif left is not None and left < CLOSE_SECONDS and not member.closing:
+                member.closing = True
+                self.call(member.actor.close.remote(), "close", replica)
+        return found, futile, lines
 
     def runs(self, replica: int) -> dict[ObjectRef, Hashable]:
         """The calls and blocks of the spans that a replica runs."""
