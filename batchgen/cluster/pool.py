@@ -6,7 +6,7 @@ policy/size.py says how many there should be, policy/health.py which nodes are l
 
 import contextlib
 import time
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator
 
 import ray
 from ray import ObjectRef
@@ -21,7 +21,7 @@ from batchgen.cluster.policy.sizing import Sizing, Staying
 from batchgen.cluster.state import places
 from batchgen.cluster.state.autoscaler import Autoscaler
 from batchgen.cluster.state.members import Call, Members
-from batchgen.cluster.state.ray_adapter import Living, living_nodes
+from batchgen.cluster.state.ray_adapter import living_nodes
 from batchgen.cluster.state.rivals import Rivals
 from batchgen.errors import BatchgenError, EngineError, safe_message
 from batchgen.records import Shard
@@ -31,7 +31,6 @@ from batchgen.replica.careful import Care
 
 STOP_SECONDS = 20.0  # that replicas have to write their journals when they are stopped
 LOOK_SECONDS = 2.0  # between looks at the cluster
-CLOSE_SECONDS = 5.0  # before its node goes that a replica gives up what it runs
 LOG_SECONDS = 5.0  # that the end of a job's last replica waits for the end of its log
 TELLS_LITTLE = ("where", "uncommitted", "log")  # calls whose error another one explains
 
@@ -113,7 +112,8 @@ class Pool:
             return [], [], []
         self._members.ask_uncommitted(now)
         self._sizing.nodes, self._sizing.types = places.nodes_of(living, self._taken), self._autoscaler.types(living)
-        drained, lines = self._drained(living)
+        drained, futile, lines = self._members.drained(living)
+        self._end(futile)
         lines += self._overdue(now)
         self._sizing.aim(self._members.has_all(len(self._arguments)), waiting, running, feed_ended, self._health.left_out(now))
         unneeded = self._unneeded(idle)
@@ -146,30 +146,6 @@ class Pool:
         """End every replica and its engine's processes; they have `seconds` to write their journals."""
         self._rivals.leave()
         self._end(set(self._members), seconds)
-
-    def _drained(self, living: Mapping[str, Living]) -> tuple[list[int], list[str]]:
-        """The replicas whose node is being drained, each once, and lines about them. Those that are not ready are ended; the
-        others give up what they run CLOSE_SECONDS before the node goes."""
-        found, lines = [], []
-        for replica, member in [*self._members.items()]:
-            node = living.get(member.place.node) if member.place and not member.ending else None
-            if node is None or not node.is_drained:
-                continue
-            left, what = node.seconds_left, "it takes no new span"
-            if not member.leaving:
-                if replica in self.alive:
-                    found.append(replica)
-                    member.leaving = True
-                    member.actor.drain.remote()
-                else:
-                    what = "its start is given up"
-                    self._end({replica})
-                when = "is about to go" if left is None else f"goes in {max(0.0, left):.0f} s"
-                lines.append(f"replica {replica} on {member.place}: its node {when}; {what}")
-            elif left is not None and left < CLOSE_SECONDS and not member.closing:
-                member.closing = True
-                self._members.call(member.actor.close.remote(), "close", replica)
-        return found, lines
 
     def _overdue(self, now: float) -> list[str]:
         """Give up the starts that hang, and say so. A start begins with its place, even if no process answers there."""

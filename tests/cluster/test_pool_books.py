@@ -249,7 +249,7 @@ def test_before_a_node_goes_its_replica_takes_nothing_new_and_then_gives_up_what
     assert look(pool) == ([1], [f"{where}: its node goes in 58 s; it takes no new span"])
     assert look(pool) == ([], []), "it is told once"
     assert (pool.alive, pool.staying) == ({1}, set())
-    drained(rays, pools.CLOSE_SECONDS - 0.1)
+    drained(rays, members.CLOSE_SECONDS - 0.1)
     assert look(pool) == look(pool) == ([], [])
     assert [call.replica for call in rays.calls if call.method == "close"] == [1]
     rays.answer("run", 1, "receipt")

@@ -16,7 +16,9 @@ from batchgen.cluster.actor import Place, ReplicaActor
 from batchgen.cluster.fit.shape import Shape
 from batchgen.cluster.policy.sizing import Has
 from batchgen.cluster.state import places
+from batchgen.cluster.state.ray_adapter import Living
 
+CLOSE_SECONDS = 5.0  # before its node goes that a replica gives up what it runs
 UNCOMMITTED_SECONDS = 4.0  # between two questions to a replica how many finished rows it holds
 Kind = Literal["where", "start", "capacity", "uncommitted", "run", "close", "stop", "log"]
 
@@ -126,6 +128,30 @@ class Members(dict[int, Member]):
             if now - member.looked >= UNCOMMITTED_SECONDS and not member.ending:
                 member.looked = now
                 self.call(member.actor.uncommitted.remote(), "uncommitted", replica)
+
+    def drained(self, living: Mapping[str, Living]) -> tuple[list[int], set[int], list[str]]:
+        """The ready replicas whose node is being drained, each once; those that start there, which is futile; lines about both.
+        From now on they keep a close journal, and CLOSE_SECONDS before the node goes they give up what they run."""
+        found, futile, lines = list[int](), set[int](), list[str]()
+        for replica, member in self.items():
+            node = living.get(member.place.node) if member.place and not member.ending else None
+            if node is None or not node.is_drained:
+                continue
+            left, what = node.seconds_left, "it takes no new span"
+            if not member.leaving:
+                if replica in self.alive:
+                    found.append(replica)
+                    member.leaving = True
+                    member.actor.drain.remote()
+                else:
+                    what = "its start is given up"
+                    futile.add(replica)
+                when = "is about to go" if left is None else f"goes in {max(0.0, left):.0f} s"
+                lines.append(f"replica {replica} on {member.place}: its node {when}; {what}")
+            elif left is not None and left < CLOSE_SECONDS and not member.closing:
+                member.closing = True
+                self.call(member.actor.close.remote(), "close", replica)
+        return found, futile, lines
 
     def runs(self, replica: int) -> dict[ObjectRef, Hashable]:
         """The calls and blocks of the spans that a replica runs."""
