@@ -68,7 +68,7 @@ def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice:
             time.sleep(0.05)
         if notice:
             drain(cluster.address, second.node_id)
-            until_said(said, "is about to go")
+            until_said(said, "its node goes in")
         cluster.remove_node(second, allow_graceful=False)
         until_said(said, "died")
         (tmp_path / "hold").unlink()
@@ -77,7 +77,7 @@ def test_a_node_that_goes_costs_no_row(cluster: Cluster, tmp_path: Path, notice:
     thread.start()
     status = batchgen.run(job, out=said)
     thread.join()
-    assert ("is about to go" in said.getvalue()) == notice
+    assert ("its node goes in" in said.getvalue()) == notice
     assert (status["rows_ok"], status["rows_error"], status["state"]) == (ROWS, 0, "done")
     assert Output.open(str(tmp_path / "out")).verify().problems == []
 
