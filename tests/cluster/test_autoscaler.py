@@ -41,7 +41,7 @@ def flagship(folder: Path, rows: list[dict[str, str]], **engine: Any) -> dict[st
 def until(holds: Callable[[], bool], said: io.StringIO) -> None:
     patience = time.monotonic() + PATIENCE
     while not holds():
-        assert time.monotonic() < patience, (said.getvalue(), gpu_nodes(), groups())
+        assert time.monotonic() < patience, f"{gpu_nodes()} nodes, places {groups()}\n{said.getvalue()}"
         time.sleep(0.2)
 
 
@@ -58,7 +58,7 @@ def test_nodes_come_for_the_flagship_job_and_go_while_a_straggler_runs(v2: bool,
     """And a job that fits no node type is refused before one comes."""
     (tmp_path / "hold").touch()
     rows = [{"id": str(number), "prompt": f"row {number}" + (" held" if number == 0 else "")} for number in range(ROWS)]
-    slow = {"max_num_seqs": 4, "latency": 5, "hang_on": "held", "hang_while": str(tmp_path / "hold")}
+    slow = {"max_num_seqs": 2, "latency": 8, "hang_on": "held", "hang_while": str(tmp_path / "hold")}
     job, said, ended = flagship(tmp_path, rows, options=slow), io.StringIO(), list[Any]()
     with autoscaling({"gpu": GPU}, MOST, idle_seconds=10, v2=v2):
         assert Autoscaler().types(living_nodes()) == (NodeType("gpu", GPU["resources"], MOST, {} if v2 else None),)
