@@ -62,7 +62,7 @@ def run(
         tell(prepared.skipped_words)
     with lease.hold(store, tell, force) as held:
         model, columns = prepared.renderer.model, prepared.columns
-        frozen = job_file.freeze(store, job, model, columns.kept, prepared.upstream)
+        frozen = job_file.freeze(store, job, model, columns.kept, prepared.upstream, prepared.renderer.functions.versions)
         columns.refuse_unfit(job.input, frozen.input_columns)
         planned = plan.freeze_plan(job, store, prepared.found, columns)
         for sentence in () if quiet else plan.half_lines(planned.shards):

@@ -119,7 +119,7 @@ def test_an_output_is_resumed_by_the_same_rows_and_refuses_others(tmp_path: Path
             with pytest.raises(OutputConflict, match="has answers to other rows"):
                 batchgen.generate(others, **fields)
     assert meter.stat().st_size == 2 * len(ROWS), "each row is answered once"
-    with pytest.raises(OutputConflict, match="sampling.temperature"):
+    with pytest.raises(OutputConflict, match=r"sampling\.temperature"):
         batchgen.generate(ROWS, sampling={"temperature": 0.5}, **{**fields, "output": tmp_path / "list"})
 
 
@@ -151,7 +151,7 @@ def test_mistakes_in_fields_are_those_of_a_job(tmp_path: Path) -> None:
     ):
         with pytest.raises(JobError, match=cause):
             of(["one"], output=tmp_path / "out", **fields)
-    with pytest.raises(JobError, match="needs a model; set model.source"):
+    with pytest.raises(JobError, match="needs a model"):
         batchgen.generate(["one"])
     assert not (tmp_path / "out").exists(), "nothing is written for a job that is none"
 
@@ -219,7 +219,8 @@ def test_a_call_in_a_thread_returns_and_raises_as_it_does_here() -> None:
 LOOP = """
 import asyncio, sys, batchgen
 async def main():
-    table = batchgen.generate([f"row {i}" for i in range(64)], engine={"kind": "echo", "options": dict(latency=1, max_num_seqs=4)},
+    table = batchgen.generate([f"row {i}" for i in range(64)],
+        engine={"kind": "echo", "options": dict(latency=1, max_num_seqs=4)},
         spans={"rows": 4}, output=sys.argv[1])
     print(table.num_rows)
 try:

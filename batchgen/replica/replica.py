@@ -124,7 +124,8 @@ class Replica:
         decoded = decode_block(block)
         with logs.in_span(decoded.span):
             span = _OpenSpan(decoded.span, block.nbytes)
-            prompts = decode_prompts(decoded.prompts, self.shards[decoded.shard])
+            kept = decoded.kept if self.renderer.functions.after else None
+            prompts = decode_prompts(decoded.prompts, self.shards[decoded.shard], kept)
             from_journal = await self._generate(span, prompts, again, care)
             completions = [completion for index in range(len(prompts)) for completion in span.done[index]]
             return await self._commit(span, decoded, completions, from_journal)
