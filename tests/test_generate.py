@@ -29,6 +29,10 @@ ECHO: dict[str, Any] = {"engine": {"kind": "echo"}, "replicas": {"max": 1}, "qui
 ROWS = [{"name": f"row {number}", "prompt": f"Question {number}?", "number": number} for number in range(100)]
 
 
+VIEWS = pa.schema([("name", pa.string_view()), ("prompt", pa.string_view()), ("number", pa.int64())])
+"""As polars gives them."""
+
+
 class Arrow:
     """A table of somebody else's, which speaks Arrow's C stream interface alone, as those of polars and duckdb do."""
 
@@ -66,7 +70,7 @@ def test_texts_become_user_messages_and_come_back_in_their_order(tmp_path: Path)
         pa.Table.from_pylist(ROWS),
         pd.DataFrame(ROWS),
         datasets.Dataset.from_list(ROWS[::-1]).select(range(99, -1, -1)),
-        Arrow(pa.Table.from_pylist(ROWS)),
+        Arrow(pa.Table.from_pylist(ROWS).cast(VIEWS)),
     ],
     ids=["mappings", "generator", "numpy", "pyarrow", "pandas", "datasets", "arrow"],
 )
