@@ -22,7 +22,9 @@ def read_spans(
     """The rows of consecutive spans of one shard, in one pass. `kept` are the carried columns under their output names, `needed`
     the columns that rendering reads besides the conversation's. `before` makes the row that is laid out of the one that is read,
     whose carried columns stay as they are. Raises InputError for a shard that cannot be read as a whole, or is not the planned
-    one."""
+    one, and EngineError where this node cannot run `before`."""
+    if before is not None:
+        before.load()
     layout = JobLayout(job, has_calls(kept))
     needed = needed | layout.needed | (carried_columns(kept) if before else set())
     for span, rows, carried in format_of(job.input, shard).read(job.input, shard, spans, kept, needed):

@@ -140,7 +140,7 @@ def decode_prompts(table: pa.Table, shard: str, kept: pa.Table | None = None) ->
         fields["sampling"] = fields["sampling"] and Sampling.model_validate(fields["sampling"])
         fields["error"] = fields["error"] and RowError(**fields["error"])
         fields["failed"] = tuple(Failed(fields["row"], fields["variant"], **one) for one in fields["failed"])
-        prompts.append(Prompt(shard=shard, columns=kept and kept.slice(fields["source"], 1), **fields))
+        prompts.append(Prompt(shard=shard, columns=None if kept is None else kept.slice(fields["source"], 1), **fields))
     return prompts
 
 

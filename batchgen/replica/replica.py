@@ -83,6 +83,8 @@ class Replica:
         where vLLM puts the cause."""
         importlib.import_module("pandas")  # pyarrow does, at its first array of Python values: now, not at the first commit
         try:
+            if (after := self.renderer.functions.after) is not None:
+                after.load()
             await self.engine.start()
         except EngineError as error:
             raise EngineError(f"{error}{logs.tail(logs.own_file())}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 import batchgen
-from batchgen import JobError, Output, OutputConflict
+from batchgen import EngineError, JobError, Output, OutputConflict
 from batchgen.errors import BadRow
 from batchgen.job.job import Job
 from batchgen.output.store import open_store
@@ -205,6 +206,24 @@ def test_a_function_travels_as_source_and_its_module_may_be_in_a_package(folder:
     environment = {**os.environ, "PYTHONPATH": str(Path(batchgen.__file__).parents[1])}
     done = subprocess.run(command, input=pickle.dumps(found), cwd="/", env=environment, capture_output=True, check=True)
     assert done.stdout.decode().strip() == "{'a': 1, 'name': 'pack.inner'}"
+
+
+@pytest.mark.parametrize("field", ["before", "after"])
+def test_a_node_without_what_a_module_imports_is_named_as_such(folder: Path, monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "beside.py").write_text("")
+    (folder / "importing.py").write_text("import beside\n" + MODULE)
+    names = {"before": None, "after": None, field: f"importing:{'clean' if field == 'before' else 'grade'}"}
+    job = Job.parse(fields(**names, input={"path": "in.jsonl", "prompt": "question", "before": names["before"]}))
+    store = open_store(job.output.path)
+    prepared = prepare(job, store)
+    (folder / "beside.py").unlink()
+    functions._run.cache_clear()
+    for name in ("beside", "importing"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(EngineError, match=r"importing:\w+: ModuleNotFoundError: No module named 'beside', on this node; what"):
+        run_here(prepared, store)
 
 
 def test_a_call_costs_little(folder: Path) -> None:

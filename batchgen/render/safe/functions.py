@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Self
 
-from batchgen.errors import BadRow, ErrorCode, JobError, safe_message
+from batchgen.errors import BadRow, EngineError, ErrorCode, JobError, safe_message
 from batchgen.job.job import Job
 from batchgen.records import Data
 from batchgen.render.safe.time_limit import time_limit
@@ -40,10 +40,18 @@ class RowFunction:
             if not callable(getattr(found._module, function, None)):
                 raise ValueError(f"no function {function!r} in {path}")
         except (Exception, SystemExit) as error:  # the module is run
-            cause = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {safe_message(error)}"
+            cause = str(error) if isinstance(error, ValueError) else _cause(error)
             remedy = "write it as module:function, of a module that Python finds from here"
             raise JobError(f"{field} {name}: {cause}", remedy) from None
         return found
+
+    def load(self) -> None:
+        """Run the module, on a worker. Raises EngineError where it cannot be."""
+        try:
+            _ = self._module
+        except (Exception, SystemExit) as error:
+            remedy = "what its module imports must be installed on every node, or be in the working_dir of the Ray job"
+            raise EngineError(f"{self.name}: {_cause(error)}, on this node", remedy) from None
 
     @property
     def version(self) -> str:
@@ -66,12 +74,16 @@ class RowFunction:
         except (Exception, SystemExit) as error:
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self.path]
             where = f" (line {lines[-1]})" if lines else ""
-            raise BadRow(code, f"{self.name}{where}: {type(error).__name__}: {safe_message(error)}") from None
+            raise BadRow(code, f"{self.name}{where}: {_cause(error)}") from None
         if made is None:
             raise BadRow(code, f"{self.name}: it returned None")
         if not isinstance(made, dict) or not all(isinstance(key, str) for key in made):
             raise BadRow(code, f"{self.name}: it returned a {type(made).__name__}, not a dict of column to value")
         return made
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {safe_message(error)}"
 
 
 @dataclass(frozen=True)
