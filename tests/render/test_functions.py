@@ -169,6 +169,7 @@ def test_a_function_that_is_none_is_refused_before_anything_is_written(folder: P
     with pytest.raises(JobError, match=rf"parse\.after {name}: .*{cause}"):
         answered(after=name)
     assert not (folder / "out").exists()
+    assert "broken" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["my_rows", "my_rows.clean", "my_rows:", ":clean", "my rows:clean", "my_rows:a.b", "../x:y"])

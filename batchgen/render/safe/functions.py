@@ -134,6 +134,11 @@ def _run(name: str, path: str, source: bytes) -> ModuleType:
         spec.submodule_search_locations = [os.path.dirname(path)]
     module = importlib.util.module_from_spec(spec)
     module.__file__ = path
-    sys.modules.setdefault(name, module)  # where pickle and dataclasses look it up
-    exec(compile(source, path, "exec"), module.__dict__)
+    is_known = sys.modules.setdefault(name, module) is module  # where pickle and dataclasses look it up
+    try:
+        exec(compile(source, path, "exec"), module.__dict__)
+    except BaseException:
+        if is_known:
+            del sys.modules[name]
+        raise
     return module
