@@ -2,7 +2,9 @@
 
 import batchgen
 
-status = batchgen.run(batchgen.Job.load("job.yaml"))
+table = batchgen.generate(["Tell me about tea."], model="my-org/my-model")  # rows of this process in, a pyarrow.Table out
+
+status = batchgen.run("job.yaml")  # a job of any size
 for row in batchgen.Output.open(status["output"]).rows():
     ...
 """
@@ -16,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 from batchgen import errors
 from batchgen.errors import *  # noqa: F403 - the tree, by its __all__
 
-# Not lazily: whoever imports the module `batchgen.run` first would leave the module under this name.
+# Not lazily: whoever imports a module of such a name first would leave the module under it.
+from batchgen.generate import generate
 from batchgen.run import run
 
 if TYPE_CHECKING:
     from batchgen.job.job import Job
     from batchgen.output.output import Output
 
-__all__ = ["Job", "Output", "__version__", "run", *errors.__all__]
+__all__ = ["Job", "Output", "__version__", "generate", "run", *errors.__all__]
 try:
     __version__ = version("batchgen")
 except PackageNotFoundError:  # a source tree that is not installed, such as the working_dir of a Ray job
@@ -36,3 +39,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'batchgen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

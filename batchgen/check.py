@@ -119,8 +119,9 @@ def _rows(prepared: Prepared, shards: list[Shard], spans: list[Span]) -> Iterato
     """Each planned row with its prompts."""
     for shard in shards:
         if mine := [span for span in spans if span.shard == shard.index]:
-            for _, rows, _ in reader.read_spans(prepared.job, shard, mine, prepared.columns.kept, prepared.renderer.needed):
-                yield from ((row, prepared.renderer.prompts(row, shard.name)) for row in rows)
+            renderer, kept = prepared.renderer, prepared.columns.kept
+            for _, rows, _ in reader.read_spans(prepared.job, shard, mine, kept, renderer.needed, renderer.functions.before):
+                yield from ((row, renderer.prompts(row, shard.name)) for row in rows)
 
 
 def _sample(spans: list[Span], rows: int) -> list[Span]:

@@ -15,6 +15,7 @@ from batchgen.read.layouts import JobLayout
 from batchgen.render.images.images import refuse_no_folder
 from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
+from batchgen.render.safe.functions import row_functions
 from batchgen.tasks import TASKS
 from batchgen.tasks.parse import Parser
 
@@ -61,12 +62,13 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
         Parser(job.parse_)
     needed, hosted = engine.capabilities.needs_model, not engine.capabilities.reads_model
     model = load_model(job.model, before.model if before else None, hosted, needed)
+    functions = row_functions(job)
     found = discover(job.input)
     upstream = tuple(fingerprint for _, fingerprint in dict.fromkeys(shard.upstream for shard in found if shard.upstream))
     if before is not None and store is not None:
-        job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
+        job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream, functions.versions))
     columns = look(job, found)
-    renderer = Renderer(job, model, engine.capabilities, engine.context(job))
+    renderer = Renderer(job, model, engine.capabilities, engine.context(job), functions)
     return Prepared(job, renderer, found, columns, upstream, tuple(skipped(job.input, found)))
 
 

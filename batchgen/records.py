@@ -110,7 +110,7 @@ class Prompt:
     """One variant of a row, ready for an engine, or the `error` that makes it none. `source` is the index of the row in its
     span's table of carried columns, `shard` the shard's name. `messages` is the conversation so far, `turns` the user messages
     that follow the model's answers, `text` what `token_ids` encode. `failed` are the samples that a retry runs again, none in a
-    first run."""
+    first run. `columns`: its row of carried columns, where the job has a function that reads them."""
 
     source: int
     shard: str
@@ -125,6 +125,7 @@ class Prompt:
     sampling: Sampling | None = None
     error: RowError | None = None
     failed: tuple[Failed, ...] = ()
+    columns: pa.Table | None = None
 
     @property
     def place(self) -> str:

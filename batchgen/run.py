@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TextIO
@@ -23,16 +24,18 @@ if TYPE_CHECKING:
 
 
 def run(
-    job: Job | Mapping[str, object],
+    job: Job | Mapping[str, object] | str | os.PathLike[str],
     *,
     out: TextIO | None = None,
     quiet: bool = False,
+    summary: bool = True,
     stopping: Callable[[], bool] = lambda: False,
     force: bool = False,
 ) -> Fields:
-    """Run a job to its end, or resume it, and return its status (the fields of `status --json`). `out` takes progress and summary
-    (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then whether to drain, `force` takes the output
-    from another driver. Raises BatchgenError; committed rows stay whatever it is, and the same call goes on from there."""
+    """Run a job (the path of a job file, fields, or a Job) to its end, or resume it, and return its status (the fields of `status
+    --json`). `out` takes progress and `summary` (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then
+    whether to drain, `force` takes the output from another driver. Raises BatchgenError; committed rows stay whatever it is, and
+    the same call goes on from there."""
     from batchgen import logs, terminal
     from batchgen.engines.base import refuse_missing
     from batchgen.export import card
@@ -43,7 +46,9 @@ def run(
     from batchgen.prepare import prepare
     from batchgen.replica import journal
 
-    job, out = job if isinstance(job, Job) else Job.parse(job), out or sys.stderr or io.StringIO()
+    if not isinstance(job, Job):
+        job = Job.parse(job) if isinstance(job, Mapping) else Job.load(os.fspath(job))
+    out = out or sys.stderr or io.StringIO()
     store = open_store(job.output.path)
     with terminal.doing("looking at the input, the model and the output", out, quiet):
         prepared = prepare(job, store)
@@ -58,7 +63,7 @@ def run(
         tell(prepared.skipped_words)
     with lease.hold(store, tell, force) as held:
         model, columns = prepared.renderer.model, prepared.columns
-        frozen = job_file.freeze(store, job, model, columns.kept, prepared.upstream)
+        frozen = job_file.freeze(store, job, model, columns.kept, prepared.upstream, prepared.renderer.functions.versions)
         columns.refuse_unfit(job.input, frozen.input_columns)
         with terminal.doing("planning", out, quiet):
             planned = plan.freeze_plan(job, store, prepared.found, columns)
@@ -92,7 +97,7 @@ def run(
         with warned("clean-up", tell):
             delete_all(store, itertools.chain(store.list(journal.FOLDER), store.list(SCRATCH)))
         with warned("summary", tell):
-            if not quiet:
+            if summary and not quiet:
                 terminal.print_summary(tally, store, planned, job.attributes.varied if job.attributes else [], out)
     if failed:
         raise TooManyErrors(found, "the failed rows have status = 'error' in the output")

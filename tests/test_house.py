@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "batchgen"
 FLOORS = """
 errors | jsontext logs logprobs registry | job | records | render | output | read | plan | engines | tasks | replica
 cluster | export
-prepare | check init | terminal | run | help | cli | __main__ __init__
+prepare | check init | terminal | run | generate | help | cli | __main__ __init__
 """
 """Rooms from the lowest floor to the highest; those of one floor do not know each other."""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.replace("\n", "|").strip("|").split("|")) for room in rooms.split()}
@@ -48,7 +48,7 @@ def refuse(found: set[str]) -> None:
 
 def test_every_room_has_a_floor_and_no_import_leads_up() -> None:
     assert {room(module) for module in FILES} - {"__init__", "__main__"} <= FLOOR.keys()
-    assert len(FLOOR.keys() - {"__init__", "__main__"}) <= 23
+    assert len(FLOOR.keys() - {"__init__", "__main__"}) <= 24
     arrows = {(room(module), room(other)) for module, path in FILES.items() for other in ours(path)}
     refuse({f"{one} -> {other}" for one, other in arrows if one != other and FLOOR[other] >= FLOOR[one]})
 

@@ -17,6 +17,8 @@ from batchgen.errors import EngineError, safe_message
 
 REACH_SECONDS = 5.0
 _LOG = logs.logger("connect")
+_TURN = threading.Lock()
+"""Held while a run has this process connected: one of another thread waits, whose Ray would end with that one's."""
 
 
 @contextlib.contextmanager
@@ -25,10 +27,16 @@ def connected(before_start: Callable[[], None] = lambda: None, tell: Callable[[s
     `before_start` is called before an own one is started, `tell` with which Ray it is. Raises EngineError when RAY_ADDRESS
     names a cluster that does not answer."""
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # Ray Data's statistics for its makers: an actor of its own
-    if ray.is_initialized():
+    if ray.is_initialized() and not _TURN.locked():
         tell(f"uses the Ray that this process is connected to, at {ray.get_runtime_context().gcs_address}")
         yield False
         return
+    with _TURN, _connected(before_start, tell) as is_own:
+        yield is_own
+
+
+@contextlib.contextmanager
+def _connected(before_start: Callable[[], None], tell: Callable[[str], None]) -> Iterator[bool]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     is_own = not _joined()

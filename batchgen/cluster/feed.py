@@ -49,7 +49,8 @@ def _read_task(assets_ref: Hashable, shard: Shard, spans: list[Span]) -> Iterato
     renderer = assets.renderer
     os.environ.update(assets.env)
     SECRET_NAMES.update(renderer.job.replicas.env_from)
-    for span, rows, kept in reader.read_spans(renderer.job, shard, spans, assets.input_columns, renderer.needed):
+    before = renderer.functions.before
+    for span, rows, kept in reader.read_spans(renderer.job, shard, spans, assets.input_columns, renderer.needed, before):
         yield encode_block(span, encode_span(renderer, shard.name, rows, span.again), kept)
 
 

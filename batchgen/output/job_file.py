@@ -6,7 +6,7 @@ ignored and missing ones have their defaults: an output of any earlier release c
 
 import base64
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -22,6 +22,7 @@ from batchgen.records import output_schema
 from batchgen.render.model_files import ModelFiles
 
 NAME = "_batchgen/job.json"
+NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,16 @@ def load(store: Store) -> JobFile | None:
         raise OutputConflict(what, "choose another output.path") from None
 
 
-def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstream: Sequence[str] = ()) -> JobFile:
+def freeze(
+    store: Store,
+    job: Job,
+    model: ModelFiles,
+    columns: pa.Schema,
+    upstream: Sequence[str] = (),
+    functions: Mapping[str, str] = NONE,
+) -> JobFile:
     """Write job.json, or check that the present one means the same. Raises OutputConflict."""
-    means = meaning(job, model, upstream)
+    means = meaning(job, model, upstream, functions)
     schema = output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs)
     frozen = JobFile(job, means, model.version, columns, schema, fingerprint(means, defaults()), manifest=True)
     fields: Fields = {
@@ -93,10 +101,11 @@ def freeze(store: Store, job: Job, model: ModelFiles, columns: pa.Schema, upstre
     return before
 
 
-def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = ()) -> Fields:
-    """The job's meaning with the model's version in it, and the fingerprints of the jobs whose outputs it reads."""
+def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = (), functions: Mapping[str, str] = NONE) -> Fields:
+    """The job's meaning with the versions of its model and `functions` in it, and the fingerprints of the jobs whose outputs it
+    reads."""
     chained = {"input.fingerprints": list(upstream)} if upstream else {}
-    return job.meaning() | chained | {f"model.{name}": value for name, value in model.version.items()}
+    return {**job.meaning(), **chained, **functions, **{f"model.{name}": value for name, value in model.version.items()}}
 
 
 def refuse_change(output: str, before: JobFile, now: Fields) -> None:

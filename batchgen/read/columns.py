@@ -105,6 +105,8 @@ def _check_named(job: Job, names: Iterable[str]) -> None:
     named |= {f"sampling.{field}": column for field, column in job.sampling_columns.items()}
     if job.attributes and isinstance(job.attributes.columns, dict):
         named |= {f"attributes.columns.{name}": column for name, column in job.attributes.columns.items()}
+    if job.input.before is not None:  # which may make them
+        named = {}
     named |= {f"input.types.{column}": column for column in job.input.types}
     if isinstance(job.input.keep, list):
         named |= {f"input.keep[{index}]": column for index, column in enumerate(job.input.keep)}

@@ -131,15 +131,16 @@ def _json(messages: list[Message]) -> str:
     return dumps(messages)
 
 
-def decode_prompts(table: pa.Table, shard: str) -> list[Prompt]:
-    """The prompts of a table of `prompt_schema`; `shard` is the name of their shard. Their texts stay behind."""
+def decode_prompts(table: pa.Table, shard: str, kept: pa.Table | None = None) -> list[Prompt]:
+    """The prompts of a table of `prompt_schema`; `shard` is the name of their shard, `kept` the carried columns of their rows,
+    where they are to have them. Their texts stay behind."""
     prompts = []
     for fields in table.to_pylist():
         fields["messages"] = loads(fields["messages"])
         fields["sampling"] = fields["sampling"] and Sampling.model_validate(fields["sampling"])
         fields["error"] = fields["error"] and RowError(**fields["error"])
         fields["failed"] = tuple(Failed(fields["row"], fields["variant"], **one) for one in fields["failed"])
-        prompts.append(Prompt(shard=shard, **fields))
+        prompts.append(Prompt(shard=shard, columns=None if kept is None else kept.slice(fields["source"], 1), **fields))
     return prompts
 
 

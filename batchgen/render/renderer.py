@@ -20,6 +20,7 @@ from batchgen.render.capabilities import Capabilities
 from batchgen.render.layout import PromptText
 from batchgen.render.messages import images
 from batchgen.render.model_files import ModelFiles
+from batchgen.render.safe.functions import RowFunctions
 from batchgen.render.steering import Steering
 from batchgen.render.tokens import TokenEncoder
 
@@ -27,17 +28,24 @@ SURELY_READ = 2**20  # characters up to which a prompt is tokenized whatever the
 UNBOUNDED_ANSWER = 128  # tokens of an answer without max_tokens and without a context
 KNOWN_SAMPLINGS = 4096
 """Checked samplings that are remembered: a check costs more than the rest of a short row, and many rows say the same."""
-TOKENS = Capabilities()
+TOKENS, NO_FUNCTIONS = Capabilities(), RowFunctions()
 _LOG = logs.logger("render")
 
 
 class Renderer:
     """Turns rows into prompts for an engine with these capabilities, whose context is `context` tokens (None: the model's own).
-    Pickles as its arguments. Raises ModelError when the model has no chat template for a conversation, or when neither its
-    template nor the schema's layout honours an attribute."""
+    Has the `functions` of the job for those who read rows and answers. Pickles as its arguments. Raises ModelError when the model
+    has no chat template for a conversation, or when neither its template nor the schema's layout honours an attribute."""
 
-    def __init__(self, job: Job, model: ModelFiles, capabilities: Capabilities = TOKENS, context: int | None = None) -> None:
-        self.job, self.model = job, model
+    def __init__(
+        self,
+        job: Job,
+        model: ModelFiles,
+        capabilities: Capabilities = TOKENS,
+        context: int | None = None,
+        functions: RowFunctions = NO_FUNCTIONS,
+    ) -> None:
+        self.job, self.model, self.functions = job, model, functions
         self._capabilities, self.context = capabilities, context or model.context
         self._steering = Steering(job.attributes)
         self._constant_sampling = check_sampling(job.constant_sampling)
@@ -52,11 +60,11 @@ class Renderer:
             raise ModelError(problem, "name one with model.chat_template")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Renderer, (self.job, self.model, self._capabilities, self.context)
+        return Renderer, (self.job, self.model, self._capabilities, self.context, self.functions)
 
     def of_job(self, job: Job) -> "Renderer":
         """This renderer for a job whose rows mean the same."""
-        return self if job == self.job else Renderer(job, self.model, self._capabilities, self.context)
+        return self if job == self.job else Renderer(job, self.model, self._capabilities, self.context, self.functions)
 
     @property
     def needed(self) -> set[str]:

@@ -17,7 +17,7 @@ from batchgen.errors import BadRow, RowError, TooManyErrors
 from batchgen.job.input import Input
 from batchgen.job.job import Failure, Retry
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer, Completion, Message, Prompt
+from batchgen.records import Answer, Completion, Data, Message, Prompt
 from batchgen.render.images.images import Images, is_data_url
 from batchgen.render.messages import as_kept, images
 from batchgen.render.renderer import Renderer, derive_seed, prompt_hash
@@ -25,7 +25,7 @@ from batchgen.tasks.parse import Parser
 from batchgen.tasks.sound import refuse_answers
 
 LARGEST_SEED = 2**63 - 1
-THREADS, FETCHES = 4, 16
+THREADS, FETCHES, CALLS = 4, 16, 16
 QUICK_SECONDS, MOST_SECONDS = 0.02, 5.0  # of parsing an answer: in the event loop, and in a thread
 
 
@@ -78,13 +78,24 @@ class Candidate:
         if self.logprob is not None:
             self.logprob = None if answer.cumulative_logprob is None else self.logprob + answer.cumulative_logprob
 
+    @property
+    def whole(self) -> tuple[dict[str, str | None], ...]:
+        """The conversation with the last answer, as the output has it."""
+        said: dict[str, str | None] = {"role": self.spec.answer_role, "content": self.text}
+        return (*map(as_kept, self.messages[: -1 if self.spec.continue_final_message else None]), said)
+
+    def row(self, prompt: Prompt) -> Data:
+        """What the job's function gets: columns of the output, those of the input among them."""
+        assert self.last is not None
+        [carried] = prompt.columns.to_pylist() if prompt.columns is not None and prompt.columns.num_columns else [{}]
+        own = {"id": prompt.id, "row": prompt.row, "variant": prompt.variant, "attributes": prompt.attributes}
+        said = {"messages": [*self.whole], "response": self.text, "finish_reason": self.last.finish_reason}
+        return {**carried, **own, **said}
+
     def completion(self, prompt: int, sample: int, attempt: int, seconds: float) -> Completion:
         kept = self.last if self.error is None or self.error.code == "parse" else None
         text = None if kept is None else self.text
-        messages = tuple(map(as_kept, self.messages))
-        if text is not None:
-            said: dict[str, str | None] = {"role": self.spec.answer_role, "content": text}
-            messages = (*messages[: -1 if self.spec.continue_final_message else None], said)
+        messages = tuple(map(as_kept, self.messages)) if text is None else self.whole
         return Completion(
             prompt=prompt,
             sample=sample,
@@ -116,6 +127,7 @@ class Generation:
         self._images = Images(self._job.input)
         self._threads = ThreadPoolExecutor(THREADS, "task")  # starts a thread when there is work
         self._fetches = ThreadPoolExecutor(FETCHES, "image")
+        self._calls = ThreadPoolExecutor(CALLS, "after")
         self._requests = 0
 
     async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
@@ -195,7 +207,7 @@ class Generation:
         for candidate in candidates:
             if self._parser is not None and candidate.error is None:
                 try:
-                    candidate.parsed = await self._parsed(self._parser, candidate.text)
+                    candidate.parsed = await self._parsed(self._parser, prompt, candidate)
                 except BadRow as bad:
                     candidate.error = _error(prompt, bad)
         return candidates if best_of is None else sorted(candidates, key=lambda one: one.rank)[:n]
@@ -207,8 +219,14 @@ class Generation:
             return urls
         return await asyncio.get_running_loop().run_in_executor(self._fetches, self._images.load, urls)
 
-    async def _parsed(self, parser: Parser, answer: str) -> dict[str, object]:
-        """The columns of an answer. Raises BadRow (parse). A long search is made in a thread, beside the other rows."""
+    async def _parsed(self, parser: Parser, prompt: Prompt, candidate: Candidate) -> dict[str, object]:
+        """The columns of an answer. Raises BadRow (parse). The job's function is called, and a long search made, in a thread,
+        beside the other rows."""
+        answer = candidate.text
+        if (after := self._renderer.functions.after) is not None:
+            row = candidate.row(prompt)
+            made = await asyncio.get_running_loop().run_in_executor(self._calls, after, row, "parse")
+            return parser.typed({name: _plain(value) for name, value in made.items()}, f"what {after.name} returned")
         try:
             return parser.parse(answer, QUICK_SECONDS)
         except TimeoutError:
@@ -250,6 +268,12 @@ def _of_sample(sampling: Sampling, number: int) -> Sampling:
     """The sampling of sample `number` alone; an engine seeds the samples of a prompt one after the other."""
     seed = None if sampling.seed is None else min(sampling.seed + number, LARGEST_SEED)
     return sampling.model_copy(update={"n": 1, "seed": seed})
+
+
+def _plain(value: object) -> object:
+    """A number of numpy's as Python's."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) else value
 
 
 def _error(prompt: Prompt, bad: BadRow) -> RowError:

@@ -3,6 +3,7 @@ or text in which a regular expression finds named groups. A null, or a group tha
 
 import math
 import re
+from collections.abc import Mapping
 
 import regex
 
@@ -32,10 +33,14 @@ class Parser:
             found = match.groupdict()
         else:
             raise BadRow("parse", "the regex matches nowhere in the answer")
+        return self.typed(found, "the answer's JSON")
+
+    def typed(self, found: Mapping[str, object], origin: str) -> dict[str, object]:
+        """The columns that are `found` in an answer. Raises BadRow (parse)."""
         columns = {}
         for name, kind in self._kinds.items():
             if name not in found:
-                raise BadRow("parse", f"the answer's JSON has no {name}")
+                raise BadRow("parse", f"{origin} has no {name}")
             value = found[name]
             try:
                 read = _from_text(value, kind) if self._regex is not None and isinstance(value, str) else value

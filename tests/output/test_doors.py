@@ -34,6 +34,8 @@ DOORS: dict[str, dict[str, Any]] = {
     "engine.env.LD_PRELOAD": {"engine": {"env": {"LD_PRELOAD": "evil.so"}}},
     "replicas.env_from": {"replicas": {"env_from": ["AWS_SECRET_ACCESS_KEY"]}},
     "replicas.groups.1.engine.options.worker_cls": {"replicas": [{}, {"engine": {"options": {"worker_cls": "evil.Worker"}}}]},
+    "input.before": {"input": {**INPUT, "before": "evil:rows"}},
+    "parse.after": {"parse": {"after": "evil:answers", "columns": {"a": "json"}}},
     "model.adapters.a": {"model": {"source": "m", "adapters": {"a": "/evil"}}},
     "model.source": {"model": {"source": "evil/code", "revision": SHA, "trust_remote_code": True}},
     "model.chat_template": {"model": {"source": "m", "chat_template": "/etc/passwd"}},

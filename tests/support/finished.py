@@ -31,7 +31,8 @@ def run_here(made: Prepared, store: Store, shared: Any = None) -> list[Receipt]:
     """Bring an output to its end as a run does, with one replica in this process; the receipts of the spans it made. The engine
     is the job's, or a `shared` one with the loop that it lives on."""
     job, columns = made.job, made.columns
-    frozen = job_file.freeze(store, job, made.renderer.model, columns.kept, made.upstream)
+    functions = made.renderer.functions
+    frozen = job_file.freeze(store, job, made.renderer.model, columns.kept, made.upstream, functions.versions)
     planned = plan.freeze_plan(job, store, made.found, columns)
     worker = Replica(made.renderer, store.url, [shard.name for shard in planned.shards], journal.spans(store), shared)
 
@@ -40,7 +41,7 @@ def run_here(made: Prepared, store: Store, shared: Any = None) -> list[Receipt]:
         receipts = []
         for span in planned.missing(parts.committed(store)):
             shard = planned.shards[span.shard]
-            [(_, rows, kept)] = reader.read_spans(job, shard, [span], columns.kept, made.renderer.needed)
+            [(_, rows, kept)] = reader.read_spans(job, shard, [span], columns.kept, made.renderer.needed, functions.before)
             prompts = encode_span(made.renderer, shard.name, rows, span.again)
             receipts.append(await worker.run(encode_block(span, prompts, kept)))
         await worker.stop()

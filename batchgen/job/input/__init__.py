@@ -13,6 +13,7 @@ _PROMPTS = ("prompt", "messages", "conversations", "turns", "instruction", "temp
 _TALKS = ("messages", "conversations")
 Kind = Literal["string", "integer", "number", "boolean", "json"]
 """JSON Schema's names of types, and json, any value as its text."""
+Function = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
 _TYPES: dict[Kind, pa.DataType] = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
 
@@ -59,6 +60,10 @@ class Input(Spec):
         None,
         pattern=r"^[^.]+(\.[^.]+)*$",
         description="Path to a list in each row, every element of which becomes a row: data.paragraphs.qas.",
+    )
+    before: Function | None = Field(
+        None,
+        description="Your own Python function, module:function, of each row before its prompt is made: a dict in, a dict out.",
     )
     prompt: str | None = Field(None, description="Column with one user message.")
     messages: str | None = Field(None, description="Column with a conversation: list of {role, content}, the last from the user.")
@@ -139,14 +144,21 @@ class Input(Spec):
 
 class Parse(Spec):
     regex: str | None = Field(None, description="Regex whose named groups are the columns. null: the answer is a JSON object.")
+    after: Function | None = Field(
+        None,
+        description="In place of a regex, your own Python function, module:function, of each answer: the row with its answer in, a dict of the columns out.",
+    )
     columns: dict[str, Kind] = Field({}, description="string (a group's default), integer, number, boolean, json (any, as text).")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.regex is None:
             if not self.columns:
-                raise ValueError("name the columns that the answer's JSON object has")
+                made = "the answer's JSON object has" if self.after is None else f"{self.after} returns"
+                raise ValueError(f"name the columns that {made}")
             return self
+        if self.after is not None:
+            raise ValueError("regex and after both make the columns: give one of them")
         try:
             groups = set(re.compile(self.regex).groupindex)
         except re.error as error:

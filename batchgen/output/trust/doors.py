@@ -38,6 +38,10 @@ def _doors(job: Job) -> Iterator[tuple[str, object]]:
         if not harmless or name.rpartition(".")[2] == "trust_remote_code":
             yield name, value
     yield from flatten(job.engine.env, "engine.env").items() if job.engine.env else ()
+    if job.input.before is not None:
+        yield "input.before", job.input.before
+    if job.parse_ is not None and job.parse_.after is not None:
+        yield "parse.after", job.parse_.after
     if job.replicas.env_from:
         yield "replicas.env_from", job.replicas.env_from
     if job.model is not None:
