@@ -1,12 +1,15 @@
 """Job -> Prepared: everything that is looked at before anything is written or started. Imports no Ray."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
 
 from batchgen.engines.base import ENGINES, EngineKind
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.output import job_file
 from batchgen.output.store import Store
+from batchgen.plan import query
 from batchgen.read.columns import InputColumns, look
 from batchgen.read.detect import with_prompt
 from batchgen.read.discover import discover, refuse_own_output, skipped, with_combinations
@@ -24,7 +27,8 @@ SHOWN_FILES = 20
 @dataclass(frozen=True)
 class Prepared:
     """A job whose input and model have been looked at. `upstream`: fingerprints of the jobs whose outputs are the input;
-    `skipped`: files in its folders that are no shards."""
+    `skipped`: files in its folders that are no shards. `job` reads the rows of its query, `asked`, in place of its input;
+    `stated` is the job as its output remembers it."""
 
     job: Job
     renderer: Renderer
@@ -32,6 +36,19 @@ class Prepared:
     columns: InputColumns
     upstream: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    asked: query.Asked | None = None
+
+    @property
+    def stated(self) -> Job:
+        return self.asked.stated(self.job) if self.asked else self.job
+
+    def kept(self, store: Store) -> Self:
+        """With the rows of the query in the output. Raises StoreError, and OutputConflict where another driver's are damaged."""
+        if self.asked is None:
+            return self
+        asked = self.asked.keep(store)
+        job = self.job.model_copy(update={"input": self.job.input.model_copy(update={"path": asked.spec.path})})
+        return replace(self, job=job, found=discover(job.input), asked=asked)
 
     @property
     def skipped_words(self) -> str | None:
@@ -43,13 +60,20 @@ class Prepared:
         return f"{len(self.skipped):,} files of other endings are left out: {named}{more}; set input.format to read them"
 
 
-def prepare(job: Job, store: Store | None = None) -> Prepared:
+def prepare(
+    job: Job, store: Store | None = None, tell: Callable[[str], None] = lambda _: None, planned_only: bool = False
+) -> Prepared:
     """Check the engine's options, find the shards, read the model's files, probe the template. `store` is the output's, where an
-    earlier run may have left a job that must mean the same. Raises UsageError."""
+    earlier run may have left a job that must mean the same. `tell` takes sentences on a query's progress and on rows that it
+    lacks; with `planned_only` its sources are not looked at. Raises UsageError."""
     before = job_file.load(store) if store else None
-    job = with_prompt(with_combinations(job), before.job if before else None)
-    JobLayout(job)  # refuses a layout that the job cannot have
     refuse_own_output(job)
+    job, asked = with_combinations(job), None
+    if job.input.query is not None:
+        asked = query.ask(job, store, tell, planned_only)
+        job = job.model_copy(update={"input": asked.spec})
+    job = with_prompt(job, before.job if before else None)
+    JobLayout(job)  # refuses a layout that the job cannot have
     engine = ENGINES.named(job.engine.kind)
     if engine.capabilities.needs_model and job.model is None:
         raise JobError(f"engine.kind {job.engine.kind} needs a model", "set model.source")
@@ -62,12 +86,18 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     needed, hosted = engine.capabilities.needs_model, not engine.capabilities.reads_model
     model = load_model(job.model, before.model if before else None, hosted, needed)
     found = discover(job.input)
-    upstream = tuple(fingerprint for _, fingerprint in dict.fromkeys(shard.upstream for shard in found if shard.upstream))
+    upstream = (
+        asked.answer.upstream
+        if asked
+        else tuple(fingerprint for _, fingerprint in dict.fromkeys(shard.upstream for shard in found if shard.upstream))
+    )
     if before is not None and store is not None:
-        job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream))
+        stated = asked.stated(job) if asked else job
+        job_file.refuse_change(store.url, before, job_file.meaning(stated, model, upstream))
     columns = look(job, found)
     renderer = Renderer(job, model, engine.capabilities, engine.context(job))
-    return Prepared(job, renderer, found, columns, upstream, tuple(skipped(job.input, found)))
+    left_out = asked.skipped if asked else tuple(skipped(job.input, found))
+    return Prepared(job, renderer, found, columns, upstream, left_out, asked)
 
 
 def _check_groups(job: Job, engine: EngineKind) -> None:

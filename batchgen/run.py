@@ -29,10 +29,12 @@ def run(
     quiet: bool = False,
     stopping: Callable[[], bool] = lambda: False,
     force: bool = False,
+    planned_only: bool = False,
 ) -> Fields:
     """Run a job to its end, or resume it, and return its status (the fields of `status --json`). `out` takes progress and summary
     (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then whether to drain, `force` takes the output
-    from another driver. Raises BatchgenError; committed rows stay whatever it is, and the same call goes on from there."""
+    from another driver; with `planned_only` the sources of `input.query` are not looked at again. Raises BatchgenError;
+    committed rows stay whatever it is, and the same call goes on from there."""
     from batchgen import logs, terminal
     from batchgen.engines.base import refuse_missing
     from batchgen.export import card
@@ -45,19 +47,20 @@ def run(
 
     job, out = job if isinstance(job, Job) else Job.parse(job), out or sys.stderr or io.StringIO()
     store = open_store(job.output.path)
-    prepared = prepare(job, store)
-    job = prepared.job
-    probe(store)
 
     def tell(text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             print(printable(text), file=out, flush=True)
 
+    prepared = prepare(job, store, (lambda _: None) if quiet else tell, planned_only)
+    probe(store)
     if prepared.skipped_words and not quiet:
         tell(prepared.skipped_words)
     with lease.hold(store, tell, force) as held:
         model, columns = prepared.renderer.model, prepared.columns
-        frozen = job_file.freeze(store, job, model, columns.kept, prepared.upstream)
+        frozen = job_file.freeze(store, prepared.stated, model, columns.kept, prepared.upstream)
+        prepared = prepared.kept(store)
+        job = prepared.job
         columns.refuse_unfit(job.input, frozen.input_columns)
         planned = plan.freeze_plan(job, store, prepared.found, columns)
         for sentence in () if quiet else plan.half_lines(planned.shards):

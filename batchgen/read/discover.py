@@ -84,7 +84,8 @@ def skipped(spec: Input, found: list[Found]) -> list[str]:
 def refuse_own_output(job: Job) -> None:
     """Raises JobError for a job that reads what it writes."""
     own = open_store(job.output.path).url.rstrip("/")
-    for path in job.input.paths:
+    tables = [path for named in job.input.tables.values() for path in ([named] if isinstance(named, str) else named)]
+    for path in [*job.input.paths, *tables]:
         place = path if "://" in path else os.path.abspath(path)
         if place.rstrip("/") in (own, os.path.abspath(own)):
             raise JobError(f"input.path {path}: it is the job's own output", "give output.path another place")
