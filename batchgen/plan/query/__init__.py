@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
+from pyarrow import types
 
 from batchgen.errors import InputError, OutputConflict
 from batchgen.job.input import QUERIED, Input
@@ -26,6 +27,7 @@ from batchgen.read.columns import InputColumns, column_of, is_json, look
 from batchgen.read.discover import discover, skipped
 from batchgen.read.elements import format_of
 from batchgen.read.formats import Found
+from batchgen.read.schemas import holds
 from batchgen.records import Shard, Span
 
 MAIN = "input"
@@ -48,12 +50,18 @@ class _Source:
         return columns, *make_plan(self.job, self.found, columns)
 
     def table(self, columns: InputColumns, shards: list[Shard], spans: list[Span]) -> sql.Table:
-        """Raises InputError for columns whose names differ in case only."""
+        """Raises InputError for columns that SQL cannot tell apart or name, or of a type that DuckDB does not have."""
         names = [column_of(one) for one in columns.kept]
         folded = {name.casefold(): name for name in reversed(names)}
         if other := next((name for name in names if folded[name.casefold()] != name), None):
             twin = folded[other.casefold()]
             raise InputError(f"input.query: {self.name} has columns {twin} and {other}, which SQL takes for one", "rename one")
+        if (odd := next((name for name in names if not name or "\0" in name), None)) is not None:
+            raise InputError(f"input.query: {self.name} has a column {odd!r}, which SQL cannot name", "rename it")
+        if alien := next((one for one in columns.kept if holds(one.type, _is_alien)), None):
+            raise InputError(
+                f"input.query: {self.name}: column {column_of(alien)}: DuckDB has no {alien.type}", "write it with another type"
+            )
         schema = pa.schema([(name, one.type) for name, one in zip(names, columns.kept, strict=True)])
         json = frozenset(name for name, one in zip(names, columns.kept, strict=True) if is_json(one))
 
@@ -178,6 +186,10 @@ def _notes(source: _Source, shards: list[Shard], most: float) -> Iterator[str]:
         if source.bad > most * rows:
             raise InputError(found, "they are over limits.errors")
         yield f"{found}; they are left out of the query"
+
+
+def _is_alien(kind: pa.DataType) -> bool:
+    return bool(types.is_float16(kind) or types.is_decimal256(kind))
 
 
 def _folder(store: Store) -> str:

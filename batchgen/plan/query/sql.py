@@ -122,12 +122,12 @@ def _insert(database: Any, begin: str, table: Table, rows: pa.Table | pa.RecordB
 
 def _schema(relation: Any) -> pa.Schema:
     """The columns of an answer as Parquet has them; those that are JSON have the note JSON."""
-    kinds = dict(zip(relation.columns, map(str, relation.types), strict=False))
     fields = []
-    for field in relation.limit(0).to_arrow_table().schema:
+    found = relation.limit(0).to_arrow_table().schema  # which gives numbers to names that are there twice
+    for name, kind, field in zip(relation.columns, map(str, relation.types), found, strict=True):
         if EXTENSION in pa.schema([field]).serialize().to_pybytes() or holds(field.type, types.is_interval):
-            raise JobError(f"input.query: column {field.name}: type {kinds[field.name]} is not allowed", "CAST it AS VARCHAR")
-        fields.append(field.with_metadata(JSON if kinds[field.name] == "JSON" else None))
+            raise JobError(f"input.query: column {name}: type {kind} is not allowed", "CAST it AS VARCHAR")
+        fields.append(field.with_name(name).with_metadata(JSON if kind == "JSON" else None))
     schema = pa.schema(fields)
     try:
         check_types("", schema)
