@@ -1,6 +1,5 @@
 """Job -> Prepared: everything that is looked at before anything is written or started. Imports no Ray."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -39,6 +38,11 @@ class Prepared:
     asked: query.Asked | None = None
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences on what the input has and the job has not."""
+        return [*([self.skipped_words] if self.skipped_words else []), *(self.asked.notes if self.asked else ())]
+
+    @property
     def stated(self) -> Job:
         return self.asked.stated(self.job) if self.asked else self.job
 
@@ -60,17 +64,15 @@ class Prepared:
         return f"{len(self.skipped):,} files of other endings are left out: {named}{more}; set input.format to read them"
 
 
-def prepare(
-    job: Job, store: Store | None = None, tell: Callable[[str], None] = lambda _: None, planned_only: bool = False
-) -> Prepared:
+def prepare(job: Job, store: Store | None = None, planned_only: bool = False) -> Prepared:
     """Check the engine's options, find the shards, read the model's files, probe the template. `store` is the output's, where an
-    earlier run may have left a job that must mean the same. `tell` takes sentences on a query's progress and on rows that it
-    lacks; with `planned_only` its sources are not looked at. Raises UsageError."""
+    earlier run may have left a job that must mean the same. With `planned_only` the sources of a query are not looked at.
+    Raises UsageError."""
     before = job_file.load(store) if store else None
     refuse_own_output(job)
     job, asked = with_combinations(job), None
     if job.input.query is not None:
-        asked = query.ask(job, store, tell, planned_only)
+        asked = query.ask(job, store, planned_only)
         job = job.model_copy(update={"input": asked.spec})
     job = with_prompt(job, before.job if before else None)
     JobLayout(job)  # refuses a layout that the job cannot have

@@ -47,15 +47,16 @@ def run(
 
     job, out = job if isinstance(job, Job) else Job.parse(job), out or sys.stderr or io.StringIO()
     store = open_store(job.output.path)
+    prepared = prepare(job, store, planned_only)
+    job = prepared.job
+    probe(store)
 
     def tell(text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             print(printable(text), file=out, flush=True)
 
-    prepared = prepare(job, store, (lambda _: None) if quiet else tell, planned_only)
-    probe(store)
-    if prepared.skipped_words and not quiet:
-        tell(prepared.skipped_words)
+    for sentence in () if quiet else prepared.notes:
+        tell(sentence)
     with lease.hold(store, tell, force) as held:
         model, columns = prepared.renderer.model, prepared.columns
         frozen = job_file.freeze(store, prepared.stated, model, columns.kept, prepared.upstream)

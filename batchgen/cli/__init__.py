@@ -89,7 +89,7 @@ def check(
     from batchgen.init import job_of
     from batchgen.prepare import prepare
 
-    prepared = prepare(job_of(job, set_, engine)[0], tell=tell)
+    prepared = prepare(job_of(job, set_, engine)[0])
     if prompts:
         shown = checking.prompts(prepared, prompts)
         return print_json(shown) if as_json else checking.print_prompts(shown)

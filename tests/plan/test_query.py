@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchgen.check import check
 from batchgen.errors import InputError, JobError
 from batchgen.job.job import Job
 from batchgen.plan.query import sql
@@ -179,13 +180,12 @@ def test_values_that_do_not_fit_their_column_are_in_the_extra_one(tmp_path: Path
 
 def test_rows_that_cannot_be_read_are_told_and_left_out_up_to_the_limit(rows: Path) -> None:
     rows.write_text(rows.read_text() + "no json\n")
-    said: list[str] = []
-    made = prepare(job_of(rows, "SELECT prompt FROM input"), tell=said.append)
+    made = prepare(job_of(rows, "SELECT prompt FROM input"))
     assert len(read(made)[0]) == len(ROWS)
     assert made.asked is not None
-    assert list(made.asked.answer.notes) == said[-1:]
-    assert "1 of 101 rows of input cannot be read" in said[-1]
-    assert "rows.jsonl:101: invalid JSON" in said[-1]
+    assert list(made.asked.answer.notes) == made.notes == check(made).warnings
+    assert "1 of 101 rows of input cannot be read" in made.notes[0]
+    assert "rows.jsonl:101: invalid JSON" in made.notes[0]
     rows.write_text(rows.read_text() + "no json\n")
     assert "limits.errors" in wrong(rows, "SELECT prompt FROM input", InputError)
 

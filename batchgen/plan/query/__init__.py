@@ -93,12 +93,13 @@ class _Source:
 
 @dataclass(frozen=True)
 class Asked:
-    """An answered query. `spec`: the input that reads its rows in place of the job's `own`. `folder`: where they are until
-    `keep`."""
+    """An answered query. `spec`: the input that reads its rows in place of the job's `own`. `notes`: sentences on rows that could
+    not be read, and on sources that are gone. `folder`: where the rows are until `keep`."""
 
     own: Input
     spec: Input
     answer: Answer
+    notes: tuple[str, ...]
     skipped: tuple[str, ...] = ()
     folder: Path | None = None
 
@@ -118,18 +119,15 @@ class Asked:
         return replace(self, spec=_reading(self.spec, _folder(store), answer), answer=answer, folder=None)
 
 
-def ask(job: Job, store: Store | None, tell: sql.Tell, planned_only: bool = False) -> Asked:
+def ask(job: Job, store: Store | None, planned_only: bool = False) -> Asked:
     """Answer the query of a job, or take the answer from its output; with `planned_only` no source is looked at. Raises JobError
     for a query that is wrong, InputError for sources that cannot be read, OutputConflict for sources that are not what they were
     when the query was answered."""
     spec = job.input
     assert spec.query is not None
     if store is not None and (answer := query_file.load(store)) is not None:
-        if not planned_only and answer.query == spec.query:
-            _refuse_other(job, answer, tell)
-        for note in answer.notes:
-            tell(note)
-        return Asked(spec, _reading(spec, _folder(store), answer), answer)
+        gone = () if planned_only or answer.query != spec.query else tuple(_refuse_other(job, answer))
+        return Asked(spec, _reading(spec, _folder(store), answer), answer, (*answer.notes, *gone))
     if planned_only:
         raise OutputConflict("input.query: the output has no rows of it", "run the job to its end first")
     sql.refuse_no_query(spec.query)
@@ -138,18 +136,16 @@ def ask(job: Job, store: Store | None, tell: sql.Tell, planned_only: bool = Fals
     try:
         looked = {source.name: source.look() for source in sources}
         tables = [source.table(*looked[source.name]) for source in sources]
-        pieces = sql.answer(tables, spec.query, folder, tell)
+        pieces = sql.answer(tables, spec.query, folder)
         notes = tuple(note for source in sources for note in _notes(source, looked[source.name][1], job.limits.errors))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    for note in notes:
-        tell(note)
     shards = {name: shards for name, (_, shards, _) in looked.items()}
     upstream = tuple(dict.fromkeys(one.upstream[1] for source in sources for one in source.found if one.upstream))
     answer = Answer(spec.query, shards, upstream, pieces, notes)
     left_out = tuple(name for source in sources for name in skipped(source.job.input, source.found))
-    asked = Asked(spec, _reading(spec, str(folder), answer), answer, left_out, folder)
+    asked = Asked(spec, _reading(spec, str(folder), answer), answer, notes, left_out, folder)
     weakref.finalize(asked, shutil.rmtree, folder, ignore_errors=True)
     return asked
 
@@ -168,11 +164,12 @@ def _sources(job: Job) -> Iterator[_Source]:
             ) from None
 
 
-def _refuse_other(job: Job, answer: Answer, tell: sql.Tell) -> None:
+def _refuse_other(job: Job, answer: Answer) -> Iterator[str]:
+    """Raises OutputConflict for sources that are not what they were; a sentence where there are none any more."""
     try:
         sources = list(_sources(job))
     except InputError as error:
-        tell(f"{error}: the rows of input.query are those in the output")
+        yield f"{error}: the rows of input.query are those in the output"
         return
     for source in sources:
         source.refuse_other(answer.sources.get(source.name, []))

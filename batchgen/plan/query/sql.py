@@ -6,7 +6,6 @@ nor an extension. One thread: with several, the order of an answer and the rows 
 
 import importlib
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,9 +29,7 @@ MEMORY_BYTES = 2**31  # of DuckDB; what does not fit waits on disk
 BATCH_ROWS = 2048  # DuckDB's own
 GROUP_BYTES = 2**23  # of a row group, which is read at once
 PIECE_BYTES = 2**28  # of a file, which is put at once
-TOLD_SECONDS = 5.0
 TABLES, SPILL = "tables.duckdb", "spill"
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def refuse_no_query(query: str) -> None:
         raise JobError("input.query: it is not one SELECT", "write one query; WITH and FROM may begin it")
 
 
-def answer(tables: list[Table], query: str, folder: Path, tell: Tell) -> tuple[Piece, ...]:
+def answer(tables: list[Table], query: str, folder: Path) -> tuple[Piece, ...]:
     """Write the rows of a query into files in a folder, which gets the database too. Raises JobError for a query that is wrong or
     has no rows, InputError from the tables, BatchgenError for a full disk."""
     with _told(), _duckdb().connect(str(folder / TABLES), config=_config(folder)) as database:
@@ -65,8 +62,7 @@ def answer(tables: list[Table], query: str, folder: Path, tell: Tell) -> tuple[P
             _insert(database, f"CREATE TABLE {_word(table.name)} AS", table, table.schema.empty_table())
         schema = _schema(database.sql(query))  # a name that is wrong is found before the rows are read
         for table in tables:
-            _fill(database, table, tell)
-        tell("input.query: answering")
+            _fill(database, table)
         pieces = tuple(_written(database.sql(query).to_arrow_reader(BATCH_ROWS), schema, folder))
     (folder / TABLES).unlink()
     shutil.rmtree(folder / SPILL, ignore_errors=True)
@@ -85,18 +81,13 @@ def _config(folder: Path) -> dict[str, str]:
     }
 
 
-def _fill(database: Any, table: Table, tell: Tell) -> None:
+def _fill(database: Any, table: Table) -> None:
     failed: list[BaseException] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
-        done, last = 0, time.monotonic()
         try:
             for piece in table.rows():
                 yield from piece.to_batches()
-                done += len(piece)
-                if time.monotonic() - last >= TOLD_SECONDS:
-                    last = time.monotonic()
-                    tell(f"input.query: {done:,} rows of {table.name} read")
         except BaseException as error:  # DuckDB would make a text of it
             failed.append(error)
             raise
