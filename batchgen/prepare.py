@@ -11,7 +11,7 @@ from batchgen.output.store import Store
 from batchgen.plan import query
 from batchgen.read.columns import InputColumns, look
 from batchgen.read.detect import with_prompt
-from batchgen.read.discover import discover, refuse_own_output, skipped, with_combinations
+from batchgen.read.discover import discover, refuse_own_output, skipped, upstream_of, with_combinations
 from batchgen.read.formats import Found
 from batchgen.read.layouts import JobLayout
 from batchgen.render.images.images import refuse_no_folder
@@ -88,14 +88,9 @@ def prepare(job: Job, store: Store | None = None, planned_only: bool = False) ->
     needed, hosted = engine.capabilities.needs_model, not engine.capabilities.reads_model
     model = load_model(job.model, before.model if before else None, hosted, needed)
     found = discover(job.input)
-    upstream = (
-        asked.answer.upstream
-        if asked
-        else tuple(fingerprint for _, fingerprint in dict.fromkeys(shard.upstream for shard in found if shard.upstream))
-    )
+    upstream = asked.answer.upstream if asked else upstream_of(found)
     if before is not None and store is not None:
-        stated = asked.stated(job) if asked else job
-        job_file.refuse_change(store.url, before, job_file.meaning(stated, model, upstream))
+        job_file.refuse_change(store.url, before, job_file.meaning(asked.stated(job) if asked else job, model, upstream))
     columns = look(job, found)
     renderer = Renderer(job, model, engine.capabilities, engine.context(job))
     left_out = asked.skipped if asked else tuple(skipped(job.input, found))

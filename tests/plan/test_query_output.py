@@ -159,17 +159,23 @@ def test_a_source_that_is_another_is_refused_by_name(queried: Queried) -> None:
     source.write_text(lines(*range(20, 30)))
     (queried.folder / "c.jsonl").write_text(lines(30))
     assert "c.jsonl has rows" in queried.refusal()
-    (queried.folder / "c.jsonl").unlink()
+    (queried.folder / "c.jsonl").write_text("")
     assert queried.run() == 0
 
 
 def test_a_table_that_is_another_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("id\n1\n2\n")
-    tables = {"labels": str(tmp_path / "labels.csv")}
+    tables = {"labels": str(tmp_path / "labels.csv"), "unused": str(tmp_path / "labels.csv")}
     queried = Queried(tmp_path, tables=tables, query="SELECT prompt FROM input WHERE id IN (SELECT CAST(id AS INT) FROM labels)")
     assert queried.run() == 2
     (tmp_path / "labels.csv").write_text("id\n1\n2\n3\n")
     assert "labels.csv has rows that it had not" in queried.refusal()
+    shutil.rmtree(tmp_path / "out")
+    assert queried.run() == 3
+    (tmp_path / "labels.csv").unlink()
+    assert queried.run() == 0
+    (tmp_path / "b.jsonl").write_text(lines(*range(20, 31)))
+    assert "b.jsonl has rows" in queried.refusal(), "though a table is gone"
 
 
 def test_sources_that_are_gone_are_not_needed(queried: Queried) -> None:

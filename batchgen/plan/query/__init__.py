@@ -24,7 +24,7 @@ from batchgen.output.trust.query_file import Answer
 from batchgen.plan.plan import make_plan
 from batchgen.plan.query import sql
 from batchgen.read.columns import InputColumns, column_of, is_json, look
-from batchgen.read.discover import discover, skipped
+from batchgen.read.discover import discover, skipped, upstream_of
 from batchgen.read.elements import format_of
 from batchgen.read.formats import Found
 from batchgen.read.schemas import holds
@@ -32,6 +32,7 @@ from batchgen.records import Shard, Span
 
 MAIN = "input"
 SHOWN_BAD = 3
+ALIEN = (types.is_float16, types.is_decimal256)  # types that DuckDB does not have
 REMEDY = "a query is answered once: bring the source back, or choose another output.path"
 
 
@@ -58,10 +59,9 @@ class _Source:
             raise InputError(f"input.query: {self.name} has columns {twin} and {other}, which SQL takes for one", "rename one")
         if (odd := next((name for name in names if not name or "\0" in name), None)) is not None:
             raise InputError(f"input.query: {self.name} has a column {odd!r}, which SQL cannot name", "rename it")
-        if alien := next((one for one in columns.kept if holds(one.type, _is_alien)), None):
-            raise InputError(
-                f"input.query: {self.name}: column {column_of(alien)}: DuckDB has no {alien.type}", "write it with another type"
-            )
+        if alien := next((one for one in columns.kept if any(holds(one.type, kind) for kind in ALIEN)), None):
+            what = f"input.query: {self.name}: column {column_of(alien)}: DuckDB has no {alien.type}"
+            raise InputError(what, "write it with another type")
         schema = pa.schema([(name, one.type) for name, one in zip(names, columns.kept, strict=True)])
         json = frozenset(name for name, one in zip(names, columns.kept, strict=True) if is_json(one))
 
@@ -84,11 +84,9 @@ class _Source:
         if [(one.name, one.size, one.version) for one in self.found] == [(one.name, one.size, one.version) for one in known]:
             return
         shards, spans = make_plan(self.job, self.found, look(self.job, self.found), known)
-        if spans or len({shard.index for shard in shards} | set(range(len(known)))) > len(known):
-            names = [
-                shard.name for shard in shards if any(span.shard == shard.index for span in spans) or shard.index >= len(known)
-            ]
-            raise OutputConflict(f"shard {names[0]} has rows that it had not when input.query was answered", REMEDY)
+        if spans:
+            new = next(shard.name for shard in shards if shard.index == spans[0].shard)
+            raise OutputConflict(f"shard {new} has rows that it had not when input.query was answered", REMEDY)
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def ask(job: Job, store: Store | None, planned_only: bool = False) -> Asked:
     if planned_only:
         raise OutputConflict("input.query: the output has no rows of it", "run the job to its end first")
     sql.refuse_no_query(spec.query)
-    sources = list(_sources(job))
+    sources = [_found(name, reading) for name, reading in _tables(job).items()]
     folder = Path(tempfile.mkdtemp(prefix="batchgen-query-"))
     try:
         looked = {source.name: source.look() for source in sources}
@@ -142,37 +140,40 @@ def ask(job: Job, store: Store | None, planned_only: bool = False) -> Asked:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shards = {name: shards for name, (_, shards, _) in looked.items()}
-    upstream = tuple(dict.fromkeys(one.upstream[1] for source in sources for one in source.found if one.upstream))
-    answer = Answer(spec.query, shards, upstream, pieces, notes)
+    answer = Answer(spec.query, shards, upstream_of([one for source in sources for one in source.found]), pieces, notes)
     left_out = tuple(name for source in sources for name in skipped(source.job.input, source.found))
     asked = Asked(spec, _reading(spec, str(folder), answer), answer, notes, left_out, folder)
     weakref.finalize(asked, shutil.rmtree, folder, ignore_errors=True)
     return asked
 
 
-def _sources(job: Job) -> Iterator[_Source]:
-    spec = job.input
-    whole = {"template": "-", "max_row_bytes": spec.max_row_bytes}
-    own = spec.model_dump(include=set(QUERIED) - {"query", "tables"})
-    for name, fields in {MAIN: own, **{name: {"path": path} for name, path in spec.tables.items()}}.items():
-        of_table = job.model_copy(update={"input": Input.model_validate(fields | whole), "attributes": None, "sampling": {}})
-        try:
-            yield _Source(name, of_table, discover(of_table.input))
-        except InputError as error:
-            raise InputError(
-                str(error).replace("input.path", f"input.tables.{name}", 1) if name != MAIN else str(error)
-            ) from None
+def _tables(job: Job) -> dict[str, Job]:
+    """By table, the job that reads it."""
+    whole = {"template": "-", "max_row_bytes": job.input.max_row_bytes}
+    own = job.input.model_dump(include=set(QUERIED) - {"query", "tables"})
+    paths = {MAIN: own, **{name: {"path": path} for name, path in job.input.tables.items()}}
+    bare = job.model_copy(update={"attributes": None, "sampling": {}})
+    return {name: bare.model_copy(update={"input": Input.model_validate(fields | whole)}) for name, fields in paths.items()}
+
+
+def _found(table: str, job: Job) -> _Source:
+    try:
+        return _Source(table, job, discover(job.input))
+    except InputError as error:
+        raise InputError(
+            str(error).replace("input.path", f"input.tables.{table}" if table != MAIN else "input.path", 1)
+        ) from None
 
 
 def _refuse_other(job: Job, answer: Answer) -> Iterator[str]:
-    """Raises OutputConflict for sources that are not what they were; a sentence where there are none any more."""
-    try:
-        sources = list(_sources(job))
-    except InputError as error:
-        yield f"{error}: the rows of input.query are those in the output"
-        return
-    for source in sources:
-        source.refuse_other(answer.sources.get(source.name, []))
+    """Raises OutputConflict for sources that are not what they were; a sentence for each that cannot be found any more."""
+    for name, reading in _tables(job).items():
+        try:
+            source = _found(name, reading)
+        except InputError as error:
+            yield f"{error}: the rows of input.query are those in the output"
+        else:
+            source.refuse_other(answer.sources.get(name, []))
 
 
 def _notes(source: _Source, shards: list[Shard], most: float) -> Iterator[str]:
@@ -183,10 +184,6 @@ def _notes(source: _Source, shards: list[Shard], most: float) -> Iterator[str]:
         if source.bad > most * rows:
             raise InputError(found, "they are over limits.errors")
         yield f"{found}; they are left out of the query"
-
-
-def _is_alien(kind: pa.DataType) -> bool:
-    return bool(types.is_float16(kind) or types.is_decimal256(kind))
 
 
 def _folder(store: Store) -> str:

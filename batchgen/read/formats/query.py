@@ -25,9 +25,6 @@ class Query(Parquet):
     endings = ()
     takes_folders = True
 
-    def claim(self, path: str) -> list[Found] | None:
-        return None
-
     def find(self, path: str) -> list[Found]:
         return [Found(path.rpartition("/")[2], self.name)]
 
