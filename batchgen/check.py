@@ -179,6 +179,7 @@ def _check(prepared: Prepared, sample: int | None, show: Callable[[int], None]) 
             if len(found.first_errors) < SHOWN_ERRORS:
                 found.first_errors.append(f"{error.code}: {error.detail}")
     found.warnings = plan.half_lines(shards) + (requests.warnings() if requests else []) + empty.warnings()
+    found.warnings += prepared.asked.notes if prepared.asked else ()
     if lengths and not ENGINES.named(prepared.job.engine.kind).capabilities.counts_tokens:
         marks = np.percentile(lengths, [0, 50, 90, 99, 100]).astype(int)
         found.tokens = dict(zip(("min", "p50", "p90", "p99", "max"), map(int, marks), strict=True))

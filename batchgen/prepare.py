@@ -1,15 +1,17 @@
 """Job -> Prepared: everything that is looked at before anything is written or started. Imports no Ray."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from batchgen.engines.base import ENGINES, EngineKind
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.output import job_file
 from batchgen.output.store import Store
+from batchgen.plan import query
 from batchgen.read.columns import InputColumns, look
 from batchgen.read.detect import with_prompt
-from batchgen.read.discover import discover, refuse_own_output, skipped, with_combinations
+from batchgen.read.discover import discover, refuse_own_output, skipped, upstream_of, with_combinations
 from batchgen.read.formats import Found
 from batchgen.read.layouts import JobLayout
 from batchgen.render.images.images import refuse_no_folder
@@ -25,7 +27,8 @@ SHOWN_FILES = 20
 @dataclass(frozen=True)
 class Prepared:
     """A job whose input and model have been looked at. `upstream`: fingerprints of the jobs whose outputs are the input;
-    `skipped`: files in its folders that are no shards."""
+    `skipped`: files in its folders that are no shards. `job` reads the rows of its query, `asked`, in place of its input;
+    `stated` is the job as its output remembers it."""
 
     job: Job
     renderer: Renderer
@@ -33,6 +36,24 @@ class Prepared:
     columns: InputColumns
     upstream: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    asked: query.Asked | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what the input has and the job has not."""
+        return [*([self.skipped_words] if self.skipped_words else []), *(self.asked.notes if self.asked else ())]
+
+    @property
+    def stated(self) -> Job:
+        return self.asked.stated(self.job) if self.asked else self.job
+
+    def kept(self, store: Store) -> Self:
+        """With the rows of the query in the output. Raises StoreError, and OutputConflict where another driver's are damaged."""
+        if self.asked is None:
+            return self
+        asked = self.asked.keep(store)
+        job = self.job.model_copy(update={"input": self.job.input.model_copy(update={"path": asked.spec.path})})
+        return replace(self, job=job, found=discover(job.input), asked=asked)
 
     @property
     def skipped_words(self) -> str | None:
@@ -44,13 +65,18 @@ class Prepared:
         return f"{len(self.skipped):,} files of other endings are left out: {named}{more}; set input.format to read them"
 
 
-def prepare(job: Job, store: Store | None = None) -> Prepared:
+def prepare(job: Job, store: Store | None = None, planned_only: bool = False) -> Prepared:
     """Check the engine's options, find the shards, read the model's files, probe the template. `store` is the output's, where an
-    earlier run may have left a job that must mean the same. Raises UsageError."""
+    earlier run may have left a job that must mean the same. With `planned_only` the sources of a query are not looked at.
+    Raises UsageError."""
     before = job_file.load(store) if store else None
-    job = with_prompt(with_combinations(job), before.job if before else None)
-    JobLayout(job)  # refuses a layout that the job cannot have
     refuse_own_output(job)
+    job, asked = with_combinations(job), None
+    if job.input.query is not None:
+        asked = query.ask(job, store, planned_only)
+        job = job.model_copy(update={"input": asked.spec})
+    job = with_prompt(job, before.job if before else None)
+    JobLayout(job)  # refuses a layout that the job cannot have
     engine = ENGINES.named(job.engine.kind)
     if engine.capabilities.needs_model and job.model is None:
         raise JobError(f"engine.kind {job.engine.kind} needs a model", "set model.source")
@@ -64,12 +90,14 @@ def prepare(job: Job, store: Store | None = None) -> Prepared:
     model = load_model(job.model, before.model if before else None, hosted, needed)
     functions = row_functions(job)
     found = discover(job.input)
-    upstream = tuple(fingerprint for _, fingerprint in dict.fromkeys(shard.upstream for shard in found if shard.upstream))
+    upstream = asked.answer.upstream if asked else upstream_of(found)
     if before is not None and store is not None:
-        job_file.refuse_change(store.url, before, job_file.meaning(job, model, upstream, functions.versions))
+        stated = asked.stated(job) if asked else job
+        job_file.refuse_change(store.url, before, job_file.meaning(stated, model, upstream, functions.versions))
     columns = look(job, found)
     renderer = Renderer(job, model, engine.capabilities, engine.context(job), functions)
-    return Prepared(job, renderer, found, columns, upstream, tuple(skipped(job.input, found)))
+    left_out = asked.skipped if asked else tuple(skipped(job.input, found))
+    return Prepared(job, renderer, found, columns, upstream, left_out, asked)
 
 
 def _check_groups(job: Job, engine: EngineKind) -> None:

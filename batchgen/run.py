@@ -31,11 +31,12 @@ def run(
     summary: bool = True,
     stopping: Callable[[], bool] = lambda: False,
     force: bool = False,
+    planned_only: bool = False,
 ) -> Fields:
     """Run a job (the path of a job file, fields, or a Job) to its end, or resume it, and return its status (the fields of `status
     --json`). `out` takes progress and `summary` (stderr when None; `quiet` leaves the messages), `stopping` is asked now and then
-    whether to drain, `force` takes the output from another driver. Raises BatchgenError; committed rows stay whatever it is, and
-    the same call goes on from there."""
+    whether to drain, `force` takes the output from another driver; with `planned_only` the sources of `input.query` are not
+    looked at again. Raises BatchgenError; committed rows stay whatever it is, and the same call goes on from there."""
     from batchgen import logs, terminal
     from batchgen.engines.base import refuse_missing
     from batchgen.export import card
@@ -51,7 +52,7 @@ def run(
     out = out or sys.stderr or io.StringIO()
     store = open_store(job.output.path)
     with terminal.doing("looking at the input, the model and the output", out, quiet):
-        prepared = prepare(job, store)
+        prepared = prepare(job, store, planned_only)
         job = prepared.job
         probe(store)
 
@@ -59,11 +60,14 @@ def run(
         with contextlib.suppress(OSError, ValueError):
             print(printable(text), file=out, flush=True)
 
-    if prepared.skipped_words and not quiet:
-        tell(prepared.skipped_words)
+    for sentence in () if quiet else prepared.notes:
+        tell(sentence)
     with lease.hold(store, tell, force) as held:
         model, columns = prepared.renderer.model, prepared.columns
-        frozen = job_file.freeze(store, job, model, columns.kept, prepared.upstream, prepared.renderer.functions.versions)
+        versions = prepared.renderer.functions.versions
+        frozen = job_file.freeze(store, prepared.stated, model, columns.kept, prepared.upstream, versions)
+        prepared = prepared.kept(store)
+        job = prepared.job
         columns.refuse_unfit(job.input, frozen.input_columns)
         with terminal.doing("planning", out, quiet):
             planned = plan.freeze_plan(job, store, prepared.found, columns)

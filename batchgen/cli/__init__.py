@@ -180,11 +180,11 @@ def retry(
         override(fields, text)
     job = batchgen.Job.parse(fields, own or out)
     if own:
-        prepare(job, output.store)  # refuses another meaning before anything is planned
+        prepare(job, output.store, planned_only=True)  # refuses another meaning before anything is planned
     planned = output.retry(codes or None, tell)
     if not quiet:
         tell(f"{planned:,} failed rows to run again" + (f"; the failed rows are {failed}" if codes and not planned else ""))
-    _run(job, as_json, verbose, quiet)
+    _run(job, as_json, verbose, quiet, planned_only=True)
 
 
 @app.command()
@@ -217,10 +217,10 @@ def show_help(topic: Topic = None) -> None:
     print(topics.index() if topic is None else topics.topic(topic), end="\n" if topic is None else "")
 
 
-def _run(job: "batchgen.Job", as_json: bool, verbose: bool, quiet: bool, force: bool = False) -> None:
+def _run(job: "batchgen.Job", as_json: bool, verbose: bool, quiet: bool, force: bool = False, planned_only: bool = False) -> None:
     logs.configure(logging.DEBUG if verbose else logging.ERROR)
     with stop_signals() as stopping:
-        status = batchgen.run(job, stopping=stopping, force=force, quiet=quiet)
+        status = batchgen.run(job, stopping=stopping, force=force, quiet=quiet, planned_only=planned_only)
     if as_json:
         with suppress(OSError):  # the job is done, whether or not anybody reads this
             print_json(status)

@@ -224,7 +224,7 @@ class Job(Spec):
             exclude={
                 **dict.fromkeys(("name", "sampling", "replicas", "limits", "errors", "spans"), True),
                 "model": {"source", "revision", "chat_template", "adapters", "trust_remote_code"},
-                "input": {"max_row_bytes", "path"},
+                "input": {"max_row_bytes", "path", "tables"},
                 "engine": Engine.model_fields.keys() - {"kind"},
                 "output": {"path"},
             },

@@ -22,7 +22,7 @@ from batchgen.output.format import Fields, parse_parquet
 from batchgen.output.job_file import JobFile
 from batchgen.output.plan_file import SUCCESS, Plan, load_plan
 from batchgen.output.store import Store
-from batchgen.output.trust import manifest
+from batchgen.output.trust import manifest, query_file
 from batchgen.output.trust.manifest import Manifest
 from batchgen.records import Span
 
@@ -69,6 +69,7 @@ def verify(store: Store, job: JobFile) -> Verdict:
     broken = [*recorded.problems, *(manifest.broken(store, success) if success else ())]
     verdict.doubt = verdict.doubt or next(iter(broken), None)
     verdict.problems += broken
+    verdict.problems += query_file.problems(store, job.job.input.query is not None and bool(plan.spans))
     if job.doubt:
         verdict.problems.insert(0, job.doubt)
     present = _count(store, job, plan, recorded, success, verdict)

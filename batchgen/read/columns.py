@@ -49,7 +49,7 @@ class InputColumns:
 
     def refuse_unfit(self, spec: Input, kept: pa.Schema) -> None:
         """Raises InputError for a shard with a column that the `kept` ones of an output cannot carry without loss."""
-        known = {_column(one) for one in kept} | ({"id"} if spec.id == "id" else set())
+        known = {column_of(one) for one in kept} | ({"id"} if spec.id == "id" else set())
         for shard, schema in self.schemas.items():
             for one in schema:
                 is_new = spec.keep == "all" and one.name not in known and input_columns(kept) is not None
@@ -131,7 +131,12 @@ def _notes(field: pa.Field) -> dict[str, str]:
     return {key.decode(): str(value, errors="replace") for key, value in (field.metadata or {}).items()}
 
 
-def _column(field: pa.Field) -> str:
+def is_json(field: pa.Field) -> bool:
+    """Whether a carried column is JSON text."""
+    return "json" in _notes(field)
+
+
+def column_of(field: pa.Field) -> str:
     """The input's name of a carried column."""
     return str(_notes(field).get("column", field.name))
 
@@ -145,7 +150,7 @@ def input_columns(kept: pa.Schema) -> set[str] | None:
 
 def carried_columns(kept: pa.Schema) -> set[str]:
     """The input columns that have a column of the output to themselves."""
-    return {_column(field) for field in kept if "open" not in _notes(field)}
+    return {column_of(field) for field in kept if "open" not in _notes(field)}
 
 
 def columns_read(kept: pa.Schema, needed: Set[str]) -> list[str] | None:
@@ -162,7 +167,7 @@ def conform(rows: list[Data], kept: pa.Schema) -> pa.Table:
     arrays = {field.name: _array(rows, field, misfits) for field in columns}
     for field in kept:
         if (notes := _notes(field)).get("open") == "1":
-            known = {_column(one) for one in columns} | {notes["consumed"] or None}
+            known = {column_of(one) for one in columns} | {notes["consumed"] or None}
             for row, misfit in zip(rows, misfits, strict=True):
                 if not row.keys() <= known:
                     misfit.update({name: value for name, value in row.items() if name not in known})
@@ -173,9 +178,9 @@ def conform(rows: list[Data], kept: pa.Schema) -> pa.Table:
 
 def _array(rows: list[Data], field: pa.Field, misfits: list[Data]) -> pa.Array:
     """A carried column of JSONL rows; what does not fit its type goes into the row's dict of `misfits` under the input's name."""
-    column = _column(field)
+    column = column_of(field)
     values = [row.get(column) for row in rows]
-    if "json" in _notes(field):
+    if is_json(field):
         return pa.array([None if value is None else dumps(value) for value in values], field.type)
     for index, value in enumerate(values):
         if value is not None and not _fits(value, field.type):
@@ -195,7 +200,7 @@ def _fits(value: object, kind: pa.DataType) -> bool:
 
 def _unfit(column: pa.Field, kept: pa.Schema) -> str | None:
     """Why the carried columns lose values of an input column; None where they do not."""
-    field = next((one for one in kept if "open" not in _notes(one) and _column(one) == column.name), None)
+    field = next((one for one in kept if "open" not in _notes(one) and column_of(one) == column.name), None)
     extra = next((_notes(one) for one in kept if "open" in _notes(one)), None)
     kind = schemas_of.plain(column.type)
     if field is not None and schemas_of.lossless([(had := schemas_of.plain(field.type)), kind]) != had and extra is None:
@@ -211,7 +216,7 @@ def pick(shard: str, table: pa.Table, kept: pa.Schema) -> pa.Table:
     for field in kept:
         if "open" in _notes(field):
             continue
-        column = _column(field)
+        column = column_of(field)
         if column not in table.column_names:
             arrays[field.name] = pa.nulls(len(table), field.type)
         elif (unfit := _unfit(table.field(column), kept)) is not None:
@@ -223,7 +228,7 @@ def pick(shard: str, table: pa.Table, kept: pa.Schema) -> pa.Table:
             _add_misfits(table.column(column), column, misfits)
     for field in kept:
         if (notes := _notes(field)).get("open") is not None:
-            known = {_column(one) for one in kept} | {notes["consumed"]}
+            known = {column_of(one) for one in kept} | {notes["consumed"]}
             for column in table.column_names if notes["open"] == "1" else ():
                 if column not in known:
                     _add_misfits(table.column(column), column, misfits)

@@ -81,10 +81,16 @@ def skipped(spec: Input, found: list[Found]) -> list[str]:
     return [name for path in folders for name in expand(path, ("",)) if name not in names]
 
 
+def upstream_of(found: list[Found]) -> tuple[str, ...]:
+    """The fingerprints of the jobs whose outputs are the input."""
+    return tuple(fingerprint for _, fingerprint in dict.fromkeys(shard.upstream for shard in found if shard.upstream))
+
+
 def refuse_own_output(job: Job) -> None:
     """Raises JobError for a job that reads what it writes."""
     own = open_store(job.output.path).url.rstrip("/")
-    for path in job.input.paths:
+    tables = [path for named in job.input.tables.values() for path in ([named] if isinstance(named, str) else named)]
+    for path in [*job.input.paths, *tables]:
         place = path if "://" in path else os.path.abspath(path)
         if place.rstrip("/") in (own, os.path.abspath(own)):
             raise JobError(f"input.path {path}: it is the job's own output", "give output.path another place")

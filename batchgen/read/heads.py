@@ -42,8 +42,12 @@ def _any_calls(messages: object) -> bool:
 
 
 def call_fields(schemas: Iterable[pa.Schema], column: str) -> bool:
-    """Whether a conversation of these types may have calls; one of ShareGPT's may, whose calls are texts in a type of texts."""
-    kinds = (schema.field(column).type for schema in schemas if schema.names.count(column) == 1)
+    """Whether a conversation of these types may have calls; one of ShareGPT's may, whose calls are texts in a type of texts, and
+    one of JSON text (formats/query.py)."""
+    fields = [schema.field(column) for schema in schemas if schema.names.count(column) == 1]
+    if any(b"json" in (field.metadata or {}) for field in fields):
+        return True
+    kinds = (field.type for field in fields)
     inner = (getattr(kind, "value_type", None) for kind in kinds)
     names = (*CALL_KEYS, "from")
     return any(field.name in names for kind in inner if kind is not None and pa.types.is_struct(kind) for field in kind)

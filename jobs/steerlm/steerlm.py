@@ -11,7 +11,8 @@
 4. FOLDER/train.jsonl has the prompt, the new answer and its predicted attributes, of the answers that have at least the values of
    --least.
 
-Every step is a batchgen job of this folder; --labeler and --generator override their fields:
+Every step is a batchgen job of this folder, whose query makes its rows of the files and outputs before it. --labeler and
+--generator override their fields:
 --labeler model.source=karakuri-ai/karakuri-lm-7b-apm-v0.1
 """
 
@@ -28,45 +29,19 @@ import batchgen
 from batchgen.errors import BatchgenError
 
 HERE = Path(__file__).parent
-BEST = "quality"
-CHAINED = ("variant", "sample", "attributes", "completion_tokens")
-"""What the labels of the new answers carry of them: which answer it is, and for `batchgen fidelity` what was asked for."""
-
-
-def conversations(answers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a label job."""
-    return [
-        {
-            "id": answer["id"],
-            "messages": [
-                {"role": "user", "content": answer["prompt"]},
-                {"role": "assistant", "content": answer["response"]},
-            ],
-        }
-        for answer in answers
-    ]
+NEW = "SELECT concat_ws('-', id, variant, sample) AS id, messages, attributes, completion_tokens FROM input"
+"""The new answers as the label jobs read them: each under answer_id, and for `batchgen fidelity` what was asked for."""
 
 
 def answer_id(row: dict[str, Any]) -> str:
-    """Of an answer that a batchgen job made, and of its label: a prompt has several."""
+    """Of an answer that a batchgen job made: a prompt has several."""
     return f"{row['id']}-{row['variant']}-{row['sample']}"
-
-
-def labelled_id(row: dict[str, Any]) -> str:
-    return f"{row['id']}-{row['input_variant']}-{row['input_sample']}" if "input_sample" in row else row["id"]
 
 
 def merged(*labelled: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
     """Attributes by id, of the answers that every label job has labelled."""
-    found = [{labelled_id(row): row["parsed"] for row in rows if row["status"] == "ok"} for rows in labelled]
+    found = [{row["id"]: row["parsed"] for row in rows if row["status"] == "ok"} for rows in labelled]
     return {name: {k: v for one in found for k, v in one[name].items()} for name in found[0] if all(name in one for one in found)}
-
-
-def combinations(labels: Iterable[dict[str, int]]) -> list[dict[str, int]]:
-    """The labels with the best quality that there is, as often as they are there."""
-    known = list(labels)
-    best = max(label[BEST] for label in known)
-    return [label for label in known if label[BEST] == best]
 
 
 def new_answers(generated: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,19 +59,6 @@ def kept(answers: Iterable[dict[str, Any]], labels: dict[str, dict[str, int]], l
         for answer in answers
         if answer["id"] in labels and all(labels[answer["id"]][name] >= value for name, value in least.items())
     ]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def write(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write a JSONL file, unless it says so already: a job's input must not seem to change."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
-    return path
 
 
 def run(name: str, overrides: list[str]) -> list[dict[str, Any]]:
@@ -118,19 +80,17 @@ def main() -> None:
     parser.add_argument("--labeler", nargs="*", default=[], metavar="KEY.PATH=VALUE", help="fields of the label jobs")
     parser.add_argument("--generator", nargs="*", default=[], metavar="KEY.PATH=VALUE", help="fields of generate.yaml")
     options = parser.parse_args()
-    folder, answers = options.folder, read(options.answers)
+    folder, source = options.folder, f"input.path={options.answers}"
     least = {name: int(value) for name, _, value in (text.partition("=") for text in options.least)}
 
-    asked = write(folder / "answers.jsonl", conversations(answers))
-    labels = label(folder / "labels", [f"input.path={asked}", *options.labeler])
-    points = write(folder / "combinations.jsonl", combinations(labels.values()))
-    prompts = write(folder / "prompts.jsonl", ({"id": answer["id"], "prompt": answer["prompt"]} for answer in answers))
-    places = [f"input.path={prompts}", f"attributes.sample.from={points}", f"output.path={folder / 'generated'}"]
-    made = new_answers(run("generate", [*places, *options.generator]))
-    source = [f"input.path={folder / 'generated'}", f"input.keep=[{', '.join(CHAINED)}]"]
-    rows = kept(made, label(folder / "new-labels", [*source, *options.labeler]), least)
-    path = write(folder / "train.jsonl", rows)
-    print(f"\n{len(answers)} answers labelled, {len(made)} new ones made, {len(rows)} of them kept: {path}")
+    labels = label(folder / "labels", [source, *options.labeler])
+    tables = f"input.tables={{helpsteer: {folder}/labels-helpsteer, oasst: {folder}/labels-oasst}}"
+    made = new_answers(run("generate", [source, tables, f"output.path={folder}/generated", *options.generator]))
+    chained = [f"input.path={folder}/generated", f"input.query={NEW}", "input.keep=[attributes, completion_tokens]"]
+    rows = kept(made, label(folder / "new-labels", [*chained, *options.labeler]), least)
+    path = folder / "train.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print(f"\n{len(labels)} answers labelled, {len(made)} new ones made, {len(rows)} of them kept: {path}")
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ ROWS = 30
 def run_here(made: Prepared, store: Store, shared: Any = None) -> list[Receipt]:
     """Bring an output to its end as a run does, with one replica in this process; the receipts of the spans it made. The engine
     is the job's, or a `shared` one with the loop that it lives on."""
-    job, columns = made.job, made.columns
-    functions = made.renderer.functions
-    frozen = job_file.freeze(store, job, made.renderer.model, columns.kept, made.upstream, functions.versions)
+    columns, functions = made.columns, made.renderer.functions
+    frozen = job_file.freeze(store, made.stated, made.renderer.model, columns.kept, made.upstream, functions.versions)
+    made = made.kept(store)
+    job = made.job
     planned = plan.freeze_plan(job, store, made.found, columns)
     worker = Replica(made.renderer, store.url, [shard.name for shard in planned.shards], journal.spans(store), shared)
 

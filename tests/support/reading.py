@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from batchgen.job.job import Job
 from batchgen.plan import plan
+from batchgen.prepare import Prepared
 from batchgen.read import reader
 from batchgen.read.columns import InputColumns, look
 from batchgen.read.discover import discover
@@ -36,6 +37,19 @@ def read_all(path: Path, **sections: Any) -> tuple[list[Row], pa.Table]:
     job, columns, [shard], spans = planned(path, **sections)
     parts = list(reader.read_spans(job, shard, spans, columns.kept, {"prompt"}))
     return [row for _, rows, _ in parts for row in rows], pa.concat_tables([table for _, _, table in parts])
+
+
+def read_prepared(made: Prepared) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The rows of a job that was looked at, as they are laid out, and what is carried of them."""
+    shards, spans = plan.make_plan(made.job, made.found, made.columns)
+    rows: list[Row] = []
+    carried: list[dict[str, Any]] = []
+    for shard in shards:
+        mine = [span for span in spans if span.shard == shard.index]
+        for _, some, table in reader.read_spans(made.job, shard, mine, made.columns.kept, made.renderer.needed):
+            rows += some
+            carried += table.to_pylist()
+    return rows, carried
 
 
 def hostile_column(extension: Any, shape: str) -> pa.Array:

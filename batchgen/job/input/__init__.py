@@ -14,6 +14,8 @@ _TALKS = ("messages", "conversations")
 Kind = Literal["string", "integer", "number", "boolean", "json"]
 """JSON Schema's names of types, and json, any value as its text."""
 Function = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+QUERIED = ("path", "format", "csv", "types", "split", "subset", "query", "tables")
+"""Fields of `input` that say which rows a query is over; the others are about the rows of its answer."""
 _TYPES: dict[Kind, pa.DataType] = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
 
@@ -55,6 +57,13 @@ class Input(Spec):
     layout: str | None = Field(None, description="Row layout of the named column, in place of the field's own: a package's.")
     split: str = Field("train", description="Split of the dataset (`format: dataset`).")
     subset: str | None = Field(None, description="Configuration of a Hub dataset (`format: dataset`).")
+    query: str | None = Field(
+        None,
+        description="SQL (DuckDB) over the table `input`, which is the rows of the files; the job's rows are those that it finds. Answered once for an output.",
+    )
+    tables: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Place | Annotated[list[Place], Field(min_length=1)]
+    ] = Field({}, description="More tables of the query: name to what `path` may be.")
     id: str | None = Field(None, description="Column with the row's name, for the output; shard and row number identify a row.")
     each: str | None = Field(
         None,
@@ -104,6 +113,18 @@ class Input(Spec):
     @classmethod
     def _hosts(cls, value: list[str]) -> list[str]:
         return [host_pattern(each) for each in value]
+
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
+        if self.query is None:
+            if self.tables:
+                raise ValueError("tables are those of a query: write input.query")
+            return self
+        if "input" in map(str.lower, self.tables):
+            raise ValueError("tables.input: the table `input` is the rows of input.path: choose another name")
+        if self.format == "openai-batch":
+            raise ValueError("query: name the columns of the requests in it, and set format: jsonl")
+        return self
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:

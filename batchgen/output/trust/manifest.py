@@ -7,8 +7,8 @@ lay between, or an earlier release made them) are hashed before the job is calle
 A file is JSON: `parts` (span to sha256, by the writer of the part), `later` (span to sha256, of the part as it was found), `void`
 (span to the sha256 of a damaged part that a repair moves away), `digest` (of the rest of the file).
 
-`_SUCCESS` is the seal: the sha256 of job file, plan files and manifest files as they were when the job was done. Outputs of the
-first releases have no manifest, and an empty `_SUCCESS`."""
+`_SUCCESS` is the seal: the sha256 of job file, query.json, plan files and manifest files as they were when the job was done.
+Outputs of the first releases have no manifest, and an empty `_SUCCESS`."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -23,6 +23,7 @@ from batchgen.output import job_file, parts, plan_file
 from batchgen.output.format import MARK, Fields, refuse_newer
 from batchgen.output.parts import sha256
 from batchgen.output.store import Store
+from batchgen.output.trust import query_file
 
 FOLDER = "_batchgen/manifest"
 FILE_ENTRIES = 1_000  # of a file that is made of parts as they were found
@@ -122,7 +123,8 @@ def broken(store: Store, seal: bytes) -> Iterator[str]:
 
 
 def _sealed(store: Store) -> set[str]:
-    return {job_file.NAME, *store.list(plan_file.FOLDER), *store.list(FOLDER)}
+    asked = {query_file.NAME} & {*store.list(query_file.FOLDER)}  # which names the sha256 of its rows
+    return {job_file.NAME, *asked, *store.list(plan_file.FOLDER), *store.list(FOLDER)}
 
 
 def _adds_nothing(store: Store, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 KINDS is the table to extend: the first kind whose columns are all there is taken."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,7 @@ from batchgen.job.schemas import BUILT_IN
 from batchgen.read.discover import discover
 from batchgen.read.formats import Found, format_of
 from batchgen.read.formats.table import TableFormat
-from batchgen.read.formats.tables.cells import to_python
-from batchgen.records import Data, Shard
+from batchgen.records import Data
 
 Shape = Literal["text", "integer", "object", "texts", "messages", "answered", "sharegpt", "other", "null"]
 ROWS = 100  # of the first shard are looked at
@@ -169,9 +169,7 @@ def columns_of(spec: Input, found: list[Found]) -> dict[str, Shape]:
 def _first_rows(spec: Input, shard: Found) -> list[Data]:
     kind = format_of(spec, shard)
     if isinstance(kind, TableFormat):
-        place = Shard(0, shard.name, shard.format, shard.size, shard.version, "", 0, 0)
-        table = next(kind.batches(spec, place, 0, ROWS, None), None)
-        return [] if table is None else to_python(table.slice(0, ROWS), {})
+        return [row for row, _ in itertools.islice(kind.first(spec, shard.name, ROWS), ROWS)]
     head = kind.head(spec, shard.name, ROWS)
     return [row for row, _ in head] if not hasattr(head, "names") else []
 

@@ -102,6 +102,7 @@ _BUILT_IN = {
     "iceberg": f"{__name__}.lake:ICEBERG",
     "openai-batch": f"{__name__}.openai_batch:OPENAI_BATCH",
     "output": f"{__name__}.parquet:PARTS",
+    "query": f"{__name__}.query:QUERY",
 }
 FORMATS: Registry[Format] = Registry("input.format", "batchgen.formats", _BUILT_IN)
 
