@@ -11,7 +11,7 @@ from batchgen.output import plan_file
 from batchgen.output.store import Store
 from batchgen.read.columns import InputColumns
 from batchgen.read.discover import in_threads
-from batchgen.read.elements import format_of
+from batchgen.read.each.elements import format_of
 from batchgen.read.formats import Found, Measured, Planned
 from batchgen.records import Shard, Span
 

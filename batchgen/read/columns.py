@@ -16,8 +16,8 @@ from batchgen.errors import InputError, JobError
 from batchgen.job.input import Input
 from batchgen.job.job import Job
 from batchgen.jsontext import dumps
-from batchgen.read import expand
 from batchgen.read import schemas as schemas_of
+from batchgen.read.each import expand
 from batchgen.read.formats import Found, Head, format_of
 from batchgen.read.formats.tables.cells import alone
 from batchgen.read.heads import SCALARS, Seen, call_fields, infer_types

@@ -9,7 +9,7 @@ import pyarrow as pa
 from batchgen.errors import BadRow, RowError, place
 from batchgen.job.job import Job
 from batchgen.read.columns import carried_columns
-from batchgen.read.elements import format_of
+from batchgen.read.each.elements import format_of
 from batchgen.read.formats import SpanRows
 from batchgen.read.layouts import JobLayout
 from batchgen.records import Row, Shard, Span, has_calls

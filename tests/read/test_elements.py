@@ -23,8 +23,8 @@ from batchgen.prepare import prepare
 from batchgen.read import reader
 from batchgen.read.columns import look
 from batchgen.read.discover import discover
-from batchgen.read.elements import cuts
-from batchgen.read.expand import elements
+from batchgen.read.each.elements import cuts
+from batchgen.read.each.expand import elements
 from batchgen.records import Row, Shard, Span
 from tests.support.finished import Finished
 from tests.support.jobs import fields, refusal

@@ -25,7 +25,7 @@ from batchgen.plan.plan import make_plan
 from batchgen.plan.query import sql
 from batchgen.read.columns import InputColumns, column_of, is_json, look
 from batchgen.read.discover import discover, skipped, upstream_of
-from batchgen.read.elements import format_of
+from batchgen.read.each.elements import format_of
 from batchgen.read.formats import Found
 from batchgen.read.schemas import holds
 from batchgen.records import Shard, Span

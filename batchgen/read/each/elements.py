@@ -15,7 +15,7 @@ from batchgen.errors import InputError, RowError, place
 from batchgen.job.input import Input
 from batchgen.read import formats
 from batchgen.read.columns import conform
-from batchgen.read.expand import column_names, elements, head, mean, plain
+from batchgen.read.each.expand import column_names, elements, head, mean, plain
 from batchgen.read.formats import Format, Found, Head, Measured, Planned, RowsOf, SpanRows
 from batchgen.records import Row, Shard, Span, Within
 

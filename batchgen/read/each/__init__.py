@@ -1,0 +1,1 @@
+"""`input.each`: the elements of a row as rows."""
