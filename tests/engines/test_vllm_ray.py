@@ -88,10 +88,3 @@ def test_vllm_takes_a_replicas_bundles_and_its_tensor_parallel_ranks_are_on_one_
     first, _, other, _ = found["nodes"]
     assert found["nodes"] == [first, first, other, other]
     assert found["here"] == first != other
-
-
-@pytest.mark.usefixtures("cluster")
-def test_vllm_refuses_a_bundle_of_two_gpus() -> None:
-    """So that a place over nodes has a bundle for each rank."""
-    with pytest.raises(ray.exceptions.RayTaskError, match="Placement group bundle cannot have more than 1 GPU"):
-        looked(Shape(({"GPU": 2.0},)), 2)
