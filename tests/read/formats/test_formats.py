@@ -49,7 +49,7 @@ def test_a_file_of_another_ending_has_no_format(tmp_path: Path, name: str) -> No
 def test_an_unknown_format_is_refused_with_the_nearest() -> None:
     with pytest.raises(JobError) as caught:
         discover(Input(path="in.jsonl", prompt="prompt", format="jsnol"))
-    names = "jsonl, csv, json, parquet, dataset, delta, iceberg, openai-batch, output"
+    names = "jsonl, csv, json, parquet, dataset, delta, iceberg, openai-batch, output, query"
     assert str(caught.value) == f"input.format jsnol: no such name, did you mean jsonl?; there are {names}"
 
 
