@@ -31,6 +31,13 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduler(config, log)
 
 
+def pytest_collection_modifyitems(items):
+    if "BATCHGEN_LONG" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("long") is not None:
+                item.add_marker(pytest.mark.skip(reason="takes minutes: set BATCHGEN_LONG, or run make chaos"))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     rays.prepare(item)

@@ -98,7 +98,13 @@ FAULTS: list[tuple[Step, dict[int, str], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("step", "faults", "replicas"), FAULTS, ids=[step.__name__ for step, *_ in FAULTS])
+LONG = (starts_that_are_mended, three_lost_nodes)
+
+
+@pytest.mark.parametrize(
+    ("step", "faults", "replicas"),
+    [pytest.param(*each, id=each[0].__name__, marks=[pytest.mark.long] * (each[0] in LONG)) for each in FAULTS],
+)
 def test_a_job_outlives(
     cluster: Cluster,
     tmp_path: Path,

@@ -135,6 +135,7 @@ def test_two_equal_jobs_end_as_their_parts_say(cluster: Cluster, tmp_path: Path)
         assert all(seconds < 1.3 * fair[name] for name, seconds in took.items()), (took, fair)
 
 
+@pytest.mark.long
 def test_a_job_of_higher_priority_has_all_but_one_and_a_node_that_comes_is_used(cluster: Cluster, tmp_path: Path) -> None:
     with drivers() as jobs:
         jobs.append(low := Driver(tmp_path / "low", 1e6, 2000, cluster.address))
