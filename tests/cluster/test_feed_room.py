@@ -87,6 +87,7 @@ def ran(folder: Path, replicas: dict[str, Any]) -> str:
     return said.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.cluster(own=True)
 @pytest.mark.timeout(300)
 def test_the_feed_goes_on_where_the_head_has_no_cpu_and_the_workers_have_one(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_a_pool_grows_with_the_cluster(cluster: Cluster, tmp_path: Path, monkeyp
         until(lambda: count("CREATED") == 3 and count("REMOVED") >= 1, said)
 
 
+@pytest.mark.long
 def test_a_pool_lets_go_while_a_straggler_runs(cluster: Cluster, tmp_path: Path) -> None:
     """Of four replicas the straggler's stays, a spare one, and the one that runs a copy, if it came to that."""
     for _ in range(4):

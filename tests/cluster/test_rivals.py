@@ -110,6 +110,7 @@ def drivers() -> Iterator[list[Driver]]:
             one.said.close()
 
 
+@pytest.mark.long
 def test_two_equal_jobs_end_as_their_parts_say(cluster: Cluster, tmp_path: Path) -> None:
     """Fair is from the time at which the second job asks for its first replica. The first one has `left` rows then, the second
     `rows`. At r rows a second of a replica (measured while the first job is alone) on half the nodes each, the first one ends
