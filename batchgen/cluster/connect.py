@@ -17,7 +17,7 @@ from batchgen.errors import EngineError, safe_message
 
 REACH_SECONDS = 5.0
 _LOG = logs.logger("connect")
-_TURN = threading.Lock()
+_TURN = threading.RLock()
 """Held while a run has this process connected: one of another thread waits, whose Ray would end with that one's."""
 
 
@@ -27,7 +27,8 @@ def connected(before_start: Callable[[], None] = lambda: None, tell: Callable[[s
     `before_start` is called before an own one is started, `tell` with which Ray it is. Raises EngineError when RAY_ADDRESS
     names a cluster that does not answer."""
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # Ray Data's statistics for its makers: an actor of its own
-    if ray.is_initialized() and not _TURN.locked():
+    if ray.is_initialized() and _TURN.acquire(blocking=False):  # nobody's turn, or this thread's
+        _TURN.release()
         tell(f"uses the Ray that this process is connected to, at {ray.get_runtime_context().gcs_address}")
         yield False
         return
