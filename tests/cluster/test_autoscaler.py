@@ -73,7 +73,7 @@ def test_nodes_come_for_the_flagship_job_and_go_while_a_straggler_runs(v2: bool,
         try:
             until(lambda: groups().count("CREATED") == MOST, said)
             assert gpu_nodes() >= MOST, "each has a node of its own"
-            until(lambda: gpu_nodes() <= 2, said)
+            until(lambda: gpu_nodes() < MOST, said)  # a copy of the straggler may run, and a spare one is kept
             assert not ended, "a row is still held"
         finally:
             (tmp_path / "hold").unlink()

@@ -17,6 +17,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 import batchgen
+from batchgen.cluster.state.autoscaler import Autoscaler
 from batchgen.cluster.state.preflight import Preflight
 from batchgen.errors import EngineError
 from batchgen.output.store import open_store
@@ -93,9 +94,10 @@ def job(folder: Path, output: str, **fields: object) -> dict[str, object]:
 @pytest.mark.cluster(own=True)
 @pytest.mark.timeout(300)
 def test_a_worker_without_the_drivers_credentials_ends_the_job_before_a_replica_has_a_place(
-    cluster: Cluster, s3: SimpleNamespace, tmp_path: Path
+    cluster: Cluster, s3: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No node holds a replica: only the task can tell."""
+    """No node holds a replica, and an autoscaler that shows no node types may add one: only the task can tell."""
+    monkeypatch.setattr(Autoscaler, "types", lambda *_: None)
     [worker] = [node.node_id for node in cluster.list_all_nodes() if not node.head]
     waits = job(tmp_path, f"{s3.url}/{tmp_path.name}-a", engine={"kind": "echo", "gpus": 1})
     said = io.StringIO()

@@ -32,6 +32,10 @@ class Waits:
     def what(self) -> str:
         return str(self.shape)
 
+    def room(self, missing: int, wanted: int) -> str:
+        """What so many replicas wait for."""
+        return f"room for {missing} of {wanted} replicas: need {self.what}; {self.where}"
+
     def line(self, missing: int, wanted: int) -> str:
         verb = "waits" if missing == 1 else "wait"
         return f"{missing} of {wanted} replicas {verb}: need {self.what}; {self.where}"

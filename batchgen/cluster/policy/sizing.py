@@ -128,7 +128,7 @@ class Sizing:
     def waiting_line(self, pool: Sequence[Has]) -> str:
         """A line about the replicas without a place, TELL_SECONDS after the last one. Those that an autoscaler may bring beyond
         what the nodes hold do not count."""
-        self.waits_for, now = "", time.monotonic()
+        self.waits_for, line, now = "", "", time.monotonic()
         for number, (group, has) in enumerate(zip(self._groups, pool, strict=True)):
             due, part = self.targets[number], self.parts[number]
             if group.job.replicas.max is None:
@@ -136,12 +136,12 @@ class Sizing:
             due = due if part is None else min(due, max(1, part.size))
             missing = min(has.placeless, due - (has.alive + has.starting - has.placeless))
             if missing > 0 and isinstance(found := fits(group.shapes, self.nodes, self.types), Waits):
-                self.waits_for = found.line(missing, due)
+                self.waits_for, line = found.room(missing, due), found.line(missing, due)
         if not self.waits_for:
             self._told = now - TELL_SECONDS * 5 / 6
         elif now - self._told >= TELL_SECONDS:
             self._told = now
-            return self.waits_for
+            return line
         return ""
 
 
