@@ -53,7 +53,7 @@ class Prepared:
             return self
         asked = self.asked.keep(store)
         job = self.job.model_copy(update={"input": self.job.input.model_copy(update={"path": asked.spec.path})})
-        return replace(self, job=job, found=discover(job.input), asked=asked)
+        return replace(self, job=job, renderer=self.renderer.of_job(job), found=discover(job.input), asked=asked)
 
     @property
     def skipped_words(self) -> str | None:

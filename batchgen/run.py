@@ -86,7 +86,8 @@ def run(
                 from batchgen.cluster.driver import Run
 
                 logs.identify(job=job.name)
-                with monitor.live(), connected(lambda: refuse_missing(job), monitor.message) as is_own:
+                told_which = monitor.message if not quiet else lambda text: None
+                with monitor.live(), connected(lambda: refuse_missing(job), told_which) as is_own:
                     arguments = job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping
                     Run(*arguments, types=() if is_own else None, owns_ray=is_own).execute(missing)
                 monitor.record()

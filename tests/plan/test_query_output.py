@@ -129,6 +129,7 @@ def test_the_first_of_two_drivers_answers(tmp_path: Path) -> None:
     first, second = prepare(queried.job, queried.store), prepare(queried.job, queried.store)
     assert first.found != second.found
     kept = first.kept(queried.store)
+    assert kept.renderer.job == kept.job, "the tasks that read look where the rows are now"
     other = second.kept(queried.store)
     assert (other.job.input.path, other.found) == (kept.job.input.path, kept.found)
 
