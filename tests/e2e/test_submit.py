@@ -60,8 +60,12 @@ def head() -> Iterator[dict[str, str]]:
 
 
 def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Once the head's agent is there, which may come after the head."""
     command = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "batchgen", "run", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    while True:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        if "No available agent" not in done.stdout + done.stderr:
+            return done
 
 
 def test_the_quickstart_job_runs_when_submitted_with_a_token_and_not_without(head: dict[str, str], tmp_path: Path) -> None:
