@@ -8,6 +8,7 @@ import glob
 import importlib
 import os
 import re
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote
@@ -45,9 +46,9 @@ class Lake(Parquet):
     def find(self, path: str) -> list[Found]:
         return [Found(location.plain(name), self.name) for name in sorted(self.files(path))]
 
+    @abstractmethod
     def files(self, path: str) -> list[str]:
         """The names of the table's files. Raises InputError."""
-        raise NotImplementedError
 
 
 def names_in(folder: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Formats whose shards are text. Spans are ranges of a shard's uncompressed text; they are read alone, have digests, and grow."""
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -22,8 +23,9 @@ COMPRESSION = 4.0  # assumed bytes of text per byte of a compressed shard; good 
 
 
 class TextFormat(Format):
+    @abstractmethod
     def text(self, spec: Input, name: str) -> Text:
-        raise NotImplementedError
+        """How the text of a shard is cut and read."""
 
     def folders(self, spec: Input, name: str) -> Mapping[str, object]:
         return folders_of(spec, name)
