@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -78,8 +79,11 @@ def generate(
 
 def in_thread(call: Callable[[Callable[[], bool]], T]) -> T:
     """The result of a call in a thread of its own. The call is told whether to stop: after a KeyboardInterrupt here, which is
-    raised when it has ended; a second one does not wait for that."""
+    raised when it has ended; a second one does not wait for that. SIGINT is one meanwhile: asyncio.run's own handler cancels a
+    task, which would hear of it when the call has ended."""
     ended, stop, context = Future[T](), threading.Event(), contextvars.copy_context()
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler) if is_main else None
 
     def work() -> None:
         try:
@@ -94,6 +98,9 @@ def in_thread(call: Callable[[Callable[[], bool]], T]) -> T:
         stop.set()
         ended.exception()
         raise
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _answered(

@@ -200,8 +200,10 @@ def test_two_threads_have_a_ray_one_after_the_other() -> None:
     assert sorted(done.stdout.splitlines()) == ["['thread 0']", "['thread 1']"], done.stderr
 
 
-def test_ctrl_c_asks_a_call_in_a_thread_to_stop_and_waits_for_its_end() -> None:
-    ended = list[bool]()
+@pytest.mark.parametrize("in_loop", [False, True])
+def test_ctrl_c_asks_a_call_in_a_thread_to_stop_and_waits_for_its_end(in_loop: bool) -> None:
+    """In a loop of asyncio.run too, whose own handler of SIGINT raises nothing."""
+    before, ended = signal.getsignal(signal.SIGINT), list[bool]()
 
     def call(stopping: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -209,9 +211,13 @@ def test_ctrl_c_asks_a_call_in_a_thread_to_stop_and_waits_for_its_end() -> None:
             threading.Event().wait(0.01)
         ended.append(True)
 
-    with pytest.raises(KeyboardInterrupt):
+    async def call_in_loop() -> None:
         in_thread(call)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(call_in_loop()) if in_loop else in_thread(call)
     assert ended == [True]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_call_in_a_thread_returns_and_raises_as_it_does_here() -> None:

@@ -117,7 +117,7 @@ def test_a_worker_without_the_drivers_credentials_ends_the_job_before_a_replica_
 
     with pytest.raises(EngineError, match=TOKEN) as ended:  # a replica's own look
         batchgen.run(job(tmp_path, f"{s3.url}/{tmp_path.name}-c"), out=said)
-    assert f"on node {worker[:12]} (" in str(ended.value)
+    assert "no replica can start: on node " in str(ended.value)
 
 
 @pytest.mark.cluster(own=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from batchgen.cluster.lookahead import END
 from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready
+from batchgen.cluster.policy.health import Kind
 from batchgen.cluster.pool import STOP_SECONDS
 from batchgen.errors import EngineError
 from batchgen.read import reader
@@ -143,9 +144,9 @@ class Pool:
         self._end(list(self.held.values()), seconds)
         self.held.clear()
 
-    def lose(self, replica: int, message: str) -> None:
+    def lose(self, replica: int, message: str, kind: Kind = "engine") -> None:
         """The driver hears that the replica is dead, be it true or not."""
-        self.events.append(Died(replica, message))
+        self.events.append(Died(replica, message, kind=kind))
 
     def _end(self, ended: list[_Held], seconds: float) -> None:
         for held in ended:

@@ -151,7 +151,7 @@ class Scenario:
             pool, replica = found
             self.world.fired["replica killed"] += 1
             pool.held[replica].process.dead = True
-            pool.lose(replica, "killed")
+            pool.lose(replica, "killed", "outside")
 
     def lose_replica(self) -> None:
         """The driver takes for dead a replica that works on."""
@@ -159,7 +159,7 @@ class Scenario:
             pool, replica = found
             self.world.fired["replica lost"] += 1
             self.end_later(pool.held[replica].process)
-            pool.lose(replica, "lost")
+            pool.lose(replica, "lost", "node")
 
     def stop_somebody(self) -> None:
         processes = [*self.drivers, *(held.process for pool in self.stage.pools for held in pool.held.values())]
