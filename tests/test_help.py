@@ -29,7 +29,7 @@ from batchgen.errors import UsageError
 from batchgen.export.fidelity import fidelity, table
 from batchgen.job.job import Job
 from batchgen.output.output import Output
-from batchgen.records import output_schema
+from batchgen.records.columns import output_schema
 from tests.support.commands import batchgen
 
 ROOT = Path(__file__).parents[1]

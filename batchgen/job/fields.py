@@ -16,7 +16,7 @@ Fields = dict[str, Any]  # fields of a job as YAML, JSON or a row gives them, no
 Fraction = Annotated[float, Field(ge=0, le=1)]
 SHORT = {"input": "path", "model": "source", "output": "path"}
 """Fields of a job that may be short: a text is that field of theirs."""
-_UNION_TAGS = {"str", "bool", "int", "float", "Column", "Schema", "Retry"}
+_UNION_TAGS = {"str", "bool", "int", "float", "Column", "Schema", "Retry", "Marks"}
 
 
 def at_home(path: str) -> str:

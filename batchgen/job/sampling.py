@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from batchgen.job.fields import MOST, Column, Fields, Fraction, Spec, explain
+from batchgen.job.request.tools import CHOICE, TOOLS, VARIABLES, choice_text, from_json, tools_text, variables_text, without_nulls
 from batchgen.jsontext import dumps, loads
 
 _KINDS = {"json": {"type": ["object", "string"]}, "regex": {"type": "string"}, "grammar": {"type": "string"}}
@@ -24,9 +25,8 @@ MOST_CONSTRAINT = 2**18  # an engine compiles it, in time that grows with it
 _BIASES = {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}
 _BIAS: Fields = {"anyOf": [{**_BIASES, "propertyNames": {"pattern": "^[0-9]+$"}}, {"type": "string"}, {"type": "null"}]}
 MOST_BIASES = 1024
-_OF_NAMES = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
-MAPPINGS = ("structured_outputs", "logit_bias")
-"""Fields that a job and a row give as a mapping. They are kept as its JSON text: no Arrow type has every mapping."""
+MAPPINGS = ("structured_outputs", "logit_bias", "chat_template_kwargs", "tools", "tool_choice")
+"""Fields that a job and a row give as a mapping or a list. They are kept as its JSON text: no Arrow type has every mapping."""
 _ID = re.compile("0|[1-9][0-9]{0,9}")
 _LISTS = ("stop", "bad_words")  # fields that take a lone string for a list of one
 
@@ -67,6 +67,23 @@ class Sampling(Spec):
     logit_bias: Annotated[str | None, WithJsonSchema(_BIAS)] = Field(
         None, description="Added to the logits of tokens: {TOKEN_ID: BIAS}, each -100 to 100, at most 1024. null: off."
     )
+    thinking_token_budget: Annotated[int, Field(ge=0, le=MOST)] | None = Field(
+        None, description="Maximum tokens of the reasoning before an answer (model.reasoning_parser). null: no limit of its own."
+    )
+    reasoning_effort: str | None = Field(
+        None, description="How hard to think, in the model's words (low, medium, high): a variable of its chat template."
+    )
+    chat_template_kwargs: Annotated[str | None, WithJsonSchema(VARIABLES)] = Field(
+        None, description="Variables for the chat template, beside those of model.chat_template_kwargs: {enable_thinking: false}."
+    )
+    tools: Annotated[str | None, WithJsonSchema(TOOLS)] = Field(
+        None,
+        description="Functions that the model may call, as in OpenAI's requests: a list of {type: function, function: {name, description, parameters}}.",
+    )
+    tool_choice: Annotated[str | None, WithJsonSchema(CHOICE)] = Field(
+        None, description="auto (default), none, required, or {type: function, function: {name}}: the one to call."
+    )
+    parallel_tool_calls: bool | None = Field(None, description="false: at most one call in an answer.")
 
     @model_validator(mode="before")
     @classmethod
@@ -87,8 +104,7 @@ class Sampling(Spec):
     @classmethod
     def _constraint(cls, value: object) -> object:
         """A mapping, or its JSON text, as JSON text with its keys in the order given, without the nulls of a Parquet struct."""
-        if isinstance(value, str):
-            value = _from_json(value, "a text must be JSON")
+        value = from_json(value)
         if not isinstance(value, dict):
             return value
         given = {key: entry for key, entry in value.items() if entry is not None}
@@ -99,9 +115,12 @@ class Sampling(Spec):
         if kind == "choice" and not all(isinstance(text, str) for text in given[kind]):
             raise ValueError("choice: expected a list of texts")
         if kind == "json" and isinstance(given[kind], str):
-            given[kind] = _from_json(given[kind], "json: the schema is no JSON")
+            try:
+                given[kind] = from_json(given[kind])
+            except ValueError as error:
+                raise ValueError(f"json: {error}") from None
         elif kind == "json":
-            given[kind] = _without_nulls(given[kind])
+            given[kind] = without_nulls(given[kind])
         if len(text := dumps(given, compact=True)) > MOST_CONSTRAINT:
             raise ValueError(f"more than {MOST_CONSTRAINT} characters")
         return text
@@ -110,6 +129,21 @@ class Sampling(Spec):
     @classmethod
     def _bias(cls, value: object) -> object:
         return bias_text(value)
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _variables(cls, value: object) -> object:
+        return variables_text(value)
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _tools(cls, value: object) -> object:
+        return tools_text(value)
+
+    @field_validator("tool_choice", mode="before")
+    @classmethod
+    def _choice(cls, value: object) -> object:
+        return choice_text(value)
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -120,25 +154,10 @@ class Sampling(Spec):
         return self
 
 
-def _without_nulls(schema: object, of_names: bool = False) -> object:
-    """A JSON schema without the keys that are null, as a Parquet struct has those of other rows. Null stays where it is a value:
-    in enum, examples and default, and of a const beside no other type. `of_names`: its keys are names of properties."""
-    if isinstance(schema, list):
-        return [_without_nulls(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    may_be_null = not of_names and "null" in (schema.get("type") or "null")
-    kept = {key: value for key, value in schema.items() if value is not None or (key == "const" and may_be_null)}
-    values = () if of_names else ("enum", "examples", "default", "const")
-    return {
-        key: value if key in values else _without_nulls(value, not of_names and key in _OF_NAMES) for key, value in kept.items()
-    }
-
-
 def bias_text(value: object) -> str | None:
     """Biases by token id, or their JSON text, as JSON text in the order of the ids; None where there are none. A struct of a
     Parquet file has nulls for the ids of other rows. Raises ValueError that shows the value at fault."""
-    given = _from_json(value, "a text must be JSON") if isinstance(value, str) else {} if value is None else value
+    given = {} if value is None else from_json(value)
     if not isinstance(given, dict):
         raise ValueError(f"{reprlib.repr(given)} is no mapping of token ids to biases")
     given = {key: bias for key, bias in given.items() if bias is not None}
@@ -150,13 +169,6 @@ def bias_text(value: object) -> str | None:
     if len(given) > MOST_BIASES:
         raise ValueError(f"{len(given)} tokens are more than {MOST_BIASES}")
     return dumps({str(key): float(given[key]) for key in sorted(given, key=int)}, compact=True) if given else None
-
-
-def _from_json(text: str, mistake: str) -> object:
-    try:
-        return loads(text)
-    except ValueError as error:
-        raise ValueError(f"{mistake}: {str(error).removeprefix('invalid JSON: ')}") from None
 
 
 def canonical(constraint: str) -> str:

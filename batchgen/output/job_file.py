@@ -18,7 +18,7 @@ from batchgen.job.meaning import differences, fingerprint
 from batchgen.job.sampling import Sampling
 from batchgen.output.format import MARK, Fields, refuse_extensions, refuse_newer
 from batchgen.output.store import Store
-from batchgen.records import output_schema
+from batchgen.records.columns import schema_of
 from batchgen.render.model_files import ModelFiles
 
 NAME = "_batchgen/job.json"
@@ -61,7 +61,7 @@ def load(store: Store) -> JobFile | None:
         if not isinstance(meant, dict) or not isinstance(model, dict):
             raise ValueError("its meaning or its model is no object")
         job = Job.model_validate(_known(copy.deepcopy(fields["job"])), extra="ignore")
-        first = output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs, first_format=True)
+        first = schema_of(job, columns, first_format=True)
         schema = schemas.get("schema", first)
         named, doubt = str(fields["fingerprint"]), _doubt(fields, job)
         return JobFile(job, meant, model, columns, schema, named, doubt, fields.get("manifest") is True)
@@ -80,7 +80,7 @@ def freeze(
 ) -> JobFile:
     """Write job.json, or check that the present one means the same. Raises OutputConflict."""
     means = meaning(job, model, upstream, functions)
-    schema = output_schema(columns, job.schema_names, job.parsed_type, job.output.token_logprobs)
+    schema = schema_of(job, columns)
     frozen = JobFile(job, means, model.version, columns, schema, fingerprint(means, defaults()), manifest=True)
     fields: Fields = {
         **MARK,

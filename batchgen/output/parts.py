@@ -16,7 +16,8 @@ from batchgen import logprobs, logs
 from batchgen.errors import ErrorCode, RowError, VerifyError, place, safe_message
 from batchgen.output.format import Fields, about, known, open_parquet, parse_parquet, read_parquet, to_parquet
 from batchgen.output.store import Store
-from batchgen.records import COLUMNS, Completion, Counts, failed
+from batchgen.records import Completion, Counts, failed
+from batchgen.records.columns import COLUMNS
 
 DATA = "data"
 PIECE_BYTES = 2**30
@@ -48,7 +49,7 @@ def committed(store: Store) -> set[str]:
 def encode_part(
     prompts: pa.Table, kept: pa.Table, completions: list[Completion], schema: pa.Schema, shard: str, model: str, footer: Footer
 ) -> bytes:
-    """A part with the columns of `schema` (records.output_schema). `prompts` is a table of blocks.prompt_schema, `kept` the
+    """A part with the columns of `schema` (columns.output_schema). `prompts` is a table of blocks.prompt_schema, `kept` the
     carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""
     of_prompts = _at(prompts, [c.prompt for c in completions])
     carried = _at(kept, of_prompts["source"].to_numpy().tolist())

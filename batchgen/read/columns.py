@@ -25,7 +25,8 @@ from batchgen.read.layouts import JobLayout
 from batchgen.read.partitions import type_of
 from batchgen.read.schemas import carried_name, carried_names
 from batchgen.read.values import values as json_values
-from batchgen.records import CALLS, Data
+from batchgen.records import Data
+from batchgen.records.columns import with_message_keys
 
 HEAD_ROWS, HEAD_SHARDS = 10_000, 16  # per shard, and about how many shards, are read to find the columns
 HEAD_BYTES = 2**28  # of text of all of them, none of which is held
@@ -93,7 +94,7 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     if wanted and misfits:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
     calls = spec.conversation is not None and (seen.calls or call_fields(schemas.values(), spec.conversation))
-    kept = pa.schema(fields, CALLS if calls else None)
+    kept = with_message_keys(pa.schema(fields), calls or job.calls_tools, job.keeps_reasoning)
     per_row = seen.bytes / seen.rows if seen.rows else BYTES_PER_ROW
     return InputColumns(kept, per_row, schemas, frozenset(job.columns | JobLayout(job).needed))
 

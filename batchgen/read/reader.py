@@ -12,7 +12,8 @@ from batchgen.read.columns import carried_columns
 from batchgen.read.each.elements import format_of
 from batchgen.read.formats import SpanRows
 from batchgen.read.layouts import JobLayout
-from batchgen.records import Row, Shard, Span, has_calls
+from batchgen.records import Row, Shard, Span
+from batchgen.records.columns import message_keys
 from batchgen.render.safe.functions import RowFunction
 
 
@@ -25,7 +26,7 @@ def read_spans(
     one, and EngineError where this node cannot run `before`."""
     if before is not None:
         before.load()
-    layout = JobLayout(job, has_calls(kept))
+    layout = JobLayout(job, message_keys(kept))
     needed = needed | layout.needed | (carried_columns(kept) if before else set())
     for span, rows, carried in format_of(job.input, shard).read(job.input, shard, spans, kept, needed):
         made = rows if before is None else [_made(before, row, shard.name) for row in rows]

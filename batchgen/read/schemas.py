@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import pyarrow as pa
 from pyarrow import types
 
-from batchgen.records import OUTPUT_NAMES
+from batchgen.records.columns import OUTPUT_NAMES
 
 Types = dict[str, pa.DataType]
 

@@ -14,7 +14,8 @@ from batchgen import logs
 from batchgen.errors import RowError, place
 from batchgen.job.sampling import SAMPLING_TYPE, Sampling
 from batchgen.jsontext import dumps, loads
-from batchgen.records import Failed, Message, Prompt, Row, Span, attributes_type
+from batchgen.records import Failed, Message, Prompt, Row, Span
+from batchgen.records.columns import attributes_type
 from batchgen.render.messages import texts
 from batchgen.render.renderer import Renderer
 

@@ -17,7 +17,8 @@ from batchgen.job.sampling import Sampling
 from batchgen.output.format import Fields, known, read_parquet, to_parquet
 from batchgen.output.parts import ERROR
 from batchgen.output.store import Store
-from batchgen.records import COLUMNS, Completion
+from batchgen.records import Completion
+from batchgen.records.columns import COLUMNS
 from batchgen.replica.careful import SUFFIX
 
 FOLDER = "_batchgen/journal"

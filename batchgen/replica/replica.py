@@ -23,7 +23,8 @@ from batchgen.engines.restarting import RestartingEngine
 from batchgen.errors import SECRET_NAMES, BadRow, BatchgenError, EngineError, RowError, StoreError
 from batchgen.output import parts
 from batchgen.output.store import delete_all, open_store
-from batchgen.records import Completion, Prompt, Receipt, failed, output_schema
+from batchgen.records import Completion, Prompt, Receipt, failed
+from batchgen.records.columns import schema_of
 from batchgen.render.blocks import Block, decode_block, decode_prompts
 from batchgen.render.renderer import Renderer
 from batchgen.replica import careful, journal
@@ -182,7 +183,7 @@ class Replica:
         last = time.time()
         self._count(committing=1)
         job, model, shard = self.job, self.renderer.model.label, self.shards[block.shard]
-        schema = output_schema(block.kept.schema, job.schema_names, job.parsed_type, job.output.token_logprobs)
+        schema = schema_of(job, block.kept.schema)
         made = await self._timed(parts.encode_sound, block.prompts, block.kept, completions, schema, shard, model)
         part, footer, completions = made
         created = await self._timed(parts.commit, self.store, span.name, part)

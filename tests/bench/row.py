@@ -29,7 +29,8 @@ from batchgen.output.store import delete_all, open_store
 from batchgen.plan import plan
 from batchgen.prepare import prepare
 from batchgen.read import reader
-from batchgen.records import Completion, Receipt, output_schema
+from batchgen.records import Completion, Receipt
+from batchgen.records.columns import schema_of
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.render.tokens import TokenEncoder
 from batchgen.replica import journal
@@ -56,7 +57,7 @@ def stages(job: Job) -> Iterator[tuple[str, Callable[[], Any]]]:
     made, store = prepare(job), open_store(job.output.path)
     shards, spans = plan.make_plan(job, made.found, made.columns)
     [shard], renderer = shards, made.renderer
-    schema = output_schema(made.columns.kept, job.schema_names, job.parsed_type, job.output.token_logprobs)
+    schema = schema_of(job, made.columns.kept)
     encoder = TokenEncoder(renderer.model)
 
     found = list(reader.read_spans(job, shard, spans, made.columns.kept, renderer.needed))

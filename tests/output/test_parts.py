@@ -16,12 +16,13 @@ from batchgen.job.sampling import check_sampling
 from batchgen.output import parts
 from batchgen.output.store import LocalStore
 from batchgen.read.schemas import carried_name
-from batchgen.records import AFTER_INPUT, BEFORE_INPUT, Completion, Counts, output_schema
+from batchgen.records import Completion, Counts
+from batchgen.records.columns import AFTER_INPUT, BEFORE_INPUT, output_schema
 from batchgen.render.blocks import prompt_schema
 
 NAMES = ("verbosity", "humor")
 BEFORE, AFTER = ([column.name for column in columns] for columns in (BEFORE_INPUT, AFTER_INPUT))
-ASKED_FOR = ("parsed", "token_logprobs")
+ASKED_FOR = {column.name for column in AFTER_INPUT if column.optional} - {"attributes"}
 KEPT = pa.table({"lang": ["en", "ja"], "input_status": ["draft", "final"]})
 SPAN = "000000-000000000003-000000000005"
 

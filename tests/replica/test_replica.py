@@ -13,7 +13,8 @@ import pytest
 
 from batchgen.engines.base import Request
 from batchgen.errors import EngineError
-from batchgen.records import Answer, Receipt, output_schema
+from batchgen.records import Answer, Receipt
+from batchgen.records.columns import output_schema
 from tests.support.replicas import Backwards, answered, blocks, part_bytes, prepared, ran, replica
 
 KARAKURI = {"schema": "karakuri", "sweep": {"verbosity": [0, 4]}}

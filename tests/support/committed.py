@@ -15,7 +15,8 @@ from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling
 from batchgen.output import parts, progress
 from batchgen.output.store import LocalStore
-from batchgen.records import Completion, Receipt, Span, output_schema
+from batchgen.records import Completion, Receipt, Span
+from batchgen.records.columns import output_schema
 from batchgen.render.blocks import prompt_schema
 from tests.support.planning import freeze_output
 

@@ -20,7 +20,8 @@ from batchgen.output.format import KEY
 from batchgen.output.output import Output
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import LocalStore
-from batchgen.records import Completion, Span, output_schema
+from batchgen.records import Completion, Span
+from batchgen.records.columns import output_schema
 from batchgen.render.blocks import prompt_schema
 from tests.support.planning import freeze_output
 

@@ -1,7 +1,7 @@
 """Row -> conversation. The row layout is that of the field of `input` which names the prompt, unless `input.layout` names another
 for the field's column. One file a layout."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from batchgen import logs
@@ -9,7 +9,7 @@ from batchgen.errors import BadRow, RowError, place
 from batchgen.job.fields import Column
 from batchgen.job.input import Input
 from batchgen.job.job import Job
-from batchgen.records import CALL_KEYS, Data, Message, Row
+from batchgen.records import MESSAGE_KEYS, Data, Message, Row
 from batchgen.registry import Registry
 
 _LOG = logs.logger("read")
@@ -42,11 +42,11 @@ LAYOUTS: Registry[type[RowLayout]] = Registry("input.layout", "batchgen.layouts"
 
 
 class JobLayout:
-    """The job's row layout with its system message; without `calls` the output's messages have no place for CALL_KEYS. Raises
+    """The job's row layout with its system message. `keys`: what the output's messages have beside role and content. Raises
     JobError for an unknown layout or a template that does not compile."""
 
-    def __init__(self, job: Job, calls: bool = True) -> None:
-        self._calls = calls
+    def __init__(self, job: Job, keys: Collection[str] = MESSAGE_KEYS) -> None:
+        self._missing = [key for key in MESSAGE_KEYS if key not in keys]
         self._layout = LAYOUTS.named(_name(job.input))(job.input, job.schema_names)
         self._system = job.input.system
         self.columns = dict(self._layout.columns)
@@ -66,7 +66,7 @@ class JobLayout:
                 if system is not None and not isinstance(system, str):
                     raise BadRow("input", f"system must be a string, not {kind_of(system)}")
             messages, turns = self._layout.read(row.data)
-            if not self._calls and (key := next((key for key in CALL_KEYS for one in messages if key in one), None)):
+            if key := next((key for key in self._missing for one in messages if key in one), None):
                 what = f"a message has a {key}; none had in the rows that the columns of this output were chosen by"
                 raise BadRow("input", f"{what}: put such a row first, in an output of its own")
         except BadRow as bad:

@@ -1,17 +1,19 @@
-"""The record of each stage, and the columns of the output that they end in."""
+"""The record of each stage. The columns of the output, in which they end, are in records/columns.py."""
 
 import operator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
-from batchgen import logprobs
 from batchgen.errors import ErrorCode, RowError, place
-from batchgen.job.sampling import SAMPLING_TYPE, Sampling
+from batchgen.job.sampling import Sampling
 
 CALL_KEYS = ("name", "tool_call_id", "tool_calls")
 """Keys of a message that belong to calls of tools."""
+REASONING = "reasoning_content"
+"""The key of an answer's reasoning in a message, as chat templates and training data have it."""
+MESSAGE_KEYS = (*CALL_KEYS, REASONING)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Span:
 Data = dict[str, Any]
 """A row's columns by name, as its format gives them."""
 Message = dict[str, Any]
-"""One message of a conversation: `role`, `content` (a text, a list of parts, or None beside `tool_calls`), its CALL_KEYS
+"""One message of a conversation: `role`, `content` (a text, a list of parts, or None beside `tool_calls`), its MESSAGE_KEYS
 (render/messages.py), and the attribute values that steer it."""
 
 
@@ -142,7 +144,8 @@ class Prompt:
 class Answer:
     """One of an engine's `n` answers to a prompt. `cumulative_logprob` needs `sampling.logprobs`, `token_logprobs`
     (logprobs.of_answer) needs `output.token_logprobs` besides. `cached_tokens` of the prompt were found in the engine's prefix
-    cache. `prompt_tokens` is set by an engine that counts them itself."""
+    cache. `prompt_tokens` is set by an engine that counts them itself. `reasoning` is what the model said before `text`, where
+    the engine tells them apart; of `tokens` so many are of the reasoning. `tool_calls` are OpenAI's."""
 
     text: str
     tokens: int
@@ -151,12 +154,16 @@ class Answer:
     cached_tokens: int = 0
     prompt_tokens: int | None = None
     token_logprobs: pa.StructArray | None = None
+    reasoning: str | None = None
+    reasoning_tokens: int | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One row of a part: a sample of the prompt at index `prompt` of its span. `messages` are as in the output. `sampling` is
-    set where it is not the prompt's, with the prompt's `n`. `token_logprobs` (logprobs.of_answer) are those of `response`."""
+    set where it is not the prompt's, with the prompt's `n`. `token_logprobs` (logprobs.of_answer) are those of `response`, or of
+    it and its reasoning."""
 
     prompt: int
     sample: int
@@ -174,6 +181,9 @@ class Completion:
     sampling: Sampling | None = None
     parsed: dict[str, object] | None = None
     token_logprobs: pa.StructArray | None = None
+    reasoning: str | None = None
+    reasoning_tokens: int | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 def failed(prompt: int, sample: int, attempts: int, error: RowError) -> Completion:
@@ -219,82 +229,3 @@ class Receipt:
     restarts: int = 0
     sha256: str | None = None
     died: list[str] = field(default_factory=list)
-
-
-def messages_type(calls: bool) -> pa.DataType:
-    """Of the output's `messages`; with `calls` they have CALL_KEYS too (`tool_calls` as JSON text)."""
-    return pa.list_(pa.struct([(name, pa.string()) for name in ("role", "content", *(CALL_KEYS if calls else ()))]))
-
-
-def attributes_type(names: tuple[str, ...]) -> pa.DataType:
-    return pa.struct([(name, pa.int32()) for name in names])
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the output. `type` is None where the job decides it, `source` the record that has its values. `later` columns
-    are not in the first outputs, whose job files do not list their columns."""
-
-    name: str
-    type: pa.DataType | None
-    source: Literal["prompt", "completion", "error", "span", "both"]
-    later: bool = False
-
-
-BEFORE_INPUT = (
-    Column("id", pa.string(), "prompt"),
-    Column("shard", pa.string(), "span"),
-    Column("row", pa.int64(), "prompt"),
-    Column("variant", pa.int32(), "prompt"),
-    Column("sample", pa.int32(), "completion"),
-)
-AFTER_INPUT = (
-    Column("attributes", None, "prompt"),
-    Column("messages", messages_type(calls=True), "completion"),
-    Column("response", pa.string(), "completion"),
-    Column("parsed", None, "completion"),
-    Column("finish_reason", pa.string(), "completion"),
-    Column("prompt_tokens", pa.int32(), "completion"),
-    Column("completion_tokens", pa.int32(), "completion"),
-    Column("cumulative_logprob", pa.float64(), "completion"),
-    Column("token_logprobs", logprobs.TYPE, "completion"),
-    Column("sampling", SAMPLING_TYPE, "both"),
-    Column("model", pa.string(), "span"),
-    Column("prompt_hash", pa.string(), "completion"),
-    Column("seconds", pa.float64(), "completion"),
-    Column("attempt", pa.int32(), "completion"),
-    Column("status", pa.string(), "error"),
-    Column("error_code", pa.string(), "error"),
-    Column("error_detail", pa.string(), "error"),
-)
-COLUMNS = (*BEFORE_INPUT, *AFTER_INPUT)
-"""The columns of the output, in order; the kept input columns stand between `sample` and `attributes`."""
-CALLS = {"messages": "calls"}
-"""Metadata of the schema of carried columns in an output whose messages have CALL_KEYS: some of its input had them."""
-OUTPUT_NAMES = frozenset(column.name for column in COLUMNS)
-
-
-def has_calls(input_columns: pa.Schema) -> bool:
-    """Whether the messages of an output that carries these columns have CALL_KEYS."""
-    return (input_columns.metadata or {}).get(b"messages") == b"calls"
-
-
-def output_schema(
-    input_columns: pa.Schema,
-    attributes: tuple[str, ...],
-    parsed: pa.DataType | None = None,
-    token_logprobs: bool = False,
-    first_format: bool = False,
-) -> pa.Schema:
-    """The columns of a part, in order. `attributes` is there only when a schema is declared, `parsed` only when a parse is,
-    `token_logprobs` only when they are asked for. `first_format` leaves out the columns that were added since."""
-    kinds = {column.name: column.type for column in COLUMNS if not (first_format and column.later)}
-    kinds["attributes"] = attributes_type(attributes) if attributes else None
-    kinds |= {"parsed": parsed, "messages": messages_type(has_calls(input_columns))}
-    if not token_logprobs:
-        del kinds["token_logprobs"]
-    before, after = (
-        [pa.field(column.name, kinds[column.name]) for column in columns if kinds.get(column.name) is not None]
-        for columns in (BEFORE_INPUT, AFTER_INPUT)
-    )
-    return pa.schema([*before, *input_columns, *after])
