@@ -9,7 +9,7 @@ from pathlib import Path
 import xxhash
 
 from batchgen.errors import ModelError, safe_message
-from batchgen.job.job import Model
+from batchgen.job.model import Model
 from batchgen.render.model.chat_template import template_of
 from batchgen.render.model.context import context_of
 from batchgen.render.model.files import read_json, read_text

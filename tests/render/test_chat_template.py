@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchgen.errors import ModelError
-from batchgen.job.job import Model
+from batchgen.job.model import Model
 from batchgen.render.model.chat_template import template_of
 
 

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import errors
 
 from batchgen.errors import ModelError
-from batchgen.job.job import Model
+from batchgen.job.model import Model
 from batchgen.render.model.hub import of_hub
 from batchgen.render.model_files import load_model
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchgen.errors import ModelError
-from batchgen.job.job import Model
+from batchgen.job.model import Model
 from batchgen.render.model_files import TEMPLATES, directory_digest, load_model
 
 TINY = Path(__file__).parents[2] / "jobs/models/tiny-karakuri"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchgen.errors import ModelError
-from batchgen.job.job import Model
+from batchgen.job.model import Model
 from batchgen.render.model_files import ModelFiles, load_model
 from batchgen.render.renderer import Renderer
 from batchgen.render.tokens import TokenEncoder

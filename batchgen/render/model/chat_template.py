@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import ModelError
-from batchgen.job.job import Model
+from batchgen.job.model import Model
 from batchgen.render.model.files import read_json, read_text, wrong
 
 TEMPLATE_CAP = 2**20
