@@ -107,6 +107,7 @@ def _pieces(completions: list[Completion]) -> Iterator[list[Completion]]:
     held = 0
     for one in completions:
         size = len(one.response or "") + sum(len(message["content"] or "") for message in one.messages or ())
+        size += sum(len(str(attempt["response"] or "")) for attempt in one.attempts or ())
         if piece and held + size > PIECE_BYTES // 4:  # a character has up to four bytes
             yield piece
             piece, held = [], 0

@@ -163,7 +163,7 @@ class Answer:
 class Completion:
     """One row of a part: a sample of the prompt at index `prompt` of its span. `messages` are as in the output. `sampling` is
     set where it is not the prompt's, with the prompt's `n`. `token_logprobs` (logprobs.of_answer) are those of `response`, or of
-    it and its reasoning."""
+    it and its reasoning. `attempts` (columns.ATTEMPTS) were made before it in this run."""
 
     prompt: int
     sample: int
@@ -184,6 +184,7 @@ class Completion:
     reasoning: str | None = None
     reasoning_tokens: int | None = None
     tool_calls: list[dict[str, Any]] | None = None
+    attempts: list[dict[str, object]] | None = None
 
 
 def failed(prompt: int, sample: int, attempts: int, error: RowError) -> Completion:

@@ -31,6 +31,16 @@ TOOL_CALLS = pa.list_(
 )
 """As in OpenAI's messages: the arguments are JSON text."""
 
+ATTEMPTS = pa.list_(
+    pa.struct(
+        [
+            *((name, pa.string()) for name in ("response", "finish_reason", "error_code", "error_detail")),
+            ("completion_tokens", pa.int32()),
+        ]
+    )
+)
+"""The attempts of a run before a row's last one, in order."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -74,6 +84,7 @@ AFTER_INPUT = (
     Column("prompt_hash", pa.string(), "completion"),
     Column("seconds", pa.float64(), "completion"),
     Column("attempt", pa.int32(), "completion"),
+    Column("attempts", ATTEMPTS, "completion", GENERATED, optional=True),
     Column("status", pa.string(), "error"),
     Column("error_code", pa.string(), "error"),
     Column("error_detail", pa.string(), "error"),
@@ -133,5 +144,6 @@ def optional_columns(job: Job) -> set[str]:
         "reasoning": job.keeps_reasoning,
         "reasoning_tokens": job.keeps_reasoning,
         "tool_calls": job.calls_tools,
+        "attempts": job.accept is not None,
     }
     return {name for name, is_asked in asked.items() if is_asked}
