@@ -79,6 +79,7 @@ AFTER_INPUT = (
     Column("reasoning_tokens", pa.int32(), "completion", GENERATED, optional=True),
     Column("cumulative_logprob", pa.float64(), "completion", GENERATED),
     Column("token_logprobs", logprobs.TYPE, "completion", GENERATED, optional=True),
+    Column("prompt_logprobs", logprobs.TYPE, "completion", GENERATED, optional=True),
     Column("sampling", SAMPLING_TYPE, "both", GENERATED),
     Column("model", pa.string(), "span"),
     Column("prompt_hash", pa.string(), "completion"),
@@ -144,6 +145,7 @@ def optional_columns(job: Job) -> set[str]:
         "reasoning": job.keeps_reasoning,
         "reasoning_tokens": job.keeps_reasoning,
         "tool_calls": job.calls_tools,
+        "prompt_logprobs": job.sampling.get("prompt_logprobs") is not None,
         "attempts": job.accept is not None,
     }
     return {name for name, is_asked in asked.items() if is_asked}

@@ -34,6 +34,8 @@ class Candidate:
     attempt: int = 1
     parsed: dict[str, object] | None = None
     sampling: Sampling | None = None
+    copied_tokens: int | None = None
+    copied_prompt_tokens: int = 0
     attempts: list[dict[str, object]] = field(default_factory=list)
 
     @property
@@ -61,7 +63,10 @@ class Candidate:
     def add(self, answer: Answer, ids: list[int]) -> None:
         """Add the answer to the conversation so far, whose token ids are `ids`."""
         self.last, self.digest = answer, prompt_hash(ids, self.pictures)
-        self.prompt_tokens += len(ids) if answer.prompt_tokens is None else answer.prompt_tokens
+        prompt_tokens = len(ids) if answer.prompt_tokens is None else answer.prompt_tokens
+        self.prompt_tokens += prompt_tokens
+        if answer.copied:
+            self.copied_tokens, self.copied_prompt_tokens = answer.tokens, prompt_tokens
         self.completion_tokens += answer.tokens
         self.cached_tokens += answer.cached_tokens
         if self.logprob is not None:
@@ -103,6 +108,9 @@ class Candidate:
             sampling=self.sampling,
             parsed=self.parsed,
             attempts=self.attempts,
+            prompt_logprobs=None if kept is None else kept.prompt_logprobs,
+            copied_tokens=self.copied_tokens,
+            copied_prompt_tokens=self.copied_prompt_tokens,
         )
 
     @property

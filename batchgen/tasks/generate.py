@@ -20,6 +20,7 @@ from batchgen.render.messages import images
 from batchgen.render.renderer import Renderer, derive_seed
 from batchgen.tasks.accept import Acceptance
 from batchgen.tasks.candidate import UNFIT, Candidate
+from batchgen.tasks.dedupe import Shared
 from batchgen.tasks.parse import Parser
 from batchgen.tasks.sound import refuse_answers
 
@@ -36,6 +37,7 @@ class Generation:
         self._job = renderer.job
         self._policy = renderer.job.errors
         self._parser = Parser(self._job.parse_) if self._job.parse_ else None
+        self._shared = Shared(self._generate) if self._job.dedupe else None
         self._accept = Acceptance(self._job.accept, renderer) if self._job.accept else None
         self._images = Images(self._job.input)
         self._threads = ThreadPoolExecutor(THREADS, "task")  # starts a thread when there is work
@@ -53,7 +55,7 @@ class Generation:
             again = (self._again(prompt, one.sample, one.code, one.attempt, priority) for one in prompt.failed)
             candidates = await asyncio.gather(*again)
         else:
-            candidates = await self._candidates(prompt, prompt.sampling, priority)
+            candidates = await self._candidates(prompt, prompt.sampling, priority, self._shared)
         if self._policy:
             each = zip(candidates, numbers, earlier, strict=True)
             candidates = await asyncio.gather(*(self._retried(prompt, *one, priority) for one in each))
@@ -101,15 +103,17 @@ class Generation:
             candidate.sampling = sampling.model_copy(update={"n": prompt.sampling.n})
         return candidate
 
-    async def _candidates(self, prompt: Prompt, sampling: Sampling, priority: int) -> list[Candidate]:
+    async def _candidates(
+        self, prompt: Prompt, sampling: Sampling, priority: int, shared: Shared | None = None
+    ) -> list[Candidate]:
         """`n` conversations from the first prompt to the last scripted turn; those that fail hold their error. Where best_of is
-        set, they are the best of that many, best first."""
+        set, they are the best of that many, best first. The first answers may be `shared`: those of another attempt are not."""
         n, best_of = sampling.n, sampling.best_of
         if best_of is not None:
             sampling = sampling.model_copy(update={"n": best_of, "best_of": None})
         try:
             pictures = await self._pictures(prompt)
-            answers = await self._generate(prompt.token_ids, sampling, priority, pictures)
+            answers = await (shared.generate if shared else self._generate)(prompt.token_ids, sampling, priority, pictures)
         except BadRow as bad:
             return [Candidate(self._job.input, prompt.messages, _error(prompt, bad)) for _ in range(n)]
         candidates = [Candidate(self._job.input, prompt.messages, pictures=pictures) for _ in answers]

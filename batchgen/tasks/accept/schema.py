@@ -12,7 +12,7 @@ from referencing.jsonschema import DRAFT202012
 
 from batchgen.errors import safe_message
 from batchgen.jsontext import loads
-from batchgen.render.safe.time_limit import time_limit
+from batchgen.render.safe.time_limit import within
 
 PATTERN_SECONDS = 2.0  # of a search
 _DATA = {"const", "enum", "default", "examples"}  # keywords whose values are data
@@ -40,8 +40,7 @@ class SchemaRule:
 
     def mistake(self, value: Value, seconds: float) -> str | None:
         """What of a value does not satisfy the schema, None where all does. Raises TimeoutError."""
-        with time_limit(seconds):
-            error = next(self._validator.iter_errors(value), None)
+        error = within(seconds, lambda: next(self._validator.iter_errors(value), None))
         return None if error is None else _words(error)
 
 
