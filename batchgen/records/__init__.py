@@ -13,6 +13,8 @@ CALL_KEYS = ("name", "tool_call_id", "tool_calls")
 """Keys of a message that belong to calls of tools."""
 REASONING = "reasoning_content"
 """The key of an answer's reasoning in a message, as chat templates and training data have it."""
+REASONINGS = (REASONING, "reasoning", "thinking")
+"""Its spellings: in messages that are read, and for the templates that get them."""
 MESSAGE_KEYS = (*CALL_KEYS, REASONING)
 
 
