@@ -223,6 +223,21 @@ def read_picture(url: str) -> "Image":
     return image.convert("RGB")
 
 
+def _check_parsers(job: Job) -> None:
+    """Raises JobError for a job whose answers need a parser that it does not name."""
+    if job.model is None:
+        return
+    if "tools" in job.sampling and job.model.tool_call_parser is None:
+        raise JobError("sampling.tools: vLLM finds calls of tools by a parser", "name it: model.tool_call_parser: hermes")
+    if isinstance(job.model.reasoning_parser, str):
+        return
+    remedy = "name one of vLLM's reasoning parsers in model.reasoning_parser: qwen3"
+    if "thinking_token_budget" in job.sampling:
+        raise JobError("sampling.thinking_token_budget: vLLM ends the reasoning by its parser", remedy)
+    if job.model.reasoning_parser is not None and "structured_outputs" in job.sampling:
+        raise JobError("sampling.structured_outputs: with marks alone vLLM would hold the reasoning to it too", remedy)
+
+
 class VllmKind:
     @property
     def capabilities(self) -> Capabilities:
@@ -232,6 +247,7 @@ class VllmKind:
 
     def check(self, job: Job) -> None:
         check_options(job.engine.options)
+        _check_parsers(job)
         if wrong := mistake(check_sampling(job.constant_sampling)):
             raise JobError(f"sampling.{wrong}")
 

@@ -158,7 +158,7 @@ class Answer:
     token_logprobs: pa.StructArray | None = None
     reasoning: str | None = None
     reasoning_tokens: int | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[Data] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Completion:
     token_logprobs: pa.StructArray | None = None
     reasoning: str | None = None
     reasoning_tokens: int | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[Data] | None = None
 
 
 def failed(prompt: int, sample: int, attempts: int, error: RowError) -> Completion:

@@ -43,10 +43,10 @@ def _part(number: int, part: object) -> Part:
     raise BadRow("input", f"part {number} is neither {{type: text, text: ...}} nor {{type: image_url, image_url: {{url: ...}}}}")
 
 
-def read_calls(message: Mapping[str, object]) -> dict[str, Any]:
+def read_calls(message: Mapping[str, object]) -> Part:
     """The MESSAGE_KEYS of a message, those that are null or empty left out. `tool_calls` may be JSON text, as in our outputs.
     Raises BadRow (input)."""
-    found: dict[str, Any] = {key: message[key] for key in CALL_KEYS if message.get(key) not in (None, [])}
+    found: Part = {key: message[key] for key in CALL_KEYS if message.get(key) not in (None, [])}
     if reasoning := next((message[key] for key in REASONINGS if message.get(key)), None):
         found[REASONING] = reasoning
     for key in found.keys() - {"tool_calls"}:
@@ -134,7 +134,7 @@ def with_images(messages: Iterable[Message], urls: Iterable[str]) -> list[Messag
 def for_template(message: Message, hosted: bool) -> Message:
     """The message as a chat template takes it; `hosted`: as an endpoint does."""
     content, calls = message["content"], message.get("tool_calls")
-    if REASONING in message and not hosted:  # whether it is shown is the template's choice, and how it spells it
+    if REASONING in message:  # whether it is shown is the template's choice, and how it spells it
         message = {**message, **dict.fromkeys(REASONINGS, message[REASONING])}
     if isinstance(content, list) and not hosted:
         content = [part if part["type"] == "text" else {"type": "image"} for part in content]

@@ -186,6 +186,10 @@ class Renderer:
             raise BadRow("input", f"sampling: {error}") from None
         if sampling.adapter is not None and sampling.adapter not in self.job.adapters:
             raise BadRow("input", f"sampling: adapter: {unknown_adapter(sampling.adapter, self.job.adapters)}")
+        if sampling.tools is not None and not self.job.calls_tools:
+            raise BadRow("input", "sampling: tools: the job expects no calls: name model.tool_call_parser")
+        if sampling.tool_choice not in (None, "none") and sampling.tools is None:
+            raise BadRow("input", "sampling: tool_choice: there are no tools to choose from: give sampling.tools")
         self.refuse_mistake(sampling)
         return sampling
 

@@ -4,17 +4,17 @@ special tokens switched off."""
 
 import re
 from itertools import groupby
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
 from batchgen.errors import BadRow, ModelError, safe_message
+from batchgen.job.fields import Fields
 from batchgen.records import Message
 from batchgen.render.messages import changed, texts, texts_in, with_texts
 from batchgen.render.model.special import FLAGS, Flags
 from batchgen.render.model_files import ModelFiles
 
-Tools = list[dict[str, Any]] | None
+Tools = list[Fields] | None
 
 
 class TokenEncoder:

@@ -1,9 +1,9 @@
 """Calls of tools in an answer, held to the tools of the request: the name of one of them, arguments that its schema allows."""
 
 import functools
-from typing import Any
 
 from batchgen.errors import BadRow
+from batchgen.job.fields import Fields
 from batchgen.job.request.tools import CHOICES, chosen
 from batchgen.job.sampling import Sampling
 from batchgen.jsontext import loads
@@ -39,7 +39,7 @@ def refuse_calls(answer: Answer, sampling: Sampling) -> None:
             raise BadRow("parse", f"tool_calls: call {number}: the arguments of {name}: {wrong}")
 
 
-def _name(call: dict[str, Any]) -> str:
+def _name(call: Fields) -> str:
     return str(call["function"]["name"])
 
 

@@ -9,9 +9,11 @@ import referencing
 import regex
 
 from batchgen.errors import JobError, safe_message
+from batchgen.job.fields import Fields
 from batchgen.render.safe.time_limit import time_limit
 
 SECONDS, PATTERN_SECONDS = 5.0, 1.0
+Validator = Any  # the library has no types
 Found = Iterator[jsonschema.ValidationError]
 
 
@@ -20,19 +22,19 @@ def _matches(pattern: str, text: str) -> bool:
     return regex.search(pattern, text, timeout=PATTERN_SECONDS, concurrent=True) is not None
 
 
-def _pattern(validator: Any, pattern: str, value: object, schema: object) -> Found:
+def _pattern(validator: Validator, pattern: str, value: object, schema: object) -> Found:
     if isinstance(value, str) and not _matches(pattern, value):
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
 
 
-def _pattern_properties(validator: Any, patterns: dict[str, object], value: object, schema: object) -> Found:
+def _pattern_properties(validator: Validator, patterns: Fields, value: object, schema: object) -> Found:
     for pattern, inner in patterns.items():
         for name, each in value.items() if isinstance(value, dict) else ():
             if _matches(pattern, name):
                 yield from validator.descend(each, inner, path=name, schema_path=pattern)
 
 
-def _additional_properties(validator: Any, inner: object, value: object, schema: dict[str, Any]) -> Found:
+def _additional_properties(validator: Validator, inner: object, value: object, schema: Fields) -> Found:
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     for name, each in value.items() if isinstance(value, dict) else ():
         if name in known or any(_matches(pattern, name) for pattern in patterns):

@@ -14,6 +14,9 @@ from batchgen.records import Answer
 _FIELDS = ("tools", "tool_choice", "chat_template_kwargs")  # JSON texts of a Sampling
 
 
+Theirs = Any  # an object of vLLM's
+
+
 class Names(NamedTuple):
     """The parsers of a model; None: nothing is looked for."""
 
@@ -26,7 +29,7 @@ class Parsers:
     a started AsyncLLM, `vllm` the names that are imported from vLLM. Raises EngineError for an unknown name, and for a parser
     that the model's tokenizer does not fit."""
 
-    def __init__(self, vllm: SimpleNamespace, engine: Any, names: Names, variables: Fields) -> None:
+    def __init__(self, vllm: SimpleNamespace, engine: Theirs, names: Names, variables: Fields) -> None:
         self._vllm, self._model, self.tokenizer = vllm, engine.model_config, engine.renderer.tokenizer
         self.calls, self._defaults = names.tools is not None, variables
         try:
@@ -60,10 +63,10 @@ class Parsers:
             more["reasoning_parser_kwargs"] = {"chat_template_kwargs": self._variables(asked)}
         return Reader(self, asked, more)
 
-    def _variables(self, asked: Any) -> dict[str, object]:
+    def _variables(self, asked: Theirs) -> dict[str, object]:
         return dict(asked.build_chat_params(None, "auto").with_defaults(self._defaults).chat_template_kwargs)
 
-    def parser(self, asked: Any) -> Any:
+    def parser(self, asked: Theirs) -> Theirs:
         """A parser of vLLM for one answer to a request."""
         return self._kind(self.tokenizer, asked.tools, chat_template_kwargs=self._variables(asked), model_config=self._model)
 
@@ -73,7 +76,7 @@ class Reader:
     """`asked` is vLLM's request as its parsers want it, `more` the arguments of `generate` that go with it."""
 
     parsers: Parsers
-    asked: Any
+    asked: Theirs
     more: dict[str, object]
 
     @property
@@ -84,7 +87,7 @@ class Reader:
             "skip_special_tokens": self.asked.skip_special_tokens,
         }
 
-    def read(self, answer: Answer, output: Any) -> Answer:
+    def read(self, answer: Answer, output: Theirs) -> Answer:
         """The answer in a CompletionOutput with its reasoning, its text and its calls of tools apart. Raises BadRow (parse)."""
         parsers = self.parsers
         try:
@@ -103,6 +106,6 @@ class Reader:
         return replace(answer, text=text or "", **more)
 
 
-def _call(number: int, call: Any) -> dict[str, Any]:
+def _call(number: int, call: Theirs) -> Fields:
     function = {"name": call.name, "arguments": call.arguments or "{}"}
     return {"id": call.id or f"call_{number}", "type": "function", "function": function}

@@ -21,7 +21,7 @@ from batchgen.render.steering import Steering
 NO_VARIABLES: Mapping[str, object] = {}
 _CHANGED = ("tool_calls", REASONING)  # keys of a message that a template gets in another form
 LayoutKind = Literal["model template", "schema template", "schema block", "none"]
-SCHEMAS = Path(__file__).parent / "schemas"
+SCHEMAS = Path(__file__).parents[1] / "schemas"
 
 
 @dataclass(frozen=True)
