@@ -13,6 +13,8 @@ CALL_KEYS = ("name", "tool_call_id", "tool_calls")
 """Keys of a message that belong to calls of tools."""
 REASONING = "reasoning_content"
 """The key of an answer's reasoning in a message, as chat templates and training data have it."""
+REASONINGS = (REASONING, "reasoning", "thinking")
+"""Its spellings: in messages that are read, and for the templates that get them."""
 MESSAGE_KEYS = (*CALL_KEYS, REASONING)
 
 
@@ -157,7 +159,7 @@ class Answer:
     token_logprobs: pa.StructArray | None = None
     reasoning: str | None = None
     reasoning_tokens: int | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[Data] | None = None
     prompt_logprobs: pa.StructArray | None = None
     copied: bool = False
 
@@ -187,7 +189,7 @@ class Completion:
     token_logprobs: pa.StructArray | None = None
     reasoning: str | None = None
     reasoning_tokens: int | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[Data] | None = None
     attempts: list[dict[str, object]] | None = None
     prompt_logprobs: pa.StructArray | None = None
     copied_tokens: int | None = None

@@ -3,17 +3,18 @@ or, for a Hub id, through huggingface_hub's cache; the weights are left to the e
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import xxhash
 
 from batchgen.errors import ModelError, safe_message
-from batchgen.job.model import Model
-from batchgen.render.model.chat_template import template_of
+from batchgen.job.model import Marks, Model
+from batchgen.render.model.chat_template import template_of, tools_template
 from batchgen.render.model.context import context_of
 from batchgen.render.model.files import read_json, read_text
 from batchgen.render.model.hub import of_hub
+from batchgen.render.model.reasoning import COMMON, marks_of, parser_of
 from batchgen.render.model.special import Flags, special_tokens
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "chat_template.json", "special_tokens_map.json"]
@@ -50,6 +51,18 @@ class ModelFiles:
     added: dict[str, Flags] = field(default_factory=dict)
     is_stand_in: bool = False
     """For a model that an engine does not need: any form of the prompt will do."""
+    kind: str = ""  # `model_type` of config.json
+    tools_template: str | None = None  # chat template for conversations with tools, of a model that has one of its own
+
+    @property
+    def reasoning_parser(self) -> str | None:
+        """vLLM's reasoning parser for the model, where its files tell."""
+        return parser_of(self.kind, self.chat_template)
+
+    @property
+    def marks(self) -> Marks:
+        """The marks of its reasoning that its chat template speaks of, else the common ones."""
+        return marks_of(self.chat_template) or COMMON
 
 
 def load_model(
@@ -81,7 +94,11 @@ def load_model(
     adapters = {name: _adapter(number, name, Path(path)) for number, (name, path) in enumerate(named.items(), 1)}
     if adapters:
         version["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
-    return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, version, adapters, added)
+    kind, calling = str(read_json(folder / "config.json").get("model_type") or ""), tools_template(model, folder, settings)
+    if calling is not None:
+        version["tools_template"] = xxhash.xxh3_128_hexdigest(calling.encode())
+    files = ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, version, adapters, added)
+    return replace(files, kind=kind, tools_template=calling)
 
 
 def _adapter(number: int, name: str, folder: Path) -> Adapter:

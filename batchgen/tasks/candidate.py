@@ -8,7 +8,7 @@ from batchgen.errors import RowError
 from batchgen.job.input import Input
 from batchgen.job.job import Failure
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer, Completion, Data, Message, Prompt
+from batchgen.records import REASONING, Answer, Completion, Data, Message, Prompt
 from batchgen.render.messages import as_kept
 from batchgen.render.renderer import prompt_hash
 
@@ -29,6 +29,7 @@ class Candidate:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int | None = None
     logprob: float | None = 0.0
     digest: str | None = None
     attempt: int = 1
@@ -69,14 +70,23 @@ class Candidate:
             self.copied_tokens, self.copied_prompt_tokens = answer.tokens, prompt_tokens
         self.completion_tokens += answer.tokens
         self.cached_tokens += answer.cached_tokens
+        if answer.reasoning_tokens is not None:
+            self.reasoning_tokens = (self.reasoning_tokens or 0) + answer.reasoning_tokens
         if self.logprob is not None:
             self.logprob = None if answer.cumulative_logprob is None else self.logprob + answer.cumulative_logprob
 
     @property
+    def said(self) -> Message:
+        """The last answer as a message."""
+        assert self.last is not None
+        more = {"tool_calls": self.last.tool_calls, REASONING: self.last.reasoning}
+        content = None if self.last.tool_calls and not self.text else self.text
+        return {"role": self.spec.answer_role, "content": content} | {key: value for key, value in more.items() if value}
+
+    @property
     def whole(self) -> tuple[dict[str, str | None], ...]:
         """The conversation with the last answer, as the output has it."""
-        said: dict[str, str | None] = {"role": self.spec.answer_role, "content": self.text}
-        return (*map(as_kept, self.messages[: -1 if self.spec.continue_final_message else None]), said)
+        return (*map(as_kept, self.messages[: -1 if self.spec.continue_final_message else None]), as_kept(self.said))
 
     def row(self, prompt: Prompt) -> Data:
         """What the job's function gets: columns of the output, those of the input among them."""
@@ -84,7 +94,8 @@ class Candidate:
         [carried] = prompt.columns.to_pylist() if prompt.columns is not None and prompt.columns.num_columns else [{}]
         own = {"id": prompt.id, "row": prompt.row, "variant": prompt.variant, "attributes": prompt.attributes}
         said = {"messages": [*self.whole], "response": self.text, "finish_reason": self.last.finish_reason}
-        return {**carried, **own, **said}
+        more = {"reasoning": self.last.reasoning, "tool_calls": self.last.tool_calls}
+        return {**carried, **own, **said, **{name: value for name, value in more.items() if value is not None}}
 
     def completion(self, prompt: int, sample: int, attempt: int, seconds: float) -> Completion:
         kept = self.last if self.error is None or self.error.code in UNFIT else None
@@ -111,6 +122,9 @@ class Candidate:
             prompt_logprobs=None if kept is None else kept.prompt_logprobs,
             copied_tokens=self.copied_tokens,
             copied_prompt_tokens=self.copied_prompt_tokens,
+            reasoning=None if kept is None else kept.reasoning,
+            reasoning_tokens=None if kept is None else self.reasoning_tokens,
+            tool_calls=None if kept is None else kept.tool_calls,
         )
 
     @property

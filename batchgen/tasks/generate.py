@@ -19,9 +19,11 @@ from batchgen.render.images.images import Images, is_data_url
 from batchgen.render.messages import images
 from batchgen.render.renderer import Renderer, derive_seed
 from batchgen.tasks.accept import Acceptance
+from batchgen.tasks.calls import refuse_calls
 from batchgen.tasks.candidate import UNFIT, Candidate
 from batchgen.tasks.dedupe import Shared
 from batchgen.tasks.parse import Parser
+from batchgen.tasks.reasoning import Splitter
 from batchgen.tasks.sound import refuse_answers
 
 LARGEST_SEED = 2**63 - 1
@@ -37,6 +39,8 @@ class Generation:
         self._job = renderer.job
         self._policy = renderer.job.errors
         self._parser = Parser(self._job.parse_) if self._job.parse_ else None
+        model = self._job.model
+        self._splitter = Splitter(model, renderer) if model is not None and model.reasoning_parser is not None else None
         self._shared = Shared(self._generate) if self._job.dedupe else None
         self._accept = Acceptance(self._job.accept, renderer) if self._job.accept else None
         self._images = Images(self._job.input)
@@ -123,9 +127,11 @@ class Generation:
             each = ((one, _of_sample(sampling, number)) for number, one in enumerate(candidates))
             await asyncio.gather(*(self._script(prompt, *one, priority) for one in each))
         for candidate in candidates:
-            if self._parser is not None and candidate.error is None:
+            if candidate.last is not None and candidate.error is None:
                 try:
-                    candidate.parsed = await self._parsed(self._parser, prompt, candidate)
+                    refuse_calls(candidate.last, sampling)
+                    if self._parser is not None:
+                        candidate.parsed = await self._parsed(self._parser, prompt, candidate)
                 except BadRow as bad:
                     candidate.error = _error(prompt, bad)
         if self._accept is not None:
@@ -173,9 +179,9 @@ class Generation:
         try:
             for turn in prompt.turns:
                 assert candidate.last is not None
-                candidate.messages = self._renderer.continued(candidate.messages, candidate.last.text, turn)
+                candidate.messages = self._renderer.continued(candidate.messages, candidate.said, turn)
                 # In a thread: a template that takes its time must not hold up the other rows.
-                _, ids = await loop.run_in_executor(self._threads, self._renderer.encode, candidate.messages)
+                _, ids = await loop.run_in_executor(self._threads, self._renderer.encode, candidate.messages, sampling)
                 [answer] = await self._generate(ids, self._fitted(sampling, ids), priority, candidate.pictures)
                 candidate.add(answer, ids)
         except BadRow as bad:
@@ -192,7 +198,7 @@ class Generation:
             refuse_answers(answers, sampling.n)
         except ValueError as error:
             raise BadRow("engine_rejected", str(error)) from None
-        return answers
+        return answers if self._splitter is None else [self._splitter.split(answer, ids) for answer in answers]
 
 
 def _of_sample(sampling: Sampling, number: int) -> Sampling:

@@ -140,7 +140,7 @@ def test_every_token_of_a_prompt_has_transformers_logprob(
 
     async def scored() -> list[list[Answer]]:
         requests = (Request(f"prompt {number}", one.token_ids, sampling) for number, one in enumerate(asked))
-        return await asyncio.gather(*map(vllm_engine.engine.generate, requests))
+        return list(await asyncio.gather(*map(vllm_engine.engine.generate, requests)))
 
     theirs = AutoModelForCausalLM.from_pretrained(str(TINY), dtype=torch.float32).eval()
     for prompt, [answer] in zip(asked, vllm_engine.run(scored()), strict=True):

@@ -64,5 +64,5 @@ class JudgeRule:
     def _ids(self, prompt: Prompt, row: Data) -> list[int]:
         """The judge's prompt: one message of the user's, with the values that steer the row. Raises BadRow (render, too_long)."""
         message = {"role": "user", "content": self._template.render(row), **(prompt.attributes or {})}
-        _, ids = self._renderer.encode([message])
+        _, ids = self._renderer.encode([message], self._sampling)
         return ids
