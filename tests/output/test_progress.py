@@ -34,7 +34,15 @@ FIELDS = {
     "tokens_per_second",
     "state",
 }
-ADDED = {"spans_generated", "errors", "cached_tokens", "seconds_committing", "rows_from_journal", "engine_restarts"}
+ADDED = {
+    "spans_generated",
+    "errors",
+    "cached_tokens",
+    "deduplicated",
+    "seconds_committing",
+    "rows_from_journal",
+    "engine_restarts",
+}
 WORDS = {"waits_for", "ended"}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 LOOK_SECONDS = 0.25
+AGAIN_SECONDS = 2.0  # until a call that goes on is ended again
 T = TypeVar("T")
 
 
@@ -54,7 +55,9 @@ class _Watcher:
             with self._lock:
                 now = time.monotonic()
                 for call in [call for call in self._calls if now > call.deadline]:
-                    if not call.again:
+                    if call.again:
+                        call.deadline = now + AGAIN_SECONDS
+                    else:
                         self._calls.remove(call)
                     call.fired = True
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(call.thread), ctypes.py_object(_TimeUp))
@@ -89,13 +92,23 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     """What `work` returns. Raises TimeoutError when it takes longer than this (by LOOK_SECONDS), also where it swallows what ends
     it: a generator that is closed does, so that _TimeUp is raised until it arrives."""
     call = _Call(threading.get_ident(), time.monotonic() + seconds, again=True)
+    made, problem, came = list[T](), None, False
     try:
-        try:
-            _WATCHER.add(call)
-            made = work()
-        finally:
-            _WATCHER.remove(call)
-        time.sleep(0)  # a _TimeUp that is under way comes here
+        _WATCHER.add(call)
+        made.append(work())
     except _TimeUp:
+        came = True
+    except BaseException as error:
+        problem = error
+    while True:  # no call stands outside a try: a _TimeUp that is under way comes at the next one
+        try:
+            _WATCHER.remove(call)
+            time.sleep(0)
+            break
+        except _TimeUp:
+            came = True
+    if came:
         raise TimeoutError from None
-    return made
+    if problem is not None:
+        raise problem
+    return made[0]
