@@ -88,7 +88,8 @@ def answered(folder: Path, rows: list[dict[str, Any]], **fields: Any) -> list[di
         **fields,
     )
     [block] = blocks(made)
-    return pq.read_table(io.BytesIO(part_bytes(made, ran(replica(made), block)))).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(part_bytes(made, ran(replica(made), block)))).to_pylist()
+    return rows
 
 
 def test_reasoning_constraints_budgets_and_calls(
