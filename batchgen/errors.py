@@ -93,7 +93,7 @@ class Interrupted(BatchgenError):
     exit_code = INTERRUPTED
 
 
-ErrorCode = Literal["input", "render", "too_long", "engine_rejected", "engine_crash", "timeout", "parse", "internal"]
+ErrorCode = Literal["input", "render", "too_long", "engine_rejected", "engine_crash", "timeout", "parse", "rejected", "internal"]
 
 
 @dataclass(frozen=True)

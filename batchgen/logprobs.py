@@ -1,4 +1,5 @@
-"""The tokens of an answer with their log-probabilities: the output's column `token_logprobs`.
+"""The tokens of an answer, or of its prompt, with their log-probabilities: the output's columns `token_logprobs` and
+`prompt_logprobs` (of the prompt).
 
 An answer's tokens are Arrow from the engine to the part, so that a span that is still open does not hold Python objects for them.
 """
@@ -16,8 +17,9 @@ _OF_ANSWER = pa.struct([*_TOKEN, ("top", pa.list_(_TOKEN))])
 TYPE = pa.list_(_OF_ANSWER)
 
 
-def of_answer(tokens: Iterable[tuple[int | None, str | None, float, Sequence[Token]]]) -> pa.StructArray:
-    """The tokens of one answer, in order, each with the likeliest ones in its place, likeliest first."""
+def of_answer(tokens: Iterable[tuple[int | None, str | None, float | None, Sequence[Token]]]) -> pa.StructArray:
+    """The tokens of one answer, or prompt, in order, each with the likeliest ones in its place, likeliest first. A prompt's first
+    token has no log-probability."""
     return pa.array(list(tokens), _OF_ANSWER)
 
 

@@ -19,6 +19,7 @@ from batchgen.render.model_files import load_model
 from batchgen.render.renderer import Renderer
 from batchgen.render.safe.functions import row_functions
 from batchgen.tasks import TASKS
+from batchgen.tasks.accept import Acceptance
 from batchgen.tasks.parse import Parser
 
 SHOWN_FILES = 20
@@ -98,6 +99,8 @@ def prepare(job: Job, store: Store | None = None, planned_only: bool = False) ->
         job_file.refuse_change(store.url, before, job_file.meaning(stated, model, upstream, functions.versions))
     columns = look(job, found)
     renderer = Renderer(job, model, engine.capabilities, engine.context(job), functions)
+    if job.accept is not None:
+        Acceptance(job.accept, renderer).refuse_unfit(columns.kept)
     left_out = asked.skipped if asked else tuple(skipped(job.input, found))
     return Prepared(job, renderer, found, columns, upstream, left_out, asked)
 

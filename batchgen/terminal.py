@@ -106,6 +106,8 @@ def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out
     counts, status, cached = tally.counts, tally.status(), ""
     if counts.cached_tokens or (varied and counts.prompt_tokens):  # variants share their prompt
         cached = f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached"
+    if counts.deduplicated:
+        cached += f"; {counts.deduplicated:,} rows have the answer of an equal one"
     console.print(
         f"\n{counts.rows:,} rows: {counts.ok:,} ok, {counts.error:,} error; {counts.completion_tokens:,} tokens in "
         f"{status['seconds_generating']:.1f} s of generating ({status['tokens_per_second']:,.0f} tokens/s){cached}"

@@ -5,6 +5,8 @@ on the prompt's token ids, the seed (unless temperature is 0) and the sample's n
 equally likely. Of the constraints (`structured_outputs`) it honours `choice` only. Its options are the fields of EchoOptions."""
 
 import asyncio
+import dataclasses
+import itertools
 import math
 import os
 import random
@@ -107,6 +109,9 @@ class EchoEngine:
         await self._fault(text)
         words = re.findall(r"\w+", text) or ["nothing"]
         answers = [self._answer(words, ids, request.sampling, number) for number in range(request.sampling.n)]
+        if request.sampling.prompt_logprobs is not None:
+            of_prompt = self._of_prompt(ids, -math.log(len(words)), request.sampling.prompt_logprobs)
+            answers = [dataclasses.replace(answer, prompt_logprobs=of_prompt) for answer in answers]
         seconds = self.options.latency + self.options.seconds_per_token * max(answer.tokens for answer in answers)
         if seconds or self._frozen or self._died.is_set():
             async with self._slots:
@@ -178,6 +183,16 @@ class EchoEngine:
         each = -math.log(len(words) or 1)
         scored = _scored(text, each, words, sampling.logprobs) if self._token_logprobs else None
         return Answer(text, tokens, reason, each * tokens, token_logprobs=scored)
+
+    def _of_prompt(self, ids: list[int], each: float, most: int) -> pa.StructArray:
+        """The tokens of a prompt but the first, of log-probability `each`; beside each `most` of the prompt's, itself first."""
+        texts = {token: self._tokenizer.decode([token], False) if self._tokenizer else chr(token) for token in dict.fromkeys(ids)}
+        likeliest = [(token, text, each) for token, text in itertools.islice(texts.items(), most)]
+        scored = [
+            (token, texts[token], each, list(dict.fromkeys([(token, texts[token], each), *likeliest]))[:most])
+            for token in ids[1:]
+        ]
+        return of_answer([(ids[0], texts[ids[0]], None, ()), *scored])
 
     def _length(self, dice: random.Random) -> int:
         length = self.options.length

@@ -100,7 +100,7 @@ class OpenAIEngine:
                 await asyncio.sleep(min(MOST_WAIT, 0.5 * 2**attempt) * random.uniform(0.75, 1.0))
             try:
                 body = await self._body(parameters)
-                return answers_in(body, sampling.n, sampling.logprobs is not None, self._token_logprobs)
+                return answers_in(body, sampling.n, sampling.logprobs is not None, self._token_logprobs, sampling.prompt_logprobs)
             except (openai.APITimeoutError, TimeoutError) as error:
                 what = safe_message(error) or f"the response took longer than {self.options.timeout:g} s"
                 raise BadRow("timeout", what) from None

@@ -19,9 +19,9 @@ class BusyError(Exception):
     """An error of the endpoint inside a reply that another try may not meet, as those of status 429 and 5xx are."""
 
 
-def answers_in(body: bytes, n: int, scored: bool, listed: bool) -> list[Answer]:
-    """The `n` answers. `scored`: log-probabilities were asked for; `listed`: those of each token are kept. Raises BadRow
-    (engine_rejected) with the cause, BusyError."""
+def answers_in(body: bytes, n: int, scored: bool, listed: bool, of_prompt: int | None = None) -> list[Answer]:
+    """The `n` answers. `scored`: log-probabilities were asked for; `listed`: those of each token are kept. `of_prompt`:
+    sampling.prompt_logprobs. Raises BadRow (engine_rejected) with the cause, BusyError."""
     try:
         reply = jsontext.loads(body)
     except ValueError as error:
@@ -41,7 +41,7 @@ def answers_in(body: bytes, n: int, scored: bool, listed: bool) -> list[Answer]:
     thoughts = _count(details, "reasoning_tokens") if isinstance(details, dict) else None
     contents = [_token_list(choice) if scored else None for choice in choices]
     tokens = _tokens_of_each(contents, _count(usage, "completion_tokens") or 0)
-    answers = []
+    answers, prompt = [], of_prompt_tokens(reply.get("prompt_logprobs"), of_prompt)
     for choice, content, count in zip(choices, contents, tokens, strict=True):
         reason = choice.get("finish_reason")
         message = _message(choice)
@@ -54,6 +54,7 @@ def answers_in(body: bytes, n: int, scored: bool, listed: bool) -> list[Answer]:
                 cached_tokens=cached or 0,
                 prompt_tokens=prompt_tokens,
                 token_logprobs=_column(content) if content is not None and listed else None,
+                prompt_logprobs=prompt,
                 reasoning=_reasoning(message),
                 reasoning_tokens=thoughts if n == 1 else None,
                 tool_calls=_calls(message),
@@ -197,3 +198,29 @@ def _column(content: list[Object]) -> pa.StructArray:
             (None, token["token"], float(token["logprob"]), [(None, o["token"], float(o["logprob"])) for o in likeliest])
         )
     return logprobs.of_answer(tokens)
+
+
+def of_prompt_tokens(found: object, most: int | None) -> pa.StructArray | None:
+    """The `prompt_logprobs` of a vLLM server: for each token a mapping of ids, the token itself first, to {logprob, rank,
+    decoded_token}; null for the first. None where there are none, or none that can be: they are no part of OpenAI's reply."""
+    if most is None or not isinstance(found, list):
+        return None
+    try:
+        return logprobs.of_answer([_position(entry, most) for entry in found])
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, IndexError, pa.ArrowException):
+        return None
+
+
+def _position(entry: Any, most: int) -> tuple[int | None, str | None, float | None, list[logprobs.Token]]:
+    """Raises what an entry of any shape raises."""
+    if entry is None:
+        return None, None, None, []
+    tokens = [(int(one["rank"]), (int(number), one["decoded_token"], _logprob(one["logprob"]))) for number, one in entry.items()]
+    likeliest = sorted((token for token in tokens if token[0] <= most), key=lambda token: token[0])
+    return *tokens[0][1], [token for _, token in likeliest]
+
+
+def _logprob(value: object) -> float:
+    if not _is_token({"token": "", "logprob": value}):
+        raise ValueError
+    return float(str(value))

@@ -168,11 +168,12 @@ class VllmEngine:
             raise BadRow("engine_rejected", f"{type(cause).__name__}: {safe_message(cause)}") from None
         if final is None:
             raise EngineError("vLLM ended a request without an output")
-        answers = []
+        answers, of_prompt = [], prompt_logprobs(final, request.sampling.prompt_logprobs)
         for output in sorted(final.outputs, key=lambda output: output.index):
             reason, logprob, cached = output.finish_reason or "stop", output.cumulative_logprob, final.num_cached_tokens or 0
             scored = token_logprobs(output, request.sampling.logprobs) if self._token_logprobs else None
-            answer = Answer(output.text, len(output.token_ids), reason, logprob, cached, token_logprobs=scored)
+            counted = reason, logprob, cached
+            answer = Answer(output.text, len(output.token_ids), *counted, token_logprobs=scored, prompt_logprobs=of_prompt)
             answers.append(reader.read(answer, output) if reader else answer)
         return answers
 
@@ -204,12 +205,24 @@ def token_logprobs(output: Any, most: int | None) -> pa.StructArray | None:
     """The tokens of a CompletionOutput, whose positions list the chosen token and the `most` likeliest ones."""
     if output.logprobs is None or most is None:
         return None
+    positions = zip(output.token_ids, output.logprobs, strict=False)
+    return logprobs.of_answer([_scored(chosen, position, most) for chosen, position in positions])
+
+
+def prompt_logprobs(output: Any, most: int | None) -> pa.StructArray | None:
+    """The tokens of a RequestOutput's prompt, of whose positions the first has none."""
+    if output.prompt_logprobs is None or most is None:
+        return None
     tokens = []
-    for chosen, position in zip(output.token_ids, output.logprobs, strict=False):
-        likeliest = sorted((found for found in position.items() if found[1].rank <= most), key=lambda found: found[1].rank)
-        top = [(token, found.decoded_token, found.logprob) for token, found in likeliest]
-        tokens.append((chosen, position[chosen].decoded_token, position[chosen].logprob, top))
+    for token, position in zip(output.prompt_token_ids, output.prompt_logprobs, strict=False):
+        tokens.append(_scored(token, position, most) if position else (token, None, None, []))
     return logprobs.of_answer(tokens)
+
+
+def _scored(chosen: int, position: Any, most: int) -> tuple[int, str | None, float, list[logprobs.Token]]:
+    likeliest = sorted((found for found in position.items() if found[1].rank <= most), key=lambda found: found[1].rank)
+    top = [(token, found.decoded_token, found.logprob) for token, found in likeliest]
+    return chosen, position[chosen].decoded_token, position[chosen].logprob, top
 
 
 def read_picture(url: str) -> "Image":

@@ -65,6 +65,10 @@ class Sampling(Spec):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
         None, description="Fill cumulative_logprob; list this many likeliest alternatives a token in token_logprobs. null: off."
     )
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        None,
+        description="Add the column prompt_logprobs: the prompt's tokens, their log-probabilities, and this many likeliest alternatives each. null: off.",
+    )
     logit_bias: Annotated[str | None, WithJsonSchema(_BIAS)] = Field(
         None, description="Added to the logits of tokens: {TOKEN_ID: BIAS}, each -100 to 100, at most 1024. null: off."
     )

@@ -54,7 +54,7 @@ def encode_part(
     of_prompts = _at(prompts, [c.prompt for c in completions])
     carried = _at(kept, of_prompts["source"].to_numpy().tolist())
     said = [column.name for column in COLUMNS if column.source == "completion" and column.name in schema.names]
-    plain = pa.struct([schema.field(name) for name in said if name != "token_logprobs"])
+    plain = pa.struct([schema.field(name) for name in said if schema.field(name).type != logprobs.TYPE])
     fields = attrgetter(*(field.name for field in plain))
     values = pa.chunked_array([pa.array(list(map(fields, piece)), plain) for piece in _pieces(completions)], plain)
     codes, details = pa.array([c.error and (c.error.code, c.error.detail) for c in completions], ERROR).flatten()
@@ -68,8 +68,8 @@ def encode_part(
         "error_code": codes,
         "error_detail": details,
     }
-    if "token_logprobs" in said:
-        columns["token_logprobs"] = logprobs.column([c.token_logprobs for c in completions])
+    for name in (name for name in said if schema.field(name).type == logprobs.TYPE):
+        columns[name] = logprobs.column([getattr(c, name) for c in completions])
     if any(c.sampling for c in completions):  # an attempt changed it
         given = of_prompts["sampling"].to_pylist()
         ran = [dict(c.sampling) if c.sampling else other for c, other in zip(completions, given, strict=True)]
@@ -107,6 +107,7 @@ def _pieces(completions: list[Completion]) -> Iterator[list[Completion]]:
     held = 0
     for one in completions:
         size = len(one.response or "") + sum(len(message["content"] or "") for message in one.messages or ())
+        size += sum(len(str(attempt["response"] or "")) for attempt in one.attempts or ())
         if piece and held + size > PIECE_BYTES // 4:  # a character has up to four bytes
             yield piece
             piece, held = [], 0
@@ -126,15 +127,16 @@ def _at(table: pa.Table, rows: list[int]) -> pa.Table:
 
 
 def footer_of(completions: list[Completion]) -> Footer:
-    """The footer of the part of these completions. The prompt of several samples is counted once."""
+    """The footer of the part of these completions. The prompt of several samples is counted once, copied tokens never."""
     errors = Counter(c.error.code for c in completions if c.error)
     by_prompt = {c.prompt: c for c in reversed(completions)}.values()
     counts = Counts(
         ok=len(completions) - errors.total(),
         error=errors.total(),
-        prompt_tokens=sum(c.prompt_tokens for c in by_prompt),
-        completion_tokens=sum(c.completion_tokens for c in completions),
+        prompt_tokens=sum(c.prompt_tokens - c.copied_prompt_tokens for c in by_prompt),
+        completion_tokens=sum(c.completion_tokens - (c.copied_tokens or 0) for c in completions),
         cached_tokens=sum(c.cached_tokens for c in by_prompt),
+        deduplicated=sum(c.copied_tokens is not None for c in completions),
     )
     return counts, dict(errors)
 

@@ -107,6 +107,7 @@ class Tally:
             "prompt_tokens": self.counts.prompt_tokens,
             "completion_tokens": tokens,
             "cached_tokens": self.counts.cached_tokens,
+            "deduplicated": self.counts.deduplicated,
             **{name: round(getattr(self, name), 3) for name in SUMS},
             "tokens_per_second": round(tokens / generating, 1) if generating else 0.0,
             "errors": {code: number for code, number in sorted(self.errors.items()) if number},

@@ -147,7 +147,8 @@ class Answer:
     """One of an engine's `n` answers to a prompt. `cumulative_logprob` needs `sampling.logprobs`, `token_logprobs`
     (logprobs.of_answer) needs `output.token_logprobs` besides. `cached_tokens` of the prompt were found in the engine's prefix
     cache. `prompt_tokens` is set by an engine that counts them itself. `reasoning` is what the model said before `text`, where
-    the engine tells them apart; of `tokens` so many are of the reasoning. `tool_calls` are OpenAI's."""
+    the engine tells them apart; of `tokens` so many are of the reasoning. `tool_calls` are OpenAI's. `prompt_logprobs`, of the
+    prompt's tokens, are the same in each of the `n`. `copied`: of an equal request (tasks/dedupe.py)."""
 
     text: str
     tokens: int
@@ -159,13 +160,16 @@ class Answer:
     reasoning: str | None = None
     reasoning_tokens: int | None = None
     tool_calls: list[Data] | None = None
+    prompt_logprobs: pa.StructArray | None = None
+    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One row of a part: a sample of the prompt at index `prompt` of its span. `messages` are as in the output. `sampling` is
     set where it is not the prompt's, with the prompt's `n`. `token_logprobs` (logprobs.of_answer) are those of `response`, or of
-    it and its reasoning."""
+    it and its reasoning. `attempts` (columns.ATTEMPTS) were made before it in this run. `copied_tokens` of its
+    completion tokens, and `copied_prompt_tokens`, are of an equal row's answer; None in a row that is no copy."""
 
     prompt: int
     sample: int
@@ -186,6 +190,10 @@ class Completion:
     reasoning: str | None = None
     reasoning_tokens: int | None = None
     tool_calls: list[Data] | None = None
+    attempts: list[dict[str, object]] | None = None
+    prompt_logprobs: pa.StructArray | None = None
+    copied_tokens: int | None = None
+    copied_prompt_tokens: int = 0
 
 
 def failed(prompt: int, sample: int, attempts: int, error: RowError) -> Completion:
@@ -195,13 +203,15 @@ def failed(prompt: int, sample: int, attempts: int, error: RowError) -> Completi
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows and tokens of a part, a run or a job. The engine found `cached_tokens` of the prompt tokens in its prefix cache."""
+    """Rows and tokens of a part, a run or a job. The engine found `cached_tokens` of the prompt tokens in its prefix cache. The
+    tokens of `deduplicated` rows, whose answers are copies, are not counted."""
 
     ok: int = 0
     error: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    deduplicated: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*map(operator.add, vars(self).values(), vars(other).values()))  # astuple copies deeply

@@ -31,6 +31,16 @@ TOOL_CALLS = pa.list_(
 )
 """As in OpenAI's messages: the arguments are JSON text."""
 
+ATTEMPTS = pa.list_(
+    pa.struct(
+        [
+            *((name, pa.string()) for name in ("response", "finish_reason", "error_code", "error_detail")),
+            ("completion_tokens", pa.int32()),
+        ]
+    )
+)
+"""The attempts of a run before a row's last one, in order."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -69,11 +79,13 @@ AFTER_INPUT = (
     Column("reasoning_tokens", pa.int32(), "completion", GENERATED, optional=True),
     Column("cumulative_logprob", pa.float64(), "completion", GENERATED),
     Column("token_logprobs", logprobs.TYPE, "completion", GENERATED, optional=True),
+    Column("prompt_logprobs", logprobs.TYPE, "completion", GENERATED, optional=True),
     Column("sampling", SAMPLING_TYPE, "both", GENERATED),
     Column("model", pa.string(), "span"),
     Column("prompt_hash", pa.string(), "completion"),
     Column("seconds", pa.float64(), "completion"),
     Column("attempt", pa.int32(), "completion"),
+    Column("attempts", ATTEMPTS, "completion", GENERATED, optional=True),
     Column("status", pa.string(), "error"),
     Column("error_code", pa.string(), "error"),
     Column("error_detail", pa.string(), "error"),
@@ -133,5 +145,7 @@ def optional_columns(job: Job) -> set[str]:
         "reasoning": job.keeps_reasoning,
         "reasoning_tokens": job.keeps_reasoning,
         "tool_calls": job.calls_tools,
+        "prompt_logprobs": job.sampling.get("prompt_logprobs") is not None,
+        "attempts": job.accept is not None,
     }
     return {name for name, is_asked in asked.items() if is_asked}

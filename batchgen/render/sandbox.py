@@ -44,10 +44,11 @@ class ChatTemplate:
 
 
 class RowTemplate:
-    """A text with a row's columns in it (`input.template`). `row` is the columns that it names, for one whose name is no word:
-    {{ row["my column"] }}; a column called row wins. Raises ValueError for a template that does not compile."""
+    """A text with a row's columns in it (`input.template`, or another `field`). `row` is the columns that it names, for one
+    whose name is no word: {{ row["my column"] }}; a column called row wins. Raises ValueError for one that does not compile."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, field: str = "input.template") -> None:
+        self._field = field
         try:
             with budget():
                 self._template = _ROW_ENVIRONMENT.from_string(source)
@@ -63,7 +64,7 @@ class RowTemplate:
         """The text of a row. Raises BadRow (render)."""
         variables = {name: row[name] for name in self.columns | self.optional if name in row}
         given = {"row": _Row(variables), **variables} if self._whole else variables
-        return _render(self._template, given, "input.template", lambda error: self._cause(error, variables))
+        return _render(self._template, given, self._field, lambda error: self._cause(error, variables))
 
     def _cause(self, error: Exception, row: Mapping[str, object]) -> str:
         """With the columns that may be to blame where null is."""

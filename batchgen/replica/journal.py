@@ -25,7 +25,9 @@ FOLDER = "_batchgen/journal"
 _SCHEMA = pa.schema(
     {column.name: column.type for column in COLUMNS if column.source in ("completion", "both")}
     | {"prompt": pa.int32(), "cached_tokens": pa.int32(), "parsed": pa.string(), "error": ERROR}
+    | {"copied_tokens": pa.int32(), "copied_prompt_tokens": pa.int32()}
 )
+_SCORED = [field.name for field in _SCHEMA if field.type == logprobs.TYPE]
 """The fields of a completion, most of them with the type of the output's column. `parsed` is JSON: its type is the job's."""
 
 
@@ -35,7 +37,7 @@ def write(store: Store, span: str, completions: list[Completion]) -> str:
     columns["parsed"] = [orjson.dumps(parsed).decode() for parsed in columns["parsed"]]
     columns["sampling"] = [sampling and dict(sampling) for sampling in columns["sampling"]]
     columns["error"] = [error and dataclasses.asdict(error) for error in columns["error"]]
-    columns["token_logprobs"] = logprobs.column(columns["token_logprobs"])
+    columns |= {name: logprobs.column(columns[name]) for name in _SCORED}
     name = f"{FOLDER}/{span}/{uuid.uuid4().hex}.parquet"
     store.put_new(name, to_parquet(pa.table(columns, schema=_SCHEMA)))
     return name
@@ -51,9 +53,10 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
         of_file: dict[int, list[Completion]] = {}
         try:
             table = read_parquet(store, name)
-            tokens = table["token_logprobs"].cast(logprobs.TYPE)
-            for row, of_row in zip(table.drop_columns(["token_logprobs"]).to_pylist(), tokens, strict=True):
-                completion = _completion(row, of_row.values)
+            scored = [name for name in _SCORED if name in table.column_names]
+            tokens = [table[name].cast(logprobs.TYPE) for name in scored]
+            for row, *of_row in zip(table.drop_columns(scored).to_pylist(), *tokens, strict=True):
+                completion = _completion(row | {name: one.values for name, one in zip(scored, of_row, strict=True)})
                 of_file.setdefault(completion.prompt, []).append(completion)
         except (pa.ArrowException, ValueError, KeyError, TypeError, VerifyError, NewerFormat):
             continue
@@ -61,14 +64,13 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
     return found, names
 
 
-def _completion(row: Fields, tokens: pa.StructArray | None) -> Completion:
+def _completion(row: Fields) -> Completion:
     """A row of a journal file; of another release's, the fields that this one knows."""
     made = {
         "messages": row["messages"] and tuple(row["messages"]),
         "error": known(RowError, row["error"]) if row["error"] else None,
         "sampling": row["sampling"] and Sampling.model_validate(row["sampling"], extra="ignore"),
         "parsed": orjson.loads(row["parsed"]),
-        "token_logprobs": tokens,
     }
     return known(Completion, row | made)
 

@@ -2,6 +2,7 @@
 
 A replica looks at all of it on its node. A task on any worker (cluster/state/preflight.py) looks first at what holds for all."""
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -65,6 +66,8 @@ def problems_here(job: Job, model: ModelFiles) -> Iterator[EngineError]:
         ENGINES.named(job.engine.kind).check(job)
     except BatchgenError as error:
         yield EngineError(f"{error}; {_versions(job)}")
+    if job.accept is not None and job.accept.sql is not None and importlib.util.find_spec("duckdb") is None:
+        yield EngineError("accept.sql: DuckDB is not installed on this node", "pip install 'batchgen[query]' on every node")
     adapters = model.version.get("adapters")
     try:
         if model.source is not None and "digest" in model.version:

@@ -84,8 +84,7 @@ class Replica:
         where vLLM puts the cause."""
         importlib.import_module("pandas")  # pyarrow does, at its first array of Python values: now, not at the first commit
         try:
-            if (after := self.renderer.functions.after) is not None:
-                after.load()
+            self.renderer.functions.load()
             await self.engine.start()
         except EngineError as error:
             raise EngineError(f"{error}{logs.tail(logs.own_file())}") from None
@@ -131,7 +130,7 @@ class Replica:
         decoded = decode_block(block)
         with logs.in_span(decoded.span):
             span = _OpenSpan(decoded.span, block.nbytes)
-            kept = decoded.kept if self.renderer.functions.after else None
+            kept = decoded.kept if self.job.judges_rows else None
             prompts = decode_prompts(decoded.prompts, self.shards[decoded.shard], kept)
             from_journal = await self._generate(span, prompts, again, care)
             completions = [completion for index in range(len(prompts)) for completion in span.done[index]]

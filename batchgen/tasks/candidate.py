@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchgen.errors import RowError
 from batchgen.job.input import Input
@@ -11,6 +11,9 @@ from batchgen.job.sampling import Sampling
 from batchgen.records import REASONING, Answer, Completion, Data, Message, Prompt
 from batchgen.render.messages import as_kept
 from batchgen.render.renderer import prompt_hash
+
+UNFIT = ("parse", "rejected")
+"""Codes of the errors of answers that are kept beside them."""
 
 
 @dataclass
@@ -32,6 +35,9 @@ class Candidate:
     attempt: int = 1
     parsed: dict[str, object] | None = None
     sampling: Sampling | None = None
+    copied_tokens: int | None = None
+    copied_prompt_tokens: int = 0
+    attempts: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def failures(self) -> list[Failure]:
@@ -39,14 +45,15 @@ class Candidate:
         cut = self.last is not None and self.last.finish_reason == "length"
         if self.error is None:
             return ["truncated"] if cut else []
-        return ["truncated", "parse"] if cut and self.error.code == "parse" else [self.error.code]
+        return ["truncated", self.error.code] if cut and self.error.code in UNFIT else [self.error.code]
 
     @property
     def rank(self) -> tuple[int, float]:
-        """Sort key of candidates, best first: parsed, unparsed, unanswered; within each the most likely."""
-        if self.error is not None and self.error.code != "parse":
-            return 2, 0.0
-        return int(self.error is not None), math.inf if self.logprob is None else -self.logprob
+        """Sort key of candidates, best first: accepted, rejected, unparsed, unanswered; within each the most likely."""
+        if self.error is not None and self.error.code not in UNFIT:
+            return 3, 0.0
+        group = {"rejected": 1, "parse": 2}[self.error.code] if self.error else 0
+        return group, math.inf if self.logprob is None else -self.logprob
 
     @property
     def text(self) -> str:
@@ -57,7 +64,10 @@ class Candidate:
     def add(self, answer: Answer, ids: list[int]) -> None:
         """Add the answer to the conversation so far, whose token ids are `ids`."""
         self.last, self.digest = answer, prompt_hash(ids, self.pictures)
-        self.prompt_tokens += len(ids) if answer.prompt_tokens is None else answer.prompt_tokens
+        prompt_tokens = len(ids) if answer.prompt_tokens is None else answer.prompt_tokens
+        self.prompt_tokens += prompt_tokens
+        if answer.copied:
+            self.copied_tokens, self.copied_prompt_tokens = answer.tokens, prompt_tokens
         self.completion_tokens += answer.tokens
         self.cached_tokens += answer.cached_tokens
         if answer.reasoning_tokens is not None:
@@ -88,7 +98,7 @@ class Candidate:
         return {**carried, **own, **said, **{name: value for name, value in more.items() if value is not None}}
 
     def completion(self, prompt: int, sample: int, attempt: int, seconds: float) -> Completion:
-        kept = self.last if self.error is None or self.error.code == "parse" else None
+        kept = self.last if self.error is None or self.error.code in UNFIT else None
         text = None if kept is None else self.text
         messages = tuple(map(as_kept, self.messages)) if text is None else self.whole
         return Completion(
@@ -108,7 +118,22 @@ class Candidate:
             error=self.error,
             sampling=self.sampling,
             parsed=self.parsed,
+            attempts=self.attempts,
+            prompt_logprobs=None if kept is None else kept.prompt_logprobs,
+            copied_tokens=self.copied_tokens,
+            copied_prompt_tokens=self.copied_prompt_tokens,
             reasoning=None if kept is None else kept.reasoning,
             reasoning_tokens=None if kept is None else self.reasoning_tokens,
             tool_calls=None if kept is None else kept.tool_calls,
         )
+
+    @property
+    def as_attempt(self) -> dict[str, object]:
+        """The candidate in the column `attempts` of the one that takes its place."""
+        return {
+            "response": self.text if self.last else None,
+            "finish_reason": self.last.finish_reason if self.last else None,
+            "error_code": self.error and self.error.code,
+            "error_detail": self.error and self.error.detail,
+            "completion_tokens": self.completion_tokens,
+        }

@@ -1,9 +1,9 @@
 """The task `generate`: one prompt -> its completions, with samples, scripted turns and the job's policy for failed rows.
 
 The samples of a prompt are requested together. Each sample that fails is tried again as `errors` says for its class: with the
-seed it had, or, after an answer that was cut at max_tokens (`truncated`) or that does not parse, with a new one. An answer that
-does not parse is kept beside its error. The samples of a row with best_of are chosen among that many candidates, each a whole
-conversation; a sample that is tried again is the one at its rank among as many new candidates."""
+seed it had, or, after an answer that was cut at max_tokens (`truncated`), does not parse or is not accepted, with a new one. An
+answer that does not parse or is not accepted is kept beside its error. The samples of a row with best_of are chosen among that
+many candidates, each a whole conversation; a sample that is tried again is the one at its rank among as many new candidates."""
 
 import asyncio
 import time
@@ -19,8 +19,10 @@ from batchgen.records import Answer, Completion, Prompt
 from batchgen.render.images.images import Images, is_data_url
 from batchgen.render.messages import images
 from batchgen.render.renderer import Renderer, derive_seed
+from batchgen.tasks.accept import Acceptance
 from batchgen.tasks.calls import refuse_calls
-from batchgen.tasks.candidate import Candidate
+from batchgen.tasks.candidate import UNFIT, Candidate
+from batchgen.tasks.dedupe import Shared
 from batchgen.tasks.parse import Parser
 from batchgen.tasks.reasoning import Splitter
 from batchgen.tasks.sound import refuse_answers
@@ -40,6 +42,8 @@ class Generation:
         self._parser = Parser(self._job.parse_) if self._job.parse_ else None
         model = self._job.model
         self._splitter = Splitter(model, renderer) if model is not None and model.reasoning_parser is not None else None
+        self._shared = Shared(self._generate) if self._job.dedupe else None
+        self._accept = Acceptance(self._job.accept, renderer) if self._job.accept else None
         self._images = Images(self._job.input)
         self._threads = ThreadPoolExecutor(THREADS, "task")  # starts a thread when there is work
         self._fetches = ThreadPoolExecutor(FETCHES, "image")
@@ -56,7 +60,7 @@ class Generation:
             again = (self._again(prompt, one.sample, one.code, one.attempt, priority) for one in prompt.failed)
             candidates = await asyncio.gather(*again)
         else:
-            candidates = await self._candidates(prompt, prompt.sampling, priority)
+            candidates = await self._candidates(prompt, prompt.sampling, priority, self._shared)
         if self._policy:
             each = zip(candidates, numbers, earlier, strict=True)
             candidates = await asyncio.gather(*(self._retried(prompt, *one, priority) for one in each))
@@ -76,9 +80,10 @@ class Generation:
                 raise TooManyErrors(f"{kind}: {detail}", f"errors.{kind} is fail: mend the row or the job and run again")
             if not isinstance(policy, Retry) or candidate.attempt > policy.retry or prompt.sampling is None:
                 break
-            attempt = candidate.attempt
-            candidate = await self._again(prompt, number, kind, before + attempt, priority, policy)
-            candidate.attempt = attempt + 1
+            last = candidate
+            candidate = await self._again(prompt, number, kind, before + last.attempt, priority, policy)
+            candidate.attempt = last.attempt + 1
+            candidate.attempts = [*last.attempts, last.as_attempt] if self._accept else []
         return candidate
 
     async def _again(
@@ -89,7 +94,7 @@ class Generation:
         sampling = prompt.sampling if prompt.sampling.best_of else _of_sample(prompt.sampling, number)
         if policy is not None:
             sampling = sampling.model_copy(update=policy.sampling)
-        if kind in ("truncated", "parse") and sampling.seed is not None:  # the same seed would give the same answer
+        if kind in ("truncated", *UNFIT) and sampling.seed is not None:  # the same seed would give the same answer
             seed = derive_seed(sampling.seed, prompt.shard, prompt.row, attempts)
             sampling = sampling.model_copy(update={"seed": seed})
         try:
@@ -99,19 +104,21 @@ class Generation:
             candidate = candidates[number if sampling.best_of else 0]
         except BadRow as bad:
             candidate = Candidate(self._job.input, prompt.messages, _error(prompt, bad))
-        if policy is not None or kind == "parse":
+        if policy is not None or kind in UNFIT:
             candidate.sampling = sampling.model_copy(update={"n": prompt.sampling.n})
         return candidate
 
-    async def _candidates(self, prompt: Prompt, sampling: Sampling, priority: int) -> list[Candidate]:
+    async def _candidates(
+        self, prompt: Prompt, sampling: Sampling, priority: int, shared: Shared | None = None
+    ) -> list[Candidate]:
         """`n` conversations from the first prompt to the last scripted turn; those that fail hold their error. Where best_of is
-        set, they are the best of that many, best first."""
+        set, they are the best of that many, best first. The first answers may be `shared`: those of another attempt are not."""
         n, best_of = sampling.n, sampling.best_of
         if best_of is not None:
             sampling = sampling.model_copy(update={"n": best_of, "best_of": None})
         try:
             pictures = await self._pictures(prompt)
-            answers = await self._generate(prompt.token_ids, sampling, priority, pictures)
+            answers = await (shared.generate if shared else self._generate)(prompt.token_ids, sampling, priority, pictures)
         except BadRow as bad:
             return [Candidate(self._job.input, prompt.messages, _error(prompt, bad)) for _ in range(n)]
         candidates = [Candidate(self._job.input, prompt.messages, pictures=pictures) for _ in answers]
@@ -128,6 +135,8 @@ class Generation:
                         candidate.parsed = await self._parsed(self._parser, prompt, candidate)
                 except BadRow as bad:
                     candidate.error = _error(prompt, bad)
+        if self._accept is not None:
+            await asyncio.gather(*(self._judged(self._accept, prompt, one, priority) for one in candidates))
         return candidates if best_of is None else sorted(candidates, key=lambda one: one.rank)[:n]
 
     async def _pictures(self, prompt: Prompt) -> list[str]:
@@ -153,6 +162,17 @@ class Generation:
             return await asyncio.get_running_loop().run_in_executor(self._threads, parser.parse, answer, MOST_SECONDS)
         except TimeoutError:
             raise BadRow("parse", f"the regex is not done with the answer after {MOST_SECONDS:g} s") from None
+
+    async def _judged(self, accept: Acceptance, prompt: Prompt, candidate: Candidate, priority: int) -> None:
+        async def ask(ids: list[int], sampling: Sampling) -> str:
+            [answer] = await self._generate(ids, sampling, priority, ())
+            return answer.text
+
+        if candidate.error is None:
+            try:
+                await accept.refuse(prompt, candidate, ask)
+            except BadRow as bad:
+                candidate.error = _error(prompt, bad)
 
     async def _script(self, prompt: Prompt, candidate: Candidate, sampling: Sampling, priority: int) -> None:
         """The scripted turns of one candidate after the first: each follows the model's own answers."""

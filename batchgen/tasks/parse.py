@@ -50,12 +50,20 @@ class Parser:
         return columns
 
 
-def _object(answer: str) -> dict[str, object]:
+def json_in(answer: str) -> object:
+    """The JSON value that an answer is, alone or in a code block. Raises ValueError."""
     block = _BLOCK.fullmatch(answer)
     try:
-        value = loads(block[1] if block else answer, strict=True)
+        return loads(block[1] if block else answer, strict=True)
     except ValueError as error:
-        raise BadRow("parse", f"the answer is no JSON: {str(error).removeprefix('invalid JSON: ')}") from None
+        raise ValueError(f"the answer is no JSON: {str(error).removeprefix('invalid JSON: ')}") from None
+
+
+def _object(answer: str) -> dict[str, object]:
+    try:
+        value = json_in(answer)
+    except ValueError as error:
+        raise BadRow("parse", str(error)) from None
     if not isinstance(value, dict):
         raise BadRow("parse", f"the answer is no JSON object but {_shown(value)}")
     return value

@@ -29,8 +29,9 @@ def refuse_answers(answers: object, wanted: int) -> None:
         if logprob is not None and not (isinstance(logprob, float | int) and (abs(logprob) < MOST or logprob == -math.inf)):
             raise ValueError(f"the engine's answer: cumulative_logprob {reprlib.repr(logprob)} is no log-probability")
         _refuse_more(answer)
-        if answer.token_logprobs is not None and not isinstance(answer.token_logprobs, pa.StructArray):
-            raise ValueError("the engine's answer: token_logprobs are no array of tokens")
+        for name in ("token_logprobs", "prompt_logprobs"):
+            if not isinstance(getattr(answer, name), pa.StructArray | None):
+                raise ValueError(f"the engine's answer: {name} are no array of tokens")
 
 
 def _refuse_more(answer: Answer) -> None:

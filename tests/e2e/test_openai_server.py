@@ -71,7 +71,7 @@ def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeyp
         input={"path": str(tmp_path / "in.jsonl"), "messages": "messages"},
         model={"source": "tiny"},
         engine={"kind": "openai", "options": {"base_url": server, "api_key_env": "TINY_KEY", "concurrency": 4}},
-        sampling={"temperature": 0, "max_tokens": 60, "logprobs": 2},
+        sampling={"temperature": 0, "max_tokens": 60, "logprobs": 2, "prompt_logprobs": 2},
         spans={"rows": 100},
         limits={"errors": 1},
         output={"path": str(tmp_path / "out"), "token_logprobs": True},
@@ -89,6 +89,10 @@ def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeyp
         assert len(tokens) == row["completion_tokens"]
         assert "".join(token["token"] for token in tokens).removesuffix("</s>") == row["response"]
         assert {token["token_id"] for token in tokens} == {None}
+        of_prompt = row["prompt_logprobs"]
+        assert [token["token_id"] for token in of_prompt][1:] == one(tiny(), prompt=prompt).token_ids[1:]
+        assert of_prompt[0]["logprob"] is None
+        assert all(token["logprob"] < 0 and len(token["top"]) == 2 for token in of_prompt[1:])
         for token in tokens:
             assert [other["token"] for other in token["top"]][:1] == [token["token"]], "it is greedy"
             assert len(token["top"]) == 2

@@ -14,6 +14,7 @@ import pytest
 from batchgen.engines.base import Request
 from batchgen.engines.vllm import VllmEngine
 from batchgen.errors import BadRow
+from batchgen.job.sampling import check_sampling
 from batchgen.job.schemas import BUILT_IN
 from batchgen.records import Answer, Prompt
 from batchgen.render.model_files import load_model
@@ -126,3 +127,30 @@ def test_every_token_of_an_answer_has_its_logprob(answers: tuple[list[Prompt], l
         if output.text.isascii():
             assert "".join(token["token"] for token in made if token["token_id"] != EOS) == output.text
     assert any(output.text.isascii() for output in answers[1])
+
+
+def test_every_token_of_a_prompt_has_transformers_logprob(
+    vllm_engine: Shared, answers: tuple[list[Prompt], list[Answer]]
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    asked, most = answers[0][:12], 3
+    sampling = check_sampling({"temperature": 0, "max_tokens": 2, "prompt_logprobs": most})
+
+    async def scored() -> list[list[Answer]]:
+        requests = (Request(f"prompt {number}", one.token_ids, sampling) for number, one in enumerate(asked))
+        return list(await asyncio.gather(*map(vllm_engine.engine.generate, requests)))
+
+    theirs = AutoModelForCausalLM.from_pretrained(str(TINY), dtype=torch.float32).eval()
+    for prompt, [answer] in zip(asked, vllm_engine.run(scored()), strict=True):
+        assert answer.prompt_logprobs is not None
+        tokens = answer.prompt_logprobs.to_pylist()
+        assert [token["token_id"] for token in tokens] == prompt.token_ids
+        assert (tokens[0]["logprob"], tokens[0]["top"]) == (None, [])
+        with torch.no_grad():
+            expected = torch.log_softmax(theirs(torch.tensor([prompt.token_ids])).logits[0], -1)
+        for place, token in enumerate(tokens[1:]):
+            assert token["logprob"] == pytest.approx(float(expected[place, token["token_id"]]), abs=1e-3)
+            likeliest = expected[place].topk(most).values.tolist()
+            assert [other["logprob"] for other in token["top"]] == pytest.approx(likeliest, abs=1e-3)

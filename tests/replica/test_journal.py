@@ -47,9 +47,11 @@ def test_what_is_written_is_loaded(store: Store) -> None:
     both = [completion(0, sample) for sample in range(2)]
     first = journal.write(store, SPAN, both)
     scored = [completion(6, token_logprobs=TOKENS), completion(7, token_logprobs=TOKENS.slice(1))]
-    second = journal.write(store, SPAN, [FAILED, RETRIED, *scored])
+    attempts = [dict.fromkeys(("response", "finish_reason", "error_code", "error_detail"), "ä") | {"completion_tokens": 3}]
+    judged = completion(8, attempts=attempts, prompt_logprobs=TOKENS, copied_tokens=4, copied_prompt_tokens=3)
+    second = journal.write(store, SPAN, [FAILED, RETRIED, *scored, judged])
     found, names = journal.load(store, SPAN)
-    assert found == {0: both, 4: [FAILED], 5: [RETRIED], 6: scored[:1], 7: scored[1:]}
+    assert found == {0: both, 4: [FAILED], 5: [RETRIED], 6: scored[:1], 7: scored[1:], 8: [judged]}
     assert names == sorted([first, second])
 
 

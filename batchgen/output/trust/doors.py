@@ -42,6 +42,8 @@ def _doors(job: Job) -> Iterator[tuple[str, object]]:
         yield "input.before", job.input.before
     if job.parse_ is not None and job.parse_.after is not None:
         yield "parse.after", job.parse_.after
+    if job.accept is not None and job.accept.function is not None:
+        yield "accept.function", job.accept.function
     if job.replicas.env_from:
         yield "replicas.env_from", job.replicas.env_from
     if job.model is not None:

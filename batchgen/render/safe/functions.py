@@ -1,5 +1,6 @@
 """Functions of the user's that a job names, `module:function`: `input.before` makes a row of a row, `parse.after` columns of an
-answer. Workers get the source of its module, so that what runs is what was looked at; what the module imports they must have."""
+answer, `accept.function` says whether an answer will do. Workers get the source of its module, so that what runs is what was
+looked at; what the module imports they must have."""
 
 import functools
 import hashlib
@@ -62,12 +63,33 @@ class RowFunction:
         return _run(self.name.partition(":")[0], self.path, self.source)
 
     def __call__(self, row: Data, code: ErrorCode) -> Data:
+        """The dict that the function returns for a row. Raises BadRow with this code, as `value` does."""
+        made = self.value(row, code)
+        if made is None:
+            raise BadRow(code, f"{self.name}: it returned None")
+        if not isinstance(made, dict) or not all(isinstance(key, str) for key in made):
+            raise BadRow(code, f"{self.name}: it returned a {type(made).__name__}, not a dict of column to value")
+        return made
+
+    def objection(self, row: Data) -> str | None:
+        """What a function that accepts answers has against a row; None for True. Raises BadRow (rejected), as `value` does."""
+        said = self.value(row, "rejected")
+        said = said.item() if type(said).__name__ in ("bool_", "bool") and hasattr(said, "item") else said  # numpy's
+        if isinstance(said, str):
+            return f"{self.name}: {safe_message(ValueError(said)) or 'it returned an empty text'}"
+        if not isinstance(said, bool):
+            raise BadRow(
+                "rejected", f"{self.name}: it returned a {type(said).__name__}, not True, False or a text that says why not"
+            )
+        return None if said else f"{self.name} returned False"
+
+    def value(self, row: Data, code: ErrorCode) -> object:
         """What the function returns for a row. Raises BadRow with this code, the function's name, and the cause. A call is ended
         after SECONDS_CAP, one that waits in C (for a network) when that ends."""
         call: Callable[[Data], object] = getattr(self._module, self.name.partition(":")[2])
         try:
             with time_limit(SECONDS_CAP):
-                made = call(row)
+                return call(row)
         except TimeoutError as error:
             cause = str(error) or f"not done after {SECONDS_CAP:g} s"
             raise BadRow(code, f"{self.name}: {cause}") from None
@@ -75,11 +97,6 @@ class RowFunction:
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self.path]
             where = f" (line {lines[-1]})" if lines else ""
             raise BadRow(code, f"{self.name}{where}: {_cause(error)}") from None
-        if made is None:
-            raise BadRow(code, f"{self.name}: it returned None")
-        if not isinstance(made, dict) or not all(isinstance(key, str) for key in made):
-            raise BadRow(code, f"{self.name}: it returned a {type(made).__name__}, not a dict of column to value")
-        return made
 
 
 def _cause(error: BaseException) -> str:
@@ -90,21 +107,29 @@ def _cause(error: BaseException) -> str:
 class RowFunctions:
     before: RowFunction | None = None
     after: RowFunction | None = None
+    accept: RowFunction | None = None
+
+    def load(self) -> None:
+        """Run the modules of those that a replica calls. Raises EngineError."""
+        for function in (self.after, self.accept):
+            if function is not None:
+                function.load()
 
     @property
     def versions(self) -> dict[str, str]:
         """What the meaning of a job has of its functions."""
-        named = {"input.before.source": self.before, "parse.after.source": self.after}
+        named = {"input.before.source": self.before, "parse.after.source": self.after, "accept.function.source": self.accept}
         return {key: found.version for key, found in named.items() if found is not None}
 
 
 def row_functions(job: Job) -> RowFunctions:
     """The functions that a job names. Raises JobError."""
-    before, after = job.input.before, job.parse_.after if job.parse_ else None
-    return RowFunctions(
-        RowFunction.find("input.before", before) if before else None,
-        RowFunction.find("parse.after", after) if after else None,
-    )
+    named = {
+        "input.before": job.input.before,
+        "parse.after": job.parse_.after if job.parse_ else None,
+        "accept.function": job.accept.function if job.accept else None,
+    }
+    return RowFunctions(*(RowFunction.find(field, name) if name else None for field, name in named.items()))
 
 
 def _file_of(module: str) -> str:

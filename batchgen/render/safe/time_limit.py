@@ -4,10 +4,12 @@ import contextlib
 import ctypes
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 LOOK_SECONDS = 0.25
+T = TypeVar("T")
 
 
 class _TimeUp(BaseException):
@@ -18,6 +20,7 @@ class _TimeUp(BaseException):
 class _Call:
     thread: int
     deadline: float
+    again: bool = False
     fired: bool = False
 
 
@@ -51,7 +54,8 @@ class _Watcher:
             with self._lock:
                 now = time.monotonic()
                 for call in [call for call in self._calls if now > call.deadline]:
-                    self._calls.remove(call)
+                    if not call.again:
+                        self._calls.remove(call)
                     call.fired = True
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(call.thread), ctypes.py_object(_TimeUp))
                 if not self._calls:
@@ -79,3 +83,19 @@ def time_limit(seconds: float) -> Iterator[None]:
                 time.sleep(LOOK_SECONDS)
     except _TimeUp:
         raise TimeoutError from None
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """What `work` returns. Raises TimeoutError when it takes longer than this (by LOOK_SECONDS), also where it swallows what ends
+    it: a generator that is closed does, so that _TimeUp is raised until it arrives."""
+    call = _Call(threading.get_ident(), time.monotonic() + seconds, again=True)
+    try:
+        try:
+            _WATCHER.add(call)
+            made = work()
+        finally:
+            _WATCHER.remove(call)
+        time.sleep(0)  # a _TimeUp that is under way comes here
+    except _TimeUp:
+        raise TimeoutError from None
+    return made
