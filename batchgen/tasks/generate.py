@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from batchgen.engines.base import Engine, Request
 from batchgen.errors import BadRow, RowError, TooManyErrors
@@ -130,7 +131,7 @@ class Generation:
             if candidate.last is not None and candidate.error is None:
                 try:
                     refuse_calls(candidate.last, sampling)
-                    if self._parser is not None:
+                    if self._parser is not None and (candidate.text or not candidate.last.tool_calls):
                         candidate.parsed = await self._parsed(self._parser, prompt, candidate)
                 except BadRow as bad:
                     candidate.error = _error(prompt, bad)
@@ -198,13 +199,20 @@ class Generation:
             refuse_answers(answers, sampling.n)
         except ValueError as error:
             raise BadRow("engine_rejected", str(error)) from None
-        return answers if self._splitter is None else [self._splitter.split(answer, ids) for answer in answers]
+        if self._splitter is not None:
+            answers = [self._splitter.split(answer, ids) for answer in answers]
+        return [replace(one, finish_reason="tool_calls") if _calls(one) else one for one in answers]
 
 
 def _of_sample(sampling: Sampling, number: int) -> Sampling:
     """The sampling of sample `number` alone; an engine seeds the samples of a prompt one after the other."""
     seed = None if sampling.seed is None else min(sampling.seed + number, LARGEST_SEED)
     return sampling.model_copy(update={"n": 1, "seed": seed})
+
+
+def _calls(answer: Answer) -> bool:
+    """Whether an answer that ended by itself calls tools; where the call was asked for by name, OpenAI's reason is `stop`."""
+    return bool(answer.tool_calls) and answer.finish_reason == "stop"
 
 
 def _plain(value: object) -> object:

@@ -37,6 +37,7 @@ class Parsers:
                 tool_parser_name=names.tools,
                 reasoning_parser_name=names.reasoning,
                 enable_auto_tools=self.calls,
+                tool_strict_level="parameter",  # the arguments of a call keep to its schema
                 model_name=self._model.model,
                 is_harmony=self._model.hf_config.model_type == "gpt_oss",
                 tokenizer=self.tokenizer,
@@ -101,9 +102,7 @@ class Reader:
         except Exception as error:  # of an answer that the parser does not understand
             raise BadRow("parse", f"vLLM's parser: {type(error).__name__}: {safe_message(error)}") from None
         made = [_call(number, call) for number, call in enumerate(calls or ())]
-        reason = "tool_calls" if made and answer.finish_reason == "stop" else answer.finish_reason
-        more = {"reasoning": reasoning, "reasoning_tokens": tokens, "tool_calls": made or None, "finish_reason": reason}
-        return replace(answer, text=text or "", **more)
+        return replace(answer, text=text or "", reasoning=reasoning, reasoning_tokens=tokens, tool_calls=made or None)
 
 
 def _call(number: int, call: Theirs) -> Fields:
