@@ -211,7 +211,7 @@ def of_prompt_tokens(found: object, most: int | None) -> pa.StructArray | None:
         return None
 
 
-def _position(entry: Any, most: int) -> tuple[int | None, str | None, float | None, list[logprobs.Token]]:
+def _position(entry: Object | None, most: int) -> tuple[int | None, str | None, float | None, list[logprobs.Token]]:
     """Raises what an entry of any shape raises."""
     if entry is None:
         return None, None, None, []

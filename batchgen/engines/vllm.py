@@ -14,14 +14,12 @@ from collections.abc import Iterator, Mapping, Set
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from batchgen import logprobs
 from batchgen.engines import vllm_cpu, vllm_gpu
 from batchgen.engines.base import NODES, EngineKind, Request
 from batchgen.engines.vllm_options import check_options, installed_version
 from batchgen.engines.vllm_replies.parsers import Names, Parsers, Reader
 from batchgen.engines.vllm_sampling import mistake
+from batchgen.engines.vllm_sampling.scores import prompt_logprobs, token_logprobs
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.fields import Fields
 from batchgen.job.job import Job
@@ -199,30 +197,6 @@ class VllmEngine:
 
     def _lora(self, name: str | None) -> object:
         return None if name is None else self._vllm.LoRARequest(name, self._adapters[name].number, self._adapters[name].path)
-
-
-def token_logprobs(output: Any, most: int | None) -> pa.StructArray | None:
-    """The tokens of a CompletionOutput, whose positions list the chosen token and the `most` likeliest ones."""
-    if output.logprobs is None or most is None:
-        return None
-    positions = zip(output.token_ids, output.logprobs, strict=False)
-    return logprobs.of_answer([_scored(chosen, position, most) for chosen, position in positions])
-
-
-def prompt_logprobs(output: Any, most: int | None) -> pa.StructArray | None:
-    """The tokens of a RequestOutput's prompt, of whose positions the first has none."""
-    if output.prompt_logprobs is None or most is None:
-        return None
-    tokens = []
-    for token, position in zip(output.prompt_token_ids, output.prompt_logprobs, strict=False):
-        tokens.append(_scored(token, position, most) if position else (token, None, None, []))
-    return logprobs.of_answer(tokens)
-
-
-def _scored(chosen: int, position: Any, most: int) -> tuple[int, str | None, float, list[logprobs.Token]]:
-    likeliest = sorted((found for found in position.items() if found[1].rank <= most), key=lambda found: found[1].rank)
-    top = [(token, found.decoded_token, found.logprob) for token, found in likeliest]
-    return chosen, position[chosen].decoded_token, position[chosen].logprob, top
 
 
 def read_picture(url: str) -> "Image":

@@ -13,7 +13,8 @@ import pytest
 from batchgen import logprobs
 from batchgen.engines import vllm, vllm_cpu
 from batchgen.engines.base import Request
-from batchgen.engines.vllm import KIND, engine_arguments, read_picture, token_logprobs
+from batchgen.engines.vllm import KIND, engine_arguments, read_picture
+from batchgen.engines.vllm_sampling.scores import token_logprobs
 from batchgen.errors import JobError
 from batchgen.job.job import Job
 from batchgen.job.sampling import check_sampling

@@ -17,7 +17,7 @@ from batchgen.render.safe.time_limit import within
 PATTERN_SECONDS = 2.0  # of a search
 _DATA = {"const", "enum", "default", "examples"}  # keywords whose values are data
 Value = Any
-"""A value of JSON."""
+"""A value of JSON, or an object of jsonschema's."""
 
 
 class SchemaRule:
@@ -25,7 +25,7 @@ class SchemaRule:
 
     def __init__(self, text: str) -> None:
         schema = loads(text)
-        kind: Any = validators.validator_for(schema, jsonschema.Draft202012Validator)
+        kind: Value = validators.validator_for(schema, jsonschema.Draft202012Validator)
         try:
             kind.check_schema(schema)
         except jsonschema.SchemaError as error:
@@ -44,7 +44,7 @@ class SchemaRule:
         return None if error is None else _words(error)
 
 
-def _words(error: Any) -> str:
+def _words(error: Value) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
     return f"{place}{': ' if place else ''}{safe_message(ValueError(error.message), 200)}"
 
@@ -60,7 +60,7 @@ def _parts(schema: Value) -> Iterator[dict[str, Value]]:
                 yield from _parts(value)
 
 
-def _refuse(part: dict[str, Value], resolver: Any) -> None:
+def _refuse(part: dict[str, Value], resolver: Value) -> None:
     """Raises ValueError for a part of a schema that cannot be checked here."""
     patterns = [part["pattern"]] if isinstance(part.get("pattern"), str) else []
     if isinstance(found := part.get("patternProperties"), dict):
@@ -84,19 +84,19 @@ def _found(pattern: str, text: str) -> bool:
     return regex.search(pattern, text, timeout=PATTERN_SECONDS, concurrent=True) is not None
 
 
-def _pattern(validator: Any, pattern: str, value: Value, schema: Value) -> Iterable[Any]:
+def _pattern(validator: Value, pattern: str, value: Value, schema: Value) -> Iterable[Value]:
     if isinstance(value, str) and not _found(pattern, value):
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
 
 
-def _pattern_properties(validator: Any, patterns: dict[str, Value], value: Value, schema: Value) -> Iterable[Any]:
+def _pattern_properties(validator: Value, patterns: dict[str, Value], value: Value, schema: Value) -> Iterable[Value]:
     for pattern, inner in patterns.items() if isinstance(value, dict) else ():
         for key, entry in value.items():
             if _found(pattern, key):
                 yield from validator.descend(entry, inner, path=key, schema_path=pattern)
 
 
-def _additional_properties(validator: Any, inner: Value, value: Value, schema: Value) -> Iterable[Any]:
+def _additional_properties(validator: Value, inner: Value, value: Value, schema: Value) -> Iterable[Value]:
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     more = (
         [key for key in value if key not in known and not any(_found(each, key) for each in patterns)]

@@ -24,6 +24,7 @@ _SETTINGS = (
     "enable_external_access = false",
     "lock_configuration = true",
 )
+DuckDB = Any  # what is imported late
 _ROW = '"\0row"'
 
 
@@ -35,11 +36,11 @@ class SqlRule:
         self._lock = threading.Lock()
 
     @functools.cached_property
-    def _duckdb(self) -> Any:
+    def _duckdb(self) -> DuckDB:
         return importlib.import_module("duckdb")
 
     @functools.cached_property
-    def _database(self) -> Any:
+    def _database(self) -> DuckDB:
         database = self._duckdb.connect(config=_CONFIG)
         for setting in _SETTINGS:
             database.execute(f"SET {setting}")
@@ -70,7 +71,7 @@ class SqlRule:
         found: bool | None = values[0][0]
         return found
 
-    def _answer(self, row: pa.Table, seconds: float, verb: str = "") -> tuple[str, list[Any]]:
+    def _answer(self, row: pa.Table, seconds: float, verb: str = "") -> tuple[str, list[DuckDB]]:
         with self._lock:  # two threads might make the database twice
             cursor = self._database.cursor()
         with cursor:
