@@ -1,5 +1,5 @@
-"""Values held to a JSON schema (https://json-schema.org/draft/2020-12), by the library jsonschema. A schema may come from a
-row: its patterns and its whole work are limited in time, and no $ref is fetched from anywhere."""
+"""Values held to a JSON schema (https://json-schema.org/draft/2020-12, or its `$schema`), by the library jsonschema. A
+schema may come from a row: its patterns and its whole work are limited in time, and no $ref is fetched from anywhere."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ import regex
 
 from batchgen.errors import JobError, safe_message
 from batchgen.job.fields import Fields
-from batchgen.render.safe.time_limit import time_limit
+from batchgen.render.safe.time_limit import within
 
 SECONDS, PATTERN_SECONDS = 5.0, 1.0
 Validator = Any  # the library has no types
@@ -46,7 +46,6 @@ def _additional_properties(validator: Validator, inner: object, value: object, s
 
 
 _KEYWORDS = {"pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties}
-_VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, _KEYWORDS)
 
 
 class Schema:
@@ -54,20 +53,19 @@ class Schema:
 
     def __init__(self, schema: object) -> None:
         try:
-            with time_limit(SECONDS):
-                _VALIDATOR.check_schema(schema)
+            kind: Validator = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+            within(SECONDS, lambda: kind.check_schema(schema))
+            self._validator = jsonschema.validators.extend(kind, _KEYWORDS)(schema, registry=referencing.Registry())
         except jsonschema.SchemaError as error:
             raise JobError(f"it is no JSON schema: {_words(error)}") from None
         except Exception as error:  # whatever a hostile one makes of the library
             raise JobError(f"it is no JSON schema: {safe_message(error)}") from None
-        self._validator = _VALIDATOR(schema, registry=referencing.Registry())
 
     def mistake(self, value: object) -> str | None:
         """What is wrong with a value, with its place; None for one that the schema allows. A schema that cannot be applied
         allows nothing."""
         try:
-            with time_limit(SECONDS):
-                found = next(self._validator.iter_errors(value), None)
+            found = within(SECONDS, lambda: next(self._validator.iter_errors(value), None))
         except TimeoutError:
             return f"the schema is not done after {SECONDS:g} s"
         except Exception as error:
