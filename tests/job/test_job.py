@@ -6,7 +6,7 @@ import jsonschema
 import pydantic
 import pytest
 
-from batchgen.job import attributes, job, model, replicas, sampling, schemas
+from batchgen.job import accept, attributes, job, model, replicas, sampling, schemas
 from batchgen.job import fields as job_fields
 from batchgen.job import input as job_input
 from batchgen.job.job import Job
@@ -141,7 +141,7 @@ def test_the_json_schema_has_every_field():
     found = {(where, name) for where, name, _ in properties(Job.model_json_schema())}
     rooms = [
         value
-        for module in (job_fields, job_input, job, model, replicas, sampling, attributes, schemas)
+        for module in (job_fields, job_input, job, accept, model, replicas, sampling, attributes, schemas)
         for value in vars(module).values()
     ]
     models = {value for value in rooms if isinstance(value, type) and issubclass(value, job_fields.Spec)} - {

@@ -19,7 +19,8 @@ from batchgen.errors import BadRow, JobError
 from batchgen.job.accept import Accept
 from batchgen.job.job import Job
 from batchgen.records import Answer
-from batchgen.tasks.accept import fit, schema
+from batchgen.tasks import json_schema as schema
+from batchgen.tasks.accept import fit
 from batchgen.tasks.accept.fit import FitRule
 from tests.support.replicas import blocks, part_bytes, prepared, ran, replica
 

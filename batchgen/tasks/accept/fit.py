@@ -4,7 +4,7 @@ import regex
 
 from batchgen.errors import JobError
 from batchgen.job.accept import Fit
-from batchgen.tasks.accept.schema import SchemaRule
+from batchgen.tasks.json_schema import SchemaRule
 from batchgen.tasks.parse import json_in
 
 RULE_SECONDS = 5.0  # of a rule and an answer
