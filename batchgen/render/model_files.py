@@ -14,10 +14,11 @@ from batchgen.render.model.chat_template import template_of
 from batchgen.render.model.context import context_of
 from batchgen.render.model.files import read_json, read_text
 from batchgen.render.model.hub import of_hub
+from batchgen.render.model.pooling import FILES, PoolingFiles, pooling_files
 from batchgen.render.model.special import Flags, special_tokens
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "chat_template.json", "special_tokens_map.json"]
-RENDER_FILES += ["added_tokens.json"]
+RENDER_FILES += ["added_tokens.json", *FILES]
 _DIGESTED = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
 TEMPLATES = Path(__file__).parent / "templates"  # for a job without a model, and for an endpoint with a template of its own
 
@@ -50,6 +51,7 @@ class ModelFiles:
     added: dict[str, Flags] = field(default_factory=dict)
     is_stand_in: bool = False
     """For a model that an engine does not need: any form of the prompt will do."""
+    pooling: PoolingFiles = PoolingFiles()
 
 
 def load_model(
@@ -81,7 +83,11 @@ def load_model(
     adapters = {name: _adapter(number, name, Path(path)) for number, (name, path) in enumerate(named.items(), 1)}
     if adapters:
         version["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
-    return ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, version, adapters, added)
+    if (folder / "modules.json").is_file():  # of sentence-transformers: layers after the model, each in a folder of its own
+        version["modules"] = {path.name: directory_digest(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    tokenizer, pooling = _tokenizer(model, folder), pooling_files(folder, settings)
+    files = label, source, revision, tokenizer, template, special, context, version, adapters, added
+    return ModelFiles(*files, pooling=pooling)
 
 
 def _adapter(number: int, name: str, folder: Path) -> Adapter:
