@@ -47,8 +47,8 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class PoolingRequest:
-    """The texts of one prompt for an engine that reads numbers from them, and the `task` of POOLED. The numbers of a text are `size`
-    (of a vector, of the labels, or one); None: nobody knows how many. An endpoint's request is one text, also of several pairs."""
+    """The texts of one prompt for an engine that reads numbers from them, and the `task` of POOLED. A text has `size` numbers (of
+    a vector, of the labels, or one); None: nobody knows how many. A request to an endpoint is one text, also of several pairs."""
 
     name: str
     task: str

@@ -219,8 +219,10 @@ class VllmKind:
     def capabilities(self) -> Capabilities:
         device = "cpu" if vllm_cpu.runs_on_cpu() else "gpu"
         version = installed_version()
-        own = {"mistake": mistake, "tasks": frozenset(("generate", *POOLED)), "packages": ("vllm",)}
-        return Capabilities(device=device, spreads_copies=False, version=version, **own)
+        tasks = frozenset(("generate", *POOLED))
+        return Capabilities(
+            device=device, mistake=mistake, spreads_copies=False, tasks=tasks, version=version, packages=("vllm",)
+        )
 
     def check(self, job: Job) -> None:
         check_options(job.engine.options)

@@ -90,8 +90,8 @@ def carried_name(column: str, task: str = "generate") -> str:
 
 
 def carried_names(columns: Iterable[str], task: str = "generate") -> dict[str, str]:
-    """The name in an output of the task of each of these input columns. DuckDB and Spark tell no names apart that differ in case only, so
-    that of such names all but one get a number."""
+    """The name in an output of the task of each of these input columns. DuckDB and Spark tell no names apart that differ in case
+    only, so that of such names all but one get a number."""
     names: dict[str, str] = {}
     taken = set(names_of(task)) | {"input_extra"}
     columns = list(columns)

@@ -138,9 +138,7 @@ def output_schema(
     return pa.schema([*before, *input_columns, *after])
 
 
-def schema_of(
-    job: Job, input_columns: pa.Schema, first_format: bool = False, dimensions: int | None = None
-) -> pa.Schema:
+def schema_of(job: Job, input_columns: pa.Schema, first_format: bool = False, dimensions: int | None = None) -> pa.Schema:
     """The columns of a part of the job's output. `dimensions`: of the model's embeddings, where they are known."""
     size = job.pooling.dimensions or dimensions
     return output_schema(input_columns, job.schema_names, job.parsed_type, optional_columns(job), job.task, first_format, size)

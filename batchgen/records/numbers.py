@@ -1,5 +1,5 @@
-"""Columns of numbers that a model reads from a text: `embedding`, `probabilities`, `scores`. A value is a float32 array of Arrow's,
-without nulls: one of 1,024 numbers takes 4 kB, as Python's numbers 32 kB."""
+"""Columns of numbers that a model reads from a text: `embedding`, `probabilities`, `scores`. A value is a float32 array of
+Arrow's, without nulls: one of 1,024 numbers takes 4 kB, as Python's numbers 32 kB."""
 
 from collections.abc import Sequence
 

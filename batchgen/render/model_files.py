@@ -51,7 +51,7 @@ class ModelFiles:
     added: dict[str, Flags] = field(default_factory=dict)
     is_stand_in: bool = False
     """For a model that an engine does not need: any form of the prompt will do."""
-    pooling: PoolingFiles = PoolingFiles()
+    pooling: PoolingFiles = field(default_factory=PoolingFiles)
 
 
 def load_model(

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import orjson
 import xxhash
@@ -101,8 +102,8 @@ class Renderer:
         data, messages = row.data or {}, row.messages or []
         if self._pooled is not None:
             made = self._pooled.make(data, messages)
-            named = {"messages": messages, "text": made.text, "token_ids": made.token_ids, "pairs": made.pairs}
-            yield Prompt(source, shard, row.ordinal, 0, name, **named)
+            said = Prompt(source, shard, row.ordinal, 0, name, messages=messages, text=made.text)
+            yield replace(said, token_ids=made.token_ids, pairs=made.pairs)
             return
         if pictures := images(messages):
             self._text.check_images(pictures)

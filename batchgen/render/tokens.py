@@ -36,8 +36,8 @@ class TokenEncoder:
         self._pattern = re.compile("|".join(map(re.escape, sorted(self._special, key=len, reverse=True))))
 
     def reader(self, most: int | None, cuts_left: bool) -> Tokenizer | None:
-        """A tokenizer of whole texts and pairs, which adds its special tokens, takes those that a text spells for text, and cuts to
-        `most` tokens, a pair's longer text first. None for a model without one."""
+        """A tokenizer of whole texts and pairs, which adds its special tokens, takes those that a text spells for text, and cuts
+        to `most` tokens, the longer text of a pair first. None for a model without one."""
         if self._literal is None:
             return None
         made = Tokenizer.from_str(self._literal.to_str())

@@ -52,7 +52,8 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
         of_file: dict[int, list[Completion]] = {}
         try:
             table = read_parquet(store, name)
-            kinds = {"token_logprobs": logprobs.TYPE} | {name: numbers.TYPE for name in numbers.NAMES if name in table.column_names}
+            known_arrays = {"token_logprobs": logprobs.TYPE, **dict.fromkeys(numbers.NAMES, numbers.TYPE)}
+            kinds = {name: kind for name, kind in known_arrays.items() if name in table.column_names}
             arrays = [table[name].cast(kind) for name, kind in kinds.items()]
             for row, *of_row in zip(table.drop_columns([*kinds]).to_pylist(), *arrays, strict=True):
                 completion = _completion(row, dict(zip(kinds, (array.values for array in of_row), strict=True)))

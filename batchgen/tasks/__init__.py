@@ -26,5 +26,6 @@ class TaskKind(Protocol):
 
 
 _POOLING = {"embed": "Embedding", "classify": "Classification", "score": "Scoring", "rerank": "Reranking", "reward": "Reward"}
-_BUILT_IN = {"generate": f"{__name__}.generate:Generation"} | {one: f"{__name__}.pooling:{name}" for one, name in _POOLING.items()}
+_BUILT_IN = {"generate": f"{__name__}.generate:Generation"}
+_BUILT_IN |= {task: f"{__name__}.pooling:{name}" for task, name in _POOLING.items()}
 TASKS: Registry[TaskKind] = Registry("task", "batchgen.tasks", _BUILT_IN)

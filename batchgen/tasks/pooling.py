@@ -1,6 +1,7 @@
 """The tasks that read numbers from a model: embed, classify, score, rerank, reward. One prompt -> one completion, by one request.
 A row that fails is tried again as `errors` says for its class."""
 
+import itertools
 import time
 from dataclasses import replace
 from typing import cast
@@ -42,7 +43,7 @@ class PoolingTask:
             self._refuse_fatal(prompt.error)
             return [failed(index, sample, before, prompt.error)]
         bare = failed(index, sample, before, RowError("internal", ""))
-        for attempt in range(1, 2**31):
+        for attempt in itertools.count(1):
             error: RowError | None = None
             try:
                 made = await self._completion(bare, prompt, priority)

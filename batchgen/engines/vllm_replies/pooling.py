@@ -14,6 +14,8 @@ from batchgen.errors import BadRow, EngineError, JobError
 from batchgen.job.job import Job
 from batchgen.records import Pooled
 
+Live = Any
+"""vLLM's AsyncLLM, of whose types mypy knows nothing; so are a tensor and an output."""
 OF_RUNNER = ("runner", "convert")
 _CONVERT = {"embed": "embed"}
 """What vLLM makes of a model that was trained to generate; one for the task stays as it is."""
@@ -30,7 +32,7 @@ def refuse_options(job: Job) -> None:
         raise JobError(f"engine.options.{name}: leave it out; task {job.task} sets it")
 
 
-async def refuse_model(engine: Any, arguments: Mapping[str, object]) -> None:
+async def refuse_model(engine: Live, arguments: Mapping[str, object]) -> None:
     """Raises EngineError where the started engine says that its model is none for the job's task."""
     if arguments.get("runner") != "pooling":
         return
@@ -44,7 +46,7 @@ def _kind(task: str) -> str:
     return _CONVERT.get(task, "classify")
 
 
-async def pool(engine: Any, vllm: SimpleNamespace, request: PoolingRequest) -> Pooled:
+async def pool(engine: Live, vllm: SimpleNamespace, request: PoolingRequest) -> Pooled:
     """The numbers of each text. Raises BadRow (engine_rejected), and what vLLM raises."""
     if len(request.texts) == 1:
         numbers, cached = await _read(engine, vllm, request, request.texts[0], request.name)
@@ -59,7 +61,7 @@ async def pool(engine: Any, vllm: SimpleNamespace, request: PoolingRequest) -> P
     return Pooled([numbers for numbers, _ in found], cached_tokens=sum(cached for _, cached in found))
 
 
-async def _read(engine: Any, vllm: SimpleNamespace, request: PoolingRequest, text: Text, name: str) -> tuple[pa.FloatArray, int]:
+async def _read(engine: Live, vllm: SimpleNamespace, request: PoolingRequest, text: Text, name: str) -> tuple[pa.FloatArray, int]:
     pooling = request.pooling
     extra: Mapping[str, object] | None = None if text.second is None else {"compressed_token_type_ids": text.second}
     parameters = vllm.PoolingParams(
@@ -68,7 +70,7 @@ async def _read(engine: Any, vllm: SimpleNamespace, request: PoolingRequest, tex
         dimensions=pooling.dimensions,
         extra_kwargs=extra,
     )
-    final: Any = None
+    final: Live = None
     async for output in engine.encode(vllm.tokens_input(text.token_ids), parameters, name, priority=request.priority):
         final = output
     if final is None:
@@ -78,7 +80,7 @@ async def _read(engine: Any, vllm: SimpleNamespace, request: PoolingRequest, tex
     return numbers_in(final.outputs.data), final.num_cached_tokens or 0
 
 
-def numbers_in(data: Any) -> pa.FloatArray:
+def numbers_in(data: Live) -> pa.FloatArray:
     """The numbers of a torch tensor of one dimension. Raises BadRow (engine_rejected) for another."""
     if data.ndim == 0:
         data = data.reshape(1)

@@ -50,7 +50,7 @@ class JobLayout:
     def __init__(self, job: Job, keys: Collection[str] = MESSAGE_KEYS) -> None:
         self._missing = [key for key in MESSAGE_KEYS if key not in keys]
         self._layout = LAYOUTS.named(_name(job.input))(job.input, job.schema_names)
-        if job.pools and getattr(self._layout, "ends", ()):  # nothing is answered: a conversation is read as a whole
+        if job.pools and getattr(self._layout, "ends", None):  # nothing is answered: a conversation is read as a whole
             self._layout.ends = ("assistant",) if job.task == "reward" else ROLES
         self._system = job.input.system
         self.columns = dict(self._layout.columns)

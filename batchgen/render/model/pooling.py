@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 from batchgen.errors import ModelError
+from batchgen.job.fields import Fields
 from batchgen.job.job import Job
 from batchgen.render.model.context import of_text
 from batchgen.render.model.files import read_json, read_text
@@ -18,9 +19,9 @@ FILES = ["modules.json", "*Dense*/config.json", "sentence_*_config.json"]
 
 @dataclass(frozen=True)
 class PoolingFiles:
-    """`dimensions` of an embedding, None where the files do not say. `shorter`: the Matryoshka dimensions; (): any, None: the model
-    has no shorter ones. `labels` of a classifier, in order. `context` where it is another than for generation. `cuts_left`: long
-    texts lose their beginning. `has_types`: the model is told the two texts of a pair apart; `joins`: it reads them as one text."""
+    """`dimensions` of an embedding, None where the files do not say. `shorter`: the Matryoshka dimensions; (): any, None: the
+    model has no shorter ones. `labels` of a classifier, in order. `context` where it is another than for generation. `cuts_left`:
+    long texts lose their beginning. `has_types`: the model is told the texts of a pair apart; `joins`: it reads them as one."""
 
     dimensions: int | None = None
     shorter: tuple[int, ...] | None = None
@@ -43,7 +44,7 @@ class PoolingFiles:
             raise ModelError(f"pooling.dimensions {wanted}: the embeddings of {label} have {has}", "choose one of these")
 
 
-def pooling_files(folder: Path, settings: dict[str, Any]) -> PoolingFiles:
+def pooling_files(folder: Path, settings: Fields) -> PoolingFiles:
     """Of the model in a folder; `settings` is tokenizer_config.json. What the files have in another form than these programs
     write is as good as not there: a model that generates does not need it. Raises ModelError for a file that is no JSON."""
     config = read_json(folder / "config.json")
@@ -62,7 +63,7 @@ def pooling_files(folder: Path, settings: dict[str, Any]) -> PoolingFiles:
     )
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 < value < 2**31
 
 
@@ -79,22 +80,22 @@ def _dense(folder: Path) -> Iterator[object]:
             yield read_json(folder / str(module.get("path", "")) / "config.json").get("out_features")
 
 
-def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+def _labels(config: Fields) -> tuple[str, ...]:
     """The names in id2label, or LABEL_0, LABEL_1, ... as Transformers calls them."""
     given = config.get("id2label")
     if isinstance(given, dict) and sorted(given) == sorted(map(str, range(len(given)))):
         return tuple(str(given[str(number)]) for number in range(len(given)))
-    count = config.get("num_labels") if _is_count(config.get("num_labels")) else 2
-    return tuple(f"LABEL_{number}" for number in range(count or 2))
+    count = config.get("num_labels")
+    return tuple(f"LABEL_{number}" for number in range(count if _is_count(count) else 2))
 
 
-def _context(folder: Path, config: dict[str, Any], settings: dict[str, Any]) -> int | None:
+def _context(folder: Path, config: Fields, settings: Fields) -> int | None:
     """The limit of sentence-transformers, or the tokenizer's where positions are absolute; None where neither says one."""
     for path in sorted(folder.glob("sentence_*_config.json")):
         if _is_count(limit := read_json(path).get("max_seq_length")):
-            return int(limit)
+            return limit
     limit = settings.get("model_max_length")
     positions = config.get("max_position_embeddings")
     if config.get("position_embedding_type") == "absolute" and _is_count(limit) and _is_count(positions):
-        return min(int(limit), int(positions))
+        return min(limit, positions)
     return None

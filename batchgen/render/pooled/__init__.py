@@ -1,6 +1,6 @@
 """Row -> prompt for a task that reads numbers from a model. A text is read as it is, with the special tokens that the tokenizer
-adds; a conversation goes through the chat template. Pairs of texts are the tokenizer's own pairs. A special token that a row's text
-spells stays text. What an endpoint gets is the JSON of its request's texts (a token is a byte)."""
+adds; a conversation goes through the chat template. Pairs of texts are the tokenizer's own pairs. A special token that a text of
+a row spells stays text. What an endpoint gets is the JSON of its request's texts (a token is a byte)."""
 
 from dataclasses import dataclass
 
@@ -74,9 +74,10 @@ class PooledText:
             raise BadRow("input", f"{column} is a list: task score compares one text; set task: rerank")
         if task == "rerank" and isinstance(found, str):
             raise BadRow("input", f"{column} is one text: task rerank compares a list of texts; set task: score")
+        if found is None:
+            raise BadRow("input", f"{column} is {'null' if column in data else 'missing'}")
         if not isinstance(found, list) or not found or not all(isinstance(each, str) for each in found):
-            what = "missing" if column not in data else "null" if found is None else f"no {'text' if task == 'score' else 'list of texts'}"
-            raise BadRow("input", f"{column} is {what}" if found != [] else f"{column} is an empty list")
+            raise BadRow("input", f"{column} must be {'a text' if task == 'score' else 'a list of texts, at least one'}")
         return list(found)
 
     def _pairs(self, query: str, documents: list[str]) -> Made:

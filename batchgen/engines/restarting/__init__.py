@@ -91,7 +91,7 @@ class RestartingEngine:
                 self._admit()
 
     async def _attempt(self, name: str, request: Asked, ask: Callable[[Engine, Asked], Awaitable[Said]]) -> Said | None:
-        """What the engine says; None when the engine died first. Raises BadRow when the engine refuses the prompt or its time is over."""
+        """What the engine says; None when it died first. Raises BadRow when it refuses the prompt or the time is over."""
         engine = self._engine
         try:
             async with asyncio.timeout(self._row_seconds) as time:
