@@ -53,7 +53,8 @@ def encode_part(
     carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""
     of_prompts = _at(prompts, [c.prompt for c in completions])
     carried = _at(kept, of_prompts["source"].to_numpy().tolist())
-    said = [column.name for column in COLUMNS if column.source == "completion" and column.name in schema.names]
+    own = set(schema.names) - set(kept.column_names)  # a carried column may be called as one of another task
+    said = [column.name for column in COLUMNS if column.source == "completion" and column.name in own]
     plain = pa.struct([schema.field(name) for name in said if name not in ("token_logprobs", *numbers.NAMES)])
     fields = attrgetter(*(field.name for field in plain))
     values = pa.chunked_array([pa.array(list(map(fields, piece)), plain) for piece in _pieces(completions)], plain)
