@@ -39,7 +39,7 @@ ATTRIBUTES = {
     "vllm.outputs:PoolingOutput": ("data",),
     "vllm.logprobs:Logprob": ("logprob", "rank", "decoded_token"),
 }
-"""Attributes that batchgen/engines/vllm.py and vllm_replies/ use: of the names that it imports, and of the classes of their values."""
+"""Attributes that engines/vllm.py and vllm_replies/ use: of the names that they import, and of the classes of their values."""
 
 
 def has(owner: Any, attribute: str) -> bool:

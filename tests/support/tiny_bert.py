@@ -39,14 +39,12 @@ def make(folder: Path, labels: tuple[str, ...] = (), **config: Any) -> Path:
         config |= {"id2label": dict(enumerate(labels)), "label2id": {name: number for number, name in enumerate(labels)}}
     made = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=128,  # heads of 32, the least that vLLM's CPU build has a kernel for
-        num_hidden_layers=3,
+        **{"hidden_size": 128, "num_hidden_layers": 3} | config,  # heads of 32: the least for which vLLM has a kernel on CPUs
         num_attention_heads=4,
         intermediate_size=256,
         max_position_embeddings=64,
         initializer_range=0.3,
         pad_token_id=0,
-        **config,
     )
     torch.manual_seed(0)
     (BertForSequenceClassification if labels else BertModel)(made).eval().save_pretrained(folder)
