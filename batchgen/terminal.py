@@ -109,7 +109,8 @@ def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out
     seconds = status["seconds_generating"]
     tokens = f"{counts.completion_tokens:,} tokens in {seconds:.1f} s of generating ({status['tokens_per_second']:,.0f} tokens/s)"
     if counts.prompt_tokens and not counts.completion_tokens:  # numbers were read from texts
-        tokens = f"{counts.prompt_tokens:,} tokens read in {seconds:.1f} s ({counts.prompt_tokens / (seconds or 1):,.0f} tokens/s)"
+        speed = counts.prompt_tokens / (seconds or 1)
+        tokens = f"{counts.prompt_tokens:,} tokens read in {seconds:.1f} s ({speed:,.0f} tokens/s)"
     console.print(f"\n{counts.rows:,} rows: {counts.ok:,} ok, {counts.error:,} error; {tokens}{cached}")
     for sample in tally.samples:
         console.print(f"  {printable(sample)}", soft_wrap=True)
