@@ -78,6 +78,8 @@ def prepare(job: Job, store: Store | None = None, planned_only: bool = False) ->
     job = with_prompt(job, before.job if before else None)
     JobLayout(job)  # refuses a layout that the job cannot have
     engine = ENGINES.named(job.engine.kind)
+    if engine.capabilities.reads_answers:
+        job = _with_answers_read(job, before.job if before else None)
     if engine.capabilities.needs_model and job.model is None:
         raise JobError(f"engine.kind {job.engine.kind} needs a model", "set model.source")
     refuse_no_folder(job.input)
@@ -98,6 +100,18 @@ def prepare(job: Job, store: Store | None = None, planned_only: bool = False) ->
     renderer = Renderer(job, model, engine.capabilities, engine.context(job), functions)
     left_out = asked.skipped if asked else tuple(skipped(job.input, found))
     return Prepared(job, renderer, found, columns, upstream, left_out, asked)
+
+
+def _with_answers_read(job: Job, before: Job | None) -> Job:
+    """The job of an engine that tells reasoning and calls apart by itself: the output has columns for them, unless an earlier
+    release began it without."""
+    if job.model is None or job.task != "generate":
+        return job
+    chosen = {}
+    for name in ("reasoning_parser", "tool_call_parser"):
+        if getattr(job.model, name) is None:
+            chosen[name] = "auto" if before is None or before.model is None else getattr(before.model, name)
+    return job.model_copy(update={"model": job.model.model_copy(update=chosen)})
 
 
 def _check_groups(job: Job, engine: EngineKind) -> None:

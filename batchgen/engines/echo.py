@@ -21,9 +21,11 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 from batchgen.engines.base import EngineKind, PoolingRequest, Request, parse_options
+from batchgen.engines.rehearsed import calls_of
 from batchgen.errors import BadRow, EngineError
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
+from batchgen.job.model import Marks
 from batchgen.job.pooling import POOLED
 from batchgen.job.sampling import Sampling
 from batchgen.jsontext import loads
@@ -32,6 +34,8 @@ from batchgen.records import Answer, Pooled
 from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import ModelFiles
 from batchgen.render.renderer import UNBOUNDED_ANSWER
+
+THOUGHTS = 8  # words of its reasoning
 
 
 class Length(Spec):
@@ -62,13 +66,19 @@ class EchoOptions(Spec):
 
 
 class EchoEngine:
-    """`tokenizer` is the text of a tokenizer.json; without one a token is a byte."""
+    """`tokenizer` is the text of a tokenizer.json; without one a token is a byte. With `marks` it thinks before it answers."""
 
     workers = 1
 
-    def __init__(self, options: EchoOptions, tokenizer: str | None = None, token_logprobs: bool = False) -> None:
+    def __init__(
+        self,
+        options: EchoOptions,
+        tokenizer: str | None = None,
+        token_logprobs: bool = False,
+        marks: Marks | None = None,
+    ) -> None:
         self.options, self.capacity = options, options.max_num_seqs
-        self._token_logprobs = token_logprobs
+        self._token_logprobs, self._marks = token_logprobs, marks
         self._tokenizer = None if tokenizer is None else Tokenizer.from_str(tokenizer)
         self._slots = asyncio.Semaphore(self.capacity)
         self._died = asyncio.Event()
@@ -174,6 +184,14 @@ class EchoEngine:
                 if found:
                     text, reason = before + (found if sampling.include_stop_str_in_output else ""), "stop"
         tokens = len(text.split())
+        if (calls := calls_of(sampling)) is not None:
+            return Answer("", tokens, "tool_calls", tool_calls=calls)
+        if self._marks is not None:
+            thoughts = dice.choices(
+                words, k=min(THOUGHTS, THOUGHTS if (most := sampling.thinking_token_budget) is None else most)
+            )
+            tokens += len(thoughts)
+            text = f"{self._marks.start}{' '.join(thoughts)}{self._marks.end}{text}"
         if sampling.logprobs is None:
             return Answer(text, tokens, reason)
         each = -math.log(len(words) or 1)
@@ -223,7 +241,9 @@ class EchoKind:
         return parse_options(job, EchoOptions).max_model_len
 
     def make(self, job: Job, model: ModelFiles) -> EchoEngine:
-        return EchoEngine(parse_options(job, EchoOptions), model.tokenizer, job.output.token_logprobs)
+        named = job.model.reasoning_parser if job.model else None
+        marks = None if named is None else named if isinstance(named, Marks) else model.marks
+        return EchoEngine(parse_options(job, EchoOptions), model.tokenizer, job.output.token_logprobs, marks)
 
 
 KIND: EngineKind = EchoKind()

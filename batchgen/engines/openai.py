@@ -25,7 +25,7 @@ from batchgen.job.fields import Spec
 from batchgen.job.job import Job
 from batchgen.job.pooling import POOLED
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer, Pooled
+from batchgen.records import REASONINGS, Answer, Pooled
 from batchgen.render.capabilities import Capabilities
 from batchgen.render.messages import with_images
 from batchgen.render.model_files import ModelFiles
@@ -39,8 +39,12 @@ T = TypeVar("T")
 MOST_BYTES = 2**26  # of a response
 MOST_WAIT = 8.0  # seconds between two tries, as the client has it
 STREAMED = {"X-Stainless-Raw-Response": "stream"}  # as the client's with_streaming_response asks for it
-_OPENAI = ("temperature", "top_p", "n", "seed", "stop", "presence_penalty", "frequency_penalty")
-_ELSEWHERE = {"best_of", "adapter", "logprobs"}  # the task's, the name of the model, a flag and a number
+_OPENAI = (
+    *("temperature", "top_p", "n", "seed", "stop", "presence_penalty", "frequency_penalty"),
+    *("reasoning_effort", "parallel_tool_calls"),
+)
+_ELSEWHERE = {"best_of", "adapter", "logprobs", "chat_template_kwargs", "tools", "tool_choice"}
+"""The task's, the name of the model, a flag and a number, and JSON texts."""
 
 
 class OpenAIOptions(Spec):
@@ -49,6 +53,9 @@ class OpenAIOptions(Spec):
     concurrency: int = Field(64, ge=1, description="Concurrent requests of each replica.")
     timeout: float = Field(600.0, gt=0, description="Seconds before a request without a response fails.")
     max_retries: int = Field(8, ge=0, description="Retries of a request that met 408, 409, 429, 5xx or no response.")
+    send_reasoning: bool = Field(
+        False, description="Send the reasoning of earlier answers with the history; not every endpoint takes it."
+    )
     max_tokens_field: str = Field("max_tokens", description="Name of the length limit; some models want max_completion_tokens.")
 
 
@@ -92,6 +99,8 @@ class OpenAIEngine:
         assert self._client is not None
         sampling, create = request.sampling, self._client.chat.completions.with_streaming_response.create
         messages = with_images(jsontext.loads(bytes(request.token_ids)), request.images)
+        if not self.options.send_reasoning:
+            messages = [{key: value for key, value in one.items() if key not in REASONINGS} for one in messages]
         parameters = {"messages": messages, **self._parameters(sampling)}
         return await self._tried(
             lambda: create(**parameters),
@@ -155,6 +164,11 @@ class OpenAIEngine:
             made |= {"logprobs": True} | ({"top_logprobs": sampling.logprobs} if sampling.logprobs else {})
         if sampling.logit_bias is not None:
             made["logit_bias"] = jsontext.loads(more.pop("logit_bias"))
+        for name in ("tools", "tool_choice"):
+            if (given := getattr(sampling, name)) is not None:
+                made[name] = jsontext.loads(given) if given[0] in "[{" else given
+        if sampling.chat_template_kwargs is not None:
+            more["chat_template_kwargs"] = jsontext.loads(sampling.chat_template_kwargs)
         constraint = jsontext.loads(more.pop("structured_outputs", "null"))
         if constraint and "json" in constraint:
             # OpenAI refuses strict schemas that leave properties open.
@@ -167,8 +181,14 @@ class OpenAIEngine:
 
 
 class OpenAIKind:
-    _tasks = frozenset(("generate", *POOLED))
-    capabilities = Capabilities(prompts="messages", reads_model=False, counts_tokens=True, tasks=_tasks, packages=("openai",))
+    capabilities = Capabilities(
+        prompts="messages",
+        reads_model=False,
+        counts_tokens=True,
+        reads_answers=True,
+        tasks=frozenset(("generate", *POOLED)),
+        packages=("openai",),
+    )
 
     def check(self, job: Job) -> None:
         assert job.model is not None

@@ -30,20 +30,26 @@ def answers_in(body: bytes, n: int, scored: bool, listed: bool) -> list[Answer]:
     prompt_tokens = count_in(usage, "prompt_tokens")
     details = usage.get("prompt_tokens_details")
     cached = count_in(details, "cached_tokens") if isinstance(details, dict) else 0
+    details = usage.get("completion_tokens_details")
+    thoughts = count_in(details, "reasoning_tokens") if isinstance(details, dict) else None
     contents = [_token_list(choice) if scored else None for choice in choices]
     tokens = _tokens_of_each(contents, count_in(usage, "completion_tokens") or 0)
     answers = []
     for choice, content, count in zip(choices, contents, tokens, strict=True):
         reason = choice.get("finish_reason")
+        message = _message(choice)
         answers.append(
             Answer(
-                text=_text(choice),
+                text=_text(message),
                 tokens=count,
                 finish_reason=reason if isinstance(reason, str) and reason else "stop",
                 cumulative_logprob=None if content is None else sum(token["logprob"] for token in content),
                 cached_tokens=cached or 0,
                 prompt_tokens=prompt_tokens,
                 token_logprobs=_column(content) if content is not None and listed else None,
+                reasoning=_reasoning(message),
+                reasoning_tokens=thoughts if n == 1 else None,
+                tool_calls=_calls(message),
             )
         )
     return answers
@@ -97,10 +103,43 @@ def _in_order(choices: object, n: int) -> list[Object]:
     return sorted(choices, key=lambda choice: int(choice["index"]))
 
 
-def _text(choice: Object) -> str:
+def _message(choice: Object) -> Object:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise rejected(f"a message is {shown(message)}")
+    return message
+
+
+def _reasoning(message: Object) -> str | None:
+    """Under the keys of vLLM's and of DeepSeek's server. Raises BadRow (engine_rejected) for one that is no text."""
+    for key in ("reasoning", "reasoning_content"):
+        if (found := message.get(key)) not in (None, ""):
+            if not isinstance(found, str):
+                raise rejected(f"the {key} of a message is {shown(found)}")
+            return found
+    return None
+
+
+def _calls(message: Object) -> list[Object] | None:
+    """The calls of tools, in OpenAI's form, with arguments as text."""
+    found = message.get("tool_calls")
+    if found in (None, []):
+        return None
+    calls = []
+    for number, call in enumerate(found if isinstance(found, list) else [found]):
+        function = call.get("function") if isinstance(call, dict) else None
+        name, arguments = (function.get("name"), function.get("arguments")) if isinstance(function, dict) else (None, None)
+        if isinstance(arguments, dict):
+            arguments = jsontext.dumps(arguments)
+        if not isinstance(name, str) or not isinstance(arguments or "", str):
+            raise rejected(f"a tool call is {shown(call)}")
+        given = call.get("id")
+        called = {"name": name, "arguments": arguments or "{}"}
+        calls.append({"id": given if isinstance(given, str) else f"call_{number}", "type": "function", "function": called})
+    return calls
+
+
+def _text(message: Object) -> str:
     content = message.get("content")
     if isinstance(content, str):
         return content
@@ -108,8 +147,8 @@ def _text(choice: Object) -> str:
         texts = [part.get("text") if isinstance(part, dict) and part.get("type") in (None, "text") else None for part in content]
         if all(isinstance(text, str) for text in texts):
             return "".join(map(str, texts))
-    if content is None and message.get("tool_calls"):
-        raise rejected("it calls a tool")
+    if content in (None, []) and (message.get("tool_calls") or _reasoning(message)):
+        return ""
     if content is None and message.get("refusal"):
         raise rejected(f"it refuses: {shown(message['refusal'])}")
     raise rejected(f"the content of a message is {shown(content)}")

@@ -22,8 +22,10 @@ from batchgen.engines import vllm_cpu, vllm_gpu
 from batchgen.engines.base import NODES, EngineKind, PoolingRequest, Request
 from batchgen.engines.vllm_options import check_options, installed_version
 from batchgen.engines.vllm_replies import pooling
+from batchgen.engines.vllm_replies.parsers import Names, Parsers, Reader
 from batchgen.engines.vllm_sampling import mistake
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
+from batchgen.job.fields import Fields
 from batchgen.job.job import Job
 from batchgen.job.pooling import POOLED
 from batchgen.job.sampling import check_sampling
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
 NAMES = {
     "AsyncEngineArgs": "vllm.engine.arg_utils",
     "AsyncLLM": "vllm.v1.engine.async_llm",
+    "ChatCompletionRequest": "vllm.entrypoints.openai.chat_completion.protocol",
     "EngineDeadError": "vllm.v1.engine.exceptions",
     "LoRARequest": "vllm.lora.request",
     "PoolingParams": "vllm.pooling_params",
+    "ParserManager": "vllm.parser.parser_manager",
     "RequestOutputKind": "vllm.sampling_params",
     "SamplingParams": "vllm.sampling_params",
     "StructuredOutputsParams": "vllm.sampling_params",
@@ -48,6 +52,10 @@ NAMES = {
 }
 """All names that are imported from vLLM, with their modules, which may change. vllm_options.py reads the source of the first one.
 tests/engines/test_vllm_names.py notices the loss of a name, or of an attribute in use, which it lists."""
+OF_PARSERS = ("ChatCompletionRequest", "ParserManager")
+NO_PARSERS = Names()
+ELSEWHERE = {"best_of", "adapter", "reasoning_effort", "chat_template_kwargs", "tools", "tool_choice", "parallel_tool_calls"}
+"""Fields of a Sampling that the task, the chat template, a LoRA request or vLLM's parsers serve."""
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """The formats of images that are read: those of PIL that need no other program. A row is untrusted."""
 MOST_PIXELS = 2**26
@@ -81,11 +89,21 @@ def engine_arguments(job: Job, model: ModelFiles, nodes: int = 1) -> dict[str, o
         "distributed_executor_backend": "ray" if nodes > 1 else "mp" if spec.ranks > 1 else None,
         "trust_remote_code": bool(job.model and job.model.trust_remote_code),
         **pooling.arguments(job),
-    }
+    } | ({"reasoning_parser": named} if (named := parser_names(job, model).reasoning) else {})
+
+
+def parser_names(job: Job, model: ModelFiles) -> Names:
+    """vLLM's parsers for the model of a job. Its reasoning parser also lets constraints begin after the reasoning."""
+    if job.model is None:
+        return Names()
+    named = job.model.reasoning_parser
+    reasoning = model.reasoning_parser if named == "auto" else named if isinstance(named, str) else None
+    return Names(reasoning, job.model.tool_call_parser)
 
 
 class VllmEngine:
-    """`arguments` are vLLM's AsyncEngineArgs; `shares_gpu`: other engines may be on its GPU."""
+    """`arguments` are vLLM's AsyncEngineArgs; `shares_gpu`: other engines may be on its GPU. `parsers` read the answers of a
+    model with these `variables` of its chat template."""
 
     def __init__(
         self,
@@ -93,9 +111,12 @@ class VllmEngine:
         adapters: Mapping[str, Adapter],
         token_logprobs: bool = False,
         shares_gpu: bool = False,
+        parsers: Names = NO_PARSERS,
+        variables: Fields | None = None,
     ) -> None:
         self._arguments, self._adapters, self._token_logprobs = arguments, adapters, token_logprobs
-        self._shares_gpu = shares_gpu
+        self._shares_gpu, self._names, self._variables = shares_gpu, parsers, variables or {}
+        self._parsers: Parsers | None = None
         self.capacity = self.workers = 0
         self._vllm = SimpleNamespace()
         self._engine: Any = None
@@ -105,7 +126,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
-            self._vllm = SimpleNamespace(**{name: getattr(importlib.import_module(at), name) for name, at in NAMES.items()})
+            self._vllm = SimpleNamespace(**{name: getattr(importlib.import_module(at), name) for name, at in self._needed()})
         except (ImportError, AttributeError) as error:
             raise EngineError(f"vLLM cannot be imported: {error}", "install batchgen[vllm] on every node") from error
         try:
@@ -121,7 +142,13 @@ class VllmEngine:
         parallel = self._engine.vllm_config.parallel_config
         self.capacity = self._engine.vllm_config.scheduler_config.max_num_seqs * parallel.data_parallel_size
         self.workers = parallel.world_size * parallel.data_parallel_size
+        if any(self._names):
+            self._parsers = Parsers(self._vllm, self._engine, self._names, self._variables)
         gc.freeze()  # as vLLM's own server does: a full collection would visit all that its modules hold, while the engine waits
+
+    def _needed(self) -> Iterator[tuple[str, str]]:
+        """The names of vLLM that this engine uses: those of its server take seconds to import."""
+        yield from ((name, at) for name, at in NAMES.items() if any(self._names) or name not in OF_PARSERS)
 
     async def probe(self) -> None:
         try:
@@ -138,9 +165,10 @@ class VllmEngine:
     async def generate(self, request: Request) -> list[Answer]:
         final: Any = None
         with self._of_one_request():
-            prompt = await self._prompt(request)
+            prompt, reader = await self._prompt(request), self._parsers.reader(request) if self._parsers else None
             more = {"lora_request": self._lora(request.sampling.adapter), "priority": request.priority}
-            async for output in self._engine.generate(prompt, self._parameters(request), request.name, **more):
+            more |= reader.more if reader else {}
+            async for output in self._engine.generate(prompt, self._parameters(request, reader), request.name, **more):
                 final = output
         if final is None:
             raise EngineError("vLLM ended a request without an output")
@@ -148,7 +176,8 @@ class VllmEngine:
         for output in sorted(final.outputs, key=lambda output: output.index):
             reason, logprob, cached = output.finish_reason or "stop", output.cumulative_logprob, final.num_cached_tokens or 0
             scored = token_logprobs(output, request.sampling.logprobs) if self._token_logprobs else None
-            answers.append(Answer(output.text, len(output.token_ids), reason, logprob, cached, token_logprobs=scored))
+            answer = Answer(output.text, len(output.token_ids), reason, logprob, cached, token_logprobs=scored)
+            answers.append(reader.read(answer, output) if reader else answer)
         return answers
 
     async def pool(self, request: PoolingRequest) -> Pooled:
@@ -176,14 +205,15 @@ class VllmEngine:
         [prompt] = await self._engine.renderer.render_cmpl_async([whole])
         return prompt
 
-    def _parameters(self, request: Request) -> object:
-        """vLLM's SamplingParams; it has no best_of, which the task serves."""
-        fields = {name: value for name, value in request.sampling if name not in ("best_of", "adapter")}
+    def _parameters(self, request: Request, reader: Reader | None = None) -> object:
+        """vLLM's SamplingParams; it has none of ELSEWHERE."""
+        fields = {name: value for name, value in request.sampling if name not in ELSEWHERE}
         if request.sampling.structured_outputs is not None:
             constraint = loads(request.sampling.structured_outputs)
             fields["structured_outputs"] = self._vllm.StructuredOutputsParams(**constraint)
         if request.sampling.logit_bias is not None:
             fields["logit_bias"] = {int(token): bias for token, bias in loads(request.sampling.logit_bias).items()}
+        fields |= reader.fields if reader else {}
         # skip_clone: vLLM deep-copies parameters that a caller might use again; these are used once.
         return self._vllm.SamplingParams(**fields, output_kind=self._vllm.RequestOutputKind.FINAL_ONLY, skip_clone=True)
 
@@ -214,6 +244,21 @@ def read_picture(url: str) -> "Image":
     return image.convert("RGB")
 
 
+def _check_parsers(job: Job) -> None:
+    """Raises JobError for a job whose answers need a parser that it does not name."""
+    if job.model is None:
+        return
+    if "tools" in job.sampling and job.model.tool_call_parser is None:
+        raise JobError("sampling.tools: vLLM finds calls of tools by a parser", "name it: model.tool_call_parser: hermes")
+    if isinstance(job.model.reasoning_parser, str):
+        return
+    remedy = "name one of vLLM's reasoning parsers in model.reasoning_parser: qwen3"
+    if "thinking_token_budget" in job.sampling:
+        raise JobError("sampling.thinking_token_budget: vLLM ends the reasoning by its parser", remedy)
+    if job.model.reasoning_parser is not None and "structured_outputs" in job.sampling:
+        raise JobError("sampling.structured_outputs: with marks alone vLLM would hold the reasoning to it too", remedy)
+
+
 class VllmKind:
     @property
     def capabilities(self) -> Capabilities:
@@ -227,6 +272,7 @@ class VllmKind:
     def check(self, job: Job) -> None:
         check_options(job.engine.options)
         pooling.refuse_options(job)
+        _check_parsers(job)
         if wrong := mistake(check_sampling(job.constant_sampling)):
             raise JobError(f"sampling.{wrong}")
 
@@ -236,7 +282,8 @@ class VllmKind:
     def make(self, job: Job, model: ModelFiles) -> VllmEngine:
         arguments = engine_arguments(job, model, int(os.environ.get(NODES, "1")))
         shares = job.engine.gpus is not None and job.engine.gpus < 1
-        return VllmEngine(arguments, model.adapters, job.output.token_logprobs, shares)
+        variables = job.model.chat_template_kwargs if job.model else {}
+        return VllmEngine(arguments, model.adapters, job.output.token_logprobs, shares, parser_names(job, model), variables)
 
 
 KIND: EngineKind = VllmKind()

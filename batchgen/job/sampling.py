@@ -27,6 +27,7 @@ _BIAS: Fields = {"anyOf": [{**_BIASES, "propertyNames": {"pattern": "^[0-9]+$"}}
 MOST_BIASES = 1024
 MAPPINGS = ("structured_outputs", "logit_bias", "chat_template_kwargs", "tools", "tool_choice")
 """Fields that a job and a row give as a mapping or a list. They are kept as its JSON text: no Arrow type has every mapping."""
+EFFORTS = "^(none|minimal|low|medium|high|xhigh|max)$"
 _ID = re.compile("0|[1-9][0-9]{0,9}")
 _LISTS = ("stop", "bad_words")  # fields that take a lone string for a list of one
 
@@ -70,8 +71,8 @@ class Sampling(Spec):
     thinking_token_budget: Annotated[int, Field(ge=0, le=MOST)] | None = Field(
         None, description="Maximum tokens of the reasoning before an answer (model.reasoning_parser). null: no limit of its own."
     )
-    reasoning_effort: str | None = Field(
-        None, description="How hard to think, in the model's words (low, medium, high): a variable of its chat template."
+    reasoning_effort: Annotated[str, Field(pattern=EFFORTS)] | None = Field(
+        None, description="How hard to think: none, minimal, low, medium, high, xhigh or max, a variable of the chat template."
     )
     chat_template_kwargs: Annotated[str | None, WithJsonSchema(VARIABLES)] = Field(
         None, description="Variables for the chat template, beside those of model.chat_template_kwargs: {enable_thinking: false}."

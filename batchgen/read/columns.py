@@ -20,7 +20,7 @@ from batchgen.read import schemas as schemas_of
 from batchgen.read.each import expand
 from batchgen.read.formats import Found, Head, format_of
 from batchgen.read.formats.tables.cells import alone
-from batchgen.read.heads import SCALARS, Seen, call_fields, infer_types
+from batchgen.read.heads import SCALARS, Seen, infer_types, message_fields
 from batchgen.read.layouts import JobLayout
 from batchgen.read.partitions import type_of
 from batchgen.read.schemas import carried_name, carried_names
@@ -93,8 +93,9 @@ def look(job: Job, found: list[Found]) -> InputColumns:
     fields = [carried_field(name, kinds.get(name), output) for name, output in carried_names(carried, job.task).items()]
     if wanted and misfits:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
-    calls = spec.conversation is not None and (seen.calls or call_fields(schemas.values(), spec.conversation))
-    kept = with_message_keys(pa.schema(fields), calls or job.calls_tools, job.keeps_reasoning)
+    calls, thinks = message_fields(schemas.values(), spec.conversation) if spec.conversation is not None else (False, False)
+    calls, thinks = calls or seen.calls or job.calls_tools, thinks or seen.reasoning or job.keeps_reasoning
+    kept = with_message_keys(pa.schema(fields), calls, thinks)
     per_row = seen.bytes / seen.rows if seen.rows else BYTES_PER_ROW
     return InputColumns(kept, per_row, schemas, frozenset(job.columns | JobLayout(job).needed))
 

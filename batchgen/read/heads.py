@@ -1,4 +1,5 @@
-"""What the first rows of JSONL shards tell: the types of their columns, how long a row is, and whether messages call tools."""
+"""What the first rows of JSONL shards tell: the types of their columns, how long a row is, and which keys
+messages have."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -8,7 +9,7 @@ import pyarrow as pa
 
 from batchgen.read.formats import Head
 from batchgen.read.layouts.sharegpt import CALLERS, speaker
-from batchgen.records import CALL_KEYS, Data
+from batchgen.records import CALL_KEYS, REASONINGS, Data
 
 MOST_COLUMNS = 10_000  # get a type; a row's other ones go into `input_extra`
 ODD = 0.01  # of the values of a column have another type than the others and go into `input_extra`
@@ -18,39 +19,42 @@ SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa
 @dataclass
 class Seen:
     """What is known of the rows of some heads once they have gone by: how many, the bytes of their text, and whether there were
-    calls of tools in the column with conversations."""
+    calls of tools, or reasoning, in the column with conversations."""
 
     conversation: str | None
     rows: int = 0
     bytes: int = 0
     calls: bool = False
+    reasoning: bool = False
 
     def rows_of(self, head: Head, most: int) -> Iterator[Data]:
         """The rows of a head, up to one with which they have over `most` bytes."""
         upto = self.bytes + most
         for row, size in head if not isinstance(head, pa.Schema) else ():
             self.rows, self.bytes = self.rows + 1, self.bytes + size
-            self.calls = self.calls or (self.conversation is not None and _any_calls(row.get(self.conversation)))
+            if self.conversation is not None:
+                self._look(row.get(self.conversation))
             yield row
             if self.bytes > upto:
                 return
 
+    def _look(self, messages: object) -> None:
+        for message in messages if isinstance(messages, list) else ():
+            if isinstance(message, dict):
+                self.calls = self.calls or speaker(message) in CALLERS or any(message.get(key) for key in CALL_KEYS)
+                self.reasoning = self.reasoning or any(message.get(key) for key in REASONINGS)
 
-def _any_calls(messages: object) -> bool:
-    found = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
-    return any(speaker(message) in CALLERS or any(message.get(key) for key in CALL_KEYS) for message in found)
 
-
-def call_fields(schemas: Iterable[pa.Schema], column: str) -> bool:
-    """Whether a conversation of these types may have calls; one of ShareGPT's may, whose calls are texts in a type of texts, and
-    one of JSON text (formats/query.py)."""
+def message_fields(schemas: Iterable[pa.Schema], column: str) -> tuple[bool, bool]:
+    """Whether a conversation of these types may have calls, and reasoning; one of ShareGPT's may call, whose calls are texts in a
+    type of texts, and one of JSON text (formats/query.py) may have both."""
     fields = [schema.field(column) for schema in schemas if schema.names.count(column) == 1]
     if any(b"json" in (field.metadata or {}) for field in fields):
-        return True
+        return True, True
     kinds = (field.type for field in fields)
     inner = (getattr(kind, "value_type", None) for kind in kinds)
-    names = (*CALL_KEYS, "from")
-    return any(field.name in names for kind in inner if kind is not None and pa.types.is_struct(kind) for field in kind)
+    names = {field.name for kind in inner if kind is not None and pa.types.is_struct(kind) for field in kind}
+    return not names.isdisjoint((*CALL_KEYS, "from")), not names.isdisjoint(REASONINGS)
 
 
 def infer_types(rows: Iterable[Data]) -> dict[str, pa.DataType | None]:

@@ -13,6 +13,8 @@ CALL_KEYS = ("name", "tool_call_id", "tool_calls")
 """Keys of a message that belong to calls of tools."""
 REASONING = "reasoning_content"
 """The key of an answer's reasoning in a message, as chat templates and training data have it."""
+REASONINGS = (REASONING, "reasoning", "thinking")
+"""Its spellings: in messages that are read, and for the templates that get them."""
 MESSAGE_KEYS = (*CALL_KEYS, REASONING)
 
 
@@ -158,7 +160,7 @@ class Answer:
     token_logprobs: pa.StructArray | None = None
     reasoning: str | None = None
     reasoning_tokens: int | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[Data] | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ class Completion:
     token_logprobs: pa.StructArray | None = None
     reasoning: str | None = None
     reasoning_tokens: int | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[Data] | None = None
     embedding: pa.FloatArray | None = None
     label: str | None = None
     probabilities: pa.FloatArray | None = None

@@ -19,6 +19,8 @@ class Capabilities:
     """The model's tokenizer and chat template are read here; False for a model behind an endpoint."""
     counts_tokens: bool = False
     """The engine counts a prompt's tokens itself."""
+    reads_answers: bool = False
+    """The engine tells reasoning and calls of tools from the text of an answer, whatever the job says of the model."""
     device: str = "cpu"
     spreads_copies: bool = True
     """Data parallel ranks of a replica may be on several nodes."""

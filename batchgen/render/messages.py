@@ -9,7 +9,7 @@ from typing import Any
 
 from batchgen.errors import BadRow
 from batchgen.jsontext import dumps, loads
-from batchgen.records import CALL_KEYS, Message
+from batchgen.records import CALL_KEYS, MESSAGE_KEYS, REASONING, REASONINGS, Message
 
 _KEYS = {
     "text": ("text", "value"),
@@ -43,10 +43,12 @@ def _part(number: int, part: object) -> Part:
     raise BadRow("input", f"part {number} is neither {{type: text, text: ...}} nor {{type: image_url, image_url: {{url: ...}}}}")
 
 
-def read_calls(message: Mapping[str, object]) -> dict[str, Any]:
-    """The keys CALL_KEYS of a message, those that are null or empty left out. `tool_calls` may be JSON text, as in our outputs.
+def read_calls(message: Mapping[str, object]) -> Part:
+    """The MESSAGE_KEYS of a message, those that are null or empty left out. `tool_calls` may be JSON text, as in our outputs.
     Raises BadRow (input)."""
-    found: dict[str, Any] = {key: message[key] for key in CALL_KEYS if message.get(key) not in (None, [])}
+    found: Part = {key: message[key] for key in CALL_KEYS if message.get(key) not in (None, [])}
+    if reasoning := next((message[key] for key in REASONINGS if message.get(key)), None):
+        found[REASONING] = reasoning
     for key in found.keys() - {"tool_calls"}:
         if not isinstance(found[key], str):
             raise BadRow("input", f"{key} must be a string, not {type(found[key]).__name__}")
@@ -79,7 +81,7 @@ def _arguments(function: Mapping[str, Any]) -> object:
 
 def texts(message: Message) -> list[str]:
     """Every text of a message that a template may show."""
-    if isinstance(message["content"], str) and message.keys().isdisjoint(CALL_KEYS):
+    if isinstance(message["content"], str) and message.keys().isdisjoint(MESSAGE_KEYS):
         return [message["content"]]
     found: list[str] = []
     with_texts(message, lambda text: found.append(text) or text)  # type: ignore[func-returns-value]
@@ -93,16 +95,24 @@ def with_texts(message: Message, change: Callable[[str], str]) -> Message:
         content = [{**part, "text": change(part["text"])} if part["type"] == "text" else part for part in content]
     elif content is not None:
         content = change(content)
-    calls = {key: _changed(message[key], change) for key in CALL_KEYS if key in message}
+    calls = {key: changed(message[key], change) for key in MESSAGE_KEYS if key in message}
     return {**message, "content": content, **calls}
 
 
-def _changed(value: Any, change: Callable[[str], str]) -> Any:
+def changed(value: Any, change: Callable[[str], str]) -> Any:
+    """A value of JSON with every text in it changed, the keys of objects too."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        return [_changed(each, change) for each in value]
-    return {change(key): _changed(each, change) for key, each in value.items()} if isinstance(value, dict) else value
+        return [changed(each, change) for each in value]
+    return {change(key): changed(each, change) for key, each in value.items()} if isinstance(value, dict) else value
+
+
+def texts_in(value: Any) -> list[str]:
+    """Every text in a value of JSON, the keys of objects too."""
+    found: list[str] = []
+    changed(value, lambda text: found.append(text) or text)  # type: ignore[func-returns-value]
+    return found
 
 
 def images(messages: Iterable[Message]) -> list[str]:
@@ -124,6 +134,8 @@ def with_images(messages: Iterable[Message], urls: Iterable[str]) -> list[Messag
 def for_template(message: Message, hosted: bool) -> Message:
     """The message as a chat template takes it; `hosted`: as an endpoint does."""
     content, calls = message["content"], message.get("tool_calls")
+    if REASONING in message:  # whether it is shown is the template's choice, and how it spells it
+        message = {**message, **dict.fromkeys(REASONINGS, message[REASONING])}
     if isinstance(content, list) and not hosted:
         content = [part if part["type"] == "text" else {"type": "image"} for part in content]
     if calls is None:
@@ -137,5 +149,5 @@ def for_template(message: Message, hosted: bool) -> Message:
 
 def as_kept(message: Message) -> dict[str, str | None]:
     """The message in the output's `messages`: parts and calls as their JSON."""
-    kept = {key: message[key] for key in ("role", "content", *CALL_KEYS) if key in message}
+    kept = {key: message[key] for key in ("role", "content", *MESSAGE_KEYS) if key in message}
     return {key: value if value is None or isinstance(value, str) else dumps(value) for key, value in kept.items()}

@@ -3,18 +3,19 @@ or, for a Hub id, through huggingface_hub's cache; the weights are left to the e
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import xxhash
 
 from batchgen.errors import ModelError, safe_message
-from batchgen.job.model import Model
-from batchgen.render.model.chat_template import template_of
+from batchgen.job.model import Marks, Model
+from batchgen.render.model.chat_template import template_of, tools_template
 from batchgen.render.model.context import context_of
 from batchgen.render.model.files import read_json, read_text
 from batchgen.render.model.hub import of_hub
 from batchgen.render.model.pooling import FILES, PoolingFiles, pooling_files
+from batchgen.render.model.reasoning import COMMON, marks_of, parser_of
 from batchgen.render.model.special import Flags, special_tokens
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "chat_template.json", "special_tokens_map.json"]
@@ -52,6 +53,18 @@ class ModelFiles:
     is_stand_in: bool = False
     """For a model that an engine does not need: any form of the prompt will do."""
     pooling: PoolingFiles = field(default_factory=PoolingFiles)
+    kind: str = ""  # `model_type` of config.json
+    tools_template: str | None = None  # chat template for conversations with tools, of a model that has one of its own
+
+    @property
+    def reasoning_parser(self) -> str | None:
+        """vLLM's reasoning parser for the model, where its files tell."""
+        return parser_of(self.kind, self.chat_template)
+
+    @property
+    def marks(self) -> Marks:
+        """The marks of its reasoning that its chat template speaks of, else the common ones."""
+        return marks_of(self.chat_template) or COMMON
 
 
 def load_model(
@@ -85,9 +98,11 @@ def load_model(
         version["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
     if (folder / "modules.json").is_file():  # of sentence-transformers: layers after the model, each in a folder of its own
         version["modules"] = {path.name: directory_digest(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-    tokenizer, pooling = _tokenizer(model, folder), pooling_files(folder, settings)
-    files = label, source, revision, tokenizer, template, special, context, version, adapters, added
-    return ModelFiles(*files, pooling=pooling)
+    kind, calling = str(read_json(folder / "config.json").get("model_type") or ""), tools_template(model, folder, settings)
+    if calling is not None:
+        version["tools_template"] = xxhash.xxh3_128_hexdigest(calling.encode())
+    files = ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, version, adapters, added)
+    return replace(files, pooling=pooling_files(folder, settings), kind=kind, tools_template=calling)
 
 
 def _adapter(number: int, name: str, folder: Path) -> Adapter:

@@ -13,9 +13,10 @@ import xxhash
 
 from batchgen import logs
 from batchgen.errors import BadRow, ModelError, RowError, place
+from batchgen.job.fields import Fields
 from batchgen.job.job import Job, unknown_adapter
 from batchgen.job.sampling import Sampling, check_sampling
-from batchgen.jsontext import dumps
+from batchgen.jsontext import dumps, loads
 from batchgen.records import Data, Message, Prompt, Row
 from batchgen.render.capabilities import Capabilities
 from batchgen.render.layout import PromptText
@@ -30,7 +31,8 @@ SURELY_READ = 2**20  # characters up to which a prompt is tokenized whatever the
 UNBOUNDED_ANSWER = 128  # tokens of an answer without max_tokens and without a context
 KNOWN_SAMPLINGS = 4096
 """Checked samplings that are remembered: a check costs more than the rest of a short row, and many rows say the same."""
-TOKENS, NO_FUNCTIONS = Capabilities(), RowFunctions()
+TAIL_TOKENS = 32  # of a prompt, in which a mark of reasoning is looked for
+TOKENS, NO_FUNCTIONS, DEFAULTS = Capabilities(), RowFunctions(), check_sampling({})
 _LOG = logs.logger("render")
 
 
@@ -117,7 +119,7 @@ class Renderer:
             if sampling.seed is not None and not row_seed:
                 changed["seed"] = derive_seed(sampling.seed, shard, row.ordinal, number)
             try:
-                text, ids = self.encode(steered)
+                text, ids = self.encode(steered, sampling)
                 changed["max_tokens"] = self.within_context(sampling, len(ids))
             except BadRow as bad:
                 error = RowError(bad.code, f"{place(shard, row.ordinal)}: {bad}")
@@ -136,10 +138,11 @@ class Renderer:
                 error=error,
             )
 
-    def encode(self, messages: list[Message]) -> tuple[str, list[int]]:
+    def encode(self, messages: list[Message], sampling: Sampling = DEFAULTS) -> tuple[str, list[int]]:
         """Text and token ids of a conversation whose user messages carry their values. Raises BadRow (render, too_long)."""
-        shown, mark = self._tokens.hide(messages)
-        made = self._text.render(shown)
+        variables = _variables(sampling.chat_template_kwargs, sampling.reasoning_effort, sampling.tools)
+        shown, tools, mark = self._tokens.hide(messages, variables.get("tools"))
+        made = self._text.render(shown, {**variables, "tools": tools} if tools else variables)
         if self.context is not None and len(made) > max(SURELY_READ, self.context * self._tokens.longest):
             raise BadRow("too_long", f"the prompt has {len(made)} characters, which no {self.context} tokens hold")
         text, ids = self._tokens.encode(made, mark, add_special_tokens=not self._has_template)
@@ -149,10 +152,18 @@ class Renderer:
             raise BadRow("too_long", f"the prompt has {len(ids)} tokens, the context {self.context}: no room for an answer")
         return text, ids
 
-    def continued(self, messages: list[Message], answer: str, turn: str) -> list[Message]:
+    def continued(self, messages: list[Message], answer: Message, turn: str) -> list[Message]:
         """The conversation after the model's answer and the next scripted user turn, with the same values."""
         values = self._steering.of(messages[-1])
-        return [*messages, {"role": "assistant", "content": answer, **values}, {"role": "user", "content": turn, **values}]
+        return [*messages, {**answer, **values}, {"role": "user", "content": turn, **values}]
+
+    def ends_in(self, token_ids: list[int], mark: str) -> bool:
+        """Whether the text of a prompt ends in this mark, white space aside."""
+        return self._tokens.text(token_ids[-TAIL_TOKENS:]).rstrip().endswith(mark)
+
+    def count_tokens(self, text: str) -> int | None:
+        """The tokens of a text by itself; None where only the engine can count them."""
+        return None if self._capabilities.counts_tokens else self._tokens.count(text)
 
     def within_context(self, sampling: Sampling, tokens: int) -> int | None:
         """The `max_tokens` of an answer to a prompt of `tokens`: no more than the context leaves. Raises BadRow (too_long)."""
@@ -185,6 +196,10 @@ class Renderer:
             raise BadRow("input", f"sampling: {error}") from None
         if sampling.adapter is not None and sampling.adapter not in self.job.adapters:
             raise BadRow("input", f"sampling: adapter: {unknown_adapter(sampling.adapter, self.job.adapters)}")
+        if sampling.tools is not None and not self.job.calls_tools:
+            raise BadRow("input", "sampling: tools: the job expects no calls: name model.tool_call_parser")
+        if sampling.tool_choice not in (None, "none") and sampling.tools is None:
+            raise BadRow("input", "sampling: tool_choice: there are no tools to choose from: give sampling.tools")
         self.refuse_mistake(sampling)
         return sampling
 
@@ -192,6 +207,17 @@ class Renderer:
         """Raises BadRow (input) for a sampling that the engine would refuse, so that it is not sent."""
         if self._capabilities.mistake is not None and (wrong := self._capabilities.mistake(sampling)):
             raise BadRow("input", f"sampling: {wrong}")
+
+
+@functools.lru_cache(256)
+def _variables(chosen: str | None, effort: str | None, tools: str | None) -> Fields:
+    """The variables of the chat template that a sampling sets, as vLLM's server passes them: an effort switches thinking on."""
+    variables: Fields = {}
+    if effort is not None:
+        variables = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    if chosen is not None:
+        variables |= loads(chosen)
+    return {**variables, "tools": loads(tools)} if tools is not None else variables
 
 
 def _id(value: object) -> str | None:

@@ -8,10 +8,13 @@ from itertools import groupby
 from tokenizers import AddedToken, Tokenizer
 
 from batchgen.errors import BadRow, ModelError, safe_message
+from batchgen.job.fields import Fields
 from batchgen.records import Message
-from batchgen.render.messages import texts, with_texts
+from batchgen.render.messages import changed, texts, texts_in, with_texts
 from batchgen.render.model.special import FLAGS, Flags
 from batchgen.render.model_files import ModelFiles
+
+Tools = list[Fields] | None
 
 
 class TokenEncoder:
@@ -46,18 +49,18 @@ class TokenEncoder:
             made.enable_truncation(most, direction="left" if cuts_left else "right")
         return made
 
-    def hide(self, messages: list[Message]) -> tuple[list[Message], str]:
-        """The messages with the number of each special token in place of it, and the mark that stands on both sides of a number:
-        a private-use character that is in none of the texts, "" where they have no special token."""
-        everything = [text for message in messages for text in texts(message)]
+    def hide(self, messages: list[Message], tools: Tools = None) -> tuple[list[Message], Tools, str]:
+        """The messages and tools with the number of each special token in place of it, and the mark that stands on both sides of
+        a number: a private-use character that is in none of the texts, "" where they have no special token."""
+        everything = [text for message in messages for text in texts(message)] + texts_in(tools)
         if not self._special or not any(map(self._pattern.search, everything)):
-            return messages, ""
+            return messages, tools, ""
         mark = next(chr(code) for code in range(0xF0000, 0xFFFFE) if not any(chr(code) in text for text in everything))
 
         def numbered(text: str) -> str:
             return self._pattern.sub(lambda match: f"{mark}{self._special.index(match.group())}{mark}", text)
 
-        return [with_texts(message, numbered) for message in messages], mark
+        return [with_texts(message, numbered) for message in messages], changed(tools, numbered), mark
 
     def encode(self, text: str, mark: str, add_special_tokens: bool) -> tuple[str, list[int]]:
         """The text with the hidden special tokens in their places again, and its token ids. Raises BadRow (render)."""
@@ -73,6 +76,16 @@ class TokenEncoder:
             elif piece or index == 0:
                 ids += _encode(self._plain, piece, add_special_tokens and index == 0)
         return "".join(pieces), ids
+
+    def text(self, ids: list[int]) -> str:
+        """The text of token ids, special tokens in it."""
+        if self._plain is None:
+            return bytes(ids).decode(errors="replace")
+        return str(self._plain.decode(ids, skip_special_tokens=False))
+
+    def count(self, text: str) -> int:
+        """The tokens of a text by itself."""
+        return len(_encode(self._plain, text, False))
 
 
 def _add(tokenizer: Tokenizer, added: dict[str, Flags]) -> None:

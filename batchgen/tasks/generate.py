@@ -6,114 +6,27 @@ does not parse is kept beside its error. The samples of a row with best_of are c
 conversation; a sample that is tried again is the one at its rank among as many new candidates."""
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from batchgen.engines.base import Engine, Request
 from batchgen.errors import BadRow, RowError, TooManyErrors
-from batchgen.job.input import Input
-from batchgen.job.job import Failure, Retry
+from batchgen.job.job import Retry
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer, Completion, Data, Message, Prompt
+from batchgen.records import Answer, Completion, Prompt
 from batchgen.render.images.images import Images, is_data_url
-from batchgen.render.messages import as_kept, images
-from batchgen.render.renderer import Renderer, derive_seed, prompt_hash
+from batchgen.render.messages import images
+from batchgen.render.renderer import Renderer, derive_seed
+from batchgen.tasks.calls import refuse_calls
+from batchgen.tasks.candidate import Candidate
 from batchgen.tasks.parse import Parser
+from batchgen.tasks.reasoning import Splitter
 from batchgen.tasks.sound import refuse_answers
 
 LARGEST_SEED = 2**63 - 1
 THREADS, FETCHES, CALLS = 4, 16, 16
 QUICK_SECONDS, MOST_SECONDS = 0.02, 5.0  # of parsing an answer: in the event loop, and in a thread
-
-
-@dataclass
-class Candidate:
-    """One sample's conversation as it goes: its messages so far, the data URLs of their images, the tokens of all its turns, the
-    last answer. `sampling` is the one it ran with, where that is not the prompt's."""
-
-    spec: Input
-    messages: list[Message]
-    error: RowError | None = None
-    pictures: Sequence[str] = ()
-    last: Answer | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    logprob: float | None = 0.0
-    digest: str | None = None
-    attempt: int = 1
-    parsed: dict[str, object] | None = None
-    sampling: Sampling | None = None
-
-    @property
-    def failures(self) -> list[Failure]:
-        """The classes of the failure, as `errors` names them: an answer that was cut may also be one that does not parse."""
-        cut = self.last is not None and self.last.finish_reason == "length"
-        if self.error is None:
-            return ["truncated"] if cut else []
-        return ["truncated", "parse"] if cut and self.error.code == "parse" else [self.error.code]
-
-    @property
-    def rank(self) -> tuple[int, float]:
-        """Sort key of candidates, best first: parsed, unparsed, unanswered; within each the most likely."""
-        if self.error is not None and self.error.code != "parse":
-            return 2, 0.0
-        return int(self.error is not None), math.inf if self.logprob is None else -self.logprob
-
-    @property
-    def text(self) -> str:
-        """The last answer, after the beginning that it continues."""
-        assert self.last is not None
-        return (self.messages[-1]["content"] if self.spec.continue_final_message else "") + self.last.text
-
-    def add(self, answer: Answer, ids: list[int]) -> None:
-        """Add the answer to the conversation so far, whose token ids are `ids`."""
-        self.last, self.digest = answer, prompt_hash(ids, self.pictures)
-        self.prompt_tokens += len(ids) if answer.prompt_tokens is None else answer.prompt_tokens
-        self.completion_tokens += answer.tokens
-        self.cached_tokens += answer.cached_tokens
-        if self.logprob is not None:
-            self.logprob = None if answer.cumulative_logprob is None else self.logprob + answer.cumulative_logprob
-
-    @property
-    def whole(self) -> tuple[dict[str, str | None], ...]:
-        """The conversation with the last answer, as the output has it."""
-        said: dict[str, str | None] = {"role": self.spec.answer_role, "content": self.text}
-        return (*map(as_kept, self.messages[: -1 if self.spec.continue_final_message else None]), said)
-
-    def row(self, prompt: Prompt) -> Data:
-        """What the job's function gets: columns of the output, those of the input among them."""
-        assert self.last is not None
-        [carried] = prompt.columns.to_pylist() if prompt.columns is not None and prompt.columns.num_columns else [{}]
-        own = {"id": prompt.id, "row": prompt.row, "variant": prompt.variant, "attributes": prompt.attributes}
-        said = {"messages": [*self.whole], "response": self.text, "finish_reason": self.last.finish_reason}
-        return {**carried, **own, **said}
-
-    def completion(self, prompt: int, sample: int, attempt: int, seconds: float) -> Completion:
-        kept = self.last if self.error is None or self.error.code == "parse" else None
-        text = None if kept is None else self.text
-        messages = tuple(map(as_kept, self.messages)) if text is None else self.whole
-        return Completion(
-            prompt=prompt,
-            sample=sample,
-            messages=messages or None,
-            response=text,
-            finish_reason=None if kept is None else kept.finish_reason,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cached_tokens=self.cached_tokens,
-            cumulative_logprob=None if kept is None else self.logprob,
-            token_logprobs=None if kept is None else kept.token_logprobs,
-            prompt_hash=self.digest,
-            seconds=seconds,
-            attempt=attempt,
-            error=self.error,
-            sampling=self.sampling,
-            parsed=self.parsed,
-        )
 
 
 class Generation:
@@ -124,6 +37,8 @@ class Generation:
         self._job = renderer.job
         self._policy = renderer.job.errors
         self._parser = Parser(self._job.parse_) if self._job.parse_ else None
+        model = self._job.model
+        self._splitter = Splitter(model, renderer) if model is not None and model.reasoning_parser is not None else None
         self._images = Images(self._job.input)
         self._threads = ThreadPoolExecutor(THREADS, "task")  # starts a thread when there is work
         self._fetches = ThreadPoolExecutor(FETCHES, "image")
@@ -205,9 +120,11 @@ class Generation:
             each = ((one, _of_sample(sampling, number)) for number, one in enumerate(candidates))
             await asyncio.gather(*(self._script(prompt, *one, priority) for one in each))
         for candidate in candidates:
-            if self._parser is not None and candidate.error is None:
+            if candidate.last is not None and candidate.error is None:
                 try:
-                    candidate.parsed = await self._parsed(self._parser, prompt, candidate)
+                    refuse_calls(candidate.last, sampling)
+                    if self._parser is not None:
+                        candidate.parsed = await self._parsed(self._parser, prompt, candidate)
                 except BadRow as bad:
                     candidate.error = _error(prompt, bad)
         return candidates if best_of is None else sorted(candidates, key=lambda one: one.rank)[:n]
@@ -242,9 +159,9 @@ class Generation:
         try:
             for turn in prompt.turns:
                 assert candidate.last is not None
-                candidate.messages = self._renderer.continued(candidate.messages, candidate.last.text, turn)
+                candidate.messages = self._renderer.continued(candidate.messages, candidate.said, turn)
                 # In a thread: a template that takes its time must not hold up the other rows.
-                _, ids = await loop.run_in_executor(self._threads, self._renderer.encode, candidate.messages)
+                _, ids = await loop.run_in_executor(self._threads, self._renderer.encode, candidate.messages, sampling)
                 [answer] = await self._generate(ids, self._fitted(sampling, ids), priority, candidate.pictures)
                 candidate.add(answer, ids)
         except BadRow as bad:
@@ -261,7 +178,7 @@ class Generation:
             refuse_answers(answers, sampling.n)
         except ValueError as error:
             raise BadRow("engine_rejected", str(error)) from None
-        return answers
+        return answers if self._splitter is None else [self._splitter.split(answer, ids) for answer in answers]
 
 
 def _of_sample(sampling: Sampling, number: int) -> Sampling:

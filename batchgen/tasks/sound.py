@@ -29,8 +29,25 @@ def refuse_answers(answers: object, wanted: int) -> None:
         logprob = answer.cumulative_logprob
         if logprob is not None and not (isinstance(logprob, float | int) and (abs(logprob) < MOST or logprob == -math.inf)):
             raise ValueError(f"the engine's answer: cumulative_logprob {reprlib.repr(logprob)} is no log-probability")
+        _refuse_more(answer)
         if answer.token_logprobs is not None and not isinstance(answer.token_logprobs, pa.StructArray):
             raise ValueError("the engine's answer: token_logprobs are no array of tokens")
+
+
+def _refuse_more(answer: Answer) -> None:
+    """Raises ValueError for reasoning that is no text, and for calls that are not OpenAI's."""
+    texts: list[object] = [answer.reasoning or ""]
+    if answer.reasoning_tokens is not None:
+        _refuse_count("the engine's answer: reasoning_tokens", answer.reasoning_tokens)
+    for call in answer.tool_calls or ():
+        function = call.get("function")
+        if not isinstance(function, dict):
+            raise ValueError("the engine's answer: a tool call has no function")
+        texts += [call.get("id") or "", call.get("type") or "", function.get("name"), function.get("arguments")]
+    try:
+        "".join(texts).encode()  # type: ignore[arg-type]
+    except (TypeError, UnicodeEncodeError):
+        raise ValueError("the engine's answer: reasoning or a tool call is no text") from None
 
 
 def refuse_pooled(found: object, wanted: int | None, size: int | None) -> None:

@@ -50,7 +50,7 @@ HOSTILE: list[tuple[Any, str]] = [
     (reply({"message": ["yes"]}), "a message is "),
     (message(content=None), "the content of a message is None"),
     (message(content=None, refusal="I cannot."), "it refuses: I cannot"),
-    (message(content=None, tool_calls=[{"id": "c"}]), "it calls a tool"),
+    (message(content=None, tool_calls=[{"id": "c"}]), "a tool call is {'id': 'c'}"),
     (message(content=[]), r"the content of a message is \[\]"),
     (message(content=[{"type": "image_url", "image_url": {}}]), "the content of a message"),
     (message(content={"text": "yes"}), "the content of a message"),

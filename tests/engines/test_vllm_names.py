@@ -93,7 +93,7 @@ def write_kept_options() -> None:
     found = installed_options()
     assert found is not None, "no vLLM is installed here"
     kept = {"version": found.version, "options": dict(sorted(found.types.items()))}
-    Path(vllm_options.__file__).with_suffix(".json").write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2) + b"\n")
+    Path(vllm_options.__file__).with_name("kept.json").write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from batchgen import records
 from batchgen.errors import NewerFormat, StoreError
 from batchgen.job.sampling import SAMPLING_TYPE
 from batchgen.output import job_file, parts, plan_file
@@ -20,7 +19,8 @@ from batchgen.output.job_file import NAME
 from batchgen.output.output import Output
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import LocalStore
-from batchgen.records import Column
+from batchgen.records import columns
+from batchgen.records.columns import Column
 from tests.support.swept import PART_ROWS, Swept, edited
 
 
@@ -77,10 +77,10 @@ def test_a_release_with_another_sampling_field_and_another_column_proves_older_p
     if first:
         of_first_format(output)
     kind = pa.struct([*SAMPLING_TYPE, ("top_h", pa.float64())])
-    after = [replace(column, type=kind) if column.name == "sampling" else column for column in records.AFTER_INPUT]
-    after.append(Column("reasoning", pa.string(), "completion", later=True))
-    monkeypatch.setattr(records, "AFTER_INPUT", after)
-    monkeypatch.setattr(records, "COLUMNS", (*records.BEFORE_INPUT, *after))
+    after = [replace(column, type=kind) if column.name == "sampling" else column for column in columns.AFTER_INPUT]
+    after.append(Column("mood", pa.string(), "completion", later=True))
+    monkeypatch.setattr(columns, "AFTER_INPUT", after)
+    monkeypatch.setattr(columns, "COLUMNS", (*columns.BEFORE_INPUT, *after))
     assert output.problems() == []
     output.path().write_bytes(b"")
     assert moved(output) == [output.name()]

@@ -49,7 +49,7 @@ def test_prompts_over_the_bytes_of_a_span_are_errors_and_are_not_rendered(monkey
     rendered = [prompt for row in rows for prompt in renderer.prompts(row, "in.jsonl", row.ordinal)]
     monkeypatch.setattr(blocks, "SPAN_BYTES", sum(map(blocks._size, rendered[:4])))
     calls, encode = [], renderer.encode
-    monkeypatch.setattr(renderer, "encode", lambda messages: calls.append(messages) or encode(messages))
+    monkeypatch.setattr(renderer, "encode", lambda messages, *more: calls.append(messages) or encode(messages, *more))
     made = decode_prompts(encode_span(renderer, "in.jsonl", rows), "in.jsonl")
     assert [(prompt.row, prompt.variant) for prompt in made] == [(row, variant) for row in range(3) for variant in range(3)]
     assert [prompt.error is None for prompt in made] == [True] * 4 + [False] * 5

@@ -167,7 +167,7 @@ def test_earlier_answers_have_their_own_keys_or_the_defaults(template: str | Non
 def test_an_answer_of_a_scripted_conversation_keeps_the_values_it_was_asked_with(template: str | None) -> None:
     renderer = bare(template, attributes={"schema": "karakuri-8x7b-instruct", "values": {"humor": 4}})
     prompt = one(renderer, prompt="Hello")
-    text, _ = renderer.encode(renderer.continued(prompt.messages, "Hi.", "Again."))
+    text, _ = renderer.encode(renderer.continued(prompt.messages, {"role": "assistant", "content": "Hi."}, "Again."))
     assert text.count("humor: 4") == 2
 
 

@@ -152,7 +152,9 @@ def test_a_scripted_turn_follows_the_answer_with_the_same_values() -> None:
     renderer = tiny(input={"path": "x", "turns": "turns"})
     prompt = one(renderer, turns=["User prompt", "User prompt"])
     assert prompt.messages is not None
-    text, _ = renderer.encode(renderer.continued(prompt.messages, "Model response", "User prompt"))
+    text, _ = renderer.encode(
+        renderer.continued(prompt.messages, {"role": "assistant", "content": "Model response"}, "User prompt")
+    )
     assert text == CARD.replace("<<SYS>>\nSystem prompt\n<</SYS>>\n\n", "")
 
 

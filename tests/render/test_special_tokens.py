@@ -89,9 +89,9 @@ def test_variables_ids_and_special_texts_are_those_of_transformers(tmp_path: Pat
     encoder = TokenEncoder(model)
     assert encoder.encode(TEXT, "", False)[1] == theirs(TEXT, add_special_tokens=False).input_ids
     special = {*theirs.all_special_tokens, *(t.content for t in theirs.added_tokens_decoder.values() if t.special)}
-    assert {text for text in {*special, *MARKS} if encoder.hide([{"role": "user", "content": text}])[1]} == special
+    assert {text for text in {*special, *MARKS} if encoder.hide([{"role": "user", "content": text}])[2]} == special
     for text in special:
-        messages, mark = encoder.hide([{"role": "user", "content": f"x{text}y"}])
+        messages, _, mark = encoder.hide([{"role": "user", "content": f"x{text}y"}])
         ids = encoder.encode(str(messages[0]["content"]), mark, False)[1]
         assert mark
         assert theirs.convert_tokens_to_ids(text) not in ids
@@ -106,7 +106,7 @@ def test_the_values_of_the_variables(tmp_path: Path) -> None:
 def test_special_is_what_any_of_the_files_calls_so(tmp_path: Path) -> None:
     demoted = {"added_tokens_decoder": {**OWN, "2": token("</s>", False)}, "eos_token": None}
     encoder = TokenEncoder(load(tmp_path, tokenizer_config=demoted))
-    assert encoder.hide([{"role": "user", "content": "</s>"}])[1]
+    assert encoder.hide([{"role": "user", "content": "</s>"}])[2]
 
 
 MALFORMED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -137,7 +137,7 @@ def test_a_malformed_number_of_a_token_is_named(tmp_path: Path, number: object) 
 def test_an_empty_token_hides_nothing(tmp_path: Path) -> None:
     model = load(tmp_path, tokenizer_config={"bos_token": "", "added_tokens_decoder": {**OWN, "9": token("")}})
     assert model.special["bos_token"] == ""
-    assert TokenEncoder(model).hide([{"role": "user", "content": "text"}])[1] == ""
+    assert TokenEncoder(model).hide([{"role": "user", "content": "text"}])[2] == ""
 
 
 def test_a_jobs_own_variable_wins_over_the_models(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_template_that_ignores_calls_refuses_the_row() -> None:
         ({"tool_calls": []}, "content must be a string or a list of parts, not null"),
         (
             {"content": "", "mood": 0},
-            "key 'mood': none of role, content, name, tool_call_id, tool_calls or of the attributes",
+            "key 'mood': none of role, content, name, tool_call_id, tool_calls, reasoning_content or of the attributes",
         ),
         ({"content": "", "function_call": {"name": "f"}}, "key 'function_call': none of"),
     ],

@@ -6,9 +6,10 @@ import asyncio
 import threading
 
 from batchgen.engines.base import Request
+from batchgen.job.sampling import Sampling
 from batchgen.records import Answer, Message, Prompt
 from batchgen.render.model_files import load_model
-from batchgen.render.renderer import Renderer
+from batchgen.render.renderer import DEFAULTS, Renderer
 from batchgen.tasks.generate import Generation
 from tests.support.rendering import make_job, one
 
@@ -20,10 +21,10 @@ class Slow(Renderer):
 
     free: threading.Event
 
-    def encode(self, messages: list[Message]) -> tuple[str, list[int]]:
+    def encode(self, messages: list[Message], sampling: Sampling = DEFAULTS) -> tuple[str, list[int]]:
         if len(messages) > 1:
             assert self.free.wait(PATIENCE_SECONDS), "the other row was not answered while this one was rendered"
-        return super().encode(messages)
+        return super().encode(messages, sampling)
 
 
 class Same:

@@ -4,7 +4,6 @@ Format: https://platform.openai.com/docs/api-reference/chat/create (tools, tool_
 
 import re
 import reprlib
-from typing import Any
 
 from batchgen.job.fields import Fields
 from batchgen.jsontext import dumps, loads
@@ -32,7 +31,7 @@ def tools_text(value: object) -> str | None:
     return _text(made)
 
 
-def _tool(number: int, tool: object) -> dict[str, Any]:
+def _tool(number: int, tool: object) -> Fields:
     function = tool.get("function", tool if tool.get("type") in (None, "function") else None) if isinstance(tool, dict) else None
     if not isinstance(function, dict) or not isinstance(name := function.get("name"), str) or not _NAME.fullmatch(name):
         raise ValueError(f"tool {number} is not {{type: function, function: {{name, description, parameters}}}}")

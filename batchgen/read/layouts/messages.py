@@ -1,12 +1,12 @@
-"""A conversation: a list of messages {role, content}, and perhaps CALL_KEYS and keys with the names of attributes. The model
-answers or continues the last one."""
+"""A conversation: a list of messages {role, content}, and perhaps CALL_KEYS, reasoning, and keys with the names of attributes.
+The model answers or continues the last one."""
 
 from typing import Any
 
 from batchgen.errors import BadRow
 from batchgen.job.input import Input
 from batchgen.read.layouts import ROLES, ColumnLayout, Conversation, kind_of
-from batchgen.records import CALL_KEYS, Data, Message
+from batchgen.records import CALL_KEYS, MESSAGE_KEYS, REASONINGS, Data, Message
 from batchgen.render.messages import read_calls, read_content
 
 TRAINING = {"weight", "train", "training", "loss"}
@@ -57,8 +57,8 @@ class MessagesLayout(ColumnLayout):
             raise BadRow("input", f"{where}: {bad}") from None
         if content is None and (said not in (None, []) or "tool_calls" not in calls):
             raise BadRow("input", f"{where}: {self.keys[1]} must be a string or a list of parts, not {kind_of(said)}")
-        known = {"role", "content", *self.keys, *CALL_KEYS, *TRAINING, *self._attributes}
+        known = {"role", "content", *self.keys, *CALL_KEYS, *REASONINGS, *TRAINING, *self._attributes}
         if unknown := sorted(key for key, entry in message.items() if key not in known and entry not in (None, [], {})):
-            keys = ", ".join((*self.keys, *CALL_KEYS))
+            keys = ", ".join((*self.keys, *MESSAGE_KEYS))
             raise BadRow("input", f"{where}: key {unknown[0]!r}: none of {keys} or of the attributes that the job declares")
         return {"role": role, "content": content} | calls | {name: message[name] for name in self._attributes if name in message}

@@ -8,7 +8,7 @@ from batchgen.errors import ModelError
 from batchgen.job.model import Model
 from batchgen.render.model.files import read_json, read_text, wrong
 
-TEMPLATE_CAP = 2**20
+TEMPLATE_CAP, TOOL_USE = 2**20, "tool_use"
 REMEDY = "name a Jinja file with model.chat_template, or `none` for plain completion"
 
 
@@ -22,18 +22,30 @@ def template_of(model: Model, folder: Path, settings: dict[str, Any]) -> str | N
         if not path.is_file():
             raise ModelError(f"model.chat_template {path}: no such file", "name a Jinja file, or `none` for plain completion")
         return _checked(path, _file(path))
+    texts = _texts(folder, settings)
+    name = "default" if "default" in texts or len(texts) > 1 else next(iter(texts), None)
+    if name is None:
+        return None
+    if name not in texts:
+        raise ModelError(f"{folder}: chat templates {', '.join(sorted(texts))}, and none is the default", REMEDY)
+    return _checked(*texts[name])
+
+
+def tools_template(model: Model, folder: Path, settings: dict[str, Any]) -> str | None:
+    """The model's template `tool_use`, which Transformers takes for a conversation with tools. None for a model without, and
+    where the job names another template. Raises ModelError."""
+    found = None if model.chat_template is not None else _texts(folder, settings).get(TOOL_USE)
+    return None if found is None else _checked(*found)
+
+
+def _texts(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[Path, str]]:
+    """The templates in a model's folder by name, each with its file."""
     legacy = folder / "chat_template.json"
     named = _named(folder / "tokenizer_config.json", settings) | _named(legacy, read_json(legacy))
     files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
     if (path := folder / "chat_template.jinja").is_file():
         files["default"] = path
-    places = sorted({*named, *files})
-    name = "default" if "default" in places or len(places) > 1 else next(iter(places), None)
-    if name is None:
-        return None
-    if name not in places:
-        raise ModelError(f"{folder}: chat templates {', '.join(places)}, and none is the default", REMEDY)
-    return _checked(files[name], _file(files[name])) if name in files else _checked(*named[name])
+    return named | {name: (path, _file(path)) for name, path in files.items()}
 
 
 def _named(path: Path, settings: dict[str, Any]) -> dict[str, tuple[Path, str]]:

@@ -59,7 +59,7 @@ class PooledText:
         if self._hosted:
             given = [for_template(message, hosted=True) for message in messages]
             return _request(dumps(given), {"messages": given})
-        shown, mark = self._tokens.hide(messages)
+        shown, _, mark = self._tokens.hide(messages)
         text, ids = self._tokens.encode(self._text.render_whole(shown), mark, add_special_tokens=False)
         if self._most is not None and len(ids) > self._most:
             ids = ids[-self._most :] if self._files.cuts_left else ids[: self._most]

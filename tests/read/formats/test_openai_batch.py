@@ -118,7 +118,7 @@ def test_parts_are_left_to_the_conversation() -> None:
         ({"body": {}}, "an OpenAI batch line has custom_id"),
         ({"custom_id": 1, "body": {}}, "an OpenAI batch line has custom_id"),
         ({**line(), "url": "/v1/embeddings"}, "url '/v1/embeddings' is not /v1/chat/completions"),
-        (line(tools=[{}]), "body.tools: not understood"),
+        (line(functions=[{"name": "f"}]), "body.functions: not understood"),
         (
             line(response_format={"type": "json_schema"}),
             "body.response_format: {'type': 'json_schema'} is not {type: text}, {type: json_object}",
@@ -153,6 +153,6 @@ def test_a_refused_line_keeps_its_custom_id_and_harmless_parameters_pass(tmp_pat
         None,
         "method 'GET' is not POST",
         "url '/v1/embeddings' is not /v1/chat/completions",
-        "body.tools: not understood",
+        "sampling: tools: tool 1 is not {type: function, function: {name, description, parameters}}",
         "an OpenAI batch line has custom_id (a string) and body (an object)",
     ]

@@ -1,7 +1,7 @@
 """`engine.options` of vLLM, checked before anything starts: the fields of AsyncEngineArgs that a replica can serve.
 
 The names come from the source of the installed vLLM, parsed and not imported: an import takes seconds and loads torch. Where none
-is installed they come from vllm_options.json, which `python -m tests.engines.test_vllm_names` writes."""
+is installed they come from kept.json, which `python -m tests.engines.test_vllm_names` writes."""
 
 import ast
 import functools
@@ -92,7 +92,7 @@ def known_options() -> Known:
 
 
 def kept_options() -> Known:
-    kept = orjson.loads(Path(__file__).with_suffix(".json").read_bytes())
+    kept = orjson.loads(Path(__file__).with_name("kept.json").read_bytes())
     return Known(kept["version"], kept["options"], installed=False)
 
 

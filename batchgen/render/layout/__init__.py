@@ -2,7 +2,7 @@
 choice is made by rendering: a template that ignores an attribute makes the same text of two values."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 from batchgen.errors import BadRow, ModelError
 from batchgen.job.job import Job
 from batchgen.job.schemas import BuiltIn, Layout, Schema
-from batchgen.records import Message
+from batchgen.records import REASONING, Message
 from batchgen.render.capabilities import Capabilities
 from batchgen.render.images.images import Images
 from batchgen.render.messages import Content, for_template
@@ -18,8 +18,10 @@ from batchgen.render.model_files import ModelFiles
 from batchgen.render.sandbox import ChatTemplate
 from batchgen.render.steering import Steering
 
+NO_VARIABLES: Mapping[str, object] = {}
+_CHANGED = ("tool_calls", REASONING)  # keys of a message that a template gets in another form
 LayoutKind = Literal["model template", "schema template", "schema block", "none"]
-SCHEMAS = Path(__file__).parent / "schemas"
+SCHEMAS = Path(__file__).parents[1] / "schemas"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class PromptText:
         self._continues = job.input.continue_final_message is True
         self._arguments = dict(job.model.chat_template_kwargs) if job.model else {}
         own = ChatTemplate(model.chat_template, model.label) if model.chat_template else None
+        self._own, self._calling = own, ChatTemplate(model.tools_template, model.label) if model.tools_template else None
         if job.attributes is not None and job.attributes.predict is not None:
             self._arguments["label"] = job.attributes.predict
             self.form = self._choose_labeler(own, job.attributes.schema)
@@ -50,12 +53,15 @@ class PromptText:
         else:
             self.form = Form("none", own)
 
-    def render(self, messages: list[Message]) -> str:
+    def render(self, messages: list[Message], variables: Mapping[str, object] = NO_VARIABLES) -> str:
         """The text of a conversation whose messages carry their values; up to its last message where the model continues that.
-        As with Transformers' continue_final_message, white space that the template strips is lost. Raises BadRow (render)."""
+        The row's own `variables` of the template win. As with Transformers' continue_final_message, white space that the template
+        strips is lost. Raises BadRow (render)."""
+        if variables.get("tools"):
+            self._refuse_unseen_tools()
         if not self._continues or messages[-1]["role"] != "assistant":
-            return self._whole(self.form, messages)
-        text, last = self._whole(self.form, messages, answering=False), messages[-1]["content"]
+            return self._whole(self.form, messages, variables)
+        text, last = self._whole(self.form, messages, variables, answering=False), messages[-1]["content"]
         for beginning in (last, last.strip()):
             if beginning and (found := text.rfind(beginning)) >= 0:
                 return text[: found + len(beginning)]
@@ -83,7 +89,30 @@ class PromptText:
             return False
         return bare != full and "'text'" not in full
 
-    def _whole(self, form: Form, messages: list[Message], answering: bool = True) -> str:
+    def _refuse_unseen_tools(self) -> None:
+        if not self._hosted and not self._shows_tools:
+            raise BadRow("render", f"the chat template of {self._model.label} does not show tools")
+
+    @functools.cached_property
+    def _shows_tools(self) -> bool:
+        """Whether the template's text changes with the tools."""
+        values = self._steering.schema.default_values if self._steering.schema else {}
+        hello: list[Message] = [{"role": "user", "content": "Hello", **values}]
+        parameters = {
+            "type": "object",
+            "properties": {"name": {"type": "string", "description": "A name."}},
+            "required": ["name"],
+        }
+        function = {"name": "greet", "description": "Greets somebody.", "parameters": parameters}
+        try:
+            shown = self._whole(self.form, hello, {"tools": [{"type": "function", "function": function}]})
+            return shown != self._whole(self.form, hello)
+        except BadRow:
+            return False
+
+    def _whole(
+        self, form: Form, messages: list[Message], variables: Mapping[str, object] = NO_VARIABLES, answering: bool = True
+    ) -> str:
         if form.block is not None:
             users = [index for index, message in enumerate(messages) if message["role"] == "user"]
             messages = list(messages)
@@ -91,17 +120,18 @@ class PromptText:
                 message = messages[index]
                 content = with_block(message["content"], form.block, self._steering.of(message))
                 messages[index] = {**message, "content": content}
-        if form.template is None:
+        template = self._calling if variables.get("tools") and self._calling and form.template is self._own else form.template
+        if template is None:
             return "\n\n".join(message["content"] for message in messages if message["content"] is not None)
-        if any("tool_calls" in message for message in messages) and not form.template.shows_calls:
+        if any("tool_calls" in message for message in messages) and not template.shows_calls:
             raise BadRow("render", f"the chat template of {self._model.label} does not show tool_calls")
-        if not all(isinstance(message["content"], str) and "tool_calls" not in message for message in messages):
+        if not all(isinstance(message["content"], str) and message.keys().isdisjoint(_CHANGED) for message in messages):
             messages = [for_template(message, self._hosted) for message in messages]
         values: dict[str, object] = {}
         if self._steering.names:  # some templates read the values from their arguments instead of the message
             values = {name: messages[-1].get(name) for name in self._steering.names}
             values["attribute_names"] = list(self._steering.names)
-        return form.template.render(messages, {**self._model.special, **self._arguments, **values}, answering)
+        return template.render(messages, {**self._model.special, **self._arguments, **variables, **values}, answering)
 
     def _choose(self, own: ChatTemplate | None, schema: Schema) -> Form:
         """The first form whose text changes with every attribute."""
