@@ -14,7 +14,7 @@ from batchgen.render.model.chat_template import template_of, tools_template
 from batchgen.render.model.context import context_of
 from batchgen.render.model.files import read_json, read_text
 from batchgen.render.model.hub import of_hub
-from batchgen.render.model.pooling import FILES, PoolingFiles, pooling_files
+from batchgen.render.model.pooling import FILES, PoolingFiles, module_folders, pooling_files
 from batchgen.render.model.reasoning import COMMON, marks_of, parser_of
 from batchgen.render.model.special import Flags, special_tokens
 
@@ -84,6 +84,8 @@ def load_model(
         _refuse_no_model(folder)
         label, source, revision = model.source, str(folder.absolute()), None
         version: dict[str, object] = {"digest": directory_digest(folder)}
+        if modules := module_folders(folder):
+            version["modules"] = {path.name: directory_digest(path) for path in modules}
     else:
         folder = fetch(model, (recorded or {}).get("commit"))
         label, source, revision = f"{model.source}@{folder.name}", model.source, folder.name
@@ -96,8 +98,6 @@ def load_model(
     adapters = {name: _adapter(number, name, Path(path)) for number, (name, path) in enumerate(named.items(), 1)}
     if adapters:
         version["adapters"] = {name: directory_digest(Path(adapter.path)) for name, adapter in adapters.items()}
-    if (folder / "modules.json").is_file():  # of sentence-transformers: layers after the model, each in a folder of its own
-        version["modules"] = {path.name: directory_digest(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     kind, calling = str(read_json(folder / "config.json").get("model_type") or ""), tools_template(model, folder, settings)
     if calling is not None:
         version["tools_template"] = xxhash.xxh3_128_hexdigest(calling.encode())

@@ -18,6 +18,7 @@ from batchgen.engines.base import PoolingRequest, Text
 from batchgen.engines.restarting import RestartingEngine
 from batchgen.errors import BadRow, EngineError, JobError, ModelError, RowError, TooManyErrors
 from batchgen.job.job import Job
+from batchgen.job.model import Model
 from batchgen.job.pooling import POOLED, Pooling
 from batchgen.output.parts import read_part
 from batchgen.output.store import open_store
@@ -26,9 +27,10 @@ from batchgen.read import reader
 from batchgen.records import Completion, Pooled, numbers
 from batchgen.records.columns import COLUMNS, schema_of
 from batchgen.render.model.pooling import pooling_files
+from batchgen.render.model_files import load_model
 from batchgen.replica import journal
 from tests.support.jobs import refusal
-from tests.support.rendering import TINY
+from tests.support.rendering import TINY, TOKENIZER
 from tests.support.replicas import answered, blocks, prepared, ran, replica
 
 ROW = {"prompt": "a query", "doc": "one", "docs": ["one", "two", "three"], "label": "mine", "score": 3, "embedding": [1.5]}
@@ -264,6 +266,10 @@ def test_a_layer_after_the_model_decides_the_size_of_its_embeddings(tmp_path: Pa
     write("sentence_bert_config.json", {"max_seq_length": 7})
     found = pooling_files(tmp_path, {"model_input_names": ["input_ids"]})
     assert (found.dimensions, found.context, found.has_types) == (5, 7, False)
+    (tmp_path / "tokenizer.json").write_text(TOKENIZER)
+    before = load_model(Model(source=str(tmp_path))).version
+    write("2_Dense/config.json", {"in_features": 8, "out_features": 6})
+    assert load_model(Model(source=str(tmp_path))).version != before
 
 
 def test_an_unknown_task_is_told_the_known_ones(tmp_path: Path) -> None:

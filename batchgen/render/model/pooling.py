@@ -10,7 +10,7 @@ from batchgen.errors import ModelError
 from batchgen.job.fields import Fields
 from batchgen.job.job import Job
 from batchgen.render.model.context import of_text
-from batchgen.render.model.files import read_json, read_text
+from batchgen.render.model.files import AGAIN, read_json, read_text
 
 SIZES = ("hidden_size", "d_model", "n_embd", "dim")  # of the last layer, by kind of model
 DENSE = ("sentence_transformers.models.Dense", "sentence_transformers.base.modules.dense.Dense", "pylate.models.Dense.Dense")
@@ -69,15 +69,25 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 def _dense(folder: Path) -> Iterator[object]:
     """The sizes after each Dense module of sentence-transformers."""
+    for module in _modules(folder):
+        if module.get("type") in DENSE:
+            yield read_json(folder / str(module.get("path", "")) / "config.json").get("out_features")
+
+
+def module_folders(folder: Path) -> list[Path]:
+    """The folders of sentence-transformers' layers after the model, which are part of it."""
+    paths = [folder / str(module["path"]) for module in _modules(folder) if module.get("path")]
+    return sorted(path for path in paths if path.is_dir())
+
+
+def _modules(folder: Path) -> list[Fields]:
     try:
         modules = json.loads(read_text(folder / "modules.json"))
     except FileNotFoundError:
-        return
+        return []
     except ValueError as error:
-        raise ModelError(f"{folder / 'modules.json'}: not JSON: {error}") from None
-    for module in modules if isinstance(modules, list) else ():
-        if isinstance(module, dict) and module.get("type") in DENSE:
-            yield read_json(folder / str(module.get("path", "")) / "config.json").get("out_features")
+        raise ModelError(f"{folder / 'modules.json'}: not JSON: {error}", AGAIN) from None
+    return [module for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
 
 
 def _labels(config: Fields) -> tuple[str, ...]:
