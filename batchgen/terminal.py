@@ -108,10 +108,12 @@ def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out
         cached = f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached"
     if counts.deduplicated:
         cached += f"; {counts.deduplicated:,} rows have the answer of an equal one"
-    console.print(
-        f"\n{counts.rows:,} rows: {counts.ok:,} ok, {counts.error:,} error; {counts.completion_tokens:,} tokens in "
-        f"{status['seconds_generating']:.1f} s of generating ({status['tokens_per_second']:,.0f} tokens/s){cached}"
-    )
+    seconds = status["seconds_generating"]
+    tokens = f"{counts.completion_tokens:,} tokens in {seconds:.1f} s of generating ({status['tokens_per_second']:,.0f} tokens/s)"
+    if counts.prompt_tokens and not counts.completion_tokens:  # numbers were read from texts
+        speed = counts.prompt_tokens / (seconds or 1)
+        tokens = f"{counts.prompt_tokens:,} tokens read in {seconds:.1f} s ({speed:,.0f} tokens/s)"
+    console.print(f"\n{counts.rows:,} rows: {counts.ok:,} ok, {counts.error:,} error; {tokens}{cached}")
     for sample in tally.samples:
         console.print(f"  {printable(sample)}", soft_wrap=True)
     for answers in itertools.islice(_answers(store, plan), 3):
@@ -138,6 +140,8 @@ def _answers(store: Store, plan: Plan) -> Iterator[list[Fields]]:
         except VerifyError:  # no part yet
             continue
         wanted = ["row", "variant", "sample", "attributes", "messages", "response", "status"]
+        if "response" not in table.column_names:  # of a task that reads numbers
+            return
         table = table.select([name for name in wanted if name in table.column_names]).slice(0, SUMMARY_ROWS)
         by_row: dict[int, list[Fields]] = {}
         for answer in table.to_pylist():

@@ -1,4 +1,4 @@
-"""What an engine is (prompts as token ids in, `n` answers out), and the engine kinds by name.
+"""What an engine is (prompts as token ids in, `n` answers or numbers out), and the engine kinds by name.
 
 An engine refuses one prompt with BadRow(engine_rejected) and goes on; EngineError means that it is dead."""
 
@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from batchgen.errors import EngineError, JobError
 from batchgen.job.fields import Spec, explain
 from batchgen.job.job import Job
+from batchgen.job.pooling import Pooling
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer
+from batchgen.records import Answer, Pooled
 from batchgen.registry import Registry
 from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import ModelFiles
@@ -36,6 +37,27 @@ class Request:
     images: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a model reads at once: a text, or a pair of which the second text begins at token `second`; None: it is not told."""
+
+    token_ids: list[int]
+    second: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingRequest:
+    """The texts of one prompt for an engine that reads numbers from them, and the `task` of POOLED. A text has `size` numbers (of
+    a vector, of the labels, or one); None: nobody knows how many. A request to an endpoint is one text, also of several pairs."""
+
+    name: str
+    task: str
+    pooling: Pooling
+    texts: Sequence[Text]
+    size: int | None
+    priority: int = 0
+
+
 class Engine(Protocol):
     capacity: int
     """Sequences that run at once; a replica keeps more than these waiting."""
@@ -53,6 +75,13 @@ class Engine(Protocol):
         """Returns while the engine works; raises EngineError when it died, and never returns when it hangs."""
 
     async def stop(self) -> None: ...
+
+
+class PoolingEngine(Engine, Protocol):
+    """An engine whose capabilities have one of the tasks POOLED."""
+
+    async def pool(self, request: PoolingRequest) -> Pooled:
+        """The numbers of each text, of an endpoint's request those of each pair. Raises as `generate`."""
 
 
 class EngineKind(Protocol):

@@ -2,7 +2,8 @@
 
 For first steps, rehearsals and tests: a job runs on its whole path, with meaningless answers. The answer of a sample depends only
 on the prompt's token ids, the seed (unless temperature is 0) and the sample's number. One word is one token, and all words are
-equally likely. Of the constraints (`structured_outputs`) it honours `choice` only. Its options are the fields of EchoOptions."""
+equally likely. Of the constraints (`structured_outputs`) it honours `choice` only. Numbers (embed, classify, ...) depend on the
+token ids alone. Its options are the fields of EchoOptions."""
 
 import asyncio
 import dataclasses
@@ -15,21 +16,23 @@ import signal
 import subprocess
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from batchgen.engines.base import EngineKind, Request, parse_options
+from batchgen.engines.base import EngineKind, PoolingRequest, Request, parse_options
 from batchgen.engines.rehearsed import calls_of
 from batchgen.errors import BadRow, EngineError
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
 from batchgen.job.model import Marks
+from batchgen.job.pooling import POOLED
 from batchgen.job.sampling import Sampling
 from batchgen.jsontext import loads
 from batchgen.logprobs import Token, of_answer
-from batchgen.records import Answer
+from batchgen.records import Answer, Pooled
 from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import ModelFiles
 from batchgen.render.renderer import UNBOUNDED_ANSWER
@@ -105,7 +108,7 @@ class EchoEngine:
 
     async def generate(self, request: Request) -> list[Answer]:
         ids = request.token_ids
-        text = bytes(ids).decode() if self._tokenizer is None else self._tokenizer.decode(ids)
+        text = self._decoded(ids)
         await self._fault(text)
         words = re.findall(r"\w+", text) or ["nothing"]
         answers = [self._answer(words, ids, request.sampling, number) for number in range(request.sampling.n)]
@@ -120,6 +123,22 @@ class EchoEngine:
             with open(self.options.meter, "ab", buffering=0) as meter:
                 meter.write(b"." * len(answers))
         return answers
+
+    async def pool(self, request: PoolingRequest) -> Pooled:
+        for text in request.texts:
+            await self._fault(self._decoded(text.token_ids))
+        if self.options.latency or self._frozen or self._died.is_set():
+            async with self._slots:
+                await self._sleep(self.options.latency)
+        if self.options.meter:
+            with open(self.options.meter, "ab", buffering=0) as meter:
+                meter.write(b".")
+        unknown = {"embed": 8, "classify": 2}.get(request.task, 1)
+        values = [_numbers(request, text.token_ids, request.size or unknown) for text in request.texts]
+        return Pooled([pa.array(each) for each in values])
+
+    def _decoded(self, ids: list[int]) -> str:
+        return bytes(ids).decode(errors="replace") if self._tokenizer is None else self._tokenizer.decode(ids)
 
     async def _fault(self, text: str) -> None:
         """The faults that the options ask for at a prompt with this text."""
@@ -204,6 +223,19 @@ class EchoEngine:
         return max(1, round(dice.lognormvariate(math.log(length.mean) - length.sigma**2 / 2, length.sigma)))
 
 
+def _numbers(request: PoolingRequest, ids: list[int], size: int) -> np.ndarray:
+    """`size` float32 numbers made from token ids: a vector of length 1, probabilities, or one number between 0 and 1; as they are
+    drawn (standard normal) where they are not normalized."""
+    dice = np.random.default_rng(xxhash.xxh3_64_intdigest(np.asarray(ids, np.int32).tobytes()))
+    drawn = dice.standard_normal(size, np.float32)
+    if not request.pooling.is_normalized(request.task):
+        return drawn
+    if request.task == "embed":
+        return drawn / max(np.linalg.norm(drawn), np.float32(1e-12))
+    shares = np.exp(drawn)
+    return shares / shares.sum() if size > 1 else 1 / (1 + 1 / shares)
+
+
 def _scored(text: str, each: float, words: list[str], most: int) -> pa.StructArray:
     """The words of an answer with their white space, of log-probability `each`; beside each `most` words, itself first."""
     tokens: list[tuple[None, str, float, list[Token]]] = []
@@ -215,7 +247,7 @@ def _scored(text: str, each: float, words: list[str], most: int) -> pa.StructArr
 
 
 class EchoKind:
-    capabilities = Capabilities(needs_model=False)
+    capabilities = Capabilities(needs_model=False, tasks=frozenset(("generate", *POOLED)))
 
     def check(self, job: Job) -> None:
         parse_options(job, EchoOptions)

@@ -3,33 +3,42 @@
 The endpoint applies its own chat template, so a prompt is the conversation's JSON (render/templates; a token is a byte),
 and the endpoint counts the tokens. The openai client retries, backs off and honours Retry-After. A row's adapter names a model of
 the endpoint. The key comes from the environment variable that `engine.options.api_key_env` names, and from nowhere else.
-A refused request, and a response that is no answer (openai_reply.py), is an error row. An endpoint that cannot be reached, or
-that refuses the key, is a dead engine."""
+A refused request, and a response that is no answer (openai_replies/chat.py), is an error row. An endpoint that cannot be
+reached, or that refuses the key, is a dead engine."""
 
 import asyncio
+import contextlib
 import os
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
 from batchgen import jsontext
-from batchgen.engines.base import EngineKind, Request, parse_options
-from batchgen.engines.openai_reply import BusyError, answers_in
+from batchgen.engines.base import EngineKind, PoolingRequest, Request, parse_options
+from batchgen.engines.openai_replies.chat import BusyError, Object, answers_in
+from batchgen.engines.openai_replies.pooling import body_of, pooled_in, url_of
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.fields import Spec
 from batchgen.job.job import Job
+from batchgen.job.pooling import POOLED
 from batchgen.job.sampling import Sampling
-from batchgen.records import REASONINGS, Answer
+from batchgen.records import REASONINGS, Answer, Pooled
 from batchgen.render.capabilities import Capabilities
 from batchgen.render.messages import with_images
 from batchgen.render.model_files import ModelFiles
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import AsyncAPIResponse, AsyncOpenAI
+
+    Response = AsyncAPIResponse[Any]
+T = TypeVar("T")
 
 MOST_BYTES = 2**26  # of a response
 MOST_WAIT = 8.0  # seconds between two tries, as the client has it
+STREAMED = {"X-Stainless-Raw-Response": "stream"}  # as the client's with_streaming_response asks for it
 _OPENAI = (
     *("temperature", "top_p", "n", "seed", "stop", "presence_penalty", "frequency_penalty"),
     *("reasoning_effort", "parallel_tool_calls"),
@@ -87,20 +96,40 @@ class OpenAIEngine:
         return None  # requests have time limits of their own
 
     async def generate(self, request: Request) -> list[Answer]:
-        import httpx
-        import openai
-
-        sampling, cause = request.sampling, ""
+        assert self._client is not None
+        sampling, create = request.sampling, self._client.chat.completions.with_streaming_response.create
         messages = with_images(jsontext.loads(bytes(request.token_ids)), request.images)
         if not self.options.send_reasoning:
             messages = [{key: value for key, value in one.items() if key not in REASONINGS} for one in messages]
         parameters = {"messages": messages, **self._parameters(sampling)}
+        asked = sampling.n, sampling.logprobs is not None, self._token_logprobs, sampling.prompt_logprobs
+        return await self._tried(lambda: create(**parameters), lambda body: answers_in(body, *asked))
+
+    async def pool(self, request: PoolingRequest) -> Pooled:
+        url, body = url_of(self.options.base_url, request.task), body_of(request, self._model)
+        return await self._tried(lambda: self._post(url, body), pooled_in(request))
+
+    @contextlib.asynccontextmanager
+    async def _post(self, url: str, body: Object) -> AsyncIterator["Response"]:
+        """A request of another kind than the client has a method for, whose response is read as it comes."""
+        assert self._client is not None
+        response: Any = await self._client.post(url, cast_to=object, body=body, options={"headers": STREAMED})
+        try:
+            yield response
+        finally:
+            await response.close()
+
+    async def _tried(self, send: Callable[[], AbstractAsyncContextManager["Response"]], read: Callable[[bytes], T]) -> T:
+        """What `read` finds in the body of the response to a request, which is sent again while the endpoint is busy."""
+        import httpx
+        import openai
+
+        cause = ""
         for attempt in range(self.options.max_retries + 1):
             if attempt:
                 await asyncio.sleep(min(MOST_WAIT, 0.5 * 2**attempt) * random.uniform(0.75, 1.0))
             try:
-                body = await self._body(parameters)
-                return answers_in(body, sampling.n, sampling.logprobs is not None, self._token_logprobs, sampling.prompt_logprobs)
+                return read(await self._body(send()))
             except (openai.APITimeoutError, TimeoutError) as error:
                 what = safe_message(error) or f"the response took longer than {self.options.timeout:g} s"
                 raise BadRow("timeout", what) from None
@@ -112,11 +141,9 @@ class OpenAIEngine:
                 cause = safe_message(error) or type(error).__name__
         raise BadRow("engine_rejected", f"the endpoint did not answer in {self.options.max_retries + 1} tries: {cause}")
 
-    async def _body(self, parameters: dict[str, Any]) -> bytes:
+    async def _body(self, sending: AbstractAsyncContextManager["Response"]) -> bytes:
         """The body of a response of any kind, within the limits of time and size. Raises TimeoutError, BadRow (engine_rejected),
         the client's errors."""
-        assert self._client is not None
-        sending = self._client.chat.completions.with_streaming_response.create(**parameters)
         async with sending as response, asyncio.timeout(self.options.timeout):  # the client's limit is of each read
             body = bytearray()
             async for piece in response.iter_bytes():
@@ -153,7 +180,12 @@ class OpenAIEngine:
 
 class OpenAIKind:
     capabilities = Capabilities(
-        prompts="messages", reads_model=False, counts_tokens=True, reads_answers=True, packages=("openai",)
+        prompts="messages",
+        reads_model=False,
+        counts_tokens=True,
+        reads_answers=True,
+        tasks=frozenset(("generate", *POOLED)),
+        packages=("openai",),
     )
 
     def check(self, job: Job) -> None:

@@ -6,6 +6,7 @@ be spread over several nodes, Ray actors in its placement group."""
 
 import asyncio
 import base64
+import contextlib
 import gc
 import importlib
 import io
@@ -15,17 +16,19 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engines import vllm_cpu, vllm_gpu
-from batchgen.engines.base import NODES, EngineKind, Request
+from batchgen.engines.base import NODES, EngineKind, PoolingRequest, Request
 from batchgen.engines.vllm_options import check_options, installed_version
+from batchgen.engines.vllm_replies import pooling
 from batchgen.engines.vllm_replies.parsers import Names, Parsers, Reader
 from batchgen.engines.vllm_sampling import mistake
 from batchgen.engines.vllm_sampling.scores import prompt_logprobs, token_logprobs
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.fields import Fields
 from batchgen.job.job import Job
+from batchgen.job.pooling import POOLED
 from batchgen.job.sampling import check_sampling
 from batchgen.jsontext import loads
-from batchgen.records import Answer
+from batchgen.records import Answer, Pooled
 from batchgen.render.capabilities import Capabilities
 from batchgen.render.model_files import Adapter, ModelFiles
 
@@ -38,6 +41,7 @@ NAMES = {
     "ChatCompletionRequest": "vllm.entrypoints.openai.chat_completion.protocol",
     "EngineDeadError": "vllm.v1.engine.exceptions",
     "LoRARequest": "vllm.lora.request",
+    "PoolingParams": "vllm.pooling_params",
     "ParserManager": "vllm.parser.parser_manager",
     "RequestOutputKind": "vllm.sampling_params",
     "SamplingParams": "vllm.sampling_params",
@@ -82,6 +86,7 @@ def engine_arguments(job: Job, model: ModelFiles, nodes: int = 1) -> dict[str, o
         "enable_expert_parallel": spec.expert_parallel,
         "distributed_executor_backend": "ray" if nodes > 1 else "mp" if spec.ranks > 1 else None,
         "trust_remote_code": bool(job.model and job.model.trust_remote_code),
+        **pooling.arguments(job),
     } | ({"reasoning_parser": named} if (named := parser_names(job, model).reasoning) else {})
 
 
@@ -126,6 +131,10 @@ class VllmEngine:
             arguments = self._vllm.AsyncEngineArgs(**self._arguments)
             async with vllm_gpu.turn(self._shares_gpu):
                 self._engine, self._cores = vllm_cpu.start(lambda: self._vllm.AsyncLLM.from_engine_args(arguments))
+                await pooling.refuse_model(self._engine, self._arguments)
+        except EngineError:
+            await self.stop()
+            raise
         except Exception as error:  # vLLM raises whatever its configuration or workers raise
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
         parallel = self._engine.vllm_config.parallel_config
@@ -153,17 +162,12 @@ class VllmEngine:
 
     async def generate(self, request: Request) -> list[Answer]:
         final: Any = None
-        try:
+        with self._of_one_request():
             prompt, reader = await self._prompt(request), self._parsers.reader(request) if self._parsers else None
             more = {"lora_request": self._lora(request.sampling.adapter), "priority": request.priority}
             more |= reader.more if reader else {}
             async for output in self._engine.generate(prompt, self._parameters(request, reader), request.name, **more):
                 final = output
-        except self._vllm.EngineDeadError as error:
-            raise EngineError(f"vLLM died: {error}") from error
-        except Exception as error:  # of this request alone: vLLM's own classes of it differ from version to version
-            cause = error if str(error) else error.__cause__ or error  # vLLM wraps what it did not expect in an empty one
-            raise BadRow("engine_rejected", f"{type(cause).__name__}: {safe_message(cause)}") from None
         if final is None:
             raise EngineError("vLLM ended a request without an output")
         answers, of_prompt = [], prompt_logprobs(final, request.sampling.prompt_logprobs)
@@ -174,6 +178,23 @@ class VllmEngine:
             answer = Answer(output.text, len(output.token_ids), *counted, token_logprobs=scored, prompt_logprobs=of_prompt)
             answers.append(reader.read(answer, output) if reader else answer)
         return answers
+
+    async def pool(self, request: PoolingRequest) -> Pooled:
+        with self._of_one_request():
+            return await pooling.pool(self._engine, self._vllm, request)
+
+    @contextlib.contextmanager
+    def _of_one_request(self) -> Iterator[None]:
+        """What vLLM raises as EngineError where it died, else as BadRow (engine_rejected)."""
+        try:
+            yield
+        except (BadRow, EngineError):
+            raise
+        except self._vllm.EngineDeadError as error:
+            raise EngineError(f"vLLM died: {error}") from error
+        except Exception as error:  # of this request alone: vLLM's own classes of it differ from version to version
+            cause = error if str(error) else error.__cause__ or error  # vLLM wraps what it did not expect in an empty one
+            raise BadRow("engine_rejected", f"{type(cause).__name__}: {safe_message(cause)}") from None
 
     async def _prompt(self, request: Request) -> object:
         if not request.images:
@@ -230,10 +251,14 @@ class VllmKind:
     def capabilities(self) -> Capabilities:
         device = "cpu" if vllm_cpu.runs_on_cpu() else "gpu"
         version = installed_version()
-        return Capabilities(device=device, mistake=mistake, spreads_copies=False, version=version, packages=("vllm",))
+        tasks = frozenset(("generate", *POOLED))
+        return Capabilities(
+            device=device, mistake=mistake, spreads_copies=False, tasks=tasks, version=version, packages=("vllm",)
+        )
 
     def check(self, job: Job) -> None:
         check_options(job.engine.options)
+        pooling.refuse_options(job)
         _check_parsers(job)
         if wrong := mistake(check_sampling(job.constant_sampling)):
             raise JobError(f"sampling.{wrong}")

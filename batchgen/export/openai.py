@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from batchgen.errors import VerifyError
+from batchgen.errors import InputError, VerifyError
 from batchgen.export.files import Line
 from batchgen.output.format import Fields
 from batchgen.output.output import Output
@@ -22,6 +22,10 @@ _CODES = {"timeout": "request_timeout"}  # OpenAI's word, where it has one
 
 
 def export(output: Output, line: Line) -> None:
+    """Raises InputError for the output of a task that generates no text."""
+    if output.job.job.pools:
+        cause = f"{output.url}: it is of task {output.job.job.task}, and OpenAI's batch files have chat completions"
+        raise InputError(cause, "export it with --format jsonl")
     line("output.jsonl", None)
     line("errors.jsonl", None)
     created, shards = int(time.time()), {shard.name: shard for shard in output.plan.shards}

@@ -18,6 +18,7 @@ from batchgen.job.fields import Fields, Fraction, Place, Spec, explain, in_full,
 from batchgen.job.input import Input, Parse
 from batchgen.job.meaning import RETIRED, defaults_of, fingerprint, flatten
 from batchgen.job.model import Model
+from batchgen.job.pooling import POOLED, Pooling, task_mistake
 from batchgen.job.replicas import Engine, Pool, Replicas
 from batchgen.job.sampling import MAPPINGS, Sampling, canonical, check_sampling, sampling_json_schema
 
@@ -84,7 +85,10 @@ class Job(Spec):
         None, description="Model to load or call. Required, except with `engine.kind: echo`. A text is its `source`."
     )
     engine: Engine = Field(Engine(), description="Engine that generates the answers.")
-    task: str = Field("generate", description="The task: generate, or one that a package adds.")
+    task: str = Field(
+        "generate", description="The task: generate, embed, classify, score, rerank, reward, or one that a package adds."
+    )
+    pooling: Pooling = Field(Pooling(), description="Numbers that embed, classify, score, rerank and reward read from a model.")
     sampling: Annotated[Fields, WithJsonSchema(sampling_json_schema())] = Field(
         {}, description="Sampling of every row. Any field may be {column: NAME}; fields of a row's own `sampling` win."
     )
@@ -114,6 +118,8 @@ class Job(Spec):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        if wrong := task_mistake(self):
+            raise ValueError(wrong)
         adapter = self.constant_sampling.get("adapter")
         if adapter is not None and adapter not in self.adapters:
             raise ValueError(f"sampling.adapter: {unknown_adapter(adapter, self.adapters)}")
@@ -155,7 +161,7 @@ class Job(Spec):
     def columns(self) -> set[str]:
         """The input columns that rendering reads, beside those of the row's layout."""
         attributes = self.attributes.column_of().values() if self.attributes else ()
-        named = {self.input.id, "sampling", *self.sampling_columns.values(), *attributes}
+        named = {self.input.id, self.input.documents, "sampling", *self.sampling_columns.values(), *attributes}
         return {name for name in named if name}
 
     @property
@@ -177,6 +183,11 @@ class Job(Spec):
     def judges_rows(self) -> bool:
         """Whether what is made of an answer (parse, accept) reads its row's columns too."""
         return bool((self.parse_ and self.parse_.after) or (self.accept and self.accept.reads_rows))
+
+    @property
+    def pools(self) -> bool:
+        """Whether the task reads numbers from the model, and generates nothing."""
+        return self.task in POOLED
 
     @property
     def adapters(self) -> dict[str, str]:

@@ -80,7 +80,7 @@ def freeze(
 ) -> JobFile:
     """Write job.json, or check that the present one means the same. Raises OutputConflict."""
     means = meaning(job, model, upstream, functions)
-    schema = schema_of(job, columns)
+    schema = schema_of(job, columns, dimensions=model.pooling.dimensions)
     frozen = JobFile(job, means, model.version, columns, schema, fingerprint(means, defaults()), manifest=True)
     fields: Fields = {
         **MARK,

@@ -16,7 +16,7 @@ from batchgen import logprobs, logs
 from batchgen.errors import ErrorCode, RowError, VerifyError, place, safe_message
 from batchgen.output.format import Fields, about, known, open_parquet, parse_parquet, read_parquet, to_parquet
 from batchgen.output.store import Store
-from batchgen.records import Completion, Counts, failed
+from batchgen.records import Completion, Counts, failed, numbers
 from batchgen.records.columns import COLUMNS
 
 DATA = "data"
@@ -53,8 +53,10 @@ def encode_part(
     carried columns of the span's rows; `completions` stand in the order of `prompts`, `footer` is theirs."""
     of_prompts = _at(prompts, [c.prompt for c in completions])
     carried = _at(kept, of_prompts["source"].to_numpy().tolist())
-    said = [column.name for column in COLUMNS if column.source == "completion" and column.name in schema.names]
-    plain = pa.struct([schema.field(name) for name in said if schema.field(name).type != logprobs.TYPE])
+    own = set(schema.names) - set(kept.column_names)  # a carried column may be called as one of another task
+    said = [column.name for column in COLUMNS if column.source == "completion" and column.name in own]
+    scored = [name for name in said if schema.field(name).type == logprobs.TYPE]
+    plain = pa.struct([schema.field(name) for name in said if name not in (*scored, *numbers.NAMES)])
     fields = attrgetter(*(field.name for field in plain))
     values = pa.chunked_array([pa.array(list(map(fields, piece)), plain) for piece in _pieces(completions)], plain)
     codes, details = pa.array([c.error and (c.error.code, c.error.detail) for c in completions], ERROR).flatten()
@@ -68,8 +70,10 @@ def encode_part(
         "error_code": codes,
         "error_detail": details,
     }
-    for name in (name for name in said if schema.field(name).type == logprobs.TYPE):
-        columns[name] = logprobs.column([getattr(c, name) for c in completions])
+    columns |= {name: logprobs.column([getattr(c, name) for c in completions]) for name in scored}
+    for name in numbers.NAMES:
+        if name in said:
+            columns[name] = numbers.column([getattr(c, name) for c in completions], schema.field(name).type)
     if any(c.sampling for c in completions):  # an attempt changed it
         given = of_prompts["sampling"].to_pylist()
         ran = [dict(c.sampling) if c.sampling else other for c, other in zip(completions, given, strict=True)]

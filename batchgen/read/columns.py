@@ -90,7 +90,7 @@ def look(job: Job, found: list[Found]) -> InputColumns:
         raise JobError(f"input.types.{min(typed)}: this input's columns have types", "it is for CSV files and folders key=value")
     wanted = list(kinds) if spec.keep == "all" else spec.keep
     carried = [name for name in wanted if not name == spec.id == "id"]
-    fields = [carried_field(name, kinds.get(name), output) for name, output in carried_names(carried).items()]
+    fields = [carried_field(name, kinds.get(name), output) for name, output in carried_names(carried, job.task).items()]
     if wanted and misfits:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
     calls, thinks = message_fields(schemas.values(), spec.conversation) if spec.conversation is not None else (False, False)
@@ -103,7 +103,7 @@ def look(job: Job, found: list[Found]) -> InputColumns:
 def _check_named(job: Job, names: Iterable[str]) -> None:
     """Raises JobError for a column that a field of the job names and the input lacks."""
     named = {"input.id": job.input.id} if job.input.id else {}
-    named |= JobLayout(job).columns
+    named |= JobLayout(job).columns | ({"input.documents": job.input.documents} if job.input.documents else {})
     named |= {f"sampling.{field}": column for field, column in job.sampling_columns.items()}
     if job.attributes and isinstance(job.attributes.columns, dict):
         named |= {f"attributes.columns.{name}": column for name, column in job.attributes.columns.items()}

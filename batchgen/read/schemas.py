@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import pyarrow as pa
 from pyarrow import types
 
-from batchgen.records.columns import OUTPUT_NAMES
+from batchgen.records.columns import names_of
 
 Types = dict[str, pa.DataType]
 
@@ -84,21 +84,21 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     return None
 
 
-def carried_name(column: str) -> str:
-    """The name under which the output carries an input column, unless another one has that name (`carried_names`)."""
-    return f"input_{column}" if column.casefold() in OUTPUT_NAMES else column
+def carried_name(column: str, task: str = "generate") -> str:
+    """The name under which an output of the task carries an input column, unless another one has that name (`carried_names`)."""
+    return f"input_{column}" if column.casefold() in names_of(task) else column
 
 
-def carried_names(columns: Iterable[str]) -> dict[str, str]:
-    """The name in the output of each of these input columns. DuckDB and Spark tell no names apart that differ in case only, so
-    that of such names all but one get a number."""
+def carried_names(columns: Iterable[str], task: str = "generate") -> dict[str, str]:
+    """The name in an output of the task of each of these input columns. DuckDB and Spark tell no names apart that differ in case
+    only, so that of such names all but one get a number."""
     names: dict[str, str] = {}
-    taken = set(OUTPUT_NAMES) | {"input_extra"}
+    taken = set(names_of(task)) | {"input_extra"}
     columns = list(columns)
-    for column in sorted(columns, key=lambda column: carried_name(column) != column):  # a column's own name comes first
-        name, number = carried_name(column), 2
+    for column in sorted(columns, key=lambda column: carried_name(column, task) != column):  # a column's own name comes first
+        name, number = carried_name(column, task), 2
         while name.casefold() in taken:
-            name, number = f"{carried_name(column)}_{number}", number + 1
+            name, number = f"{carried_name(column, task)}_{number}", number + 1
         taken.add(name.casefold())
         names[column] = name
     return {column: names[column] for column in columns}

@@ -114,7 +114,8 @@ class Prompt:
     """One variant of a row, ready for an engine, or the `error` that makes it none. `source` is the index of the row in its
     span's table of carried columns, `shard` the shard's name. `messages` is the conversation so far, `turns` the user messages
     that follow the model's answers, `text` what `token_ids` encode. `failed` are the samples that a retry runs again, none in a
-    first run. `columns`: its row of carried columns, where the job has a function that reads them."""
+    first run. `columns`: its row of carried columns, where the job has a function that reads them. `pairs`: of a prompt that is
+    pairs of texts, where each ends in `token_ids`, and where the second text of it begins in the pair (its length: nowhere)."""
 
     source: int
     shard: str
@@ -130,6 +131,7 @@ class Prompt:
     error: RowError | None = None
     failed: tuple[Failed, ...] = ()
     columns: pa.Table | None = None
+    pairs: list[tuple[int, int]] | None = None
 
     @property
     def place(self) -> str:
@@ -164,12 +166,24 @@ class Answer:
     copied: bool = False
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """What a model says of a prompt's texts: for each the numbers (float32, finite, not null), and of one that is classified the
+    `label`, where the engine knows it. `prompt_tokens` is set by an engine that counts them itself."""
+
+    values: list[pa.FloatArray]
+    label: str | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One row of a part: a sample of the prompt at index `prompt` of its span. `messages` are as in the output. `sampling` is
     set where it is not the prompt's, with the prompt's `n`. `token_logprobs` (logprobs.of_answer) are those of `response`, or of
     it and its reasoning. `attempts` (columns.ATTEMPTS) were made before it in this run. `copied_tokens` of its
-    completion tokens, and `copied_prompt_tokens`, are of an equal row's answer; None in a row that is no copy."""
+    completion tokens, and `copied_prompt_tokens`, are of an equal row's answer; None in a row that is no copy. `embedding`,
+    `probabilities` and `scores` are numbers (records/numbers.py)."""
 
     prompt: int
     sample: int
@@ -194,6 +208,11 @@ class Completion:
     prompt_logprobs: pa.StructArray | None = None
     copied_tokens: int | None = None
     copied_prompt_tokens: int = 0
+    embedding: pa.FloatArray | None = None
+    label: str | None = None
+    probabilities: pa.FloatArray | None = None
+    score: float | None = None
+    scores: pa.FloatArray | None = None
 
 
 def failed(prompt: int, sample: int, attempts: int, error: RowError) -> Completion:

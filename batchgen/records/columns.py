@@ -1,5 +1,6 @@
 """The columns of the output, each declared once."""
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -8,8 +9,9 @@ import pyarrow as pa
 
 from batchgen import logprobs
 from batchgen.job.job import Job
+from batchgen.job.pooling import POOLED
 from batchgen.job.sampling import SAMPLING_TYPE
-from batchgen.records import CALL_KEYS, REASONING
+from batchgen.records import CALL_KEYS, REASONING, numbers
 
 
 def messages_type(more: tuple[str, ...]) -> pa.DataType:
@@ -22,8 +24,7 @@ def attributes_type(names: tuple[str, ...]) -> pa.DataType:
 
 
 GENERATED = ("generate",)
-POOLED = ("embed", "classify", "score", "rerank", "reward")
-"""The tasks that read numbers from a model. Any other, also a package's, has the columns of GENERATED."""
+"""Any task that is not one of POOLED, also a package's, has the columns of GENERATED."""
 TOOL_CALLS = pa.list_(
     pa.struct(
         [("id", pa.string()), ("type", pa.string()), ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())]))]
@@ -73,6 +74,11 @@ AFTER_INPUT = (
     Column("response", pa.string(), "completion", GENERATED),
     Column("tool_calls", TOOL_CALLS, "completion", GENERATED, optional=True),
     Column("parsed", None, "completion", GENERATED, optional=True),
+    Column("embedding", numbers.TYPE, "completion", ("embed",)),
+    Column("label", pa.string(), "completion", ("classify",)),
+    Column("probabilities", numbers.TYPE, "completion", ("classify",)),
+    Column("score", pa.float32(), "completion", ("score", "reward")),
+    Column("scores", numbers.TYPE, "completion", ("rerank",)),
     Column("finish_reason", pa.string(), "completion", GENERATED),
     Column("prompt_tokens", pa.int32(), "completion"),
     Column("completion_tokens", pa.int32(), "completion", GENERATED),
@@ -92,7 +98,14 @@ AFTER_INPUT = (
 )
 COLUMNS = (*BEFORE_INPUT, *AFTER_INPUT)
 """The columns of the output, in order; the kept input columns stand between `sample` and `attributes`."""
-OUTPUT_NAMES = frozenset(column.name for column in COLUMNS)
+OUTPUT_NAMES = frozenset(column.name for column in COLUMNS if column.is_of("generate"))
+"""Names that no carried column has, whatever the task. Those of a pooling task are taken in its outputs alone (`names_of`)."""
+
+
+@functools.cache
+def names_of(task: str) -> frozenset[str]:
+    """The names that no carried column has in an output of the task."""
+    return OUTPUT_NAMES | {column.name for column in COLUMNS if column.is_of(task)}
 
 
 def message_keys(input_columns: pa.Schema) -> tuple[str, ...]:
@@ -114,9 +127,11 @@ def output_schema(
     optional: Collection[str] = (),
     task: str = "generate",
     first_format: bool = False,
+    dimensions: int | None = None,
 ) -> pa.Schema:
     """The columns of a part, in order. `attributes` is there only when a schema is declared, `parsed` only when a parse is, of
-    the other optional ones those that are named. `first_format` leaves out the columns that were added since."""
+    the other optional ones those that are named. `first_format` leaves out the columns that were added since. `dimensions` is
+    the size of every embedding; None: unknown."""
     kinds = {
         column.name: column.type
         for column in COLUMNS
@@ -124,6 +139,8 @@ def output_schema(
     }
     kinds["attributes"] = attributes_type(attributes) if attributes else None
     kinds["parsed"] = parsed
+    if "embedding" in kinds and dimensions is not None:
+        kinds["embedding"] = pa.list_(pa.float32(), dimensions)
     if "messages" in kinds:
         kinds["messages"] = messages_type(message_keys(input_columns))
     before, after = (
@@ -133,9 +150,10 @@ def output_schema(
     return pa.schema([*before, *input_columns, *after])
 
 
-def schema_of(job: Job, input_columns: pa.Schema, first_format: bool = False) -> pa.Schema:
-    """The columns of a part of the job's output."""
-    return output_schema(input_columns, job.schema_names, job.parsed_type, optional_columns(job), job.task, first_format)
+def schema_of(job: Job, input_columns: pa.Schema, first_format: bool = False, dimensions: int | None = None) -> pa.Schema:
+    """The columns of a part of the job's output. `dimensions`: of the model's embeddings, where they are known."""
+    size = job.pooling.dimensions or dimensions
+    return output_schema(input_columns, job.schema_names, job.parsed_type, optional_columns(job), job.task, first_format, size)
 
 
 def optional_columns(job: Job) -> set[str]:

@@ -48,6 +48,7 @@ def prompt_schema(attributes: tuple[str, ...]) -> pa.Schema:
             ("token_ids", pa.list_(pa.int32())),
             ("sampling", SAMPLING_TYPE),
             ("error", pa.struct([("code", pa.string()), ("detail", pa.string())])),
+            ("pairs", pa.list_(pa.list_(pa.int32(), 2))),
             ("failed", pa.list_(pa.struct([("sample", pa.int32()), ("attempt", pa.int32()), ("code", pa.string())]))),
         ]
     )

@@ -14,11 +14,12 @@ from batchgen.render.model.chat_template import template_of, tools_template
 from batchgen.render.model.context import context_of
 from batchgen.render.model.files import read_json, read_text
 from batchgen.render.model.hub import of_hub
+from batchgen.render.model.pooling import FILES, PoolingFiles, module_folders, pooling_files
 from batchgen.render.model.reasoning import COMMON, marks_of, parser_of
 from batchgen.render.model.special import Flags, special_tokens
 
 RENDER_FILES = ["config.json", "generation_config.json", "tokenizer*", "*.jinja", "chat_template.json", "special_tokens_map.json"]
-RENDER_FILES += ["added_tokens.json"]
+RENDER_FILES += ["added_tokens.json", *FILES]
 _DIGESTED = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
 TEMPLATES = Path(__file__).parent / "templates"  # for a job without a model, and for an endpoint with a template of its own
 
@@ -51,6 +52,7 @@ class ModelFiles:
     added: dict[str, Flags] = field(default_factory=dict)
     is_stand_in: bool = False
     """For a model that an engine does not need: any form of the prompt will do."""
+    pooling: PoolingFiles = field(default_factory=PoolingFiles)
     kind: str = ""  # `model_type` of config.json
     tools_template: str | None = None  # chat template for conversations with tools, of a model that has one of its own
 
@@ -82,6 +84,8 @@ def load_model(
         _refuse_no_model(folder)
         label, source, revision = model.source, str(folder.absolute()), None
         version: dict[str, object] = {"digest": directory_digest(folder)}
+        if modules := module_folders(folder):
+            version["modules"] = {path.name: directory_digest(path) for path in modules}
     else:
         folder = fetch(model, (recorded or {}).get("commit"))
         label, source, revision = f"{model.source}@{folder.name}", model.source, folder.name
@@ -98,7 +102,7 @@ def load_model(
     if calling is not None:
         version["tools_template"] = xxhash.xxh3_128_hexdigest(calling.encode())
     files = ModelFiles(label, source, revision, _tokenizer(model, folder), template, special, context, version, adapters, added)
-    return replace(files, kind=kind, tools_template=calling)
+    return replace(files, pooling=pooling_files(folder, settings), kind=kind, tools_template=calling)
 
 
 def _adapter(number: int, name: str, folder: Path) -> Adapter:

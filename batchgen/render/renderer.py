@@ -6,6 +6,7 @@ import base64
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import orjson
 import xxhash
@@ -21,6 +22,7 @@ from batchgen.render.capabilities import Capabilities
 from batchgen.render.layout import PromptText
 from batchgen.render.messages import images
 from batchgen.render.model_files import ModelFiles
+from batchgen.render.pooled import PooledText
 from batchgen.render.safe.functions import RowFunctions
 from batchgen.render.steering import Steering
 from batchgen.render.tokens import TokenEncoder
@@ -48,7 +50,8 @@ class Renderer:
         functions: RowFunctions = NO_FUNCTIONS,
     ) -> None:
         self.job, self.model, self.functions = job, model, functions
-        self._capabilities, self.context = capabilities, context or model.context
+        self._capabilities = capabilities
+        self.context = context or (model.pooling.context if job.pools else None) or model.context
         self._steering = Steering(job.attributes)
         self._constant_sampling = check_sampling(job.constant_sampling)
         self._sampling_columns = job.sampling_columns
@@ -60,6 +63,8 @@ class Renderer:
         if not self._has_template and (job.input.conversation or job.input.turns or job.input.history):
             problem = f"model {model.label} has no chat template, which conversations need"
             raise ModelError(problem, "name one with model.chat_template")
+        pooled = job, model, capabilities, self._text, self._tokens, self.context
+        self._pooled = PooledText(*pooled) if job.pools else None
 
     def __reduce__(self) -> tuple[object, ...]:
         return Renderer, (self.job, self.model, self._capabilities, self.context, self.functions)
@@ -97,6 +102,11 @@ class Renderer:
 
     def _prompts(self, row: Row, shard: str, source: int, name: str | None) -> Iterator[Prompt]:
         data, messages = row.data or {}, row.messages or []
+        if self._pooled is not None:
+            made = self._pooled.make(data, messages)
+            said = Prompt(source, shard, row.ordinal, 0, name, messages=messages, text=made.text)
+            yield replace(said, token_ids=made.token_ids, pairs=made.pairs)
+            return
         if pictures := images(messages):
             self._text.check_images(pictures)
         own = self._steering.own(data)

@@ -38,6 +38,17 @@ class TokenEncoder:
             self.longest = max(map(len, self._plain.get_vocab()), default=1)
         self._pattern = re.compile("|".join(map(re.escape, sorted(self._special, key=len, reverse=True))))
 
+    def reader(self, most: int | None, cuts_left: bool) -> Tokenizer | None:
+        """A tokenizer of whole texts and pairs, which adds its special tokens, takes those that a text spells for text, and cuts
+        to `most` tokens, the longer text of a pair first. None for a model without one."""
+        if self._literal is None:
+            return None
+        made = Tokenizer.from_str(self._literal.to_str())
+        made.encode_special_tokens = True
+        if most is not None:
+            made.enable_truncation(most, direction="left" if cuts_left else "right")
+        return made
+
     def hide(self, messages: list[Message], tools: Tools = None) -> tuple[list[Message], Tools, str]:
         """The messages and tools with the number of each special token in place of it, and the mark that stands on both sides of
         a number: a private-use character that is in none of the texts, "" where they have no special token."""

@@ -39,10 +39,11 @@ class Priority:
             self._learned[key] = answers + 1, total + tokens // (1 + len(prompt.turns))
 
     def expect(self, prompt: Prompt) -> float:
-        """Tokens of all turns, 0 for an error. Of a turn: the mean for its attributes, drawn to the mean of all by PRIOR_ROWS."""
+        """Tokens of all turns, 0 for an error. Of a turn: the mean for its attributes, drawn to the mean of all by PRIOR_ROWS. Of
+        a prompt without an answer, which has no sampling: its own."""
         sampling, turns = prompt.sampling, 1 + len(prompt.turns)
         if prompt.error is not None or sampling is None:
-            return 0.0
+            return 0.0 if prompt.error is not None else float(len(prompt.token_ids))
         most = sampling.max_tokens or UNBOUNDED
         if sampling.ignore_eos or None not in self._learned:
             return float(turns * most)

@@ -17,7 +17,7 @@ from batchgen.job.sampling import Sampling
 from batchgen.output.format import Fields, known, read_parquet, to_parquet
 from batchgen.output.parts import ERROR
 from batchgen.output.store import Store
-from batchgen.records import Completion
+from batchgen.records import Completion, numbers
 from batchgen.records.columns import COLUMNS
 from batchgen.replica.careful import SUFFIX
 
@@ -38,6 +38,7 @@ def write(store: Store, span: str, completions: list[Completion]) -> str:
     columns["sampling"] = [sampling and dict(sampling) for sampling in columns["sampling"]]
     columns["error"] = [error and dataclasses.asdict(error) for error in columns["error"]]
     columns |= {name: logprobs.column(columns[name]) for name in _SCORED}
+    columns |= {name: numbers.column(columns[name]) for name in numbers.NAMES}
     name = f"{FOLDER}/{span}/{uuid.uuid4().hex}.parquet"
     store.put_new(name, to_parquet(pa.table(columns, schema=_SCHEMA)))
     return name
@@ -53,10 +54,11 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
         of_file: dict[int, list[Completion]] = {}
         try:
             table = read_parquet(store, name)
-            scored = [name for name in _SCORED if name in table.column_names]
-            tokens = [table[name].cast(logprobs.TYPE) for name in scored]
-            for row, *of_row in zip(table.drop_columns(scored).to_pylist(), *tokens, strict=True):
-                completion = _completion(row | {name: one.values for name, one in zip(scored, of_row, strict=True)})
+            known_arrays = {**dict.fromkeys(_SCORED, logprobs.TYPE), **dict.fromkeys(numbers.NAMES, numbers.TYPE)}
+            kinds = {name: kind for name, kind in known_arrays.items() if name in table.column_names}
+            arrays = [table[name].cast(kind) for name, kind in kinds.items()]
+            for row, *of_row in zip(table.drop_columns([*kinds]).to_pylist(), *arrays, strict=True):
+                completion = _completion(row, dict(zip(kinds, (array.values for array in of_row), strict=True)))
                 of_file.setdefault(completion.prompt, []).append(completion)
         except (pa.ArrowException, ValueError, KeyError, TypeError, VerifyError, NewerFormat):
             continue
@@ -64,15 +66,15 @@ def load(store: Store, span: str) -> tuple[dict[int, list[Completion]], list[str
     return found, names
 
 
-def _completion(row: Fields) -> Completion:
-    """A row of a journal file; of another release's, the fields that this one knows."""
+def _completion(row: Fields, arrays: Fields) -> Completion:
+    """A row of a journal file; of another release's, the fields that this one knows. `arrays`: its columns that stay Arrow's."""
     made = {
         "messages": row["messages"] and tuple(row["messages"]),
         "error": known(RowError, row["error"]) if row["error"] else None,
         "sampling": row["sampling"] and Sampling.model_validate(row["sampling"], extra="ignore"),
         "parsed": orjson.loads(row["parsed"]),
     }
-    return known(Completion, row | made)
+    return known(Completion, row | arrays | made)
 
 
 def spans(store: Store) -> set[str]:

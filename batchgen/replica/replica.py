@@ -182,7 +182,7 @@ class Replica:
         last = time.time()
         self._count(committing=1)
         job, model, shard = self.job, self.renderer.model.label, self.shards[block.shard]
-        schema = schema_of(job, block.kept.schema)
+        schema = schema_of(job, block.kept.schema, dimensions=self.renderer.model.pooling.dimensions)
         made = await self._timed(parts.encode_sound, block.prompts, block.kept, completions, schema, shard, model)
         part, footer, completions = made
         created = await self._timed(parts.commit, self.store, span.name, part)

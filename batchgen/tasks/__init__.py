@@ -25,4 +25,7 @@ class TaskKind(Protocol):
     def __call__(self, renderer: Renderer, engine: Engine) -> Task: ...
 
 
-TASKS: Registry[TaskKind] = Registry("task", "batchgen.tasks", {"generate": "batchgen.tasks.generate:Generation"})
+_POOLING = {"embed": "Embedding", "classify": "Classification", "score": "Scoring", "rerank": "Reranking", "reward": "Reward"}
+_BUILT_IN = {"generate": f"{__name__}.generate:Generation"}
+_BUILT_IN |= {task: f"{__name__}.pooling:{name}" for task, name in _POOLING.items()}
+TASKS: Registry[TaskKind] = Registry("task", "batchgen.tasks", _BUILT_IN)

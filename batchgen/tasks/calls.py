@@ -2,13 +2,15 @@
 
 import functools
 
-from batchgen.errors import BadRow
+from batchgen.errors import BadRow, safe_message
 from batchgen.job.fields import Fields
 from batchgen.job.request.tools import CHOICES, chosen
 from batchgen.job.sampling import Sampling
-from batchgen.jsontext import loads
+from batchgen.jsontext import dumps, loads
 from batchgen.records import Answer
-from batchgen.tasks.json_schema import Schema
+from batchgen.tasks.json_schema import SchemaRule
+
+SECONDS = 5.0
 
 
 def refuse_calls(answer: Answer, sampling: Sampling) -> None:
@@ -35,8 +37,18 @@ def refuse_calls(answer: Answer, sampling: Sampling) -> None:
             raise BadRow("parse", f"tool_calls: call {number}: the arguments of {name} are {error}") from None
         if not isinstance(arguments, dict):
             raise BadRow("parse", f"tool_calls: call {number}: the arguments of {name} are no JSON object")
-        if (schema := schemas[name]) is not None and (wrong := schema.mistake(arguments)):
+        if wrong := _mistake(schemas[name], arguments):
             raise BadRow("parse", f"tool_calls: call {number}: the arguments of {name}: {wrong}")
+
+
+def _mistake(schema: SchemaRule | str | None, arguments: Fields) -> str | None:
+    """What is wrong with arguments; with a schema that is none, they are."""
+    if not isinstance(schema, SchemaRule):
+        return schema
+    try:
+        return schema.mistake(arguments, SECONDS)
+    except Exception as error:  # TimeoutError, and what a hostile schema makes of the library
+        return f"the schema cannot be applied: {type(error).__name__}: {safe_message(error)}"
 
 
 def _name(call: Fields) -> str:
@@ -44,6 +56,13 @@ def _name(call: Fields) -> str:
 
 
 @functools.lru_cache(64)
-def _schemas(tools: str) -> dict[str, Schema | None]:
-    functions = [tool["function"] for tool in loads(tools)]
-    return {one["name"]: Schema(one["parameters"]) if one.get("parameters") else None for one in functions}
+def _schemas(tools: str) -> dict[str, SchemaRule | str | None]:
+    """The schema of each tool's arguments by its name, None for a tool without one; what is wrong with it as a text."""
+    return {one["name"]: _schema(one.get("parameters")) for one in (tool["function"] for tool in loads(tools))}
+
+
+def _schema(parameters: Fields | None) -> SchemaRule | str | None:
+    try:
+        return SchemaRule(dumps(parameters)) if parameters else None
+    except Exception as error:
+        return f"the tool's parameters: {safe_message(error)}"

@@ -4,9 +4,10 @@ import math
 import reprlib
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchgen.job.fields import MOST
-from batchgen.records import Answer, Completion
+from batchgen.records import Answer, Completion, Pooled
 
 
 def refuse_answers(answers: object, wanted: int) -> None:
@@ -48,6 +49,27 @@ def _refuse_more(answer: Answer) -> None:
         "".join(texts).encode()  # type: ignore[arg-type]
     except (TypeError, UnicodeEncodeError):
         raise ValueError("the engine's answer: reasoning or a tool call is no text") from None
+
+
+def refuse_pooled(found: object, wanted: int | None, size: int | None) -> None:
+    """Raises ValueError where an engine did not return `size` finite numbers for each of the `wanted` texts. None: any number of
+    them, but not none."""
+    if not isinstance(found, Pooled) or not isinstance(found.values, list):
+        raise ValueError("the engine returned no lists of numbers")
+    if not found.values or (wanted is not None and len(found.values) != wanted):
+        raise ValueError(f"the engine returned numbers of {len(found.values)} texts instead of {wanted}")
+    for numbers in found.values:
+        if not isinstance(numbers, pa.Array) or numbers.type != pa.float32() or numbers.null_count:
+            raise ValueError("the engine returned something else than float32 numbers")
+        if len(numbers) != (size or max(1, len(numbers))):
+            raise ValueError(f"the engine returned {len(numbers)} numbers instead of {size or 'one or more'}")
+        if not pc.all(pc.is_finite(numbers)).as_py():
+            raise ValueError("the engine returned a number that is not finite")
+    if found.label is not None and not isinstance(found.label, str):
+        raise ValueError("the engine's label is no text")
+    _refuse_count("the engine's cached_tokens", found.cached_tokens)
+    if found.prompt_tokens is not None:
+        _refuse_count("the engine's prompt_tokens", found.prompt_tokens)
 
 
 def refuse_completions(completions: object, index: int, samples: list[tuple[int, int]]) -> None:

@@ -88,8 +88,8 @@ def answered(folder: Path, rows: list[dict[str, Any]], **fields: Any) -> list[di
         **fields,
     )
     [block] = blocks(made)
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(part_bytes(made, ran(replica(made), block)))).to_pylist()
-    return rows
+    found: list[dict[str, Any]] = pq.read_table(io.BytesIO(part_bytes(made, ran(replica(made), block)))).to_pylist()
+    return found
 
 
 def test_reasoning_constraints_budgets_and_calls(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.engines import openai
-from batchgen.engines.openai_reply import BusyError, answers_in
+from batchgen.engines.openai_replies.chat import BusyError, answers_in
 from batchgen.errors import BadRow
 from tests.engines.test_openai import Endpoint, answered, endpoint, said
 

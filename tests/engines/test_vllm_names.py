@@ -16,7 +16,17 @@ from batchgen.engines.vllm import NAMES
 from batchgen.engines.vllm_options import installed_options, kept_options
 
 ATTRIBUTES = {
-    "AsyncLLM": ("from_engine_args", "generate", "is_paused", "shutdown", "renderer", "vllm_config"),
+    "AsyncLLM": (
+        "from_engine_args",
+        "generate",
+        "encode",
+        "get_supported_tasks",
+        "is_paused",
+        "shutdown",
+        "renderer",
+        "vllm_config",
+    ),
+    "PoolingParams": ("task", "use_activation", "dimensions", "extra_kwargs"),
     "RequestOutputKind": ("FINAL_ONLY",),
     "SamplingParams": ("output_kind", "skip_clone"),
     "vllm.config:VllmConfig": ("scheduler_config", "parallel_config"),
@@ -25,9 +35,11 @@ ATTRIBUTES = {
     "vllm.renderers:BaseRenderer": ("render_cmpl_async",),
     "vllm.outputs:RequestOutput": ("outputs", "num_cached_tokens"),
     "vllm.outputs:CompletionOutput": ("index", "text", "token_ids", "finish_reason", "cumulative_logprob", "logprobs"),
+    "vllm.outputs:PoolingRequestOutput": ("outputs", "num_cached_tokens", "error"),
+    "vllm.outputs:PoolingOutput": ("data",),
     "vllm.logprobs:Logprob": ("logprob", "rank", "decoded_token"),
 }
-"""Attributes that batchgen/engines/vllm.py uses: of the names that it imports, and of the classes of their values."""
+"""Attributes that engines/vllm.py and vllm_replies/ use: of the names that they import, and of the classes of their values."""
 
 
 def has(owner: Any, attribute: str) -> bool:

@@ -21,7 +21,7 @@ from batchgen.records.columns import AFTER_INPUT, BEFORE_INPUT, output_schema
 from batchgen.render.blocks import prompt_schema
 
 NAMES = ("verbosity", "humor")
-BEFORE, AFTER = ([column.name for column in columns] for columns in (BEFORE_INPUT, AFTER_INPUT))
+BEFORE, AFTER = ([column.name for column in columns if column.is_of("generate")] for columns in (BEFORE_INPUT, AFTER_INPUT))
 ASKED_FOR = {column.name for column in AFTER_INPUT if column.optional} - {"attributes"}
 KEPT = pa.table({"lang": ["en", "ja"], "input_status": ["draft", "final"]})
 SPAN = "000000-000000000003-000000000005"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.engines.openai_reply import answers_in, of_prompt_tokens
+from batchgen.engines.openai_replies.chat import answers_in, of_prompt_tokens
 from batchgen.engines.vllm_sampling.scores import prompt_logprobs
 from batchgen.errors import JobError
 from batchgen.job.sampling import check_sampling

@@ -36,10 +36,11 @@ LEAVE_OUT = {
 """Options that have another place in the job, where those that decide what a row means are part of the fingerprint; and options
 that a replica cannot serve with any value, like all others of `data_parallel_...`."""
 
-_GENERATES, _PICKLES = "a job generates text", "it reads pickles, which can execute code; use safetensors"
+_TASK = "the job's task sets it; name the task (embed, classify, ...)"
+_PICKLES = "it reads pickles, which can execute code; use safetensors"
 CANNOT_BE: dict[str, tuple[str, tuple[str, ...]]] = {
-    "runner": (_GENERATES, ("pooling", "draft")),
-    "convert": (_GENERATES, ("embed", "classify")),
+    "runner": (_TASK, ("pooling", "draft")),
+    "convert": (_TASK, ("embed", "classify")),
     "load_format": (_PICKLES, ("pt", "npcache", "auto", "hf")),
 }
 """Values that a replica cannot serve. load_format auto and hf read pickles where a model has no safetensors."""

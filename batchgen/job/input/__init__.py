@@ -75,6 +75,10 @@ class Input(Spec):
         description="Your own Python function, module:function, of each row before its prompt is made: a dict in, a dict out.",
     )
     prompt: str | None = Field(None, description="Column with one user message.")
+    documents: str | None = Field(
+        None,
+        description="Column with what is compared with the prompt, the query: one text (`task: score`), or a list of texts (`task: rerank`).",
+    )
     messages: str | None = Field(None, description="Column with a conversation: list of {role, content}, the last from the user.")
     conversations: str | None = Field(None, description="Column with a ShareGPT conversation: list of {from, value}.")
     turns: str | None = Field(None, description="Column with a list of user messages (texts or {content}), answered in order.")

@@ -237,7 +237,7 @@ def _row_contradictions(job: JobFile, span: Span, rows: list[Fields]) -> Iterato
     wanted = set(again) if span.retry else wanted
     if wanted != set(keys):
         yield f"row, variant, sample {min(wanted ^ set(keys))} is missing or was not planned"
-    elif odd := next((row for row in rows if row["sampling"] and row["sampling"]["n"] != _samples(job, row)), None):
+    elif odd := next((row for row in rows if row.get("sampling") and row["sampling"]["n"] != _samples(job, row)), None):
         yield f"row {odd['row']} says n = {odd['sampling']['n']}, planned are {_samples(job, odd)}"
     elif any(row["attempt"] <= again[parts.key_of(row)] for row in rows if span.retry):
         yield "an attempt that is not after the one before"
@@ -249,4 +249,4 @@ def _samples(job: JobFile, row: Fields) -> int:
     spec = job.job.input
     unknown = spec.keep != "all" or spec.format == "openai-batch" or "n" in job.job.sampling_columns
     own = unknown or row.get("input_sampling") is not None or "sampling" in (row.get("input_extra") or "")
-    return int(row["sampling"]["n"] or 0) if own and row["sampling"] else job.job.samples
+    return int(row["sampling"]["n"] or 0) if own and row.get("sampling") else job.job.samples

@@ -12,6 +12,7 @@ from batchgen.errors import JobError
 from batchgen.job.fields import Fields
 from batchgen.job.input import Input
 from batchgen.job.job import Job
+from batchgen.job.pooling import task_mistake
 from batchgen.job.schemas import BUILT_IN
 from batchgen.read.discover import discover
 from batchgen.read.formats import Found, format_of
@@ -189,7 +190,10 @@ def with_prompt(job: Job, before: Job | None = None) -> Job:
             told = ", ".join(which) or "there is no row that can be read"
             cause = f"input: no field says what makes the prompt, and the columns do not tell: {told}"
             raise JobError(cause, "name the column with input.prompt, input.messages or input.turns, or write input.template")
-        given = found.fields
+        unread = {"drop_last_answer", "system"} if job.pools else set[str]()
+        given = {name: value for name, value in found.fields.items() if name not in unread}
     own = spec.model_dump(exclude_unset=True)
-    whole = Input.model_validate({**given, **own})
-    return job.model_copy(update={"input": whole})
+    whole = job.model_copy(update={"input": Input.model_validate({**given, **own})})
+    if wrong := task_mistake(whole):
+        raise JobError(wrong)
+    return whole

@@ -21,6 +21,7 @@ class RowLayout(Protocol):
 
     columns: Mapping[str, str]  # the input columns that it reads, by the job's field that names one
     optional: frozenset[str] = frozenset()  # columns that it reads where the input has them
+    ends: tuple[str, ...] = ()  # roles that the last message may have, where the layout minds; a task may set others
 
     def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None: ...
 
@@ -36,6 +37,7 @@ _BUILT_IN = {
     "alpaca": f"{__name__}.alpaca:AlpacaLayout",
     "template": f"{__name__}.template:TemplateLayout",
 }
+ROLES = ("system", "developer", "user", "assistant", "tool", "label")
 OF_FIELD = {"conversations": "sharegpt", "instruction": "alpaca"}
 """The layouts whose name is not their field's."""
 LAYOUTS: Registry[type[RowLayout]] = Registry("input.layout", "batchgen.layouts", _BUILT_IN)
@@ -48,6 +50,8 @@ class JobLayout:
     def __init__(self, job: Job, keys: Collection[str] = MESSAGE_KEYS) -> None:
         self._missing = [key for key in MESSAGE_KEYS if key not in keys]
         self._layout = LAYOUTS.named(_name(job.input))(job.input, job.schema_names)
+        if job.pools and getattr(self._layout, "ends", None):  # nothing is answered: a conversation is read as a whole
+            self._layout.ends = ("assistant",) if job.task == "reward" else ROLES
         self._system = job.input.system
         self.columns = dict(self._layout.columns)
         self.needed = {*self.columns.values(), *getattr(self._layout, "optional", ())}

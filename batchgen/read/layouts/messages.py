@@ -5,11 +5,10 @@ from typing import Any
 
 from batchgen.errors import BadRow
 from batchgen.job.input import Input
-from batchgen.read.layouts import ColumnLayout, Conversation, kind_of
+from batchgen.read.layouts import ROLES, ColumnLayout, Conversation, kind_of
 from batchgen.records import CALL_KEYS, MESSAGE_KEYS, REASONINGS, Data, Message
 from batchgen.render.messages import read_calls, read_content
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "label")
 TRAINING = {"weight", "train", "training", "loss"}
 """Keys that say how a trainer weighs a message (OpenAI's fine-tuning files, OpenHermes, Axolotl): no part of what is said."""
 
@@ -22,6 +21,7 @@ class MessagesLayout(ColumnLayout):
     def __init__(self, spec: Input, attributes: tuple[str, ...]) -> None:
         super().__init__(spec, attributes)
         self._continue, self._drops, self._attributes = spec.continue_final_message, spec.drop_last_answer, attributes
+        self.ends = ("user", "tool") if self._continue is None else ("assistant",)
 
     def read(self, data: Data) -> Conversation:
         value, column = self.value(data), self.column
@@ -30,9 +30,9 @@ class MessagesLayout(ColumnLayout):
         messages = [self._message(f"{column}: message {number}", message) for number, message in enumerate(value, 1)]
         if self._drops and messages[-1]["role"] == "assistant" and not (messages := messages[:-1]):
             raise BadRow("input", f"{column}: its only message is the answer that input.drop_last_answer leaves out")
-        last, wanted = messages[-1], ("user", "tool") if self._continue is None else ("assistant",)
-        if last["role"] not in wanted:
-            raise BadRow("input", f"{column}: the last message must be the {' or '.join(wanted)}'s, not the {last['role']}'s")
+        last = messages[-1]
+        if last["role"] not in self.ends:
+            raise BadRow("input", f"{column}: the last message must be the {' or '.join(self.ends)}'s, not the {last['role']}'s")
         if self._continue and not isinstance(last["content"], str):
             raise BadRow("input", f"{column}: the last message, which is to be continued, has an image")
         return messages, ()

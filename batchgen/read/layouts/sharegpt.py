@@ -5,7 +5,8 @@ from typing import Any
 
 from batchgen.errors import BadRow
 from batchgen.jsontext import loads
-from batchgen.read.layouts.messages import ROLES, MessagesLayout
+from batchgen.read.layouts import ROLES
+from batchgen.read.layouts.messages import MessagesLayout
 
 _SPELLED = {
     "system": ("system", "system_prompt"),

@@ -67,6 +67,10 @@ class PromptText:
                 return text[: found + len(beginning)]
         raise BadRow("render", "the last message, which is to be continued, is not in the chat template's text")
 
+    def render_whole(self, messages: list[Message]) -> str:
+        """The text of a conversation that nothing follows. Raises BadRow (render)."""
+        return self._whole(self.form, messages, answering=False)
+
     def check_images(self, urls: list[str]) -> None:
         """Raises BadRow (input, render) for images that the model is not shown, or that the job does not allow."""
         for number, url in enumerate(urls, 1):

@@ -33,7 +33,7 @@ def context_of(folder: Path) -> int | None:
     config = read_json(path)
     if not path.is_file():
         return None
-    text = _of_text(path, config)
+    text = of_text(path, config)
     kind = str(text.get("model_type") or config.get("model_type") or "")
     numbers = _numbers(path, text) or _numbers(path, _completed(kind, text)) or _numbers(path, config)
     if not numbers:
@@ -48,12 +48,12 @@ def context_of(folder: Path) -> int | None:
     return max(1, int(context * _number(path, "the factor of rope_scaling", factors[-1])))
 
 
-def _of_text(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+def of_text(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that describes the language model: itself for most."""
     for name in INNER:
         inner = config.get(name)
         if isinstance(inner, dict):
-            return _of_text(path, inner)
+            return of_text(path, inner)
         if inner is not None:
             raise wrong(path, name, inner, "an object")
     return config

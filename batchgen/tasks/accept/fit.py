@@ -4,9 +4,7 @@ import regex
 
 from batchgen.errors import JobError
 from batchgen.job.accept import Fit
-from batchgen.jsontext import loads
-from batchgen.tasks.accept.schema import refuse_unusable
-from batchgen.tasks.json_schema import Schema
+from batchgen.tasks.json_schema import SchemaRule
 from batchgen.tasks.parse import json_in
 
 RULE_SECONDS = 5.0  # of a rule and an answer
@@ -21,14 +19,10 @@ class FitRule:
             self._regex = None if spec.regex is None else regex.compile(spec.regex)
         except regex.error as error:
             raise JobError(f"{field}.regex: {error}") from None
-        self._schema = None
-        if spec.schema_ is not None:
-            schema = loads(spec.schema_)
-            try:
-                self._schema = Schema(schema)
-                refuse_unusable(schema)
-            except (JobError, RecursionError) as error:
-                raise JobError(f"{field}.schema: {error}") from None
+        try:
+            self._schema = None if spec.schema_ is None else SchemaRule(spec.schema_)
+        except (ValueError, RecursionError) as error:
+            raise JobError(f"{field}.schema: {error}") from None
 
     def mistake(self, text: str) -> str | None:
         """Why a text does not fit, None where it does. Takes at most about RULE_SECONDS for each of the two."""
@@ -37,10 +31,17 @@ class FitRule:
                 return f"{self._field}.regex matches nowhere in the answer"
         except TimeoutError:
             return f"{self._field}.regex is not done with the answer after {RULE_SECONDS:g} s: write it without nested repetition"
-        if self._schema is None:
-            return None
+        return None if self._schema is None else self._of_json(self._schema, text)
+
+    def _of_json(self, schema: SchemaRule, text: str) -> str | None:
         try:
-            cause = self._schema.mistake(json_in(text))
+            value = json_in(text)
         except ValueError as error:
-            cause = str(error)
+            return f"{self._field}.schema: {error}"
+        try:
+            cause = schema.mistake(value, RULE_SECONDS)
+        except TimeoutError:
+            cause = f"not done with the answer after {RULE_SECONDS:g} s: simplify its patterns, or leave out uniqueItems"
+        except RecursionError:
+            cause = "the answer nests too deeply for it"
         return None if cause is None else f"{self._field}.schema: {cause}"

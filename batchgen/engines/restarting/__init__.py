@@ -10,17 +10,20 @@ import contextlib
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
 
 from batchgen import logs
-from batchgen.engines.base import Engine, Request
+from batchgen.engines.base import Engine, PoolingEngine, PoolingRequest, Request
 from batchgen.errors import BadRow, EngineError
-from batchgen.records import Answer
+from batchgen.records import Answer, Pooled
 
 _LOG = logs.logger("engine")
 SPLIT = 8
 MOST_DEATHS = 10  # deaths without an answer between them after which the engine is given up
 GUILTY = "the engine died of this prompt, and again when the prompt was alone in it"
+Asked = TypeVar("Asked", Request, PoolingRequest)
+Said = TypeVar("Said")
 
 
 class RestartingEngine:
@@ -59,6 +62,13 @@ class RestartingEngine:
 
     async def generate(self, request: Request) -> list[Answer]:
         """As Engine.generate; raises BadRow for `engine_crash` and `timeout` too, EngineError when the engine is given up."""
+        return await self._guarded(request, lambda engine, one: engine.generate(one))
+
+    async def pool(self, request: PoolingRequest) -> Pooled:
+        """As PoolingEngine.pool, raises as `generate`. The engines that `make` makes must have the method."""
+        return await self._guarded(request, lambda engine, one: cast(PoolingEngine, engine).pool(one))
+
+    async def _guarded(self, request: Asked, ask: Callable[[Engine, Asked], Awaitable[Said]]) -> Said:
         name = request.name
         try:
             while name not in self._guilty:
@@ -66,9 +76,9 @@ class RestartingEngine:
                     raise self._given_up
                 if not self._up or (self._suspects and name not in self._suspects[0]):
                     await self._change.wait()
-                elif (answers := await self._attempt(name, request)) is not None:
+                elif (said := await self._attempt(name, request, ask)) is not None:
                     self._deaths = 0
-                    return answers
+                    return said
                 else:
                     request = dataclasses.replace(request, name=f"{request.name}'")  # another than in the dead engine
             raise BadRow("engine_crash", GUILTY)
@@ -80,14 +90,14 @@ class RestartingEngine:
             if self._suspects and not self._suspects[0]:
                 self._admit()
 
-    async def _attempt(self, name: str, request: Request) -> list[Answer] | None:
-        """The answers; None when the engine died first. Raises BadRow when the engine refuses the prompt or its time is over."""
+    async def _attempt(self, name: str, request: Asked, ask: Callable[[Engine, Asked], Awaitable[Said]]) -> Said | None:
+        """What the engine says; None when it died first. Raises BadRow when it refuses the prompt or the time is over."""
         engine = self._engine
         try:
             async with asyncio.timeout(self._row_seconds) as time:
                 self._inside[name] = time
                 try:
-                    return await engine.generate(request)
+                    return await ask(engine, request)
                 except EngineError as error:
                     self._died(engine, error)
         except TimeoutError:

@@ -22,25 +22,18 @@ class BusyError(Exception):
 def answers_in(body: bytes, n: int, scored: bool, listed: bool, of_prompt: int | None = None) -> list[Answer]:
     """The `n` answers. `scored`: log-probabilities were asked for; `listed`: those of each token are kept. `of_prompt`:
     sampling.prompt_logprobs. Raises BadRow (engine_rejected) with the cause, BusyError."""
-    try:
-        reply = jsontext.loads(body)
-    except ValueError as error:
-        raise _rejected(f"its body is {error}: {_shown(body.decode(errors='replace'))}") from None
-    if not isinstance(reply, dict):
-        raise _rejected(f"its body is {_shown(reply)}")
-    if reply.get("error"):
-        _refuse_error(reply["error"])
+    reply = object_in(body)
     choices = _in_order(reply.get("choices"), n)
     usage = reply.get("usage") or {}
     if not isinstance(usage, dict):
-        raise _rejected(f"usage is {_shown(usage)}")
-    prompt_tokens = _count(usage, "prompt_tokens")
+        raise rejected(f"usage is {shown(usage)}")
+    prompt_tokens = count_in(usage, "prompt_tokens")
     details = usage.get("prompt_tokens_details")
-    cached = _count(details, "cached_tokens") if isinstance(details, dict) else 0
+    cached = count_in(details, "cached_tokens") if isinstance(details, dict) else 0
     details = usage.get("completion_tokens_details")
-    thoughts = _count(details, "reasoning_tokens") if isinstance(details, dict) else None
+    thoughts = count_in(details, "reasoning_tokens") if isinstance(details, dict) else None
     contents = [_token_list(choice) if scored else None for choice in choices]
-    tokens = _tokens_of_each(contents, _count(usage, "completion_tokens") or 0)
+    tokens = _tokens_of_each(contents, count_in(usage, "completion_tokens") or 0)
     answers, prompt = [], of_prompt_tokens(reply.get("prompt_logprobs"), of_prompt)
     for choice, content, count in zip(choices, contents, tokens, strict=True):
         reason = choice.get("finish_reason")
@@ -63,11 +56,24 @@ def answers_in(body: bytes, n: int, scored: bool, listed: bool, of_prompt: int |
     return answers
 
 
-def _rejected(cause: str) -> BadRow:
+def object_in(body: bytes) -> Object:
+    """The object in a body. Raises BadRow (engine_rejected) for another and for an error, BusyError for one that may pass."""
+    try:
+        reply = jsontext.loads(body)
+    except ValueError as error:
+        raise rejected(f"its body is {error}: {shown(body.decode(errors='replace'))}") from None
+    if not isinstance(reply, dict):
+        raise rejected(f"its body is {shown(reply)}")
+    if reply.get("error"):
+        _refuse_error(reply["error"])
+    return reply
+
+
+def rejected(cause: str) -> BadRow:
     return BadRow("engine_rejected", f"the endpoint did not answer as asked: {cause}")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     text = value if isinstance(value, str) else repr(value)
     return safe_message(ValueError(text), 200) or "empty"
 
@@ -76,32 +82,32 @@ def _refuse_error(error: object) -> None:
     """Raises BusyError for an error that may pass, BadRow for any other."""
     fields: Object = error if isinstance(error, dict) else {"message": error}
     codes = [fields.get(name) for name in ("code", "status", "type")]
-    message = _shown(fields.get("message") or error)
+    message = shown(fields.get("message") or error)
     for code in codes:
         said = str(code)
         if said in BUSY_CODES or (said.isascii() and said.isdigit() and len(said) == 3 and (said == "429" or said[0] == "5")):
             raise BusyError(message)
-    raise _rejected(f"error: {message}")
+    raise rejected(f"error: {message}")
 
 
 def _in_order(choices: object, n: int) -> list[Object]:
     """The choices by their index; where none has one, as they stand."""
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise _rejected(f"choices is {_shown(choices)}")
+        raise rejected(f"choices is {shown(choices)}")
     if len(choices) != n:
-        raise _rejected(f"{len(choices)} choices instead of {n}")
+        raise rejected(f"{len(choices)} choices instead of {n}")
     numbers = [choice.get("index") for choice in choices]
     if all(number is None for number in numbers):
         return choices
     if any(type(number) is not int for number in numbers) or sorted(numbers) != list(range(n)):
-        raise _rejected(f"the indexes of its choices are {_shown(numbers)}")
+        raise rejected(f"the indexes of its choices are {shown(numbers)}")
     return sorted(choices, key=lambda choice: int(choice["index"]))
 
 
 def _message(choice: Object) -> Object:
     message = choice.get("message")
     if not isinstance(message, dict):
-        raise _rejected(f"a message is {_shown(message)}")
+        raise rejected(f"a message is {shown(message)}")
     return message
 
 
@@ -110,7 +116,7 @@ def _reasoning(message: Object) -> str | None:
     for key in ("reasoning", "reasoning_content"):
         if (found := message.get(key)) not in (None, ""):
             if not isinstance(found, str):
-                raise _rejected(f"the {key} of a message is {_shown(found)}")
+                raise rejected(f"the {key} of a message is {shown(found)}")
             return found
     return None
 
@@ -127,7 +133,7 @@ def _calls(message: Object) -> list[Object] | None:
         if isinstance(arguments, dict):
             arguments = jsontext.dumps(arguments)
         if not isinstance(name, str) or not isinstance(arguments or "", str):
-            raise _rejected(f"a tool call is {_shown(call)}")
+            raise rejected(f"a tool call is {shown(call)}")
         given = call.get("id")
         called = {"name": name, "arguments": arguments or "{}"}
         calls.append({"id": given if isinstance(given, str) else f"call_{number}", "type": "function", "function": called})
@@ -145,17 +151,17 @@ def _text(message: Object) -> str:
     if content in (None, []) and (message.get("tool_calls") or _reasoning(message)):
         return ""
     if content is None and message.get("refusal"):
-        raise _rejected(f"it refuses: {_shown(message['refusal'])}")
-    raise _rejected(f"the content of a message is {_shown(content)}")
+        raise rejected(f"it refuses: {shown(message['refusal'])}")
+    raise rejected(f"the content of a message is {shown(content)}")
 
 
-def _count(usage: Object, name: str) -> int | None:
+def count_in(usage: Object, name: str) -> int | None:
     """A number of tokens; None where the endpoint does not say it."""
     value = usage.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_COUNT or value != int(value):
-        raise _rejected(f"usage.{name} is {_shown(value)}")
+        raise rejected(f"usage.{name} is {shown(value)}")
     return int(value)
 
 
@@ -166,11 +172,11 @@ def _token_list(choice: Object) -> list[Object] | None:
     if content is None:
         return None
     if not isinstance(content, list):
-        raise _rejected(f"logprobs is {_shown(content)}")
+        raise rejected(f"logprobs is {shown(content)}")
     for token in content:
         top = token.get("top_logprobs") if isinstance(token, dict) else None
         if not _is_token(token) or not (top is None or (isinstance(top, list) and all(map(_is_token, top)))):
-            raise _rejected(f"an entry of logprobs is {_shown(token)}")
+            raise rejected(f"an entry of logprobs is {shown(token)}")
     return content
 
 

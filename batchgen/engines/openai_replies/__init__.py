@@ -1,0 +1,1 @@
+"""Other replies of an endpoint than chat completions."""
