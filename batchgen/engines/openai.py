@@ -3,8 +3,8 @@
 The endpoint applies its own chat template, so a prompt is the conversation's JSON (render/templates; a token is a byte),
 and the endpoint counts the tokens. The openai client retries, backs off and honours Retry-After. A row's adapter names a model of
 the endpoint. The key comes from the environment variable that `engine.options.api_key_env` names, and from nowhere else.
-A refused request, and a response that is no answer (openai_replies/chat.py), is an error row. An endpoint that cannot be reached, or
-that refuses the key, is a dead engine."""
+A refused request, and a response that is no answer (openai_replies/chat.py), is an error row. An endpoint that cannot be
+reached, or that refuses the key, is a dead engine."""
 
 import asyncio
 import contextlib
