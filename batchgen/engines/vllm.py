@@ -19,7 +19,7 @@ from batchgen.engines import vllm_cpu, vllm_gpu
 from batchgen.engines.base import NODES, EngineKind, PoolingRequest, Request
 from batchgen.engines.vllm_options import check_options, installed_version
 from batchgen.engines.vllm_replies import pooling
-from batchgen.engines.vllm_replies.parsers import Names, Parsers, Reader
+from batchgen.engines.vllm_replies.parsers import Names, Parsers, Reader, check_parsers, parser_names
 from batchgen.engines.vllm_sampling import mistake
 from batchgen.engines.vllm_sampling.scores import prompt_logprobs, token_logprobs
 from batchgen.errors import BadRow, EngineError, JobError, safe_message
@@ -88,15 +88,6 @@ def engine_arguments(job: Job, model: ModelFiles, nodes: int = 1) -> dict[str, o
         "trust_remote_code": bool(job.model and job.model.trust_remote_code),
         **pooling.arguments(job),
     } | ({"reasoning_parser": named} if (named := parser_names(job, model).reasoning) else {})
-
-
-def parser_names(job: Job, model: ModelFiles) -> Names:
-    """vLLM's parsers for the model of a job. Its reasoning parser also lets constraints begin after the reasoning."""
-    if job.model is None:
-        return Names()
-    named = job.model.reasoning_parser
-    reasoning = model.reasoning_parser if named == "auto" else named if isinstance(named, str) else None
-    return Names(reasoning, job.model.tool_call_parser)
 
 
 class VllmEngine:
@@ -231,21 +222,6 @@ def read_picture(url: str) -> "Image":
     return image.convert("RGB")
 
 
-def _check_parsers(job: Job) -> None:
-    """Raises JobError for a job whose answers need a parser that it does not name."""
-    if job.model is None:
-        return
-    if "tools" in job.sampling and job.model.tool_call_parser is None:
-        raise JobError("sampling.tools: vLLM finds calls of tools by a parser", "name it: model.tool_call_parser: hermes")
-    if isinstance(job.model.reasoning_parser, str):
-        return
-    remedy = "name one of vLLM's reasoning parsers in model.reasoning_parser: qwen3"
-    if "thinking_token_budget" in job.sampling:
-        raise JobError("sampling.thinking_token_budget: vLLM ends the reasoning by its parser", remedy)
-    if job.model.reasoning_parser is not None and "structured_outputs" in job.sampling:
-        raise JobError("sampling.structured_outputs: with marks alone vLLM would hold the reasoning to it too", remedy)
-
-
 class VllmKind:
     @property
     def capabilities(self) -> Capabilities:
@@ -259,7 +235,7 @@ class VllmKind:
     def check(self, job: Job) -> None:
         check_options(job.engine.options)
         pooling.refuse_options(job)
-        _check_parsers(job)
+        check_parsers(job)
         if wrong := mistake(check_sampling(job.constant_sampling)):
             raise JobError(f"sampling.{wrong}")
 

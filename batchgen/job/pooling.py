@@ -12,6 +12,8 @@ _TALKS = ("messages", "conversations")
 _REMEDIES = {
     "sampling": "leave it out",
     "parse_": "leave it out; the numbers have columns of their own",
+    "accept": "leave it out",
+    "dedupe": "leave it out; input.query can leave out equal rows",
     "attributes": "leave it out, or write the attributes into the text with input.template",
     "model.adapters": "leave them out, or merge the adapter into the model",
     "model.reasoning_parser": "leave it out",
@@ -20,6 +22,7 @@ _REMEDIES = {
     "limits.tokens": "it counts generated tokens; set limits.hours",
     "errors.truncated": "leave it out; pooling.max_tokens cuts long texts",
     "errors.parse": "leave it out",
+    "errors.rejected": "leave it out",
     "input.turns": "name input.prompt or input.messages",
     "input.history": "name input.messages",
     "input.continue_final_message": "leave it out; a conversation is read as it is",

@@ -222,6 +222,8 @@ def test_a_column_of_numbers_is_what_went_in(values: list[list[float] | None]) -
     [
         ({"task": "embed", "sampling": {"n": 2}}, "sampling: task embed generates no text; leave it out"),
         ({"task": "embed", "parse": {"columns": {"a": "string"}}}, "parse: task embed generates no text"),
+        ({"task": "embed", "dedupe": True}, "dedupe: task embed generates no text; leave it out; input.query can leave out"),
+        ({"task": "embed", "accept": {"regex": "a"}}, "accept: task embed generates no text"),
         ({"task": "embed", "attributes": {"schema": "karakuri"}}, "attributes: task embed generates no text"),
         ({"task": "embed", "errors": {"truncated": "keep"}}, "errors.truncated: task embed generates no text"),
         ({"task": "embed", "limits": {"tokens": 5}}, "limits.tokens: task embed generates no text; it counts generated tokens"),

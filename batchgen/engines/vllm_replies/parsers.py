@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from batchgen.engines.base import Request
-from batchgen.errors import BadRow, EngineError, safe_message
+from batchgen.errors import BadRow, EngineError, JobError, safe_message
 from batchgen.job.fields import Fields
+from batchgen.job.job import Job
 from batchgen.jsontext import loads
 from batchgen.records import Answer
+from batchgen.render.model_files import ModelFiles
 
 _FIELDS = ("tools", "tool_choice", "chat_template_kwargs")  # JSON texts of a Sampling
 
@@ -108,3 +110,27 @@ class Reader:
 def _call(number: int, call: Theirs) -> Fields:
     function = {"name": call.name, "arguments": call.arguments or "{}"}
     return {"id": call.id or f"call_{number}", "type": "function", "function": function}
+
+
+def parser_names(job: Job, model: ModelFiles) -> Names:
+    """vLLM's parsers for the model of a job. Its reasoning parser also lets constraints begin after the reasoning."""
+    if job.model is None:
+        return Names()
+    named = job.model.reasoning_parser
+    reasoning = model.reasoning_parser if named == "auto" else named if isinstance(named, str) else None
+    return Names(reasoning, job.model.tool_call_parser)
+
+
+def check_parsers(job: Job) -> None:
+    """Raises JobError for a job whose answers need a parser that it does not name."""
+    if job.model is None:
+        return
+    if "tools" in job.sampling and job.model.tool_call_parser is None:
+        raise JobError("sampling.tools: vLLM finds calls of tools by a parser", "name it: model.tool_call_parser: hermes")
+    if isinstance(job.model.reasoning_parser, str):
+        return
+    remedy = "name one of vLLM's reasoning parsers in model.reasoning_parser: qwen3"
+    if "thinking_token_budget" in job.sampling:
+        raise JobError("sampling.thinking_token_budget: vLLM ends the reasoning by its parser", remedy)
+    if job.model.reasoning_parser is not None and "structured_outputs" in job.sampling:
+        raise JobError("sampling.structured_outputs: with marks alone vLLM would hold the reasoning to it too", remedy)
