@@ -130,7 +130,9 @@ class Generation:
         for candidate in candidates:
             if candidate.last is not None and candidate.error is None:
                 try:
-                    refuse_calls(candidate.last, sampling)
+                    if sampling.tools is not None or candidate.last.tool_calls:  # in a thread: a schema takes its time
+                        loop = asyncio.get_running_loop()
+                        await loop.run_in_executor(self._threads, refuse_calls, candidate.last, sampling)
                     if self._parser is not None and (candidate.text or not candidate.last.tool_calls):
                         candidate.parsed = await self._parsed(self._parser, prompt, candidate)
                 except BadRow as bad:
