@@ -59,8 +59,10 @@ def text_of(path: str, found: Detected, model: str | None = None, out: str | Non
             "engine: {kind: echo}  # a rehearsal without a model; its answers mean nothing",
         ]
     else:
-        lines += [f"model: {_word(model)}"]
-    lines += ["sampling: {temperature: 0.7, max_tokens: 512}", f"output: {_word(out or f'outputs/{name}')}"]
+        template = f"{{source: {_word(model)}, chat_template: {found.template}}}" if found.template else _word(model)
+        lines += [f"model: {template}"]
+    asked = "sampling: {temperature: 0.7, max_tokens: 512}" if found.task == "generate" else f"task: {found.task}"
+    lines += [asked, f"output: {_word(out or f'outputs/{name}')}"]
     return "\n".join(lines) + "\n"
 
 

@@ -56,7 +56,7 @@ def response(custom_id: str, number: str, rows: list[Fields], created: int) -> F
     choices = [
         {
             "index": row["sample"],
-            "message": {"role": "assistant", "content": row["response"], "refusal": None},
+            "message": _message(row),
             "logprobs": _logprobs(row.get("token_logprobs")),
             "finish_reason": row["finish_reason"],
         }
@@ -68,6 +68,9 @@ def response(custom_id: str, number: str, rows: list[Fields], created: int) -> F
         asked, said = rows[0]["prompt_tokens"], sum(row["completion_tokens"] for row in rows)
         body: Fields = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": created, "model": rows[0]["model"]}
         body |= {"choices": choices, "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}}
+        thoughts = [row["reasoning_tokens"] for row in rows if row.get("reasoning_tokens") is not None]
+        if thoughts:
+            body["usage"]["completion_tokens_details"] = {"reasoning_tokens": sum(thoughts)}
     else:
         code, detail = rows[0]["error_code"], rows[0]["error_detail"]
         body = {"error": {"message": detail, "type": "invalid_request_error", "param": None, "code": code}}
@@ -75,6 +78,14 @@ def response(custom_id: str, number: str, rows: list[Fields], created: int) -> F
             error = {"code": _CODES.get(code, code), "message": detail}
     answer = {"status_code": status, "request_id": f"req_{number}", "body": body} if status else None
     return {"id": f"batch_req_{number}", "custom_id": custom_id, "response": answer, "error": error}
+
+
+def _message(row: Fields) -> Fields:
+    """An answer as a message; reasoning under the key of vLLM's server, since OpenAI's has none."""
+    message: Fields = {"role": "assistant", "content": row["response"], "refusal": None}
+    if calls := row.get("tool_calls"):
+        message |= {"tool_calls": calls, "content": row["response"] or None}
+    return message if row.get("reasoning") is None else {**message, "reasoning": row["reasoning"]}
 
 
 def _logprobs(tokens: list[Fields] | None) -> Fields | None:

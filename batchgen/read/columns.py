@@ -95,6 +95,8 @@ def look(job: Job, found: list[Found]) -> InputColumns:
         fields.append(extra_field(spec.keep == "all", "id" if spec.id == "id" else None))
     calls, thinks = message_fields(schemas.values(), spec.conversation) if spec.conversation is not None else (False, False)
     calls, thinks = calls or seen.calls or job.calls_tools, thinks or seen.reasoning or job.keeps_reasoning
+    if spec.body is not None:  # whose messages are not looked at
+        calls = thinks = True
     kept = with_message_keys(pa.schema(fields), calls, thinks)
     per_row = seen.bytes / seen.rows if seen.rows else BYTES_PER_ROW
     return InputColumns(kept, per_row, schemas, frozenset(job.columns | JobLayout(job).needed))

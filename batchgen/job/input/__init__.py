@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from batchgen.job.fields import Column, Place, Spec
 from batchgen.job.input.hosts import host_pattern
 
-_PROMPTS = ("prompt", "messages", "conversations", "turns", "instruction", "template")
-_TALKS = ("messages", "conversations")
+_PROMPTS = ("prompt", "messages", "conversations", "turns", "instruction", "template", "body")
+_TALKS = ("messages", "conversations", "body")
 Kind = Literal["string", "integer", "number", "boolean", "json"]
 """JSON Schema's names of types, and json, any value as its text."""
 Function = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
@@ -82,6 +82,9 @@ class Input(Spec):
     messages: str | None = Field(None, description="Column with a conversation: list of {role, content}, the last from the user.")
     conversations: str | None = Field(None, description="Column with a ShareGPT conversation: list of {from, value}.")
     turns: str | None = Field(None, description="Column with a list of user messages (texts or {content}), answered in order.")
+    body: str | None = Field(
+        None, description="Column with the body of an OpenAI chat completion, an object or JSON text: messages and parameters."
+    )
     instruction: str | None = Field(None, description="Column with an instruction (Alpaca, Dolly): one user message.")
     context: str | None = Field(None, description="Column with the text of the instruction (Alpaca's `input`), its next line.")
     history: str | None = Field(None, description="Column with the pairs of question and answer before the instruction.")
@@ -110,7 +113,7 @@ class Input(Spec):
     def _requests(cls, fields: object) -> object:
         """The columns of a request of an OpenAI batch file (openai_batch.py)."""
         if isinstance(fields, dict) and fields.get("format") == "openai-batch":
-            return {"messages": "messages", "id": "custom_id", "keep": []} | fields
+            return {**({} if "prompt" in fields else {"messages": "messages"}), "id": "custom_id", "keep": []} | fields
         return fields
 
     @field_validator("image_hosts")

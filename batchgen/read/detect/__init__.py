@@ -5,7 +5,7 @@ KINDS is the table to extend: the first kind whose columns are all there is take
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from batchgen.errors import JobError
@@ -17,6 +17,8 @@ from batchgen.job.schemas import BUILT_IN
 from batchgen.read.discover import discover
 from batchgen.read.formats import Found, format_of
 from batchgen.read.formats.table import TableFormat
+from batchgen.read.requests import KINDS as KINDS_OF_REQUESTS
+from batchgen.read.requests import RequestKind
 from batchgen.records import Data
 
 Shape = Literal["text", "integer", "object", "texts", "messages", "answered", "sharegpt", "other", "null"]
@@ -62,13 +64,16 @@ DETECTED = {"prompt", "id", "system", *(name for kind in KINDS for name in kind.
 @dataclass(frozen=True)
 class Detected:
     """`fields` of `input`; `title` says what they read. `columns`: those of the first rows with their shapes. `rivals`: other
-    columns that may as well be the prompt. `steering`: columns with values of the attributes of `schema` karakuri."""
+    columns that may as well be the prompt. `task` is that of the requests of a batch file.
+    `steering`: columns with values of the attributes of `schema` karakuri."""
 
     title: str
     fields: Fields
     columns: Mapping[str, Shape]
     rivals: tuple[str, ...] = ()
     steering: tuple[str, ...] = ()
+    task: str = "generate"
+    template: str | None = None  # for model.chat_template
 
 
 def detect(columns: Mapping[str, Shape], prompt: str | None = None) -> Detected | None:
@@ -157,7 +162,17 @@ def detect_in(spec: Input, prompt: str | None = None) -> tuple[Detected | None, 
     and an answer, and does not tell which of them is to be asked. Raises InputError too."""
     found = discover(spec)
     columns = columns_of(spec, found)
-    return (detect(columns, prompt) if prompt is not None or not found[0].upstream else None), list(columns)
+    known = detect(columns, prompt) if prompt is not None or not found[0].upstream else None
+    if known is not None and known.fields.get("format") == "openai-batch" and (kind := _requests(spec, found)) is not None:
+        more = kind.fields if kind.task != "generate" or kind.template else {}
+        known = replace(known, fields=known.fields | more, task=kind.task, template=kind.template)
+    return known, list(columns)
+
+
+def _requests(spec: Input, found: list[Found]) -> RequestKind | None:
+    """The kind of the requests in a batch file, by its first one."""
+    rows = _first_rows(spec, next((shard for shard in found if shard.size), found[0]))
+    return next((KINDS_OF_REQUESTS.get(str(row.get("url"))) for row in rows), None)
 
 
 def columns_of(spec: Input, found: list[Found]) -> dict[str, Shape]:
@@ -190,6 +205,8 @@ def with_prompt(job: Job, before: Job | None = None) -> Job:
             told = ", ".join(which) or "there is no row that can be read"
             cause = f"input: no field says what makes the prompt, and the columns do not tell: {told}"
             raise JobError(cause, "name the column with input.prompt, input.messages or input.turns, or write input.template")
+        if found.task != job.task and found.fields.get("format") == "openai-batch":
+            raise JobError(f"input: its requests are for task {found.task}, the job's is {job.task}", f"set task: {found.task}")
         unread = {"drop_last_answer", "system"} if job.pools else set[str]()
         given = {name: value for name, value in found.fields.items() if name not in unread}
     own = spec.model_dump(exclude_unset=True)

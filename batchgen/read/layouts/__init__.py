@@ -2,6 +2,7 @@
 for the field's column. One file a layout."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from batchgen import logs
@@ -35,10 +36,11 @@ _BUILT_IN = {
     "sharegpt": f"{__name__}.sharegpt:ShareGPTLayout",
     "turns": f"{__name__}.turns:TurnsLayout",
     "alpaca": f"{__name__}.alpaca:AlpacaLayout",
+    "request": f"{__name__}.request:RequestLayout",
     "template": f"{__name__}.template:TemplateLayout",
 }
 ROLES = ("system", "developer", "user", "assistant", "tool", "label")
-OF_FIELD = {"conversations": "sharegpt", "instruction": "alpaca"}
+OF_FIELD = {"conversations": "sharegpt", "instruction": "alpaca", "body": "request"}
 """The layouts whose name is not their field's."""
 LAYOUTS: Registry[type[RowLayout]] = Registry("input.layout", "batchgen.layouts", _BUILT_IN)
 
@@ -64,6 +66,9 @@ class JobLayout:
         if row.data is None or row.error is not None:
             return row
         try:
+            if (expanded := getattr(self._layout, "expanded", None)) is not None:
+                row = replace(row, data=expanded(row.data))
+                assert row.data is not None
             system = self._system
             if isinstance(system, Column):
                 system = row.data.get(system.column)

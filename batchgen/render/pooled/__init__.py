@@ -44,6 +44,9 @@ class PooledText:
 
     def make(self, data: Data, messages: list[Message]) -> Made:
         """The prompt of a row. Raises BadRow (input, render, too_long)."""
+        own = data.get("dimensions") if self._spec.format == "openai-batch" else None  # a request's, where all have the job's
+        if own is not None and own != (self._job.pooling.dimensions or self._files.dimensions):
+            raise BadRow("input", f"body.dimensions: {own!r} is not the job's: set pooling.dimensions, for all requests")
         if images(messages):
             raise BadRow("render", f"task {self._job.task} reads no images")
         if self._job.task in PAIRS:

@@ -30,7 +30,7 @@ class Jsonl(TextFormat):
                 raise BadRow("input", f"the line is over input.max_row_bytes ({spec.max_row_bytes})")
             found = parse(line.removeprefix(BOM) if ordinal == 0 else line)
             name = self.name_of(found)
-            return Row(ordinal, self.data(found))
+            return Row(ordinal, self.data(found, spec))
         except BadRow as bad:
             return Row(ordinal, name, RowError(bad.code, f"{place(shard, ordinal)}: {bad}"))
 
@@ -38,7 +38,7 @@ class Jsonl(TextFormat):
         """The column that names a row whose line is refused."""
         return None
 
-    def data(self, line: Data) -> Data:
+    def data(self, line: Data, spec: Input | None = None) -> Data:
         """The columns of a row from a line's object. Raises BadRow."""
         return line
 
