@@ -22,12 +22,13 @@ _CODES = {"timeout": "request_timeout"}  # OpenAI's word, where it has one
 
 
 def export(output: Output, line: Line) -> None:
-    """Raises InputError for the output of a task that generates no text."""
-    if output.job.job.pools:
-        cause = f"{output.url}: it is of task {output.job.job.task}, and OpenAI's batch files have chat completions"
+    """Raises InputError for the output of a task that OpenAI's batch files do not have."""
+    if output.job.job.pools and output.job.job.task != "embed":
+        cause = f"{output.url}: it is of task {output.job.job.task}, and OpenAI's batch files have completions and embeddings"
         raise InputError(cause, "export it with --format jsonl")
     line("output.jsonl", None)
     line("errors.jsonl", None)
+    is_plain = output.job.job.input.format == "openai-batch" and output.job.job.input.prompt is not None
     created, shards = int(time.time()), {shard.name: shard for shard in output.plan.shards}
     rows: Iterator[Fields] = itertools.chain.from_iterable(map(values.rows, output.tables()))
     for (name, row, variant), samples in itertools.groupby(rows, lambda row: (row["shard"], row["row"], row["variant"])):
@@ -40,7 +41,7 @@ def export(output: Output, line: Line) -> None:
         if output.job.job.variants > 1:  # of every request, so that no two of them can be called the same
             custom_id = f"{custom_id}-{variant}"
         number = f"{shard.index:06d}-{row:012d}-{variant:04d}"
-        fields = response(custom_id, number, answers, created)
+        fields = response(custom_id, number, answers, created, is_plain)
         answered = fields["response"] is not None and fields["response"]["status_code"] == 200
         line("output.jsonl" if answered else "errors.jsonl", fields)
 
@@ -50,27 +51,14 @@ def _nameless(shard: Shard, row: int) -> str:
     return f"no-custom-id-{hashlib.sha256(f'{shard.digest} {row}'.encode()).hexdigest()[:24]}"
 
 
-def response(custom_id: str, number: str, rows: list[Fields], created: int) -> Fields:
+def response(custom_id: str, number: str, rows: list[Fields], created: int, is_plain: bool = False) -> Fields:
     """The line of a request whose samples are `rows` of the output: an answer where some are ok, else the first one's error.
-    `number` stands for the request in the ids of the line."""
-    choices = [
-        {
-            "index": row["sample"],
-            "message": _message(row),
-            "logprobs": _logprobs(row.get("token_logprobs")),
-            "finish_reason": row["finish_reason"],
-        }
-        for row in rows
-        if row["status"] == "ok"
-    ]
+    `number` stands for the request in the ids of the line; with `is_plain` it was for the completion of a text."""
+    answered = [row for row in rows if row["status"] == "ok"]
     error, status = None, 200
-    if choices:
-        asked, said = rows[0]["prompt_tokens"], sum(row["completion_tokens"] for row in rows)
-        body: Fields = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": created, "model": rows[0]["model"]}
-        body |= {"choices": choices, "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}}
-        thoughts = [row["reasoning_tokens"] for row in rows if row.get("reasoning_tokens") is not None]
-        if thoughts:
-            body["usage"]["completion_tokens_details"] = {"reasoning_tokens": sum(thoughts)}
+    if answered:
+        make = _embeddings if "embedding" in rows[0] else _completion if is_plain else _chat_completion
+        body: Fields = {"model": rows[0]["model"], **make(rows, answered, number, created)}
     else:
         code, detail = rows[0]["error_code"], rows[0]["error_detail"]
         body = {"error": {"message": detail, "type": "invalid_request_error", "param": None, "code": code}}
@@ -78,6 +66,55 @@ def response(custom_id: str, number: str, rows: list[Fields], created: int) -> F
             error = {"code": _CODES.get(code, code), "message": detail}
     answer = {"status_code": status, "request_id": f"req_{number}", "body": body} if status else None
     return {"id": f"batch_req_{number}", "custom_id": custom_id, "response": answer, "error": error}
+
+
+def _embeddings(rows: list[Fields], answered: list[Fields], number: str, created: int) -> Fields:
+    tokens = rows[0]["prompt_tokens"]
+    data = [{"object": "embedding", "index": 0, "embedding": answered[0]["embedding"]}]
+    return {"object": "list", "data": data, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+
+
+def _chat_completion(rows: list[Fields], answered: list[Fields], number: str, created: int) -> Fields:
+    choices = [
+        {
+            "index": row["sample"],
+            "message": _message(row),
+            "logprobs": _logprobs(row.get("token_logprobs")),
+            "finish_reason": row["finish_reason"],
+        }
+        for row in answered
+    ]
+    made = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": created}
+    return {**made, "choices": choices, "usage": _usage(rows)}
+
+
+def _completion(rows: list[Fields], answered: list[Fields], number: str, created: int) -> Fields:
+    """Of a request for a completion of a text; its log-probabilities are lists, without the likeliest tokens' ids."""
+    choices = []
+    for row in answered:
+        tokens = row.get("token_logprobs")
+        scored = None if tokens is None else [_token(token) for token in tokens]
+        listed = (
+            None
+            if scored is None or tokens is None
+            else {
+                "tokens": [token["token"] for token in scored],
+                "token_logprobs": [token["logprob"] for token in scored],
+                "top_logprobs": [{other["token"]: other["logprob"] for other in map(_token, token["top"])} for token in tokens],
+                "text_offset": list(itertools.accumulate((len(token["token"]) for token in scored[:-1]), initial=0)),
+            }
+        )
+        reason = row["finish_reason"]
+        choices.append({"index": row["sample"], "text": row["response"], "logprobs": listed, "finish_reason": reason})
+    made = {"id": f"cmpl-{number}", "object": "text_completion", "created": created}
+    return {**made, "choices": choices, "usage": _usage(rows)}
+
+
+def _usage(rows: list[Fields]) -> Fields:
+    asked, said = rows[0]["prompt_tokens"], sum(row["completion_tokens"] for row in rows)
+    usage: Fields = {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+    thoughts = [row["reasoning_tokens"] for row in rows if row.get("reasoning_tokens") is not None]
+    return usage | ({"completion_tokens_details": {"reasoning_tokens": sum(thoughts)}} if thoughts else {})
 
 
 def _message(row: Fields) -> Fields:

@@ -59,8 +59,6 @@ def task_mistake(job: Spec) -> str | None:
     retried = [code for code, policy in _at(job, "errors")[0].items() if getattr(policy, "sampling", None)]  # type: ignore[attr-defined]
     if retried:
         return f"errors.{retried[0]}.sampling: task {task} generates no text; leave it out"
-    if _at(job, "input.format")[0] == "openai-batch":
-        return f"input.format: task {task} cannot read chat completions; set input.format: jsonl and name the columns"
     if talk is None and _at(job, "input.system")[1]:
         return f"input.system: task {task} reads a text as it is; write it with input.template, or name input.messages"
     if task != "embed" and _at(job, "pooling.dimensions")[1]:

@@ -17,7 +17,7 @@ TEMPLATE = """\
 {% endif %}
 {%- for message in messages %}
 {{- message['role'] }}: {% if message.reasoning_content and loop.last %}<think>{{ message.reasoning_content }}</think>{% endif %}
-{{- message['content'] or '' }}
+{{- message['content'] or '' }}{% if message.tool_calls %} {{ message.tool_calls | tojson }}{% endif %}
 {% endfor -%}
 {%- if add_generation_prompt %}assistant: <think>{% endif %}
 {%- if add_generation_prompt and enable_thinking is defined and not enable_thinking %}</think>{% endif %}

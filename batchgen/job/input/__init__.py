@@ -113,7 +113,7 @@ class Input(Spec):
     def _requests(cls, fields: object) -> object:
         """The columns of a request of an OpenAI batch file (openai_batch.py)."""
         if isinstance(fields, dict) and fields.get("format") == "openai-batch":
-            return {**({} if "prompt" in fields else {"messages": "messages"}), "id": "custom_id", "keep": []} | fields
+            return {**({} if fields.get("prompt") else {"messages": "messages"}), "id": "custom_id", "keep": []} | fields
         return fields
 
     @field_validator("image_hosts")

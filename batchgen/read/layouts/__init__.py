@@ -66,15 +66,16 @@ class JobLayout:
         if row.data is None or row.error is not None:
             return row
         try:
+            data: Data = row.data
             if (expanded := getattr(self._layout, "expanded", None)) is not None:
-                row = replace(row, data=expanded(row.data))
-                assert row.data is not None
+                data = expanded(row.data)
+                row = replace(row, data=data)
             system = self._system
             if isinstance(system, Column):
-                system = row.data.get(system.column)
+                system = data.get(system.column)
                 if system is not None and not isinstance(system, str):
                     raise BadRow("input", f"system must be a string, not {kind_of(system)}")
-            messages, turns = self._layout.read(row.data)
+            messages, turns = self._layout.read(data)
             if key := next((key for key in self._missing for one in messages if key in one), None):
                 what = f"a message has a {key}; none had in the rows that the columns of this output were chosen by"
                 raise BadRow("input", f"{what}: put such a row first, in an output of its own")

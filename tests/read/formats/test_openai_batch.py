@@ -12,7 +12,7 @@ from batchgen.errors import BadRow
 from batchgen.plan import plan
 from batchgen.prepare import prepare
 from batchgen.read import reader
-from batchgen.read.formats import openai_batch
+from batchgen.read import requests as openai_batch
 from batchgen.read.formats.openai_batch import OPENAI_BATCH
 from tests.support.planning import make_job
 
@@ -117,8 +117,8 @@ def test_parts_are_left_to_the_conversation() -> None:
     [
         ({"body": {}}, "an OpenAI batch line has custom_id"),
         ({"custom_id": 1, "body": {}}, "an OpenAI batch line has custom_id"),
-        ({**line(), "url": "/v1/embeddings"}, "url '/v1/embeddings' is not /v1/chat/completions"),
-        (line(functions=[{"name": "f"}]), "body.functions: not understood"),
+        ({**line(), "url": "/v1/moderations"}, "url '/v1/moderations' is not one of /v1/chat/completions, /v1/completions"),
+        (line(audio={}), "body.audio: not understood"),
         (
             line(response_format={"type": "json_schema"}),
             "body.response_format: {'type': 'json_schema'} is not {type: text}, {type: json_object}",
@@ -152,7 +152,7 @@ def test_a_refused_line_keeps_its_custom_id_and_harmless_parameters_pass(tmp_pat
         "body.logit_bias: 101 (token 5) is not a number -100..100",
         None,
         "method 'GET' is not POST",
-        "url '/v1/embeddings' is not /v1/chat/completions",
+        "url /v1/embeddings: the job is of other requests; for these set task: embed, input.prompt: prompt",
         "sampling: tools: tool 1 is not {type: function, function: {name, description, parameters}}",
         "an OpenAI batch line has custom_id (a string) and body (an object)",
     ]
