@@ -38,6 +38,8 @@ class Findings:
     bad: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     first_errors: list[str] = field(default_factory=list)
+    """The first row of each cause, and beside them in `rows_of_cause` how many there are."""
+    rows_of_cause: list[int] = field(default_factory=list)
     tokens: dict[str, int] = field(default_factory=dict)
     context: int | None = None
     layout: str = "none"
@@ -45,6 +47,13 @@ class Findings:
     skipped: str | None = None
     warnings: list[str] = field(default_factory=list)
     sampled_of: int | None = None
+
+    def add(self, cause: int, line: str) -> None:
+        """Count a bad row of the cause with this number; the first one is shown."""
+        if cause == len(self.first_errors):
+            self.first_errors.append(line)
+            self.rows_of_cause.append(0)
+        self.rows_of_cause[cause] += 1
 
 
 class _Empty:
@@ -160,6 +169,7 @@ def _check(prepared: Prepared, sample: int | None, show: Callable[[int], None]) 
     found = Findings(len(shards), len(spans), context=renderer.context, layout=renderer.layout, skipped=prepared.skipped_words)
     lengths: list[int] = []
     requests = _Requests(prepared.job) if prepared.job.input.format == OPENAI_BATCH.name else None
+    causes: dict[tuple[str, str], int] = {}
     empty, looked_at = _Empty(), _rows(prepared, shards, spans)
     if sample is not None and sample < (every := sum(span.rows for span in spans)):
         found.sampled_of = every
@@ -176,8 +186,8 @@ def _check(prepared: Prepared, sample: int | None, show: Callable[[int], None]) 
         if error := next((prompt.error for prompt in prompts if prompt.error), None):
             found.bad += 1
             found.errors[error.code] = found.errors.get(error.code, 0) + 1
-            if len(found.first_errors) < SHOWN_ERRORS:
-                found.first_errors.append(f"{error.code}: {error.detail}")
+            if (error.code, error.cause) in causes or len(causes) < SHOWN_ERRORS:
+                found.add(causes.setdefault((error.code, error.cause), len(causes)), f"{error.code}: {error.detail}")
     found.warnings = plan.half_lines(shards) + (requests.warnings() if requests else []) + empty.warnings()
     found.warnings += prepared.asked.notes if prepared.asked else ()
     if lengths and not ENGINES.named(prepared.job.engine.kind).capabilities.counts_tokens:
@@ -230,7 +240,7 @@ def print_findings(found: Findings, job: Job) -> None:
         print(f"warning:  {printable(line)}")
     counted = ", ".join(f"{code} {number:,}" for code, number in sorted(found.errors.items()))
     print(f"bad rows: {found.bad:,}" + (f" ({counted})" if counted else ""))
-    for line in found.first_errors:
-        print(f"  {printable(line)}")
-    if found.bad > len(found.first_errors):
-        print(f"  ... and {found.bad - len(found.first_errors):,} more")
+    for line, rows in zip(found.first_errors, found.rows_of_cause, strict=True):
+        print(f"  {printable(line)}" + (f" (and {rows - 1:,} rows more)" if rows > 1 else ""))
+    if found.bad > sum(found.rows_of_cause):
+        print(f"  ... and {found.bad - sum(found.rows_of_cause):,} rows more, of other causes")

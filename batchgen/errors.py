@@ -103,6 +103,11 @@ class RowError:
     code: ErrorCode
     detail: str
 
+    @property
+    def cause(self) -> str:
+        """The detail without the row: the same for all rows with one mistake."""
+        return re.sub(r"^.*?:\d+: ", "", self.detail, count=1, flags=re.DOTALL)
+
     def __post_init__(self) -> None:
         detail = scrubbed(self.detail).encode(errors="backslashreplace")  # halves of surrogate pairs are in no file
         object.__setattr__(self, "detail", detail.decode())

@@ -198,7 +198,7 @@ def test_check_json_is_its_findings(folder: Path) -> None:
     found = json.loads(batchgen(folder, "check", "job.yaml", "--json").stdout)
     assert (found["rows"], found["planned_rows"], found["bad"], found["errors"]) == (3, 3, 0, {})
     assert set(found) == {
-        *("shards", "spans", "rows", "prompts", "bad", "errors", "first_errors"),
+        *("shards", "spans", "rows", "prompts", "bad", "errors", "first_errors", "rows_of_cause"),
         *("tokens", "context", "layout", "planned_rows", "skipped", "warnings", "sampled_of"),
     }
 

@@ -29,6 +29,7 @@ class Monitor:
         self._made, self._recorded = dict[str, str](), time.monotonic()
         self._before, self._began, self._written = copy.copy(tally), time.monotonic(), 0.0
         self._first, self._last = math.inf, -math.inf
+        self._causes = set[tuple[str, str]]()  # of the errors among the tally's samples
         self.uncommitted = 0  # finished rows whose spans are not, as last told
         self._finished, self._progressed = (0, 0), time.monotonic()
 
@@ -56,8 +57,10 @@ class Monitor:
         self.tally.engine_restarts += receipt.restarts
         self.tally.seconds_committing += receipt.committing
         self._first, self._last = min(self._first, receipt.first), max(self._last, receipt.last)
-        for error in receipt.samples[: SAMPLES - len(self.tally.samples)]:
-            self.tally.samples.append(f"{error.code}: {error.detail}")
+        for error in receipt.samples:
+            if (error.code, error.cause) not in self._causes and len(self.tally.samples) < SAMPLES:
+                self._causes.add((error.code, error.cause))
+                self.tally.samples.append(f"{error.code}: {error.detail}")
 
     def tick(self, replicas: int, force: bool = False) -> None:
         """Write and show where the job stands, if it is time. Raises LeaseError, StoreError."""

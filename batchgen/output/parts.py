@@ -146,7 +146,13 @@ def footer_of(completions: list[Completion]) -> Footer:
 
 
 def first_errors(completions: list[Completion], most: int = 5) -> list[RowError]:
-    return [c.error for c in completions if c.error][:most]
+    """One of each cause."""
+    found: dict[tuple[str, str], RowError] = {}
+    for error in (c.error for c in completions if c.error):
+        found.setdefault((error.code, error.cause), error)
+        if len(found) == most:
+            break
+    return list(found.values())
 
 
 def commit(store: Store, span: str, part: bytes) -> bool:
