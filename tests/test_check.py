@@ -74,7 +74,7 @@ def test_a_row_counts_as_bad_once_whatever_its_variants(folder: Path) -> None:
 def test_rows_of_one_cause_are_one_line_and_no_more_than_twenty_are_shown(folder: Path) -> None:
     found = findings(["{"] * 25)
     assert (found.bad, len(found.first_errors), found.rows_of_cause) == (25, 1, [25])
-    found = findings([{"prompt": None, "id": 1}, *({"prompt": "a", "sampling": {"n": -number}} for number in range(1, 25))])
+    found = findings([{"prompt": None, "id": 1}, *({"prompt": "a", "sampling": {f"no_{number}": 1}} for number in range(1, 25))])
     assert (found.bad, len(found.first_errors), sum(found.rows_of_cause)) == (25, 20, 20)
     assert found.first_errors[-1].startswith("input: in.jsonl:20: ")
 
