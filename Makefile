@@ -10,7 +10,7 @@ RAY_BEFORE := 2.59.*
 quickstart: .venv/ready
 	$(BIN)/batchgen run jobs/quickstart.yaml
 
-# In two processes, of which one has all that starts Ray or vLLM (tests/support/processes.py).
+# In two processes, of which one has all that starts Ray (tests/support/processes.py).
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2
 

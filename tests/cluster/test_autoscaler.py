@@ -53,7 +53,8 @@ def groups() -> list[str]:
     return [one["state"] for one in placement_group_table().values()]
 
 
-@pytest.mark.parametrize("v2", [pytest.param(True, id="v2", marks=pytest.mark.long), pytest.param(False, id="v1")])
+@pytest.mark.long
+@pytest.mark.parametrize("v2", [True, False], ids=["v2", "v1"])
 def test_nodes_come_for_the_flagship_job_and_go_while_a_straggler_runs(v2: bool, tmp_path: Path) -> None:
     """And a job that fits no node type is refused before one comes."""
     (tmp_path / "hold").touch()

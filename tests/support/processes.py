@@ -1,21 +1,23 @@
-"""How tests are spread over processes (`pytest -n 2`): files that start Ray or vLLM go to one of them, one after the other, since
-two Rays of one machine join each other; any other file goes to whichever is free."""
+"""How tests are spread over processes (`pytest -n 2`): files that start Ray go to one of them, one after the other, since two Rays
+of one machine join each other; so do files with an engine alone, which then have one of a kind; any other file goes to whichever
+is free."""
 
 from __future__ import annotations
 
 import functools
-import re
 from pathlib import Path
 
 from xdist.scheduler import LoadScopeScheduling
 
 
 @functools.cache
-def starts_ray(file: Path) -> bool:
-    return bool(re.search(r"\bmark\.(cluster|engine)\b", file.read_text()))
+def group(file: Path) -> str | None:
+    """The process that a file must share with others, by its markers."""
+    text = file.read_text()
+    return next((name for name in ("cluster", "engine") if f"mark.{name}" in text), None)
 
 
 class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:  # xdist documents it as what to override
         file = nodeid.partition("::")[0]
-        return "ray" if starts_ray(self.config.rootpath / file) else file
+        return group(self.config.rootpath / file) or file
