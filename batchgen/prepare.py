@@ -42,7 +42,16 @@ class Prepared:
     @property
     def notes(self) -> list[str]:
         """Sentences on what the input has and the job has not."""
-        return [*([self.skipped_words] if self.skipped_words else []), *(self.asked.notes if self.asked else ())]
+        notes = [self.skipped_words, self._thinks]
+        return [*(note for note in notes if note), *(self.asked.notes if self.asked else ())]
+
+    @property
+    def _thinks(self) -> str | None:
+        """That the model may think aloud in its answers, where the job does not tell the two apart."""
+        model, files = self.job.model, self.renderer.model
+        if self.job.task != "generate" or model is None or model.reasoning_parser is not None or not files.thinks:
+            return None
+        return f"the chat template of {files.label} has {files.marks.start}: model.reasoning_parser: auto keeps reasoning apart"
 
     @property
     def stated(self) -> Job:

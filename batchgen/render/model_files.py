@@ -62,6 +62,11 @@ class ModelFiles:
         return parser_of(self.kind, self.chat_template)
 
     @property
+    def thinks(self) -> bool:
+        """Whether its chat template speaks of reasoning."""
+        return marks_of(self.chat_template) is not None
+
+    @property
     def marks(self) -> Marks:
         """The marks of its reasoning that its chat template speaks of, else the common ones."""
         return marks_of(self.chat_template) or COMMON
