@@ -1,6 +1,6 @@
-"""How tests are spread over processes (`pytest -n 2`): files that start Ray go to one of them, one after the other, since two Rays
-of one machine join each other; so do files with an engine alone, which then have one of a kind; any other file goes to whichever
-is free."""
+"""How tests are spread over processes (`pytest -n 2`): files that start Ray go to one of them, one after the other, since two
+Rays of one machine join each other; so do files with an engine alone, which then have one of a kind; any other file goes to
+whichever is free."""
 
 from __future__ import annotations
 
