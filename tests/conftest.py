@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import boto3
 import hypothesis
 import pytest
+import yaml
 
 from batchgen.output.store import open_store
 from tests.support import rays
@@ -82,6 +83,15 @@ def two_shards(tmp_path):
 def store(tmp_path):
     """A store in a directory, with nothing in it."""
     return open_store(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with job.yaml and the three rows of its input."""
+    job = {"input": {"path": "in.jsonl", "prompt": "prompt"}, "engine": {"kind": "echo"}, "output": {"path": "out"}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"prompt": "row {n}", "lang": "en"}}\n' for n in range(3)))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

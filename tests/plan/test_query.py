@@ -1,56 +1,24 @@
-"""`input.query`: what a query finds in an input of any format, exactly, and what is said of one that is wrong."""
+"""`input.query`: what a query finds in an input of any format, exactly, and what it leaves on disk."""
 
 from __future__ import annotations
 
 import datetime
 import decimal
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from batchgen.check import check
-from batchgen.errors import InputError, JobError
+from batchgen.errors import InputError
 from batchgen.job.job import Job
 from batchgen.plan.query import sql
 from batchgen.prepare import prepare
 from tests.support.finished import Finished
-from tests.support.jobs import fields, refusal
+from tests.support.queries import ROWS, asked, job_of, lines, wrong
 from tests.support.reading import read_prepared as read
-
-ROWS = [{"id": n, "lang": "en" if n % 2 else "ja", "prompt": f"say {n}"} for n in range(100)]
-
-
-def lines(*rows: dict[str, Any]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    (tmp_path / "rows.jsonl").write_text(lines(*ROWS))
-    return tmp_path / "rows.jsonl"
-
-
-def job_of(path: Path, query: str, output: str | None = None, **given: Any) -> Job:
-    of_input = {"path": str(path), "query": query, "prompt": "prompt", **given.pop("input", {})}
-    of_input = {name: value for name, value in of_input.items() if value is not None}
-    out = {"path": output or str(path.parent / "out")}
-    return Job.parse({"input": of_input, "engine": {"kind": "echo"}, "output": out, **given})
-
-
-def asked(path: Path, query: str, **given: Any) -> list[dict[str, Any]]:
-    """The carried columns of what a query finds."""
-    return read(prepare(job_of(path, query, **given)))[1]
-
-
-def wrong(path: Path, query: str, error: type[Exception] = JobError, **given: Any) -> str:
-    with pytest.raises(error) as caught:
-        prepare(job_of(path, query, **given))
-    return str(caught.value)
 
 
 def test_a_query_filters_orders_and_makes_columns(rows: Path) -> None:
@@ -190,62 +158,6 @@ def test_rows_that_cannot_be_read_are_told_and_left_out_up_to_the_limit(rows: Pa
     assert "limits.errors" in wrong(rows, "SELECT prompt FROM input", InputError)
 
 
-WRONG = {
-    "SELEC 1": "syntax error",
-    "SELECT promt AS prompt FROM input": "promt",
-    "SELECT * FROM inputs": "Table with name inputs does not exist",
-    "SELECT 1; SELECT 2": "not one SELECT",
-    "": "not one SELECT",
-    "DELETE FROM input": "not one SELECT",
-    "COPY (SELECT 1) TO 'x.csv'": "not one SELECT",
-    "ATTACH 'x.db'": "not one SELECT",
-    "SET threads = 8": "not one SELECT",
-    "SELECT * FROM input WHERE lang = 'xx'": "it has no rows",
-    "SELECT CAST(prompt AS INT) AS prompt FROM input": "Conversion Error",
-    "SELECT prompt, prompt FROM input": "column prompt is there twice",
-    "SELECT prompt, INTERVAL 1 DAY AS x FROM input": "column x: type INTERVAL is not allowed; CAST it AS VARCHAR",
-    "SELECT prompt, CAST('1' AS VARIANT) AS x FROM input": "column x: type VARIANT is not allowed",
-    "SELECT prompt, [CAST(1 AS BIGNUM)] AS x FROM input": "column x: type BIGNUM[] is not allowed",
-    "SELECT prompt, union_value(a := 1) AS x FROM input": "column x",
-    "SELECT lang FROM input": "input.prompt: no column 'prompt' in the input",
-}
-
-
-@pytest.mark.parametrize("query", WRONG)
-def test_a_query_that_is_wrong_is_refused_in_a_line(rows: Path, query: str) -> None:
-    said = wrong(rows, query)
-    assert WRONG[query] in said
-    assert "\n" not in said
-
-
-def test_a_wrong_name_is_found_before_the_rows_are_read(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql, "_fill", lambda *_: pytest.fail("rows are read"))
-    assert "promt" in wrong(rows, "SELECT promt FROM input")
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "read_csv('{0}')",
-        "read_text('{0}')",
-        "'{0}'",
-        "glob('{0}')",
-        "read_parquet('https://example.org/x.parquet')",
-        "read_json('s3://bucket/x.json')",
-        "duckdb_secrets()",
-        "EXACT",
-    ],
-)
-def test_a_query_opens_nothing_but_its_tables(rows: Path, source: str) -> None:
-    said = wrong(rows, f"SELECT * FROM {source.format(rows)}")
-    assert "disabled by configuration" in said or "does not exist" in said
-
-
-def test_columns_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "in.jsonl").write_text(lines({"Prompt": "a", "prompt": "b"}))
-    assert "columns Prompt and prompt" in wrong(tmp_path / "in.jsonl", "FROM input", InputError)
-
-
 def test_columns_with_any_names_are_columns_of_the_table(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(lines({'a "b"': 1, "select": 2, "messages": "x", "id": 4}))
     found = asked(
@@ -257,24 +169,12 @@ def test_columns_with_any_names_are_columns_of_the_table(tmp_path: Path) -> None
         assert f"a column {odd!r}, which SQL cannot name" in wrong(tmp_path / "in.jsonl", "FROM input", InputError)
 
 
-@pytest.mark.parametrize("kind", [pa.float16(), pa.list_(pa.decimal256(60, 2))])
-def test_columns_that_duckdb_has_no_type_for_are_refused(tmp_path: Path, kind: pa.DataType) -> None:
-    pq.write_table(pa.table({"prompt": ["a"], "x": pa.nulls(1, kind)}), tmp_path / "in.parquet")
-    assert "input: column x: DuckDB has no" in wrong(tmp_path / "in.parquet", "FROM input", InputError)
-
-
 def test_durations_are_cast(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a"], "x": pa.array([5], pa.duration("us"))}), tmp_path / "in.parquet")
     assert "column x: type INTERVAL is not allowed; CAST it" in wrong(tmp_path / "in.parquet", "FROM input")
     assert asked(tmp_path / "in.parquet", "SELECT prompt, CAST(x AS VARCHAR) AS x FROM input") == [
         {"prompt": "a", "x": "00:00:00.000005"}
     ]
-
-
-def test_a_missing_table_is_named(rows: Path) -> None:
-    assert "input.tables.labels nowhere.csv: no such file" in wrong(
-        rows, "FROM input", InputError, input={"tables": {"labels": "nowhere.csv"}}
-    )
 
 
 def test_what_a_query_finds_is_written_in_bounded_pieces(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,13 +197,6 @@ def test_more_rows_than_memory_holds_wait_on_disk(tmp_path: Path, monkeypatch: p
     assert sum(piece.rows for piece in made.asked.answer.pieces) == 400_000
 
 
-def test_a_list_that_memory_does_not_hold_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql, "MEMORY_BYTES", 30 * 2**20)
-    (tmp_path / "in.jsonl").write_text(lines(*[{"n": n} for n in range(1000)]))
-    said = wrong(tmp_path / "in.jsonl", "SELECT list(md5(CAST(a.n * b.n AS VARCHAR))) AS prompt FROM input a, input b")
-    assert "over 31,457,280 bytes of memory" in said
-
-
 def test_nothing_is_left_of_a_query_that_is_only_looked_at(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
@@ -313,21 +206,3 @@ def test_nothing_is_left_of_a_query_that_is_only_looked_at(rows: Path, tmp_path:
     assert list((tmp_path / "tmp").iterdir()) == []
     wrong(rows, "SELECT CAST(prompt AS INT) AS prompt FROM input")
     assert list((tmp_path / "tmp").iterdir()) == []
-
-
-def test_duckdb_is_named_where_it_is_missing(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    assert "pip install 'batchgen[query]'" in wrong(rows, "FROM input")
-
-
-@pytest.mark.parametrize(
-    ("given", "cause"),
-    [
-        ({"tables": {"a": "a.csv"}}, "tables are those of a query"),
-        ({"query": "FROM input", "tables": {"Input": "a.csv"}}, "choose another name"),
-        ({"query": "FROM input", "tables": {"a-b": "a.csv"}}, "should match pattern"),
-        ({"query": "FROM input", "format": "openai-batch"}, "set format: jsonl"),
-    ],
-)
-def test_fields_that_do_not_fit_a_query_are_refused(given: dict[str, Any], cause: str) -> None:
-    assert cause in refusal(fields(input=given))

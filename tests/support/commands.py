@@ -44,6 +44,19 @@ def in_process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     raise AssertionError("the console script ends with an exit code")
 
 
+def check(folder: Path, *overrides: str, job: str = "job.yaml") -> subprocess.CompletedProcess[str]:
+    return in_process(folder, "check", job, *(word for override in overrides for word in ("--set", override)))
+
+
+def mistake(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that tells the user of a mistake."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
 def start(job: str, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "batchgen", "run", job, *options], stderr=subprocess.PIPE, text=True)
 

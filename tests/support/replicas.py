@@ -67,6 +67,15 @@ def answered(folder: Path, rows: Iterable[dict[str, Any]], **fields: Any) -> tup
     return pq.read_table(io.BytesIO(part_bytes(made, receipt))).to_pylist(), receipt
 
 
+def rows_of(folder: Path, engine: Scripted, rows: list[dict[str, Any]] | None = None, **fields: Any) -> list[dict[str, Any]]:
+    """The rows of a job of one span that the engine answered; without `rows` it has a row for each key of the answers."""
+    made = prepared(folder, rows or [{"prompt": key} for key in engine.answers], **fields)
+    [block] = blocks(made)
+    receipt = ran(replica(made, engine), block)
+    found: list[dict[str, Any]] = pq.read_table(io.BytesIO(part_bytes(made, receipt))).to_pylist()
+    return found
+
+
 def part_bytes(made: Prepared, receipt: Receipt) -> bytes:
     return (Path(made.job.output.path) / part_name(receipt.span)).read_bytes()
 
@@ -91,3 +100,35 @@ class Backwards:
         if (place := self.waiting.index(mine)) > 0:
             self.waiting[place - 1].set()
         return [Answer(bytes(request.token_ids).decode(), 1, "stop")]
+
+
+class Scripted:
+    """An engine that answers the requests of each prompt with its answers, one after the other, and a judge's request, which says
+    JUDGE, with what `judges` makes of it."""
+
+    capacity, workers = 8, 1
+
+    def __init__(self, answers: dict[str, list[str]], judges: Callable[[str], str] = lambda said: "yes") -> None:
+        self.answers, self.judges = answers, judges
+        self.requests: list[Request] = []
+        self.judged: list[Request] = []
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def probe(self) -> None: ...
+
+    async def generate(self, request: Request) -> list[Answer]:
+        text = bytes(request.token_ids).decode()
+        if "JUDGE" in text:
+            self.judged.append(request)
+            return [Answer(self.judges(text), 1, "stop")]
+        self.requests.append(request)
+        key = next(key for key in self.answers if key in text)
+        return [self._next(key, number) for number in range(request.sampling.n)]
+
+    def _next(self, key: str, number: int) -> Answer:
+        said = self.answers[key]
+        text = said.pop(0) if len(said) > 1 else said[0]
+        return Answer(text, len(text.split()), "length" if text.endswith("...") else "stop", -float(number))
