@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +12,7 @@ import pytest
 
 from tests.support.rendering import TINY, one, tiny
 from tests.support.replicas import blocks, part_bytes, prepared, ran, replica
+from tests.support.vllm_server import serving
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 KEY = "a key for this test"
@@ -25,28 +20,9 @@ KEY = "a key for this test"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(TINY), "--served-model-name", "tiny"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512", "--max-num-seqs", "8"]
-    command += ["--dtype", "bfloat16", "--enforce-eager", "--no-enable-chunked-prefill", "--api-key", KEY]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("wb") as out:
-        running = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    try:
-        while True:
-            assert running.poll() is None, log.read_text(errors="replace")[-3000:]
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        running.terminate()
-        running.wait(timeout=60)
+    flags = ["--dtype", "bfloat16", "--enforce-eager", "--no-enable-chunked-prefill", "--api-key", KEY]
+    with serving(TINY, tmp_path_factory.mktemp("server") / "log", *flags) as url:
+        yield url
 
 
 def test_a_server_answers_as_an_engine_does(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +16,7 @@ from tokenizers import Tokenizer
 from tests.support.rendering import TINY
 from tests.support.replicas import blocks, part_bytes, prepared, ran, replica
 from tests.support.thinker import make_thinker
+from tests.support.vllm_server import serving
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 PARSERS = {"reasoning_parser": "qwen3", "tool_call_parser": "hermes"}
@@ -51,29 +46,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "tiny"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512", "--max-num-seqs", "8"]
-    command += ["--dtype", "float32", "--enforce-eager", "--enable-auto-tool-choice", "--tool-strict-level", "parameter"]
-    command += ["--reasoning-parser", PARSERS["reasoning_parser"], "--tool-call-parser", PARSERS["tool_call_parser"]]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("wb") as out:
-        running = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    try:
-        while True:
-            assert running.poll() is None, log.read_text(errors="replace")[-3000:]
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        running.terminate()
-        running.wait(timeout=60)
+    flags = ["--dtype", "float32", "--enforce-eager", "--enable-auto-tool-choice", "--tool-strict-level", "parameter"]
+    flags += ["--reasoning-parser", PARSERS["reasoning_parser"], "--tool-call-parser", PARSERS["tool_call_parser"]]
+    with serving(model, tmp_path_factory.mktemp("server") / "log", *flags) as url:
+        yield url
 
 
 def answered(folder: Path, rows: list[dict[str, Any]], **fields: Any) -> list[dict[str, Any]]:
