@@ -140,11 +140,11 @@ def test_completions_and_embeddings_are_jobs_of_their_own(tmp_path: Path) -> Non
     ranked = line("/v1/rerank", query="a", documents=["b", "c"], top_n=1)
     spec = {"path": str(tmp_path / "in.jsonl"), "format": "openai-batch", "prompt": "prompt"}
     output = {"path": str(tmp_path / "a"), "token_logprobs": True}
-    *made, refused = rows_of(tmp_path, [text, vector], input=spec, output=output)
+    *made, _ = rows_of(tmp_path, [text, vector], input=spec, output=output)
     Completion.model_validate(response("x", "x", made, 0, is_plain=True)["response"]["body"])
     assert [row["response"] is not None for row in made] == [True, True]
     embed = {"input": spec, "task": "embed", "pooling": {"dimensions": 16}}
-    one, two, three = rows_of(tmp_path, [vector, wide, text], **embed, output={"path": str(tmp_path / "b")})
+    one, two, _ = rows_of(tmp_path, [vector, wide, text], **embed, output={"path": str(tmp_path / "b")})
     answer = CreateEmbeddingResponse.model_validate(response("x", "x", [one], 0)["response"]["body"])
     assert len(answer.data[0].embedding) == 16
     assert "body.dimensions: 7 is not the job's" in two["error_detail"]
@@ -152,4 +152,3 @@ def test_completions_and_embeddings_are_jobs_of_their_own(tmp_path: Path) -> Non
     score, other = rows_of(tmp_path, [scored, ranked], input=pairs, task="score", output={"path": str(tmp_path / "c")})
     assert score["score"] is not None
     assert "set task: rerank" in other["error_detail"]
-    del refused, three

@@ -12,7 +12,12 @@ import pytest
 
 from batchgen.engines.base import Request
 from batchgen.errors import BadRow
+from batchgen.job.job import Job
+from batchgen.job.model import Model
 from batchgen.job.sampling import check_sampling
+from batchgen.output import job_file
+from batchgen.output.store import open_store
+from batchgen.prepare import prepare
 from batchgen.records import Answer
 from batchgen.tasks.calls import refuse_calls
 from tests.support.replicas import answered, blocks, part_bytes, prepared, ran, replica
@@ -72,13 +77,11 @@ def test_parse_sees_the_answer_alone(tmp_path: Path) -> None:
     assert (row["parsed"], row["status"]) == ({"good": True}, "ok")
 
 
-def test_echo_rehearses_reasoning_budgets_and_calls(tmp_path: Path) -> None:
-    tools = {"tools": TOOLS, "tool_choice": "required"}
+def test_echo_rehearses_reasoning_and_budgets(tmp_path: Path) -> None:
     rows = [{"prompt": "a b c", "sampling": None}, {"prompt": "a b c", "sampling": {"thinking_token_budget": 2}}]
     found, _ = answered(tmp_path, rows, model={"source": "m", "reasoning_parser": "qwen3"})
     assert [len(row["reasoning"].split()) for row in found] == [8, 2]
     assert all("<think>" not in row["response"] for row in found)
-    del tools
 
 
 def test_an_answer_without_a_parser_is_kept_as_it_is(tmp_path: Path) -> None:
@@ -183,3 +186,19 @@ def test_a_later_turn_sees_the_reasoning_and_the_last_turns_is_kept(tmp_path: Pa
     thoughts = [message["reasoning_content"] for message in row["messages"]]
     assert thoughts == [None, "first", None, "second"]
     assert b"first" not in bytes(engine.asked[1].token_ids), "the plain template shows contents alone"
+
+
+def test_an_endpoints_output_tells_reasoning_and_calls_apart_and_one_that_began_without_stays_so(tmp_path: Path) -> None:
+    fields = {"model": {"source": "m"}, "engine": {"kind": "openai"}}
+    made = prepared(tmp_path, [{"prompt": "x"}], **fields)
+    assert made.job.model is not None
+    assert (made.job.model.reasoning_parser, made.job.model.tool_call_parser) == ("auto", "auto")
+    store = open_store(made.job.output.path)
+    before = made.job.model_copy(update={"model": Model(source="m")})
+    job_file.freeze(store, before, made.renderer.model, made.columns.kept)
+    given = Job.parse(
+        {"input": {"path": str(tmp_path / "in.jsonl"), "prompt": "prompt"}, "output": made.job.output.path, **fields}
+    )
+    again = prepare(given, store).job.model
+    assert again is not None
+    assert (again.reasoning_parser, again.tool_call_parser) == (None, None)
