@@ -98,7 +98,7 @@ FAULTS: list[tuple[Step, dict[int, str], dict[str, Any]]] = [
 ]
 
 
-LONG = (starts_that_are_mended, the_deadline_of_a_notice, three_lost_nodes)
+LONG = (a_hung_start, starts_that_are_mended, the_deadline_of_a_notice, three_lost_nodes)
 
 
 @pytest.mark.parametrize(

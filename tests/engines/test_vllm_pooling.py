@@ -63,6 +63,7 @@ def test_an_encoder_embeds_as_transformers_does(tmp_path: Path) -> None:
     assert "102 tokens, the context 64; set pooling.max_tokens to cut it" in found[6]["error_detail"]
 
 
+@pytest.mark.long
 @pytest.mark.engine
 @pytest.mark.filterwarnings("ignore")
 def test_a_decoder_embeds_by_its_last_token_as_transformers_does(tmp_path: Path) -> None:

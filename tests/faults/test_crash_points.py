@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-STEP = int(os.environ.get("BATCHGEN_STEP", "31"))
+STEP = int(os.environ.get("BATCHGEN_STEP", "61"))
 TABLE = {
     "raises before: done",
     "raises before: run error",
