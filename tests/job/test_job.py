@@ -25,7 +25,7 @@ from tests.support.jobs import fields, refusal
 )
 def test_anything_but_one_prompt_column_is_refused(named, got):
     message = refusal(fields() | {"input": {"path": "in.jsonl", **named}})
-    assert message == f"job: input: name exactly one of prompt, messages, conversations, turns, instruction, template (got {got})"
+    assert message == f"job: input: name exactly one of prompt, messages, conversations, turns, instruction, template, body (got {got})"
 
 
 @pytest.mark.parametrize("named", ["prompt", "messages", "turns"])
