@@ -25,7 +25,8 @@ from tests.support.jobs import fields, refusal
 )
 def test_anything_but_one_prompt_column_is_refused(named, got):
     message = refusal(fields() | {"input": {"path": "in.jsonl", **named}})
-    assert message == f"job: input: name exactly one of prompt, messages, conversations, turns, instruction, template, body (got {got})"
+    names = "prompt, messages, conversations, turns, instruction, template, body"
+    assert message == f"job: input: name exactly one of {names} (got {got})"
 
 
 @pytest.mark.parametrize("named", ["prompt", "messages", "turns"])

@@ -206,11 +206,13 @@ def test_progress_json_names_its_driver(output: Committed) -> None:
     assert None not in fields["driver"].values()
 
 
-def test_error_samples_are_the_first_five(output: Committed) -> None:
+def test_error_samples_are_of_the_first_five_causes(output: Committed) -> None:
     monitor = output.monitor(quiet=True)
-    for number in range(3):
+    for number in range(2):
         monitor.receipt(output.commit(output.spans[number], [], failed=2))
-    assert monitor.tally.samples == ["too_long: no 0", "too_long: no 1"] * 2 + ["too_long: no 0"]
+    assert monitor.tally.samples == ["too_long: no 0", "too_long: no 1"]
+    monitor.receipt(output.commit(output.spans[2], [], failed=7))
+    assert monitor.tally.samples == [f"too_long: no {number}" for number in range(5)]
     monitor.tick(1, force=True)
     assert output.tally().samples == monitor.tally.samples
 

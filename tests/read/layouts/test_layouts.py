@@ -98,5 +98,5 @@ def test_a_layout_from_outside_is_named_by_the_job(tmp_path: Path, monkeypatch: 
 def test_an_unknown_layout_is_refused_with_the_nearest() -> None:
     with pytest.raises(JobError) as caught:
         layouts.JobLayout(job_of(layout="message"))
-    known = "prompt, messages, sharegpt, turns, alpaca, template"
+    known = "prompt, messages, sharegpt, turns, alpaca, request, template"
     assert str(caught.value) == f"input.layout message: no such name, did you mean messages?; there are {known}"

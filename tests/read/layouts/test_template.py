@@ -46,7 +46,7 @@ def test_a_template_that_does_not_compile_is_refused_before_anything_is_read() -
     [
         (
             {"template": "{{ a }}", "prompt": "a"},
-            "name exactly one of prompt, messages, conversations, turns, instruction, template (got prompt, template)",
+            "name exactly one of prompt, messages, conversations, turns, instruction, template, body (got prompt, template)",
         ),
     ],
 )
