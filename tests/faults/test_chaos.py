@@ -183,8 +183,8 @@ def chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chaos]:
 @pytest.mark.parametrize(
     ("kills", "job"),
     [
-        pytest.param(int(os.environ.get("BATCHGEN_KILLS", "6")), ECHO, id="echo"),
-        pytest.param(int(os.environ.get("BATCHGEN_KILLS_VLLM", "2")), VLLM, id="vllm", marks=pytest.mark.engine),
+        pytest.param(int(os.environ.get("BATCHGEN_KILLS", "3")), ECHO, id="echo"),
+        pytest.param(int(os.environ.get("BATCHGEN_KILLS_VLLM", "1")), VLLM, id="vllm", marks=pytest.mark.engine),
     ],
 )
 def test_killed_again_and_again_a_job_ends_with_every_row_once(chaos: Chaos, kills: int, job: dict[str, Any]) -> None:
