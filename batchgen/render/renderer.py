@@ -29,8 +29,9 @@ from batchgen.render.tokens import TokenEncoder
 
 SURELY_READ = 2**20  # characters up to which a prompt is tokenized whatever the context
 UNBOUNDED_ANSWER = 128  # tokens of an answer without max_tokens and without a context
-KNOWN_SAMPLINGS = 4096
-"""Checked samplings that are remembered: a check costs more than the rest of a short row, and many rows say the same."""
+KNOWN_SAMPLINGS, KNOWN_TEXT = 4096, 4096
+"""Checked samplings that are remembered, none with a text of more characters: a check costs more than the rest of a short row, and
+many rows say the same."""
 TAIL_TOKENS = 32  # of a prompt, in which a mark of reasoning is looked for
 TOKENS, NO_FUNCTIONS, DEFAULTS = Capabilities(), RowFunctions(), check_sampling({})
 _LOG = logs.logger("render")
@@ -185,7 +186,9 @@ class Renderer:
         fields = {key: value for key, value in given if value is not None}
         if not fields:
             return self._constant_sampling, False
-        hashable = not any(isinstance(value, list | dict) for value in fields.values())
+        hashable = not any(
+            isinstance(one, list | dict) or (isinstance(one, str) and len(one) > KNOWN_TEXT) for one in fields.values()
+        )
         check = self._known_sampling if hashable else self._check_sampling
         return check(tuple(fields), *fields.values()), "seed" in fields
 
@@ -209,7 +212,7 @@ class Renderer:
             raise BadRow("input", f"sampling: {wrong}")
 
 
-@functools.lru_cache(256)
+@functools.lru_cache(32)  # tools of 256 kB are a few MB
 def _variables(chosen: str | None, effort: str | None, tools: str | None) -> Fields:
     """The variables of the chat template that a sampling sets, as vLLM's server passes them: an effort switches thinking on."""
     variables: Fields = {}
