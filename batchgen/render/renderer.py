@@ -30,8 +30,8 @@ from batchgen.render.tokens import TokenEncoder
 SURELY_READ = 2**20  # characters up to which a prompt is tokenized whatever the context
 UNBOUNDED_ANSWER = 128  # tokens of an answer without max_tokens and without a context
 KNOWN_SAMPLINGS, KNOWN_TEXT = 4096, 4096
-"""Checked samplings that are remembered, none with a text of more characters: a check costs more than the rest of a short row, and
-many rows say the same."""
+"""Checked samplings that are remembered, none with a text of more characters: a check costs more than the rest of a short row,
+and many rows say the same."""
 TAIL_TOKENS = 32  # of a prompt, in which a mark of reasoning is looked for
 TOKENS, NO_FUNCTIONS, DEFAULTS = Capabilities(), RowFunctions(), check_sampling({})
 _LOG = logs.logger("render")
