@@ -184,7 +184,9 @@ def chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chaos]:
     ("kills", "job"),
     [
         pytest.param(int(os.environ.get("BATCHGEN_KILLS", "3")), ECHO, id="echo"),
-        pytest.param(int(os.environ.get("BATCHGEN_KILLS_VLLM", "1")), VLLM, id="vllm", marks=pytest.mark.engine),
+        pytest.param(
+            int(os.environ.get("BATCHGEN_KILLS_VLLM", "1")), VLLM, id="vllm", marks=[pytest.mark.engine, pytest.mark.long]
+        ),
     ],
 )
 def test_killed_again_and_again_a_job_ends_with_every_row_once(chaos: Chaos, kills: int, job: dict[str, Any]) -> None:
