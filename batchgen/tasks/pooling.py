@@ -3,6 +3,7 @@ A row that fails is tried again as `errors` says for its class."""
 
 import itertools
 import time
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import cast
 
@@ -17,7 +18,7 @@ from batchgen.render.renderer import Renderer, prompt_hash
 from batchgen.tasks.sound import refuse_pooled
 
 
-class PoolingTask:
+class PoolingTask(ABC):
     """What they have in common. `uses` is the name of the task: of POOLED, and what the engine must be able to do."""
 
     uses: str
@@ -31,9 +32,9 @@ class PoolingTask:
         """The numbers of one text; None where nobody knows."""
         return 1
 
+    @abstractmethod
     def filled(self, completion: Completion, found: Pooled) -> Completion:
         """The completion with the numbers in their columns. Raises BadRow (engine_rejected)."""
-        raise NotImplementedError
 
     async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
         """As tasks.Task says."""
