@@ -26,15 +26,16 @@ from batchgen.read.formats.text import base
 from tests.support.reading import planned, read_all
 
 MB = 2**20
+PEAK = """
+def peak():
+    with open("/proc/self/status") as status:  # ru_maxrss is that of the process that began this one, where that was larger
+        return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+"""
 READ = """
 import sys
 from pathlib import Path
 from batchgen.read import reader
 from tests.support.reading import planned
-
-def peak():
-    with open("/proc/self/status") as status:  # ru_maxrss is that of the process that began this one, where that was larger
-        return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
 
 before = peak()
 job, columns, [shard], spans = planned(Path(sys.argv[1]))
@@ -48,7 +49,7 @@ print(ok, *sorted(errors), peak() - before, sep="\\n")
 
 def read_apart(path: Path) -> tuple[int, list[str], int]:
     """Good rows, the causes of the others, and the bytes by which a process grows that plans and reads a shard."""
-    command = [sys.executable, "-c", READ, str(path)]
+    command = [sys.executable, "-c", PEAK + READ, str(path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     ok, *errors, grown = done.stdout.splitlines()
     return int(ok), errors, int(grown)
@@ -96,16 +97,16 @@ def test_a_zstd_window_of_two_gigabytes_is_refused(tmp_path: Path) -> None:
 
 
 HEADS = """
-import resource, sys
+import sys
 from pathlib import Path
 from tests.support.reading import make_job
 from batchgen.read.columns import look
 from batchgen.read.discover import discover
 
 job = make_job(Path(sys.argv[1]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 found = look(job, discover(job.input))
-print(int(found.bytes_per_row), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(int(found.bytes_per_row), peak() - before)
 """
 
 
@@ -115,7 +116,7 @@ def test_heads_of_long_rows_are_not_held(tmp_path: Path) -> None:
         with gzip.open(tmp_path / f"{number}.jsonl.gz", "wt", compresslevel=1) as file:
             for _ in range(40):
                 file.write(row)
-    command = [sys.executable, "-c", HEADS, str(tmp_path)]
+    command = [sys.executable, "-c", PEAK + HEADS, str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     bytes_per_row, grown = map(int, done.stdout.split())
     assert bytes_per_row == len(row)

@@ -151,7 +151,7 @@ def _lengths(array: pa.Array) -> np.ndarray:
     if types.is_nested(kind):
         ends = np.cumsum([0, *pc.list_value_length(array).fill_null(0).to_pylist()])
         return np.diff(np.cumsum([0, *_lengths(array.flatten())])[ends])
-    return np.full(len(array), array.nbytes / len(array)) if len(array) else np.zeros(0)
+    return np.full(len(array), array.nbytes / max(1, len(array)))
 
 
 def _of_lists(array: pa.Array) -> np.ndarray:
@@ -159,5 +159,14 @@ def _of_lists(array: pa.Array) -> np.ndarray:
         ends = (array.offset + np.arange(len(array) + 1)) * array.type.list_size
     else:
         ends = array.offsets.to_numpy().astype(np.int64) if len(array) else np.zeros(1, np.int64)
-    inner = _lengths(array.values.slice(ends[0], ends[-1] - ends[0])) + ITEM_BYTES
+    values = array.values.slice(ends[0], ends[-1] - ends[0])
+    if (width := _width(values)) is not None:  # no array as long as the values
+        return np.diff(ends) * (width + ITEM_BYTES)
+    inner = _lengths(values) + ITEM_BYTES
     return np.diff(np.concatenate([[0.0], np.cumsum(inner)])[ends - ends[0]])
+
+
+def _width(array: pa.Array) -> float | None:
+    """The bytes of a value where all take as many."""
+    is_fixed = any(is_kind(array.type) for is_kind in (types.is_primitive, types.is_decimal, types.is_fixed_size_binary))
+    return array.nbytes / max(1, len(array)) if is_fixed else None
