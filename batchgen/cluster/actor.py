@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import ray
 from ray import ObjectRef
+from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchgen import logs
+from batchgen.cluster.answers import Elsewhere
 from batchgen.engines.base import NODES
 from batchgen.errors import JobError
 from batchgen.job.job import Job
@@ -38,7 +40,8 @@ def log_of(place: Place) -> ObjectRef:
 
 class ReplicaActor(Replica):
     """A Replica in a process of its own. Replica's arguments come as one object, put once for all replicas of a group; `nodes` is
-    the number of nodes that it spans, `env` what it gets of the driver's environment."""
+    the number of nodes that it spans, `env` what it gets of the driver's environment, `ledger` that of the run's answers, where
+    its replicas share them."""
 
     def __init__(
         self,
@@ -47,12 +50,13 @@ class ReplicaActor(Replica):
         log_level: int,
         nodes: int = 1,
         env: Mapping[str, str] | None = None,
+        ledger: ActorHandle | None = None,
     ) -> None:
         os.environ.update({NODES: str(nodes), **(env or {})})
         logs.configure(log_level)
         logs.identify(job=arguments[0].job.name, replica=number)
         self._log = logs.logger("replica")
-        super().__init__(*arguments)
+        super().__init__(*arguments, elsewhere=None if ledger is None else Elsewhere(ledger, number))
 
     async def where(self) -> tuple[str, str, str]:
         """The id and the address of this node, and the file that this process logs to."""

@@ -13,6 +13,7 @@ from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from batchgen import logs
+from batchgen.cluster import answers
 from batchgen.cluster.actor import Place, environment, log_of
 from batchgen.cluster.placement import Placement
 from batchgen.cluster.policy.dispatch import BlockLost, Capacity, Died, Event, Finished, Ready, Said
@@ -45,7 +46,8 @@ class Pool:
         self._arguments = [ray.put((renderer.of_job(group.job), output, names, journaled)) for group in placement.groups]
         self._environment, self._taken = environment(renderer.job), placement.taken
         self._log = logs.logger("pool", job=renderer.job.name)
-        self._members = Members()
+        self._ledger = answers.begin() if renderer.job.dedupe else None
+        self._members = Members(self._ledger)
         self._health = Health(renderer.job.replicas.start_seconds)
         self._autoscaler, self._rivals, living = Autoscaler(placement.types), Rivals(placement), living_nodes()
         nodes, types = places.nodes_of(living, placement.taken), self._autoscaler.types(living)
@@ -146,6 +148,8 @@ class Pool:
         """End every replica and its engine's processes; they have `seconds` to write their journals."""
         self._rivals.leave()
         self._end(set(self._members), seconds)
+        if self._ledger is not None:
+            ray.kill(self._ledger)
 
     def _overdue(self, now: float) -> list[str]:
         """Give up the starts that hang, and say so. A start begins with its place, even if no process answers there."""

@@ -117,7 +117,7 @@ class Renderer:
             steered = self._steering.steer(messages, own, variant)
             text, ids, error = "", list[int](), None
             changed: dict[str, int | None] = {}
-            if sampling.seed is not None and not row_seed:
+            if sampling.seed is not None and not row_seed and not self.job.seeds_alike:
                 changed["seed"] = derive_seed(sampling.seed, shard, row.ordinal, number)
             try:
                 text, ids = self.encode(steered, sampling)

@@ -31,6 +31,7 @@ from batchgen.replica import careful, journal
 from batchgen.replica.admission import IN_ENGINE, Priority, Queue
 from batchgen.replica.careful import Begun, Care
 from batchgen.tasks import TASKS
+from batchgen.tasks.dedupe import Elsewhere, Sharing
 from batchgen.tasks.sound import refuse_completions
 
 _LOG = logs.logger("replica")
@@ -56,10 +57,17 @@ class _OpenSpan:
 
 class Replica:
     """One engine and the spans it is working on. `shards` are the plan's shard names, `journaled` the spans that had
-    journal files when the run began. The engine is the job's, guarded, unless another is given."""
+    journal files when the run began. The engine is the job's, guarded, unless another is given. `elsewhere`: what the other
+    replicas generate."""
 
     def __init__(
-        self, renderer: Renderer, output: str, shards: list[str], journaled: Iterable[str] = (), engine: Engine | None = None
+        self,
+        renderer: Renderer,
+        output: str,
+        shards: list[str],
+        journaled: Iterable[str] = (),
+        engine: Engine | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.renderer, self.shards = renderer, shards
         self.job = job = renderer.job
@@ -70,6 +78,8 @@ class Replica:
         make = functools.partial(ENGINES.named(job.engine.kind).make, job, renderer.model)
         self.engine = engine or RestartingEngine(make, job.engine.watchdog_seconds, job.limits.row_seconds)
         self._task = TASKS.named(job.task)(renderer, self.engine)
+        if elsewhere is not None and isinstance(self._task, Sharing):
+            self._task.share(elsewhere)
         self._journaled = frozenset(journaled)
         self._spans: list[_OpenSpan] = []  # twice the same, where a copy was given up while it ran here
         self._draining = asyncio.Event()

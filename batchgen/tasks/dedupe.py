@@ -7,6 +7,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from batchgen.job.sampling import Sampling
 from batchgen.records import Answer
@@ -15,6 +16,23 @@ MAX_BYTES = 2**26  # of finished answers that are remembered
 _ENTRY_BYTES = 1024  # of an answer's Python objects
 Generate = Callable[[list[int], Sampling, int, Sequence[str]], Awaitable[list[Answer]]]
 """Token ids, sampling, priority, images -> the answers."""
+
+
+class Elsewhere(Protocol):
+    """The requests that other replicas generate, by key."""
+
+    async def claim(self, key: bytes) -> list[Answer] | None:
+        """The answers of another replica, once it has them; None: this one is to generate them, and to tell `finish`."""
+
+    def finish(self, key: bytes, answers: list[Answer] | None) -> None:
+        """What became of a request that was claimed; None: it failed, and another may try."""
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """A task that can spare work that other replicas do."""
+
+    def share(self, elsewhere: Elsewhere) -> None: ...
 
 
 @dataclass(eq=False)
@@ -29,10 +47,10 @@ class _Running:
 class Shared:
     """`generate`, called once for requests of the same token ids, images and sampling: the others get copies of its answers
     (`Answer.copied`). Sampled answers without a seed are never shared. An error is told to those who wait for it, and is not
-    remembered. A request is cancelled when all who wait for it are."""
+    remembered. A request is cancelled when all who wait for it are. `elsewhere`: the other replicas."""
 
-    def __init__(self, generate: Generate, max_bytes: int = MAX_BYTES) -> None:
-        self._generate, self._max_bytes = generate, max_bytes
+    def __init__(self, generate: Generate, max_bytes: int = MAX_BYTES, elsewhere: Elsewhere | None = None) -> None:
+        self._generate, self._max_bytes, self.elsewhere = generate, max_bytes, elsewhere
         self._running: dict[bytes, _Running] = {}
         self._finished: OrderedDict[bytes, tuple[list[Answer], int]] = OrderedDict()  # the least recently used first
         self._bytes = 0
@@ -45,7 +63,7 @@ class Shared:
             return _copies(found[0])
         running = self._running.get(key)
         if running is None:
-            running = _Running(asyncio.ensure_future(self._generate(ids, sampling, priority, images)))
+            running = _Running(asyncio.ensure_future(self._claimed(key, ids, sampling, priority, images)))
             self._running[key] = running
             running.task.add_done_callback(lambda task: self._end(key, running))
         running.waiting += 1
@@ -58,6 +76,21 @@ class Shared:
                 running.task.cancel()
         is_copy, running.taken = running.taken, True
         return _copies(answers) if is_copy else answers
+
+    async def _claimed(
+        self, key: bytes, ids: list[int], sampling: Sampling, priority: int, images: Sequence[str]
+    ) -> list[Answer]:
+        """The answers of another replica, or else of this one's engine."""
+        if self.elsewhere is None:
+            return await self._generate(ids, sampling, priority, images)
+        if (found := await self.elsewhere.claim(key)) is not None:
+            return _copies(found)
+        answers = None
+        try:
+            answers = await self._generate(ids, sampling, priority, images)
+        finally:
+            self.elsewhere.finish(key, answers)
+        return answers
 
     def _end(self, key: bytes, running: _Running) -> None:
         self._forget(key, running)

@@ -22,7 +22,7 @@ from batchgen.render.renderer import Renderer, derive_seed
 from batchgen.tasks.accept import Acceptance
 from batchgen.tasks.calls import refuse_calls
 from batchgen.tasks.candidate import UNFIT, Candidate
-from batchgen.tasks.dedupe import Shared
+from batchgen.tasks.dedupe import Elsewhere, Shared
 from batchgen.tasks.parse import Parser
 from batchgen.tasks.reasoning import Splitter
 from batchgen.tasks.sound import refuse_answers
@@ -49,6 +49,11 @@ class Generation:
         self._fetches = ThreadPoolExecutor(FETCHES, "image")
         self._calls = ThreadPoolExecutor(CALLS, "after")
         self._requests = 0
+
+    def share(self, elsewhere: Elsewhere) -> None:
+        """As dedupe.Sharing says."""
+        if self._shared is not None:
+            self._shared.elsewhere = elsewhere
 
     async def complete(self, index: int, prompt: Prompt, priority: int) -> list[Completion]:
         """As tasks.Task says."""

@@ -15,6 +15,7 @@ from batchgen.output import parts
 from batchgen.output.store import open_store
 from batchgen.records import Answer
 from batchgen.tasks.dedupe import Shared, key_of
+from tests.support.rendering import make_job
 from tests.support.replicas import answered
 
 
@@ -191,6 +192,9 @@ def test_equal_rows_get_the_answer_and_its_tokens_are_counted_once(tmp_path: Pat
         ({"sampling": {"temperature": 1}, "dedupe": True}, {}, 20),
         ({"sampling": {"temperature": 1, "seed": None}, "dedupe": True}, {}, 20),
         ({"dedupe": True}, {"sampling": {"seed": 7}}, 1),
+        ({"sampling": {"temperature": 1, "seed": 7}, "dedupe": True}, {}, 1),
+        ({"sampling": {"temperature": 1, "seed": 7, "n": 3}, "dedupe": True}, {}, 3),
+        ({"sampling": {"temperature": 1, "seed": 7}}, {}, 20),
         ({"sampling": {"temperature": 0, "n": 3}, "dedupe": True}, {}, 3),
         (
             {
@@ -207,6 +211,16 @@ def test_only_what_is_the_same_by_right_is_shared(tmp_path: Path, fields: Any, o
     found, counts, number = run(tmp_path, [{"prompt": "the same", **own}] * 20, **fields)
     assert number == generated
     assert counts.deduplicated == len(found) - generated
+
+
+def test_a_seed_of_the_job_that_all_rows_have_belongs_to_its_meaning() -> None:
+    def meaning(**fields: Any) -> dict[str, object]:
+        return make_job(**fields).meaning()
+
+    assert meaning(dedupe=True) == meaning() == meaning(dedupe=False)
+    assert meaning(sampling={"seed": 7}) == meaning(sampling={"seed": 7}, dedupe=False)
+    assert meaning(sampling={"seed": 7}, dedupe=True) == meaning(sampling={"seed": 7}) | {"dedupe": True}
+    assert meaning(sampling={"seed": None}, dedupe=True) == meaning(sampling={"seed": None})
 
 
 def test_of_scripted_turns_the_first_is_shared(tmp_path: Path) -> None:

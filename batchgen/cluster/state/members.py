@@ -66,10 +66,11 @@ class Member:
 
 
 class Members(dict[int, Member]):
-    """The replicas by number. `alive`: those that are ready."""
+    """The replicas by number. `alive`: those that are ready. `ledger`: of the answers that they share, where they do."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: ActorHandle | None = None) -> None:
         super().__init__()
+        self._ledger = ledger
         self.alive: set[int] = set()
         self._calls: dict[ObjectRef, Call] = {}
         self._returned: queue.SimpleQueue[ObjectRef] = queue.SimpleQueue()  # filled by Ray's threads: no wait scans the calls
@@ -164,7 +165,8 @@ class Members(dict[int, Member]):
         room, options = places.reserve(shape, left_out)
         make = ray.remote(ReplicaActor).options(max_restarts=0, max_task_retries=0, max_concurrency=10_000, **options)
         self._asked_for += 1
-        actor = make.remote(arguments, self._asked_for, logs.level_of_replicas(), max(1, len(shape.bundles)), environment)
+        nodes, level = max(1, len(shape.bundles)), logs.level_of_replicas()
+        actor = make.remote(arguments, self._asked_for, level, nodes, environment, self._ledger)
         self[self._asked_for] = Member(actor, group, room, left_out)
         self.call(actor.where.remote(), "where", self._asked_for)
         self.call(actor.start_here.remote(), "start", self._asked_for)
@@ -200,3 +202,5 @@ class Members(dict[int, Member]):
                 self._calls.pop(reference, None)
             ray.kill(member.actor, no_restart=True)
             places.give_back(member.room)
+            if self._ledger is not None:
+                self._ledger.forget.remote(replica)
