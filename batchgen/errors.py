@@ -105,12 +105,16 @@ class RowError:
 
     @property
     def cause(self) -> str:
-        """The detail without the row: the same for all rows with one mistake."""
-        return re.sub(r"^.*?:\d+: ", "", self.detail, count=1, flags=re.DOTALL)
+        return cause_of(self.detail)
 
     def __post_init__(self) -> None:
         detail = scrubbed(self.detail).encode(errors="backslashreplace")  # halves of surrogate pairs are in no file
         object.__setattr__(self, "detail", detail.decode())
+
+
+def cause_of(detail: str) -> str:
+    """The detail of an error without the row: the same for all rows with one mistake."""
+    return re.sub(r"^.*?:\d+: ", "", detail, count=1, flags=re.DOTALL)
 
 
 class BadRow(Exception):

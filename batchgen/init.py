@@ -106,12 +106,15 @@ def shown(job: Job) -> str:
 
 def with_engine(fields: Fields, kind: str) -> Fields:
     """The fields of a job for another kind of engine: what they say of their own one, and of the nodes that it needs, is set
-    aside; for a rehearsal (echo) also hosts of images, which it does not fetch."""
+    aside; for a rehearsal (echo) also hosts of images, which it does not fetch, and the engine of a judge."""
     own, replicas, source = fields.get("engine"), fields.get("replicas"), in_full("input", fields.get("input"))
     if kind == (own.get("kind", "vllm") if isinstance(own, dict) else "vllm"):
         return fields
     if kind == "echo" and isinstance(source, dict):
         fields = fields | {"input": {name: value for name, value in source.items() if name != "image_hosts"}}
+    accept = fields.get("accept")
+    if kind == "echo" and isinstance(accept, dict) and isinstance(judge := accept.get("judge"), dict) and "engine" in judge:
+        fields = fields | {"accept": accept | {"judge": judge | {"engine": {"kind": kind}}}}
     kept = {name: replicas[name] for name in ("max", "env_from") if name in replicas} if isinstance(replicas, dict) else {}
     return {**fields, "engine": {"kind": kind}, "replicas": kept}
 

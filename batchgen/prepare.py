@@ -16,7 +16,7 @@ from batchgen.read.formats import Found
 from batchgen.read.layouts import JobLayout
 from batchgen.render.images.images import refuse_no_folder
 from batchgen.render.model_files import load_model
-from batchgen.render.renderer import Renderer
+from batchgen.render.renderer import JUDGE, Renderer, versions_of
 from batchgen.render.safe.functions import row_functions
 from batchgen.tasks import TASKS
 from batchgen.tasks.accept import Acceptance
@@ -98,6 +98,7 @@ def prepare(job: Job, store: Store | None = None, planned_only: bool = False) ->
         raise JobError(f"task {job.task}: engine {job.engine.kind} cannot {uses}", "name another engine.kind")
     if job.parse_ is not None:
         Parser(job.parse_)
+    judge = _judge(job, before)
     needed, hosted = engine.capabilities.needs_model, not engine.capabilities.reads_model
     model = load_model(job.model, before.model if before else None, hosted, needed)
     functions = row_functions(job)
@@ -105,13 +106,61 @@ def prepare(job: Job, store: Store | None = None, planned_only: bool = False) ->
     upstream = asked.answer.upstream if asked else upstream_of(found)
     if before is not None and store is not None:
         stated = asked.stated(job) if asked else job
-        job_file.refuse_change(store.url, before, job_file.meaning(stated, model, upstream, functions.versions))
+        job_file.refuse_change(store.url, before, job_file.meaning(stated, model, upstream, versions_of(functions, judge)))
     columns = look(job, found)
-    renderer = Renderer(job, model, engine.capabilities, engine.context(job), functions)
+    renderer = Renderer(job, model, engine.capabilities, engine.context(job), functions, judge)
     if job.accept is not None:
         Acceptance(job.accept, renderer).refuse_unfit(columns.kept)
     left_out = asked.skipped if asked else tuple(skipped(job.input, found))
     return Prepared(job, renderer, found, columns, upstream, left_out, asked)
+
+
+def _judge(job: Job, before: job_file.JobFile | None) -> Renderer | None:
+    """The renderer of a judge with an engine of its own. Raises JobError, ModelError."""
+    if (judge := job.judge) is None:
+        return None
+    field = f"{JUDGE}.engine"
+    try:
+        engine = ENGINES.named(judge.engine.kind)
+    except JobError as error:
+        raise JobError(f"{JUDGE}: {error}") from None
+    can = engine.capabilities
+    if "generate" not in can.tasks:
+        raise JobError(f"{field}.kind {judge.engine.kind} cannot generate", "name another")
+    if can.needs_model and judge.model is None:
+        raise JobError(f"{field}.kind {judge.engine.kind} needs a model", f"set {JUDGE}.model")
+    if can.reads_answers and judge.model is not None and judge.model.reasoning_parser is None:
+        judge = judge.model_copy(update={"model": judge.model.model_copy(update={"reasoning_parser": "auto"})})
+    for each in job.groups:
+        _refuse_no_room(each)
+    try:
+        engine.check(judge)
+    except JobError as error:
+        raise JobError(f"{JUDGE}: {error}") from None
+    prefix = f"{JUDGE}.model."
+    recorded = {name.removeprefix(prefix): value for name, value in (before.meaning if before else {}).items()}
+    model = load_model(judge.model, recorded, not can.reads_model, can.needs_model)
+    return Renderer(judge, model, can, engine.context(judge))
+
+
+def _refuse_no_room(job: Job) -> None:
+    """Raises JobError where the engines of a job and its judge cannot share what a replica reserves."""
+    assert job.judge is not None
+    judge, field = job.judge.engine, f"{JUDGE}.engine"
+    device = ENGINES.named(judge.kind).capabilities.device
+    if device == "cpu":
+        return
+    if device != ENGINES.named(job.engine.kind).capabilities.device:
+        cause = f"{field}.kind {judge.kind} needs a {device}, of which the replicas of engine.kind {job.engine.kind} reserve none"
+        raise JobError(cause, "reach the judge at an endpoint: kind openai")
+    if judge.ranks > 1 or job.engine.pipeline_parallel_size > 1 or job.engine.data_parallel_size > 1:
+        raise JobError(
+            f"{field}: a judge beside the job's engine is on one {device} of one node", "reach it at an endpoint: kind openai"
+        )
+    shares = [one.options.get("gpu_memory_utilization") for one in (job.engine, judge)]
+    if judge.kind == job.engine.kind == "vllm" and None in shares:
+        cause = f"{field}: two models share the memory of a {device}"
+        raise JobError(cause, f"set gpu_memory_utilization in engine.options and in {field}.options, together below 1")
 
 
 def _with_answers_read(job: Job, before: Job | None) -> Job:

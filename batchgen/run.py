@@ -64,7 +64,7 @@ def run(
         tell(sentence)
     with lease.hold(store, tell, force) as held:
         model, columns = prepared.renderer.model, prepared.columns
-        versions = prepared.renderer.functions.versions
+        versions = prepared.renderer.versions
         frozen = job_file.freeze(store, prepared.stated, model, columns.kept, prepared.upstream, versions)
         prepared = prepared.kept(store)
         job = prepared.job
@@ -87,7 +87,7 @@ def run(
 
                 logs.identify(job=job.name)
                 told_which = monitor.message if not quiet else lambda text: None
-                with monitor.live(), connected(lambda: refuse_missing(job), told_which) as is_own:
+                with monitor.live(), connected(lambda: refuse_missing(job, job.judge), told_which) as is_own:
                     arguments = job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping
                     Run(*arguments, types=() if is_own else None, owns_ray=is_own).execute(missing)
                 monitor.record()

@@ -106,16 +106,18 @@ def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out
     counts, status, cached = tally.counts, tally.status(), ""
     if counts.cached_tokens or (varied and counts.prompt_tokens):  # variants share their prompt
         cached = f"; {counts.cached_tokens / counts.prompt_tokens:.0%} of the prompt tokens were cached"
+    if counts.judge_tokens:
+        cached += f"; the judge read {counts.judge_prompt_tokens:,} tokens and wrote {counts.judge_tokens:,}"
     if counts.deduplicated:
         cached += f"; {counts.deduplicated:,} rows have the answer of an equal one"
     seconds = status["seconds_generating"]
     tokens = f"{counts.completion_tokens:,} tokens in {seconds:.1f} s of generating ({status['tokens_per_second']:,.0f} tokens/s)"
-    if counts.prompt_tokens and not counts.completion_tokens:  # numbers were read from texts
-        speed = counts.prompt_tokens / (seconds or 1)
-        tokens = f"{counts.prompt_tokens:,} tokens read in {seconds:.1f} s ({speed:,.0f} tokens/s)"
+    if not counts.completion_tokens:  # numbers were read from texts
+        tokens = f"{counts.tokens:,} tokens read in {seconds:.1f} s ({counts.tokens / (seconds or 1):,.0f} tokens/s)"
     console.print(f"\n{counts.rows:,} rows: {counts.ok:,} ok, {counts.error:,} error; {tokens}{cached}")
-    for sample in tally.samples:
-        console.print(f"  {printable(sample)}", soft_wrap=True)
+    for sample, rows in zip(tally.samples, tally.sample_rows, strict=True):
+        more = f" ({rows:,} rows)" if rows > 1 else ""
+        console.print(f"  {printable(sample)}{more}", soft_wrap=True)
     for answers in itertools.islice(_answers(store, plan), 3):
         shown = Table("variant" if varied else "sample")
         shown.add_column(Text(printable(f"answer to: {_question(answers[0]['messages'])[:100]}")), overflow="fold")
@@ -154,8 +156,11 @@ def print_status(found: Fields) -> None:
     print(printable(f"{found['name']}: {found['state']}"))
     print(f"rows:   {found['rows_ok']:,} ok, {found['rows_error']:,} error, {found['rows_planned']:,} planned")
     print(f"spans:  {found['spans_done']:,} of {found['spans_planned']:,}")
-    speed = f"{found['tokens_per_second']:,.0f}/s"
-    print(f"tokens: {found['prompt_tokens']:,} read, {found['completion_tokens']:,} generated, {speed}")
+    generated = f", {found['completion_tokens']:,} generated" if found["completion_tokens"] else ""
+    speed = found["tokens_per_second"] or found["prompt_tokens"] / (found["seconds_generating"] or 1)
+    print(f"tokens: {found['prompt_tokens']:,} read{generated}, {speed:,.0f}/s")
+    if found["judge_tokens"]:
+        print(f"judge:  {found['judge_prompt_tokens']:,} tokens read, {found['judge_tokens']:,} generated")
     print(f"time:   {found['seconds_total']:,.1f} s, {found['seconds_generating']:,.1f} s of them generating")
     for code, number in found["errors"].items():
         print(printable(f"errors: {code} {number:,}"))

@@ -66,7 +66,7 @@ class ReplicaActor(Replica):
         """As start, with the id of the node and the version of the engine's package there."""
         node = ray.get_runtime_context().get_node_id()
         self._log.info("process %d on node %s starts its engine", os.getpid(), node)
-        await asyncio.to_thread(preflight.look, self.job, self.renderer.model, self.store)
+        await asyncio.to_thread(preflight.look, self.renderer, self.store)
         engine = await super().start()
         self._log.info("engine ready: %s", engine)
         return engine, node, preflight.version_here(self.job) or ""

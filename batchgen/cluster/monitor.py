@@ -7,7 +7,7 @@ import time
 
 from rich.console import Console
 
-from batchgen.errors import printable, scrubbed
+from batchgen.errors import cause_of, printable, scrubbed
 from batchgen.output import progress
 from batchgen.output.lease import Lease
 from batchgen.output.store import Store
@@ -29,7 +29,8 @@ class Monitor:
         self._made, self._recorded = dict[str, str](), time.monotonic()
         self._before, self._began, self._written = copy.copy(tally), time.monotonic(), 0.0
         self._first, self._last = math.inf, -math.inf
-        self._causes = set[tuple[str, str]]()  # of the errors among the tally's samples
+        said = (line.partition(": ") for line in tally.samples)
+        self._causes = {(code, cause_of(detail)): number for number, (code, _, detail) in enumerate(said)}
         self.uncommitted = 0  # finished rows whose spans are not, as last told
         self._finished, self._progressed = (0, 0), time.monotonic()
 
@@ -57,10 +58,14 @@ class Monitor:
         self.tally.engine_restarts += receipt.restarts
         self.tally.seconds_committing += receipt.committing
         self._first, self._last = min(self._first, receipt.first), max(self._last, receipt.last)
-        for error in receipt.samples:
-            if (error.code, error.cause) not in self._causes and len(self.tally.samples) < SAMPLES:
-                self._causes.add((error.code, error.cause))
+        for error, rows in receipt.samples:
+            cause = str(error.code), error.cause
+            if cause in self._causes:
+                self.tally.sample_rows[self._causes[cause]] += rows
+            elif len(self.tally.samples) < SAMPLES:
+                self._causes[cause] = len(self.tally.samples)
                 self.tally.samples.append(f"{error.code}: {error.detail}")
+                self.tally.sample_rows.append(rows)
 
     def tick(self, replicas: int, force: bool = False) -> None:
         """Write and show where the job stands, if it is time. Raises LeaseError, StoreError."""
@@ -97,7 +102,7 @@ class Monitor:
         done = f"{counts.ok:,} ok, {counts.error:,} error" + (f", {self.uncommitted:,} not committed" * (self.uncommitted > 0))
         if self.tally.waits_for is not None:
             return f"{done}, {replicas} replicas, waiting for {self.tally.waits_for}"
-        speed = (counts.completion_tokens - before.completion_tokens) / seconds
+        speed = (counts.tokens - before.tokens) / seconds
         rate = (counts.rows - before.rows) / seconds
         open_rows = self.tally.rows_planned - counts.rows
         left = (f"{_duration(open_rows / rate)} left" if rate else "generating") if open_rows else "done"

@@ -106,9 +106,14 @@ _BUILT_IN = {name: f"batchgen.engines.{name}:KIND" for name in ("vllm", "openai"
 ENGINES: Registry[EngineKind] = Registry("engine.kind", "batchgen.engines", _BUILT_IN)
 
 
-def refuse_missing(job: Job) -> None:
-    """Raises EngineError where the engine's packages are not installed here, on the machine that is to run it."""
-    kind = job.engine.kind
+def refuse_missing(*jobs: Job | None) -> None:
+    """Raises EngineError where the packages of these jobs' engines are not installed here, on the machine that is to run them."""
+    for job in jobs:
+        if job is not None:
+            _refuse_missing(job.engine.kind)
+
+
+def _refuse_missing(kind: str) -> None:
     for name in ENGINES.named(kind).capabilities.packages:
         if importlib.util.find_spec(name) is None:
             extra = f"pip install 'batchgen[{kind}]'" if kind in _BUILT_IN else f"install {name}"

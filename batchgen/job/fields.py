@@ -1,5 +1,6 @@
 """The job file as text: YAML without surprises, overrides, mistakes in words; and what its fields have in common."""
 
+import functools
 import os
 import re
 from collections.abc import Hashable, Iterable, Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from batchgen.errors import JobError, did_you_mean, safe_message
 
@@ -32,6 +33,11 @@ Place = Annotated[str, AfterValidator(at_home)]
 def in_full(name: str, value: object) -> Any:
     """The value of a field of a job in its long form."""
     return {SHORT[name]: value} if name in SHORT and isinstance(value, str | list) else value
+
+
+def short(name: str, kind: object) -> BeforeValidator:
+    """Takes the short form of a field of a job, `kind`, too."""
+    return BeforeValidator(functools.partial(in_full, name), json_schema_input_type=kind)
 
 
 class Spec(BaseModel):

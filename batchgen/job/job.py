@@ -6,20 +6,22 @@ Fields that change what a row means are part of the fingerprint; others (replica
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import pyarrow as pa
-from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError, WithJsonSchema, field_validator, model_validator
+from pydantic import AwareDatetime, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
-from batchgen.errors import ErrorCode, JobError
+from batchgen.errors import JobError
 from batchgen.job.accept import Accept
 from batchgen.job.attributes import Attributes, with_prediction
-from batchgen.job.fields import Fields, Fraction, Place, Spec, explain, in_full, override, read_yaml, unknown_key
+from batchgen.job.fields import Fields, Fraction, Place, Spec, explain, override, read_yaml, short, unknown_key
 from batchgen.job.input import Input, Parse
 from batchgen.job.meaning import RETIRED, defaults_of, fingerprint, flatten
 from batchgen.job.model import Model
+from batchgen.job.policy import FINAL, Failure, Policy, Retry
 from batchgen.job.pooling import POOLED, Pooling, task_mistake
-from batchgen.job.replicas import Engine, Pool, Replicas
+from batchgen.job.replicas import Pool, Replicas
+from batchgen.job.replicas.engine import Engine
 from batchgen.job.sampling import MAPPINGS, Sampling, canonical, check_sampling, sampling_json_schema
 
 
@@ -31,24 +33,6 @@ class Limits(Spec):
     row_seconds: float | None = Field(
         4 * 3600.0, gt=0, description="Seconds a row may spend in the engine, queueing included, before it is a `timeout` row."
     )
-
-
-class Retry(Spec):
-    retry: int = Field(ge=1, le=10, description="Additional attempts.")
-    sampling: Fields = Field({}, description="Sampling fields of these attempts; the others stay the row's own.")
-
-    @field_validator("sampling")
-    @classmethod
-    def _fields(cls, value: Fields) -> Fields:
-        if fixed := next((name for name in ("n", "best_of") if name in value), None):
-            raise ValueError(f"{fixed}: every sample is tried again by itself")
-        checked = check_sampling(value)
-        return {key: getattr(checked, key) for key in value}
-
-
-Policy = Literal["keep", "fail"] | Retry
-Failure = Literal[ErrorCode, "truncated"]
-FINAL = {"input", "render", "too_long"}
 
 
 class Spans(Spec):
@@ -69,19 +53,19 @@ class OutputSpec(Spec):
     )
 
 
-def _short(name: str, kind: object) -> BeforeValidator:
-    return BeforeValidator(functools.partial(in_full, name), json_schema_input_type=kind)
+_OF_FILES = {"source", "revision", "chat_template", "adapters", "trust_remote_code"}
+"""Fields of a model that say where its files are; what is in them is in its version."""
 
 
 class Job(Spec):
     """What to read, what to ask of which model, where the answers go. `load` reads a job file, `parse` a mapping of fields."""
 
     name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Name shown in progress and reports.")
-    input: Annotated[Input, _short("input", Input | str | list[str])] = Field(
+    input: Annotated[Input, short("input", Input | str | list[str])] = Field(
         description="Rows to read. `input: FILE` is short for `input: {path: FILE}`."
     )
     attributes: Attributes | None = Field(None, description="Steering attributes.")
-    model: Annotated[Model | None, _short("model", Model | str | None)] = Field(
+    model: Annotated[Model | None, short("model", Model | str | None)] = Field(
         None, description="Model to load or call. Required, except with `engine.kind: echo`. A text is its `source`."
     )
     engine: Engine = Field(Engine(), description="Engine that generates the answers.")
@@ -107,7 +91,7 @@ class Job(Spec):
         description="Policy by error_code, or `truncated` (cut at max_tokens). keep (default): keep the error row. fail: stop the job. {retry: TIMES, sampling: {...}}: generate again.",
     )
     spans: Spans = Field(Spans(), description="Spans: the unit of scheduling and of commit.")
-    output: Annotated[OutputSpec, _short("output", OutputSpec | str)] = Field(
+    output: Annotated[OutputSpec, short("output", OutputSpec | str)] = Field(
         description="Where the output goes. A text is its `path`."
     )
 
@@ -156,6 +140,20 @@ class Job(Spec):
     @property
     def constant_sampling(self) -> Fields:
         return {key: entry for key, entry in self.sampling.items() if not _is_column(entry)}
+
+    @property
+    def judge(self) -> Self | None:
+        """The job that a judge with an engine of its own has: nothing but prompts that are made already. None: there is no such
+        judge."""
+        spec = self.accept.judge if self.accept is not None else None
+        if spec is None or not spec.is_another:
+            return None
+        left_out = ("attributes", "parse_", "accept", "dedupe", "sampling", "errors", "pooling")
+        bare = {name: type(self).model_fields[name].get_default(call_default_factory=True) for name in left_out}
+        own = {"model": spec.model or self.model, "engine": spec.engine or self.engine, "task": "generate"}
+        read = Input.model_validate({"path": "-", "prompt": "prompt"})
+        output = self.output.model_copy(update={"token_logprobs": False})
+        return self.model_copy(update={**bare, **own, "input": read, "output": output})
 
     @property
     def seeds_alike(self) -> bool:
@@ -248,10 +246,11 @@ class Job(Spec):
             by_alias=True,
             exclude={
                 **dict.fromkeys(("name", "sampling", "dedupe", "replicas", "limits", "errors", "spans"), True),
-                "model": {"source", "revision", "chat_template", "adapters", "trust_remote_code"},
+                "model": _OF_FILES,
                 "input": {"max_row_bytes", "path", "tables"},
                 "engine": Engine.model_fields.keys() - {"kind"},
                 "output": {"path"},
+                "accept": {"judge": {"model": _OF_FILES, "engine": Engine.model_fields.keys() - {"kind"}}},
             },
         )
         columns = {key: {"column": column} for key, column in self.sampling_columns.items()}

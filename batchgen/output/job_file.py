@@ -6,7 +6,7 @@ ignored and missing ones have their defaults: an output of any earlier release c
 
 import base64
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -22,7 +22,7 @@ from batchgen.records.columns import schema_of
 from batchgen.render.model_files import ModelFiles
 
 NAME = "_batchgen/job.json"
-NONE: Mapping[str, str] = {}
+NONE: Fields = {}
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ def freeze(
     model: ModelFiles,
     columns: pa.Schema,
     upstream: Sequence[str] = (),
-    functions: Mapping[str, str] = NONE,
+    versions: Fields = NONE,
 ) -> JobFile:
     """Write job.json, or check that the present one means the same. Raises OutputConflict."""
-    means = meaning(job, model, upstream, functions)
+    means = meaning(job, model, upstream, versions)
     schema = schema_of(job, columns, dimensions=model.pooling.dimensions)
     frozen = JobFile(job, means, model.version, columns, schema, fingerprint(means, defaults()), manifest=True)
     fields: Fields = {
@@ -101,11 +101,11 @@ def freeze(
     return before
 
 
-def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = (), functions: Mapping[str, str] = NONE) -> Fields:
-    """The job's meaning with the versions of its model and `functions` in it, and the fingerprints of the jobs whose outputs it
-    reads."""
+def meaning(job: Job, model: ModelFiles, upstream: Sequence[str] = (), versions: Fields = NONE) -> Fields:
+    """The job's meaning with the version of its model and other `versions` in it, and the fingerprints of the jobs whose outputs
+    it reads."""
     chained = {"input.fingerprints": list(upstream)} if upstream else {}
-    return {**job.meaning(), **chained, **functions, **{f"model.{name}": value for name, value in model.version.items()}}
+    return {**job.meaning(), **chained, **versions, **{f"model.{name}": value for name, value in model.version.items()}}
 
 
 def refuse_change(output: str, before: JobFile, now: Fields) -> None:

@@ -11,7 +11,7 @@ from typing import Self
 import pyarrow as pa
 
 from batchgen.errors import InputError, OutputConflict, StoreError
-from batchgen.job.job import FINAL
+from batchgen.job.policy import FINAL
 from batchgen.output import job_file, lease, parts, plan_file, progress, verify
 from batchgen.output.format import Fields
 from batchgen.output.store import Store, open_store

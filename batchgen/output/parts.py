@@ -141,18 +141,22 @@ def footer_of(completions: list[Completion]) -> Footer:
         completion_tokens=sum(c.completion_tokens - (c.copied_tokens or 0) for c in completions),
         cached_tokens=sum(c.cached_tokens for c in by_prompt),
         deduplicated=sum(c.copied_tokens is not None for c in completions),
+        judge_prompt_tokens=sum(c.judge_prompt_tokens for c in completions),
+        judge_tokens=sum(c.judge_tokens for c in completions),
     )
     return counts, dict(errors)
 
 
-def first_errors(completions: list[Completion], most: int = 5) -> list[RowError]:
-    """One of each cause."""
+def first_errors(completions: list[Completion], most: int = 5) -> list[tuple[RowError, int]]:
+    """The first of each of the first causes, and how many rows have it."""
     found: dict[tuple[str, str], RowError] = {}
+    rows = Counter[tuple[str, str]]()
     for error in (c.error for c in completions if c.error):
-        found.setdefault((error.code, error.cause), error)
-        if len(found) == most:
-            break
-    return list(found.values())
+        cause = error.code, error.cause
+        rows[cause] += 1
+        if len(found) < most:
+            found.setdefault(cause, error)
+    return [(error, rows[cause]) for cause, error in found.items()]
 
 
 def commit(store: Store, span: str, part: bytes) -> bool:

@@ -35,7 +35,8 @@ SUMS = ("seconds_total", "seconds_generating", "seconds_committing", "spans_gene
 
 @dataclass
 class Tally:
-    """Where a job stands. `counted` are the spans whose parts are in `counts`, `samples` the first errors in words.
+    """Where a job stands. `counted` are the spans whose parts are in `counts`, `samples` the first errors in words, each with
+    the rows of its cause in `sample_rows`.
     `seconds_committing` are CPU seconds of the replicas, spent on encoding parts and journal files, checksums included, and on
     putting them. `spans_generated` are those that replicas answered for; more than `spans_done` is work done twice.
     `rows_from_journal` did not need an engine, `engine_restarts` are of engines under a living replica. `waits_for`: what keeps a
@@ -46,6 +47,7 @@ class Tally:
     counts: Counts = field(default_factory=Counts)
     errors: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
+    sample_rows: list[int] = field(default_factory=list)
     state: str = "planned"
     engine: dict[str, int] = field(default_factory=dict)
     seconds_total: float = 0.0
@@ -108,6 +110,8 @@ class Tally:
             "completion_tokens": tokens,
             "cached_tokens": self.counts.cached_tokens,
             "deduplicated": self.counts.deduplicated,
+            "judge_prompt_tokens": self.counts.judge_prompt_tokens,
+            "judge_tokens": self.counts.judge_tokens,
             **{name: round(getattr(self, name), 3) for name in SUMS},
             "tokens_per_second": round(tokens / generating, 1) if generating else 0.0,
             "errors": {code: number for code, number in sorted(self.errors.items()) if number},
@@ -130,6 +134,7 @@ class Tally:
         counted = {span.name for span, bit in zip(self.plan.spans, bits, strict=False) if bit}
         if counted <= committed:
             self.counts, self.errors, self.samples = known(Counts, saved.counts), Counter(saved.errors), saved.error_samples
+            self.sample_rows = [*saved.error_rows, *[1] * len(self.samples)][: len(self.samples)]
             for name in counted:
                 self._mark(name)
 
@@ -138,6 +143,7 @@ class Tally:
             "counts": asdict(self.counts),
             "counted": base64.b64encode(self._bits).decode(),
             "error_samples": self.samples,
+            "error_rows": self.sample_rows,
             "engine": self.engine,
             "driver": process(os.getpid()),
             **MARK,
@@ -166,6 +172,7 @@ class Saved(BaseModel):
     counts: dict[str, Number] = {}
     errors: dict[str, Number] | None = None
     error_samples: list[str] = []
+    error_rows: list[Number] = []
     seconds_total: Seconds = 0.0
     seconds_generating: Seconds = 0.0
     seconds_committing: Seconds = 0.0

@@ -208,6 +208,8 @@ class Completion:
     prompt_logprobs: pa.StructArray | None = None
     copied_tokens: int | None = None
     copied_prompt_tokens: int = 0
+    judge_tokens: int = 0
+    judge_prompt_tokens: int = 0
     embedding: pa.FloatArray | None = None
     label: str | None = None
     probabilities: pa.FloatArray | None = None
@@ -223,7 +225,8 @@ def failed(prompt: int, sample: int, attempts: int, error: RowError) -> Completi
 @dataclass(frozen=True)
 class Counts:
     """Rows and tokens of a part, a run or a job. The engine found `cached_tokens` of the prompt tokens in its prefix cache. The
-    tokens of `deduplicated` rows, whose answers are copies, are not counted."""
+    tokens of `deduplicated` rows, whose answers are copies, are not counted. A judge read `judge_prompt_tokens` and said
+    `judge_tokens`, which are none of the others."""
 
     ok: int = 0
     error: int = 0
@@ -231,6 +234,8 @@ class Counts:
     completion_tokens: int = 0
     cached_tokens: int = 0
     deduplicated: int = 0
+    judge_prompt_tokens: int = 0
+    judge_tokens: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*map(operator.add, vars(self).values(), vars(other).values()))  # astuple copies deeply
@@ -239,20 +244,26 @@ class Counts:
     def rows(self) -> int:
         return self.ok + self.error
 
+    @property
+    def tokens(self) -> int:
+        """Those that were generated, or read where none are: for numbers."""
+        return self.completion_tokens or self.prompt_tokens
+
 
 @dataclass(frozen=True)
 class Receipt:
     """What a replica answers for a span. `created` is False where the part was there already; `counts` are those of that part
-    then, and its `sha256` is None. `from_journal` rows come from the span's journal. `first` and `last` are the replica's
-    wall-clock seconds at which the span's first row entered the engine and its last one left it. Since the replica's last
-    receipt: `committing`, the CPU seconds of encoding and putting parts and journal files, `restarts` of the engine, and what it
-    `died` of, with the end of its log."""
+    then, and its `sha256` is None. `samples`: the first rows of the first causes of errors, and how many have each.
+    `from_journal` rows come from the span's journal. `first` and `last` are the replica's wall-clock seconds at which the span's
+    first row entered the engine and its last one left it. Since the replica's last receipt: `committing`, the CPU seconds of
+    encoding and putting parts and journal files, `restarts` of the engines, and what they `died` of, with the end of their
+    log."""
 
     span: str
     created: bool
     counts: Counts
     errors: dict[ErrorCode, int]
-    samples: list[RowError]
+    samples: list[tuple[RowError, int]]
     first: float
     last: float
     committing: float = 0.0

@@ -32,6 +32,7 @@ UNBOUNDED_ANSWER = 128  # tokens of an answer without max_tokens and without a c
 KNOWN_SAMPLINGS, KNOWN_TEXT = 4096, 4096
 """Checked samplings that are remembered, none with a text of more characters: a check costs more than the rest of a short row,
 and many rows say the same."""
+JUDGE = "accept.judge"
 TAIL_TOKENS = 32  # of a prompt, in which a mark of reasoning is looked for
 TOKENS, NO_FUNCTIONS, DEFAULTS = Capabilities(), RowFunctions(), check_sampling({})
 _LOG = logs.logger("render")
@@ -39,8 +40,9 @@ _LOG = logs.logger("render")
 
 class Renderer:
     """Turns rows into prompts for an engine with these capabilities, whose context is `context` tokens (None: the model's own).
-    Has the `functions` of the job for those who read rows and answers. Pickles as its arguments. Raises ModelError when the model
-    has no chat template for a conversation, or when neither its template nor the schema's layout honours an attribute."""
+    Has the `functions` of the job for those who read rows and answers, and the renderer of a `judge` that is another engine.
+    Pickles as its arguments. Raises ModelError when the model has no chat template for a conversation, or when neither its
+    template nor the schema's layout honours an attribute."""
 
     def __init__(
         self,
@@ -49,8 +51,9 @@ class Renderer:
         capabilities: Capabilities = TOKENS,
         context: int | None = None,
         functions: RowFunctions = NO_FUNCTIONS,
+        judge: "Renderer | None" = None,
     ) -> None:
-        self.job, self.model, self.functions = job, model, functions
+        self.job, self.model, self.functions, self.judge = job, model, functions, judge
         self._capabilities = capabilities
         self.context = context or (model.pooling.context if job.pools else None) or model.context
         self._steering = Steering(job.attributes)
@@ -68,11 +71,19 @@ class Renderer:
         self._pooled = PooledText(*pooled) if job.pools else None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Renderer, (self.job, self.model, self._capabilities, self.context, self.functions)
+        return Renderer, (self.job, self.model, self._capabilities, self.context, self.functions, self.judge)
 
     def of_job(self, job: Job) -> "Renderer":
         """This renderer for a job whose rows mean the same."""
-        return self if job == self.job else Renderer(job, self.model, self._capabilities, self.context, self.functions)
+        if job == self.job:
+            return self
+        judge = self.judge if self.judge is None or job.judge is None else self.judge.of_job(job.judge)
+        return Renderer(job, self.model, self._capabilities, self.context, self.functions, judge)
+
+    @property
+    def versions(self) -> dict[str, object]:
+        """As versions_of says."""
+        return versions_of(self.functions, self.judge)
 
     @property
     def needed(self) -> set[str]:
@@ -210,6 +221,12 @@ class Renderer:
         """Raises BadRow (input) for a sampling that the engine would refuse, so that it is not sent."""
         if self._capabilities.mistake is not None and (wrong := self._capabilities.mistake(sampling)):
             raise BadRow("input", f"sampling: {wrong}")
+
+
+def versions_of(functions: RowFunctions, judge: Renderer | None) -> dict[str, object]:
+    """What the meaning of a job has of its functions and of the model of its judge."""
+    model = judge.model.version if judge is not None else {}
+    return {**functions.versions, **{f"{JUDGE}.model.{name}": value for name, value in model.items()}}
 
 
 @functools.lru_cache(32)  # tools of 256 kB are a few MB

@@ -25,7 +25,7 @@ FOLDER = "_batchgen/journal"
 _SCHEMA = pa.schema(
     {column.name: column.type for column in COLUMNS if column.source in ("completion", "both")}
     | {"prompt": pa.int32(), "cached_tokens": pa.int32(), "parsed": pa.string(), "error": ERROR}
-    | {"copied_tokens": pa.int32(), "copied_prompt_tokens": pa.int32()}
+    | dict.fromkeys(("copied_tokens", "copied_prompt_tokens", "judge_tokens", "judge_prompt_tokens"), pa.int32())
 )
 _SCORED = [field.name for field in _SCHEMA if field.type == logprobs.TYPE]
 """The fields of a completion, most of them with the type of the output's column. `parsed` is JSON: its type is the job's."""

@@ -14,6 +14,7 @@ from batchgen.job.job import Job
 from batchgen.output import job_file
 from batchgen.output.store import Store, probe
 from batchgen.render.model_files import ModelFiles, directory_digest, fetch
+from batchgen.render.renderer import JUDGE, Renderer
 
 DRIVER_VARIABLES, DRIVER_ENGINE = "BATCHGEN_DRIVER_VARIABLES", "BATCHGEN_DRIVER_ENGINE"
 """What a worker's environment says of the driver: the names of its variables of credentials and endpoints, and the version of the
@@ -27,18 +28,19 @@ def of_driver(job: Job) -> dict[str, str]:
     return {DRIVER_VARIABLES: ",".join(names), DRIVER_ENGINE: version_here(job) or ""}
 
 
-def look(job: Job, model: ModelFiles, store: Store) -> None:
+def look(renderer: Renderer, store: Store) -> None:
     """Raises EngineError where this node cannot do what the driver's can."""
     _look_at_store(store)
-    for problem in problems_here(job, model):
+    for problem in problems_here(renderer):
         raise problem
 
 
-def look_at_access(job: Job, model: ModelFiles, store: Store) -> None:
-    """Raises EngineError where workers cannot write the output, or lack a credential of the driver's to read the model."""
+def look_at_access(renderer: Renderer, store: Store) -> None:
+    """Raises EngineError where workers cannot write the output, or lack a credential of the driver's to read a model."""
     _look_at_store(store)
     try:
-        _fetch(job, model)
+        for one in _with_judge(renderer):
+            _fetch(one.job, one.model)
     except ModelError as error:
         if remedy := _missing("hf"):
             raise EngineError(f"{error}; asked from this node", remedy) from None
@@ -59,23 +61,36 @@ def _look_at_store(store: Store) -> None:
         raise EngineError(problem, _missing(scheme) or remedy)
 
 
-def problems_here(job: Job, model: ModelFiles) -> Iterator[EngineError]:
-    """Why this node in particular cannot hold a replica: the engine that is installed here does not have an option, the model's
-    files are missing or others, or do not fit the disk."""
+def _with_judge(renderer: Renderer) -> Iterator[Renderer]:
+    yield renderer
+    if renderer.judge is not None:
+        yield renderer.judge
+
+
+def problems_here(renderer: Renderer) -> Iterator[EngineError]:
+    """Why this node in particular cannot hold a replica: an engine that is installed here does not have an option, the files of
+    a model are missing or others, or do not fit the disk."""
+    job = renderer.job
+    if job.accept is not None and job.accept.sql is not None and importlib.util.find_spec("duckdb") is None:
+        yield EngineError("accept.sql: DuckDB is not installed on this node", "pip install 'batchgen[query]' on every node")
+    for one in _with_judge(renderer):
+        yield from _problems(one.job, one.model, "" if one is renderer else f"{JUDGE}.")
+
+
+def _problems(job: Job, model: ModelFiles, prefix: str) -> Iterator[EngineError]:
+    """Of one engine and its model; `prefix` begins the names of their fields."""
     try:
         ENGINES.named(job.engine.kind).check(job)
     except BatchgenError as error:
         yield EngineError(f"{error}; {_versions(job)}")
-    if job.accept is not None and job.accept.sql is not None and importlib.util.find_spec("duckdb") is None:
-        yield EngineError("accept.sql: DuckDB is not installed on this node", "pip install 'batchgen[query]' on every node")
     adapters = model.version.get("adapters")
     try:
         if model.source is not None and "digest" in model.version:
-            _refuse_other("model.source", Path(model.source), model.version["digest"])
+            _refuse_other(f"{prefix}model.source", Path(model.source), model.version["digest"])
         elif _fetch(job, model):
             _refuse_full_disk(model.source or "", model.revision or "")
         for name, digest in adapters.items() if isinstance(adapters, dict) else ():
-            _refuse_other(f"model.adapters.{name}", Path(model.adapters[name].path), digest)
+            _refuse_other(f"{prefix}model.adapters.{name}", Path(model.adapters[name].path), digest)
     except ModelError as error:
         yield EngineError(f"{error}; asked from this node", _missing("hf") or "give the workers HF_TOKEN: replicas.env_from")
     except EngineError as error:

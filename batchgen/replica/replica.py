@@ -7,9 +7,7 @@ Finished rows of open spans go into the journal every `spans.journal_seconds`. c
 
 import asyncio
 import contextlib
-import functools
 import importlib
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,8 +16,7 @@ from typing import TypeVar, TypeVarTuple
 import pyarrow as pa
 
 from batchgen import logs
-from batchgen.engines.base import ENGINES, Engine
-from batchgen.engines.restarting import RestartingEngine
+from batchgen.engines.base import Engine
 from batchgen.errors import SECRET_NAMES, BadRow, BatchgenError, EngineError, RowError, StoreError
 from batchgen.output import parts
 from batchgen.output.store import delete_all, open_store
@@ -30,7 +27,8 @@ from batchgen.render.renderer import Renderer
 from batchgen.replica import careful, journal
 from batchgen.replica.admission import IN_ENGINE, Priority, Queue
 from batchgen.replica.careful import Begun, Care
-from batchgen.tasks import TASKS
+from batchgen.replica.engines import Engines
+from batchgen.tasks import TASKS, Judging
 from batchgen.tasks.dedupe import Elsewhere, Sharing
 from batchgen.tasks.sound import refuse_completions
 
@@ -72,14 +70,14 @@ class Replica:
         self.renderer, self.shards = renderer, shards
         self.job = job = renderer.job
         self.store = open_store(output)
-        os.environ.update(job.engine.env)
-        SECRET_NAMES.update(str(name) for option, name in job.engine.options.items() if option.endswith("_env"))
         SECRET_NAMES.update(job.replicas.env_from)
-        make = functools.partial(ENGINES.named(job.engine.kind).make, job, renderer.model)
-        self.engine = engine or RestartingEngine(make, job.engine.watchdog_seconds, job.limits.row_seconds)
+        self._engines = Engines(renderer, engine)
+        self.engine = self._engines.own
         self._task = TASKS.named(job.task)(renderer, self.engine)
         if elsewhere is not None and isinstance(self._task, Sharing):
             self._task.share(elsewhere)
+        if self._engines.judge is not None and isinstance(self._task, Judging):
+            self._task.judge_with(self._engines.judge)
         self._journaled = frozenset(journaled)
         self._spans: list[_OpenSpan] = []  # twice the same, where a copy was given up while it ran here
         self._draining = asyncio.Event()
@@ -95,7 +93,7 @@ class Replica:
         importlib.import_module("pandas")  # pyarrow does, at its first array of Python values: now, not at the first commit
         try:
             self.renderer.functions.load()
-            await self.engine.start()
+            await self._engines.start()
         except EngineError as error:
             raise EngineError(f"{error}{logs.tail(logs.own_file())}") from None
         self._journaling = asyncio.create_task(self._keep_journal())
@@ -110,7 +108,7 @@ class Replica:
     async def stop(self) -> None:
         """Write the journal and end the engine."""
         await self.close()
-        await self.engine.stop()
+        await self._engines.stop()
 
     async def drain(self) -> None:
         """The replica's node is about to go: keep every finished row from now on."""
@@ -202,9 +200,7 @@ class Replica:
             await asyncio.to_thread(delete_all, self.store, span.files)
         self._count(committing=-1)
         _LOG.info("%s: %s, %d rows from the journal", "committed" if created else "has a part already", counts, from_journal)
-        restarts_before, self._restarts = self._restarts, getattr(self.engine, "restarts", 0)
-        causes = getattr(self.engine, "causes", [])
-        died, causes[:] = list(causes), []
+        restarts_before, self._restarts = self._restarts, self._engines.restarts
         committing, self._committing_seconds = self._committing_seconds, 0.0
         return Receipt(
             span=span.name,
@@ -218,7 +214,7 @@ class Replica:
             from_journal=from_journal,
             restarts=self._restarts - restarts_before,
             sha256=sha256,
-            died=died,
+            died=self._engines.taken_causes(),
         )
 
     async def _answer(self, span: _OpenSpan, index: int, prompt: Prompt, priority: int, length: float) -> None:

@@ -1,6 +1,6 @@
 """The tasks, by the name that the job's `task` gives. A task turns a prompt into its completions, through an engine."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from batchgen.engines.base import Engine
 from batchgen.records import Completion, Prompt
@@ -15,6 +15,13 @@ class Task(Protocol):
         """The completions of the prompt at `index` of a span, one for each of its samples, in order; of a retry, those that
         failed. A failed sample is a completion with an error. `priority` is that of the requests. Raises TooManyErrors where the
         job says `fail` for the class of an error, EngineError when the engine is given up."""
+
+
+@runtime_checkable
+class Judging(Protocol):
+    """A task that asks a judge, where the job has one with an engine of its own (Job.judge)."""
+
+    def judge_with(self, engine: Engine) -> None: ...
 
 
 class TaskKind(Protocol):

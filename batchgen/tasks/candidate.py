@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from batchgen.errors import RowError
 from batchgen.job.input import Input
-from batchgen.job.job import Failure
+from batchgen.job.policy import Failure
 from batchgen.job.sampling import Sampling
 from batchgen.records import REASONING, Answer, Completion, Data, Message, Prompt
 from batchgen.render.messages import as_kept
@@ -37,6 +37,8 @@ class Candidate:
     sampling: Sampling | None = None
     copied_tokens: int | None = None
     copied_prompt_tokens: int = 0
+    judge_tokens: int = 0
+    judge_prompt_tokens: int = 0
     attempts: list[dict[str, object]] = field(default_factory=list)
 
     @property
@@ -74,6 +76,11 @@ class Candidate:
             self.reasoning_tokens = (self.reasoning_tokens or 0) + answer.reasoning_tokens
         if self.logprob is not None:
             self.logprob = None if answer.cumulative_logprob is None else self.logprob + answer.cumulative_logprob
+
+    def judged(self, answer: Answer, prompt_tokens: int) -> None:
+        """Count what a judge read and said."""
+        self.judge_tokens += answer.tokens
+        self.judge_prompt_tokens += prompt_tokens if answer.prompt_tokens is None else answer.prompt_tokens
 
     @property
     def said(self) -> Message:
@@ -122,6 +129,8 @@ class Candidate:
             prompt_logprobs=None if kept is None else kept.prompt_logprobs,
             copied_tokens=self.copied_tokens,
             copied_prompt_tokens=self.copied_prompt_tokens,
+            judge_tokens=self.judge_tokens,
+            judge_prompt_tokens=self.judge_prompt_tokens,
             reasoning=None if kept is None else kept.reasoning,
             reasoning_tokens=None if kept is None else self.reasoning_tokens,
             tool_calls=None if kept is None else kept.tool_calls,

@@ -7,25 +7,22 @@ many candidates, each a whole conversation; a sample that is tried again is the 
 
 import asyncio
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
-from batchgen.engines.base import Engine, Request
+from batchgen.engines.base import Engine
 from batchgen.errors import BadRow, RowError, TooManyErrors
-from batchgen.job.job import Retry
+from batchgen.job.policy import Retry
 from batchgen.job.sampling import Sampling
-from batchgen.records import Answer, Completion, Prompt
+from batchgen.records import Completion, Prompt
 from batchgen.render.images.images import Images, is_data_url
 from batchgen.render.messages import images
 from batchgen.render.renderer import Renderer, derive_seed
 from batchgen.tasks.accept import Acceptance
+from batchgen.tasks.asking import Asking
 from batchgen.tasks.calls import refuse_calls
 from batchgen.tasks.candidate import UNFIT, Candidate
 from batchgen.tasks.dedupe import Elsewhere, Shared
 from batchgen.tasks.parse import Parser
-from batchgen.tasks.reasoning import Splitter
-from batchgen.tasks.sound import refuse_answers
 
 LARGEST_SEED = 2**63 - 1
 THREADS, FETCHES, CALLS = 4, 16, 16
@@ -36,19 +33,22 @@ class Generation:
     uses = "generate"
 
     def __init__(self, renderer: Renderer, engine: Engine) -> None:
-        self._renderer, self._engine = renderer, engine
+        self._renderer = renderer
         self._job = renderer.job
         self._policy = renderer.job.errors
         self._parser = Parser(self._job.parse_) if self._job.parse_ else None
-        model = self._job.model
-        self._splitter = Splitter(model, renderer) if model is not None and model.reasoning_parser is not None else None
-        self._shared = Shared(self._generate) if self._job.dedupe else None
+        self._own = self._judge = Asking(renderer, engine)
+        self._shared = Shared(self._own.generate) if self._job.dedupe else None
         self._accept = Acceptance(self._job.accept, renderer) if self._job.accept else None
         self._images = Images(self._job.input)
         self._threads = ThreadPoolExecutor(THREADS, "task")  # starts a thread when there is work
         self._fetches = ThreadPoolExecutor(FETCHES, "image")
         self._calls = ThreadPoolExecutor(CALLS, "after")
-        self._requests = 0
+
+    def judge_with(self, engine: Engine) -> None:
+        """As tasks.Judging says."""
+        assert self._renderer.judge is not None
+        self._judge = Asking(self._renderer.judge, engine)
 
     def share(self, elsewhere: Elsewhere) -> None:
         """As dedupe.Sharing says."""
@@ -88,6 +88,8 @@ class Generation:
             last = candidate
             candidate = await self._again(prompt, number, kind, before + last.attempt, priority, policy)
             candidate.attempt = last.attempt + 1
+            candidate.judge_tokens += last.judge_tokens
+            candidate.judge_prompt_tokens += last.judge_prompt_tokens
             candidate.attempts = [*last.attempts, last.as_attempt] if self._accept else []
         return candidate
 
@@ -123,7 +125,7 @@ class Generation:
             sampling = sampling.model_copy(update={"n": best_of, "best_of": None})
         try:
             pictures = await self._pictures(prompt)
-            answers = await (shared.generate if shared else self._generate)(prompt.token_ids, sampling, priority, pictures)
+            answers = await (shared or self._own).generate(prompt.token_ids, sampling, priority, pictures)
         except BadRow as bad:
             return [Candidate(self._job.input, prompt.messages, _error(prompt, bad)) for _ in range(n)]
         candidates = [Candidate(self._job.input, prompt.messages, pictures=pictures) for _ in answers]
@@ -172,7 +174,8 @@ class Generation:
 
     async def _judged(self, accept: Acceptance, prompt: Prompt, candidate: Candidate, priority: int) -> None:
         async def ask(ids: list[int], sampling: Sampling) -> str:
-            [answer] = await self._generate(ids, sampling, priority, ())
+            [answer] = await self._judge.generate(ids, sampling, priority)
+            candidate.judged(answer, len(ids))
             return answer.text
 
         if candidate.error is None:
@@ -190,7 +193,7 @@ class Generation:
                 candidate.messages = self._renderer.continued(candidate.messages, candidate.said, turn)
                 # In a thread: a template that takes its time must not hold up the other rows.
                 _, ids = await loop.run_in_executor(self._threads, self._renderer.encode, candidate.messages, sampling)
-                [answer] = await self._generate(ids, self._fitted(sampling, ids), priority, candidate.pictures)
+                [answer] = await self._own.generate(ids, self._fitted(sampling, ids), priority, candidate.pictures)
                 candidate.add(answer, ids)
         except BadRow as bad:
             candidate.error = _error(prompt, bad)
@@ -199,27 +202,11 @@ class Generation:
         """The sampling with the max_tokens that the context leaves. Raises BadRow (too_long)."""
         return sampling.model_copy(update={"max_tokens": self._renderer.within_context(sampling, len(ids))})
 
-    async def _generate(self, ids: list[int], sampling: Sampling, priority: int, pictures: Sequence[str]) -> list[Answer]:
-        self._requests += 1
-        answers = await self._engine.generate(Request(str(self._requests), ids, sampling, priority, pictures))
-        try:
-            refuse_answers(answers, sampling.n)
-        except ValueError as error:
-            raise BadRow("engine_rejected", str(error)) from None
-        if self._splitter is not None:
-            answers = [self._splitter.split(answer, ids) for answer in answers]
-        return [replace(one, finish_reason="tool_calls") if _calls(one) else one for one in answers]
-
 
 def _of_sample(sampling: Sampling, number: int) -> Sampling:
     """The sampling of sample `number` alone; an engine seeds the samples of a prompt one after the other."""
     seed = None if sampling.seed is None else min(sampling.seed + number, LARGEST_SEED)
     return sampling.model_copy(update={"n": 1, "seed": seed})
-
-
-def _calls(answer: Answer) -> bool:
-    """Whether an answer that ended by itself calls tools; where the call was asked for by name, OpenAI's reason is `stop`."""
-    return bool(answer.tool_calls) and answer.finish_reason == "stop"
 
 
 def _plain(value: object) -> object:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from batchgen.engines.base import Engine, PoolingEngine, PoolingRequest, Text
 from batchgen.errors import BadRow, RowError, TooManyErrors
-from batchgen.job.job import Retry
+from batchgen.job.policy import Retry
 from batchgen.records import Completion, Pooled, Prompt, failed
 from batchgen.render.renderer import Renderer, prompt_hash
 from batchgen.tasks.sound import refuse_pooled

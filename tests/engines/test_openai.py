@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from batchgen.engines.openai import OpenAIEngine
 from batchgen.errors import EngineError, JobError, ModelError
 from batchgen.job.job import Job
 from batchgen.records import Receipt
+from tests.support.endpoint import Endpoint, Reply, said, serving
 from tests.support.images import DOT, PNG, image
 from tests.support.replicas import blocks, part_bytes, prepared, ran, replica
 
@@ -33,63 +33,36 @@ def form(schema: dict[str, Any], strict: bool) -> dict[str, Any]:
 Rows = list[dict[str, Any]]
 
 
-class Endpoint:
+class Queued(Endpoint):
     """Answers each request with the next of `answers` (the last one again and again); remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
-        self.answers: list[tuple[int, dict[str, str], Any]] = []
-        endpoint = self
+        self.answers: list[Reply] = []
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                endpoint.keys.add(self.headers["Authorization"])
-                wrong = self.headers["Authorization"] != f"Bearer {KEY}"
-                self.reply(*((401, {}, {"error": {"message": "no such key"}}) if wrong else (404, {}, {})))
+    def listed(self, headers: Message) -> Reply:
+        self.keys.add(headers["Authorization"])
+        is_wrong = headers["Authorization"] != f"Bearer {KEY}"
+        return (401, {}, {"error": {"message": "no such key"}}) if is_wrong else (404, {}, {})
 
-            def do_POST(self) -> None:
-                endpoint.keys.add(self.headers["Authorization"])
-                endpoint.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.reply(*(endpoint.answers.pop(0) if len(endpoint.answers) > 1 else endpoint.answers[0]))
-
-            def reply(self, status: int, headers: dict[str, str], body: Any) -> None:
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(data)), "Content-Type": "application/json"}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+    def reply(self, path: str, body: dict[str, Any], headers: Message) -> Reply:
+        self.keys.add(headers["Authorization"])
+        self.asked.append(body)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queued]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made = Endpoint()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-
-
-def said(*texts: str, **more: Any) -> tuple[int, dict[str, str], Any]:
-    choices = [
-        {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", **more}
-        for index, text in enumerate(texts)
-    ]
-    usage = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16, "prompt_tokens_details": {"cached_tokens": 4}}
-    return 200, {}, {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": usage}
+    with serving(Queued()) as made:
+        yield made
 
 
 def answered(
     folder: Path,
-    endpoint: Endpoint,
+    endpoint: Queued,
     rows: list[dict[str, Any]] | None = None,
     options: dict[str, Any] | None = None,
     **fields: Any,
@@ -105,7 +78,7 @@ def answered(
     return pq.read_table(pa.BufferReader(part_bytes(made, receipt))).to_pylist(), receipt
 
 
-def test_the_conversation_and_what_differs_from_the_defaults_are_sent(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_the_conversation_and_what_differs_from_the_defaults_are_sent(endpoint: Queued, tmp_path: Path) -> None:
     endpoint.answers = [said("hi", "ho")]
     sampling = {"n": 2, "temperature": 0.5, "max_tokens": 7, "stop": ["x"], "top_k": 3, "seed": None, "logprobs": 2}
     rows, receipt = answered(
@@ -141,7 +114,7 @@ def test_the_conversation_and_what_differs_from_the_defaults_are_sent(endpoint: 
         ({"choice": ["a"]}, {"structured_outputs": {"choice": ["a"]}}),
     ],
 )
-def test_a_constraint_goes_as_the_endpoint_knows_it(endpoint: Endpoint, tmp_path: Path, constraint: Any, sent: Any) -> None:
+def test_a_constraint_goes_as_the_endpoint_knows_it(endpoint: Queued, tmp_path: Path, constraint: Any, sent: Any) -> None:
     endpoint.answers = [said("a", logprobs={"content": [{"token": "a", "logprob": -0.5, "bytes": None, "top_logprobs": []}] * 2})]
     rows, _ = answered(tmp_path, endpoint, sampling={"structured_outputs": constraint, "logprobs": 0, "seed": None})
     [asked] = endpoint.asked
@@ -149,14 +122,14 @@ def test_a_constraint_goes_as_the_endpoint_knows_it(endpoint: Endpoint, tmp_path
     assert rows[0]["cumulative_logprob"] == -1.0
 
 
-def test_biases_go_by_openais_name(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_biases_go_by_openais_name(endpoint: Queued, tmp_path: Path) -> None:
     endpoint.answers = [said("a")]
     answered(tmp_path, endpoint, sampling={"logit_bias": {5: 1, 3: -2}, "seed": None})
     [asked] = endpoint.asked
     assert asked["logit_bias"] == {"3": -2.0, "5": 1.0}
 
 
-def test_the_tokens_that_an_endpoint_tells_are_in_the_output_without_ids(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_the_tokens_that_an_endpoint_tells_are_in_the_output_without_ids(endpoint: Queued, tmp_path: Path) -> None:
     def token(text: str, logprob: float, **more: Any) -> dict[str, Any]:
         return {"token": text, "logprob": logprob, "bytes": None, **more}
 
@@ -169,7 +142,7 @@ def test_the_tokens_that_an_endpoint_tells_are_in_the_output_without_ids(endpoin
     assert told == {"hi": [{**top[1], "top": top}, {"token_id": None, "token": "i", "logprob": -1.0, "top": []}], "ho": None}
 
 
-def test_the_best_are_chosen_here_of_answers_that_the_endpoint_is_asked_for(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_the_best_are_chosen_here_of_answers_that_the_endpoint_is_asked_for(endpoint: Queued, tmp_path: Path) -> None:
     def choice(index: int, *tokens: float) -> dict[str, Any]:
         content = [{"token": "x", "logprob": logprob, "bytes": None, "top_logprobs": []} for logprob in tokens]
         message = {"role": "assistant", "content": f"answer {index}"}
@@ -190,7 +163,7 @@ def test_the_best_are_chosen_here_of_answers_that_the_endpoint_is_asked_for(endp
     assert receipt.counts.completion_tokens == 3
 
 
-def test_every_turn_is_a_request_with_what_was_said_before(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_every_turn_is_a_request_with_what_was_said_before(endpoint: Queued, tmp_path: Path) -> None:
     endpoint.answers = [said("one"), said("two")]
     source = {"path": str(tmp_path / "in.jsonl"), "turns": "ask"}
     rows, _ = answered(tmp_path, endpoint, [{"ask": ["first", "second"]}], input=source)
@@ -199,20 +172,20 @@ def test_every_turn_is_a_request_with_what_was_said_before(endpoint: Endpoint, t
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 409])
-def test_what_may_pass_is_asked_again(endpoint: Endpoint, tmp_path: Path, status: int) -> None:
+def test_what_may_pass_is_asked_again(endpoint: Queued, tmp_path: Path, status: int) -> None:
     endpoint.answers = [(status, {"Retry-After": "0.01"}, {"error": {"message": "later"}})] * 2 + [said("hi")]
     rows, _ = answered(tmp_path, endpoint)
     assert (rows[0]["response"], len(endpoint.asked)) == ("hi", 3)
 
 
-def test_what_does_not_pass_is_an_error_row(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_what_does_not_pass_is_an_error_row(endpoint: Queued, tmp_path: Path) -> None:
     endpoint.answers = [(429, {"Retry-After": "0.01"}, {"error": {"message": "quota"}})]
     rows, _ = answered(tmp_path, endpoint)
     assert (rows[0]["error_code"], len(endpoint.asked)) == ("engine_rejected", 3)
     assert "quota" in rows[0]["error_detail"]
 
 
-def test_a_request_that_is_refused_is_an_error_row_at_once(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_a_request_that_is_refused_is_an_error_row_at_once(endpoint: Queued, tmp_path: Path) -> None:
     endpoint.answers = [(400, {}, {"error": {"message": "too many words"}}), said("hi")]
     rows, _ = answered(tmp_path, endpoint, [{"prompt": "a"}, {"prompt": "b"}], options={"concurrency": 1}, spans={"rows": 9})
     assert sorted(str(row["error_code"]) for row in rows) == ["None", "engine_rejected"]
@@ -220,7 +193,7 @@ def test_a_request_that_is_refused_is_an_error_row_at_once(endpoint: Endpoint, t
 
 
 def test_a_wrong_key_and_an_endpoint_that_is_not_there_end_the_start_and_tell_no_key(
-    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: Queued, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "canary-wrong")
     with pytest.raises(EngineError, match=r"no such key.*check engine\.options\.base_url and the key in OPENAI_API_KEY") as wrong:
@@ -230,7 +203,7 @@ def test_a_wrong_key_and_an_endpoint_that_is_not_there_end_the_start_and_tell_no
     assert "canary" not in f"{wrong.value}{gone.value}"
 
 
-def test_another_key_is_found_under_its_name(endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_key_is_found_under_its_name(endpoint: Queued, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("JUDGE_KEY", KEY)
     endpoint.answers = [said("hi")]
@@ -239,7 +212,7 @@ def test_another_key_is_found_under_its_name(endpoint: Endpoint, tmp_path: Path,
     assert KEY.encode() not in written
 
 
-def test_an_option_that_there_is_not_is_a_mistake_in_the_job(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_an_option_that_there_is_not_is_a_mistake_in_the_job(endpoint: Queued, tmp_path: Path) -> None:
     with pytest.raises(
         JobError,
         match=r"engine\.options\.api_key: unknown field 'api_key', did you mean 'api_key_env'\?; openai has base_url, api_key",
@@ -248,7 +221,7 @@ def test_an_option_that_there_is_not_is_a_mistake_in_the_job(endpoint: Endpoint,
     assert OpenAIEngine.workers == 1
 
 
-def test_attributes_that_the_endpoint_would_not_see_are_refused(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_attributes_that_the_endpoint_would_not_see_are_refused(endpoint: Queued, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the chat template of hosted-model ignores verbosity"):
         answered(tmp_path, endpoint, attributes={"schema": {"names": ["verbosity"]}})
     with pytest.raises(ModelError, match="ignores helpfulness"):
@@ -279,7 +252,7 @@ def test_what_only_a_template_of_ours_could_honour_is_refused(section: str, fiel
         ENGINES.named("openai").check(Job.parse(fields))
 
 
-def test_an_image_below_the_folder_is_sent_itself(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_an_image_below_the_folder_is_sent_itself(endpoint: Queued, tmp_path: Path) -> None:
     endpoint.answers = [said("A cat.")]
     (tmp_path / "cat.png").write_bytes(PNG)
     source = {"path": str(tmp_path / "in.jsonl"), "messages": "messages", "image_folder": str(tmp_path)}

@@ -2,66 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchgen.engines.openai_replies.pooling import url_of
+from tests.support.endpoint import Endpoint, Reply, serving
 from tests.support.replicas import answered
 
 
-class Endpoint:
-    """Replies with `bodies` by the path of the request; remembers what it was asked."""
+class Scored(Endpoint):
+    """Replies with `bodies` by the path of the request, but for the first `statuses`; remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.bodies: dict[str, Any] = {}
         self.statuses: list[int] = []
-        endpoint = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.reply(200, {"object": "list", "data": []})
-
-            def do_POST(self) -> None:
-                endpoint.asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-                status = endpoint.statuses.pop(0) if endpoint.statuses else 200
-                self.reply(status, endpoint.bodies.get(self.path) if status == 200 else {"error": {"message": "no"}})
-
-            def reply(self, status: int, body: Any) -> None:
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status if body is not None else 404)
-                self.send_header("Content-Length", str(len(data)))
-                self.send_header("Content-Type", "application/json")
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+    def reply(self, path: str, body: dict[str, Any], headers: Message) -> Reply:
+        self.asked.append((path, body))
+        status = self.statuses.pop(0) if self.statuses else 200
+        if status != 200:
+            return status, {}, {"error": {"message": "no"}}
+        return (200, {}, self.bodies[path]) if path in self.bodies else (404, {}, None)
 
 
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made = Endpoint()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+def endpoint() -> Iterator[Scored]:
+    with serving(Scored()) as made:
+        yield made
 
 
 ROW = {"prompt": "a query", "docs": ["one", "two", "three"], "doc": "one", "talk": [{"role": "assistant", "content": "hi"}]}
 USAGE = {"prompt_tokens": 7, "total_tokens": 7}
 
 
-def read(folder: Path, endpoint: Endpoint, task: str, **fields: Any) -> dict[str, Any]:
+def read(folder: Path, endpoint: Scored, task: str, **fields: Any) -> dict[str, Any]:
     """The output's row of ROW, in an output of its own."""
     folder = folder / str(len(endpoint.asked))
     folder.mkdir()
@@ -76,7 +56,7 @@ def one(**fields: Any) -> dict[str, Any]:
     return {"object": "list", "data": [{"index": 0, **fields}], "usage": USAGE}
 
 
-def test_a_text_is_embedded_with_the_dimensions_of_the_job(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_text_is_embedded_with_the_dimensions_of_the_job(tmp_path: Path, endpoint: Scored) -> None:
     endpoint.bodies["/v1/embeddings"] = one(embedding=[0.5, 1, -2e-3])
     row = read(tmp_path, endpoint, "embed", pooling={"dimensions": 3, "max_tokens": 16})
     assert row["embedding"] == pytest.approx([0.5, 1, -2e-3])
@@ -85,14 +65,14 @@ def test_a_text_is_embedded_with_the_dimensions_of_the_job(tmp_path: Path, endpo
     assert endpoint.asked == [("/v1/embeddings", body)]
 
 
-def test_a_class_comes_with_the_endpoints_label(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_class_comes_with_the_endpoints_label(tmp_path: Path, endpoint: Scored) -> None:
     endpoint.bodies["/classify"] = one(label="spam", probs=[0.25, 0.75], num_classes=2)
     row = read(tmp_path, endpoint, "classify", pooling={"normalize": True})
     assert (row["label"], row["probabilities"]) == ("spam", [0.25, 0.75])
     assert endpoint.asked == [("/classify", {"model": "hosted", "input": "a query", "use_activation": True})]
 
 
-def test_a_score_is_of_a_pair_and_a_reranking_in_the_order_of_the_documents(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_score_is_of_a_pair_and_a_reranking_in_the_order_of_the_documents(tmp_path: Path, endpoint: Scored) -> None:
     endpoint.bodies["/v1/score"] = one(score=0.5)
     assert read(tmp_path, endpoint, "score", input={"documents": "doc"})["score"] == 0.5
     ranked = [{"index": 2, "relevance_score": 0.75}, {"index": 0, "relevance_score": 0.5}, {"index": 1, "relevance_score": 0.25}]
@@ -103,7 +83,7 @@ def test_a_score_is_of_a_pair_and_a_reranking_in_the_order_of_the_documents(tmp_
     assert endpoint.asked == [(path, {"model": "hosted", **body}) for path, body in asked.items()]
 
 
-def test_a_conversation_has_a_reward_as_the_models_head_gives_it(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_conversation_has_a_reward_as_the_models_head_gives_it(tmp_path: Path, endpoint: Scored) -> None:
     endpoint.bodies["/pooling"] = one(data=[-3.5])
     row = read(tmp_path, endpoint, "reward", input={"prompt": None, "messages": "talk"})
     assert row["score"] == -3.5
@@ -128,7 +108,7 @@ def test_a_conversation_has_a_reward_as_the_models_head_gives_it(tmp_path: Path,
         (0.5, "embedding is 0.5, not a list of numbers"),
     ],
 )
-def test_bad_numbers_are_one_rejected_row(tmp_path: Path, endpoint: Endpoint, embedding: Any, cause: str) -> None:
+def test_bad_numbers_are_one_rejected_row(tmp_path: Path, endpoint: Scored, embedding: Any, cause: str) -> None:
     endpoint.bodies["/v1/embeddings"] = one(embedding=embedding)
     row = read(tmp_path, endpoint, "embed", pooling={"dimensions": 3})
     assert (row["error_code"], row["embedding"]) == ("engine_rejected", None)
@@ -149,19 +129,19 @@ def test_bad_numbers_are_one_rejected_row(tmp_path: Path, endpoint: Endpoint, em
         {"error": {"message": "no such model"}},
     ],
 )
-def test_a_body_that_is_no_score_is_one_rejected_row(tmp_path: Path, endpoint: Endpoint, body: Any) -> None:
+def test_a_body_that_is_no_score_is_one_rejected_row(tmp_path: Path, endpoint: Scored, body: Any) -> None:
     endpoint.bodies["/v1/score"] = body
     row = read(tmp_path, endpoint, "score", input={"documents": "doc"})
     assert (row["error_code"], row["score"]) == ("engine_rejected", None)
 
 
-def test_documents_are_scored_all_or_none(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_documents_are_scored_all_or_none(tmp_path: Path, endpoint: Scored) -> None:
     for numbers in ([0, 1], [0, 1, 1], [0, 1, 2, 3], [None, None, None]):
         endpoint.bodies["/v1/rerank"] = {"results": [{"index": number, "relevance_score": 0.5} for number in numbers]}
         assert read(tmp_path, endpoint, "rerank", input={"documents": "docs"})["error_code"] == "engine_rejected"
 
 
-def test_a_busy_endpoint_is_asked_again_and_a_refusal_is_a_row(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_busy_endpoint_is_asked_again_and_a_refusal_is_a_row(tmp_path: Path, endpoint: Scored) -> None:
     endpoint.bodies["/v1/embeddings"], endpoint.statuses = one(embedding=[1.0]), [503]
     assert read(tmp_path, endpoint, "embed")["status"] == "ok"
     assert len(endpoint.asked) == 2

@@ -93,4 +93,4 @@ def test_the_sampling_of_another_attempt_is_looked_at_too(tmp_path: Path) -> Non
 
     receipt = ran(replica(made, Slow(1)), blocks(made)[0])
     assert (asked, receipt.errors) == (1, {"input": 1})
-    assert receipt.samples[0].detail.endswith(SEVERAL.format("best_of", 2))
+    assert receipt.samples[0][0].detail.endswith(SEVERAL.format("best_of", 2))

@@ -23,6 +23,10 @@ def job(**fields: Any) -> Job:
     return Job.parse({"input": INPUT, "output": {"path": "out"}, **fields})
 
 
+def judge(**fields: Any) -> dict[str, Any]:
+    return {"judge": {"template": "good?", "regex": "yes", **fields}}
+
+
 DOORS: dict[str, dict[str, Any]] = {
     "engine.options.base_url": {"engine": {"kind": "openai", "options": {"base_url": "http://evil"}}},
     "engine.options.api_key_env": {"engine": {"kind": "openai", "options": {"api_key_env": "AWS_SECRET_ACCESS_KEY"}}},
@@ -36,6 +40,11 @@ DOORS: dict[str, dict[str, Any]] = {
     "replicas.groups.1.engine.options.worker_cls": {"replicas": [{}, {"engine": {"options": {"worker_cls": "evil.Worker"}}}]},
     "input.before": {"input": {**INPUT, "before": "evil:rows"}},
     "parse.after": {"parse": {"after": "evil:answers", "columns": {"a": "json"}}},
+    "accept.function": {"accept": {"function": "evil:accepts"}},
+    "accept.judge.engine.options.base_url": {"accept": judge(engine={"kind": "openai", "options": {"base_url": "http://evil"}})},
+    "accept.judge.engine.env.LD_PRELOAD": {"accept": judge(engine={"env": {"LD_PRELOAD": "evil.so"}})},
+    "accept.judge.model.adapters.a": {"accept": judge(model={"source": "m", "adapters": {"a": "/evil"}})},
+    "accept.judge.model.chat_template": {"accept": judge(model={"source": "m", "chat_template": "/etc/passwd"})},
     "model.adapters.a": {"model": {"source": "m", "adapters": {"a": "/evil"}}},
     "model.source": {"model": {"source": "evil/code", "revision": SHA, "trust_remote_code": True}},
     "model.chat_template": {"model": {"source": "m", "chat_template": "/etc/passwd"}},

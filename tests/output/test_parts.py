@@ -144,9 +144,9 @@ def test_the_footer_says_what_the_part_holds(tmp_path: Path) -> None:
 
 def test_first_errors_are_the_first_few() -> None:
     alike = [completion(0), *(failed(1, sample=s) for s in range(9))]
-    assert parts.first_errors(alike, most=3) == [alike[1].error]
+    assert parts.first_errors(alike, most=3) == [(alike[1].error, 9)]
     done = [replace(one, error=RowError("input", f"in.jsonl:1: cause {number}")) for number, one in enumerate(alike)]
-    assert parts.first_errors(done, most=3) == [one.error for one in done[:3]]
+    assert parts.first_errors(done, most=3) == [(one.error, 1) for one in done[:3]]
     assert len(parts.first_errors(done)) == 5
 
 

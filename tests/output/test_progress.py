@@ -39,6 +39,8 @@ ADDED = {
     "errors",
     "cached_tokens",
     "deduplicated",
+    "judge_prompt_tokens",
+    "judge_tokens",
     "seconds_committing",
     "rows_from_journal",
     "engine_restarts",
@@ -214,7 +216,11 @@ def test_error_samples_are_of_the_first_five_causes(output: Committed) -> None:
     monitor.receipt(output.commit(output.spans[2], [], failed=7))
     assert monitor.tally.samples == [f"too_long: no {number}" for number in range(5)]
     monitor.tick(1, force=True)
+    assert monitor.tally.sample_rows == [3, 3, 1, 1, 1]
     assert output.tally().samples == monitor.tally.samples
+    again = output.monitor(quiet=True)
+    again.receipt(output.commit(output.spans[3], [], failed=1))
+    assert again.tally.sample_rows == [4, 3, 1, 1, 1], "what an earlier run has shown is counted on"
 
 
 def ran(output: Committed) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,7 @@ def test_what_is_written_is_loaded(store: Store) -> None:
     scored = [completion(6, token_logprobs=TOKENS), completion(7, token_logprobs=TOKENS.slice(1))]
     attempts = [dict.fromkeys(("response", "finish_reason", "error_code", "error_detail"), "ä") | {"completion_tokens": 3}]
     judged = completion(8, attempts=attempts, prompt_logprobs=TOKENS, copied_tokens=4, copied_prompt_tokens=3)
+    judged = replace(judged, judge_tokens=5, judge_prompt_tokens=6)
     second = journal.write(store, SPAN, [FAILED, RETRIED, *scored, judged])
     found, names = journal.load(store, SPAN)
     assert found == {0: both, 4: [FAILED], 5: [RETRIED], 6: scored[:1], 7: scored[1:], 8: [judged]}

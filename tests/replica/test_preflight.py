@@ -18,6 +18,7 @@ from batchgen.job.job import Job
 from batchgen.output import job_file
 from batchgen.output.store import Store, open_store
 from batchgen.render.model_files import ModelFiles, load_model
+from batchgen.render.renderer import Renderer
 from batchgen.replica import preflight
 from tests.support.rendering import TINY, make_job
 
@@ -39,9 +40,9 @@ def on_a_node(tmp_path: Path, **fields: Any) -> tuple[Job, ModelFiles, Path]:
 
 def test_a_node_like_the_drivers_passes(tmp_path: Path, store: Store) -> None:
     job, model, _ = on_a_node(tmp_path)
-    preflight.look(job, model, store)
+    preflight.look(Renderer(job, model), store)
     assert [*store.list("_batchgen")] == [job_file.NAME], "the probe is gone"
-    preflight.look(make_job(), load_model(None), store)
+    preflight.look(Renderer(make_job(), load_model(None)), store)
 
 
 @pytest.mark.parametrize("name", ["config.json", "chat_template.jinja", "model.safetensors"])
@@ -50,14 +51,14 @@ def test_other_files_than_the_drivers_are_refused_by_their_folder(tmp_path: Path
     with open(folder / name, "ab") as file:
         file.write(b" ")
     with pytest.raises(EngineError, match=rf"^model\.source {folder}: its files on this node are not those of the driver; put"):
-        preflight.look(job, model, store)
+        preflight.look(Renderer(job, model), store)
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path, store: Store) -> None:
     job, model, folder = on_a_node(tmp_path)
     shutil.rmtree(folder)
     with pytest.raises(EngineError, match=rf"^model\.source {folder}: no such directory on this node; put the same files"):
-        preflight.look(job, model, store)
+        preflight.look(Renderer(job, model), store)
 
 
 def test_credentials_that_a_node_lacks_are_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +67,7 @@ def test_credentials_that_a_node_lacks_are_named(store: Store, monkeypatch: pyte
 
     monkeypatch.setattr(preflight, "probe", refuse)
     with pytest.raises(EngineError, match=r"^output s3://b: Access Denied; this node cannot write the output; .*env_from"):
-        preflight.look(make_job(), load_model(None), store)
+        preflight.look(Renderer(make_job(), load_model(None)), store)
 
 
 def test_the_variables_that_the_driver_has_and_a_node_lacks_are_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,10 +88,10 @@ def test_the_variables_that_the_driver_has_and_a_node_lacks_are_named(store: Sto
     job = make_job(model={"source": "a/b"})
     model = replace(load_model(None), source="a/b", revision="c" * 40)
     with pytest.raises(EngineError, match=r"^model\.source a/b: .* 401; .* set on the driver, but not here: HF_TOKEN"):
-        preflight.look_at_access(job, model, store)
+        preflight.look_at_access(Renderer(job, model), store)
     monkeypatch.setenv("HF_TOKEN", "a")
-    preflight.look_at_access(job, model, store)  # an answer to this node's token is this node's problem
-    [problem] = preflight.problems_here(job, model)
+    preflight.look_at_access(Renderer(job, model), store)  # an answer to this node's token is this node's problem
+    [problem] = preflight.problems_here(Renderer(job, model))
     assert "401; asked from this node" in str(problem)
 
 
@@ -99,13 +100,13 @@ def test_a_store_without_the_drivers_files_is_another_one(tmp_path: Path) -> Non
         EngineError,
         match=rf"^output {tmp_path}/out: on this node the driver's _batchgen/job\.json is not there; share",
     ):
-        preflight.look(make_job(), load_model(None), open_store(str(tmp_path / "out")))
+        preflight.look(Renderer(make_job(), load_model(None)), open_store(str(tmp_path / "out")))
 
 
 def test_an_option_that_the_engine_of_the_node_lacks_is_named(store: Store) -> None:
     job = make_job(engine={"kind": "echo", "options": {"latensy": 1}})
     with pytest.raises(EngineError, match=r"latensy.*; on this node another version is installed than on the driver's"):
-        preflight.look(job, load_model(None), store)
+        preflight.look(Renderer(job, load_model(None)), store)
 
 
 def test_versions_are_named_where_they_differ(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_the_receipt_counts_what_the_part_holds(tmp_path: Path) -> None:
     assert (receipt.created, receipt.counts.ok, receipt.counts.error, receipt.errors) == (True, 4, 2, {"input": 2})
     assert receipt.counts.prompt_tokens == sum(row["prompt_tokens"] for row in ok)
     assert receipt.counts.completion_tokens == sum(row["completion_tokens"] for row in ok)
-    assert [error.code for error in receipt.samples] == ["input"], "one of each cause"
+    assert [(error.code, number) for error, number in receipt.samples] == [("input", 2)], "one of each cause"
     assert receipt.first <= receipt.last
 
 

@@ -15,9 +15,7 @@ from batchgen.cluster.actor import environment
 from batchgen.cluster.state.places import NODE_ID
 from batchgen.cluster.state.ray_adapter import living_nodes
 from batchgen.errors import SECRET_NAMES, BatchgenError, EngineError, safe_message
-from batchgen.job.job import Job
 from batchgen.output.store import open_store
-from batchgen.render.model_files import ModelFiles
 from batchgen.render.renderer import Renderer
 from batchgen.replica import preflight
 
@@ -47,7 +45,7 @@ class Preflight:
             _LOG.debug("the head did not say which nodes there are: %s", safe_message(error))
         task = ray.remote(max_calls=1)(_look)  # so that no other task finds the environment
         task = task.options(num_cpus=CPUS, max_retries=0, **options)
-        self._open: ray.ObjectRef | None = task.remote(renderer.job, renderer.model, output, environment(renderer.job))
+        self._open: ray.ObjectRef | None = task.remote(renderer, output, environment(renderer.job))
 
     def line(self) -> str:
         """What is wrong with the task's node, once, when it has looked. Raises EngineError when no worker can do the job."""
@@ -68,17 +66,18 @@ class Preflight:
             ray.cancel(self._open, force=True)
 
 
-def _look(job: Job, model: ModelFiles, output: str, env: Mapping[str, str]) -> Seen:
+def _look(renderer: Renderer, output: str, env: Mapping[str, str]) -> Seen:
+    job = renderer.job
     os.environ.update({**env, **job.engine.env})
     SECRET_NAMES.update(job.replicas.env_from)
     place = f"node {ray.get_runtime_context().get_node_id()[:12]} ({ray.util.get_node_ip_address()})"
     try:
-        preflight.look_at_access(job, model, open_store(output))
+        preflight.look_at_access(renderer, open_store(output))
     except BatchgenError as error:
         return Seen(refused=f"preflight on {place}: {error}")
     if preflight.version_here(job) is None:
         return Seen()  # no replica can go there, and none has to
-    wrong = [str(problem) for group in job.groups for problem in preflight.problems_here(group, model)]
+    wrong = [str(problem) for group in job.groups for problem in preflight.problems_here(renderer.of_job(group))]
     return Seen(
         wrong_here=f"preflight on {place}, where no replica can start: {'; '.join(dict.fromkeys(wrong))}" if wrong else ""
     )

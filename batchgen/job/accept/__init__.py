@@ -5,8 +5,10 @@ from typing import Annotated, Self
 import regex
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
-from batchgen.job.fields import Fields, Spec
+from batchgen.job.fields import Fields, Spec, short
 from batchgen.job.input import Function
+from batchgen.job.model import Model
+from batchgen.job.replicas.engine import Engine
 from batchgen.job.sampling import canonical, check_sampling
 from batchgen.jsontext import dumps, loads
 
@@ -41,14 +43,29 @@ class Fit(Spec):
 
 
 class Judge(Fit):
+    model: Annotated[Model | None, short("model", Model | str | None)] = Field(
+        None, description="The judge's own model. Default: the job's. A text is its `source`."
+    )
+    engine: Engine | None = Field(
+        None,
+        description="The judge's own engine, in the replica beside the job's. Default: the job's engine, for a model of the judge's own a second one like it.",
+    )
     template: str = Field(
         description="Jinja template of the message to the judge. Its variables: the columns of the row, response, parsed, finish_reason, messages, id."
     )
-    regex: str | None = Field(None, description="The answer is accepted where this regex matches somewhere in the judge's.")
+    regex: str | None = Field(
+        None,
+        description="The answer is accepted where this regex matches somewhere in the judge's, which is stripped of white space.",
+    )
     schema_: JsonSchema = Field(
         None, alias="schema", description="The answer is accepted where the judge's JSON satisfies this JSON Schema."
     )
     sampling: Fields = Field({}, description="Sampling of the judge. temperature is 0 unless given; it answers once.")
+
+    @property
+    def is_another(self) -> bool:
+        """Whether the judge is not the job's own engine."""
+        return self.model is not None or self.engine is not None
 
     @field_validator("sampling")
     @classmethod
@@ -79,7 +96,9 @@ class Accept(Fit):
         None,
         description="Your own Python function, module:function, of the row with its answer: True accepts; False, or a text that says why, does not.",
     )
-    judge: Judge | None = Field(None, description="A second request to the same engine, whose answer decides.")
+    judge: Judge | None = Field(
+        None, description="A second request, to the same engine or to the judge's own, whose answer decides."
+    )
 
     @model_validator(mode="after")
     def _any(self) -> Self:

@@ -6,8 +6,11 @@ what it loads, and its environment are only taken from a job file of the caller'
 from collections.abc import Iterable, Iterator
 
 from batchgen.errors import InputError
+from batchgen.job.fields import Fields
 from batchgen.job.job import Job
 from batchgen.job.meaning import flatten
+from batchgen.job.model import Model
+from batchgen.job.replicas.engine import Engine
 
 WORDS = {
     *("dtype", "quantization", "kv_cache_dtype", "tokenizer_mode", "max_tokens_field", "distribution"),
@@ -30,14 +33,9 @@ def refuse_doors(stored: Job, said: Iterable[str], origin: str) -> None:
 
 
 def _doors(job: Job) -> Iterator[tuple[str, object]]:
-    options = flatten(job.engine.options, "engine.options")
+    yield from _of_engine(job.engine, "engine")
     for number, group in enumerate(job.replicas.groups):
-        options |= flatten(group.engine.options, f"replicas.groups.{number}.engine.options")
-    for name, value in options.items():
-        harmless = value is None or isinstance(value, bool | int | float) or value == {} or name.rpartition(".")[2] in WORDS
-        if not harmless or name.rpartition(".")[2] == "trust_remote_code":
-            yield name, value
-    yield from flatten(job.engine.env, "engine.env").items() if job.engine.env else ()
+        yield from _of_options(group.engine.options, f"replicas.groups.{number}.engine.options")
     if job.input.before is not None:
         yield "input.before", job.input.before
     if job.parse_ is not None and job.parse_.after is not None:
@@ -46,9 +44,29 @@ def _doors(job: Job) -> Iterator[tuple[str, object]]:
         yield "accept.function", job.accept.function
     if job.replicas.env_from:
         yield "replicas.env_from", job.replicas.env_from
-    if job.model is not None:
-        yield from ((f"model.adapters.{name}", path) for name, path in job.model.adapters.items())
-        if job.model.trust_remote_code:
-            yield "model.source", job.model.source
-        if job.model.chat_template not in (None, "none"):
-            yield "model.chat_template", job.model.chat_template
+    yield from _of_model(job.model, "model")
+    if job.accept is not None and job.accept.judge is not None:
+        yield from _of_model(job.accept.judge.model, "accept.judge.model")
+        yield from _of_engine(job.accept.judge.engine, "accept.judge.engine")
+
+
+def _of_engine(engine: Engine | None, field: str) -> Iterator[tuple[str, object]]:
+    if engine is not None:
+        yield from _of_options(engine.options, f"{field}.options")
+        yield from flatten(engine.env, f"{field}.env").items() if engine.env else ()
+
+
+def _of_options(options: Fields, field: str) -> Iterator[tuple[str, object]]:
+    for name, value in flatten(options, field).items():
+        harmless = value is None or isinstance(value, bool | int | float) or value == {} or name.rpartition(".")[2] in WORDS
+        if not harmless or name.rpartition(".")[2] == "trust_remote_code":
+            yield name, value
+
+
+def _of_model(model: Model | None, field: str) -> Iterator[tuple[str, object]]:
+    if model is not None:
+        yield from ((f"{field}.adapters.{name}", path) for name, path in model.adapters.items())
+        if model.trust_remote_code:
+            yield f"{field}.source", model.source
+        if model.chat_template not in (None, "none"):
+            yield f"{field}.chat_template", model.chat_template

@@ -31,7 +31,7 @@ class Acceptance:
         self._job, self._sql_text = renderer.job, spec.sql
         self._fit = FitRule(spec, "accept")
         self._function = renderer.functions.accept
-        self._judge = None if spec.judge is None else JudgeRule(spec.judge, renderer.job, renderer)
+        self._judge = None if spec.judge is None else JudgeRule(spec.judge, renderer)
         self._sql = None if spec.sql is None else SqlRule(spec.sql)
         self._threads = ThreadPoolExecutor(THREADS, "accept")
 
