@@ -16,7 +16,7 @@ test: lint
 
 # Hours: 100,000 hostile inputs of each generator, 200 kills of processes, 10 with vLLM, every crash point, 3,000 simulated jobs. The suite runs a sample of each.
 chaos: .venv/ready
-	BATCHGEN_KILLS=200 BATCHGEN_KILLS_VLLM=10 BATCHGEN_STEP=1 BATCHGEN_SEEDS=3000 BATCHGEN_HOSTILE=100000 BATCHGEN_LONG=1 $(BIN)/python -m pytest tests/faults tests/cluster tests/engines/test_openai_replies.py tests/engines/test_vllm_pooling.py -s
+	BATCHGEN_KILLS=200 BATCHGEN_KILLS_VLLM=10 BATCHGEN_STEP=1 BATCHGEN_SEEDS=3000 BATCHGEN_HOSTILE=100000 BATCHGEN_LONG=1 $(BIN)/python -m pytest tests/faults tests/cluster tests/engines/test_openai_replies.py tests/engines/test_vllm_pooling.py tests/engines/test_vllm_judge.py -s
 
 # The lines of the package that the suite runs, in its own processes and in those of Ray, but for processes that are killed.
 coverage: .venv/ready

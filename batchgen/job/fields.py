@@ -123,6 +123,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
         if item["type"] == "extra_forbidden":
             *parents, key = item["loc"]
             message = unknown_key(str(key), _fields_at(model, parents))
+        if item["type"] == "string_type" and isinstance(item["input"], bool):
+            message = "a text, not true or false: YAML's yes, no, on and off are these unless they are quoted"
         where = ".".join(map(str, path))
         lines.append(f"{where}: {message}" if where else message)
     return list(dict.fromkeys(lines))

@@ -97,6 +97,27 @@ def test_a_cross_encoder_scores_pairs_and_lists_as_transformers_does(tmp_path: P
     assert (found[2]["error_code"], found[2]["scores"]) == ("input", None)
 
 
+@pytest.mark.long
+@pytest.mark.engine
+@pytest.mark.filterwarnings("ignore")
+def test_a_cross_encoder_scores_one_document_a_row(tmp_path: Path) -> None:
+    model = tiny_bert.make(tmp_path / "bert", ("relevant",))
+    wanted = tiny_bert.logits(model, [(QUERY, document) for document in DOCUMENTS])[:, 0]
+    rows = [*({"prompt": QUERY, "doc": document} for document in DOCUMENTS), {"prompt": QUERY, "doc": None}]
+    found = read(tmp_path, model, rows, "score", input={"documents": "doc"})
+    close(np.asarray([row["score"] for row in found[:-1]]), 1 / (1 + np.exp(-wanted)))
+    assert (found[-1]["error_code"], found[-1]["score"]) == ("input", None)
+
+
+@pytest.mark.long
+@pytest.mark.engine
+@pytest.mark.filterwarnings("ignore")
+def test_a_reward_model_values_a_conversation_or_a_text(tmp_path: Path) -> None:
+    model = tiny_bert.make(tmp_path / "bert", ("reward",))
+    found = read(tmp_path, model, [{"prompt": text} for text in TEXTS], "reward")
+    close(np.asarray([row["score"] for row in found]), tiny_bert.logits(model, TEXTS)[:, 0])
+
+
 def test_the_task_sets_the_runner_and_an_option_that_does_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"input": {"path": "x", "prompt": "p"}, "output": "o", "model": "m", "task": "embed"}
     files = ModelFiles("m", "/m", None, None, None, {}, None, {})

@@ -6,11 +6,12 @@ import jsonschema
 import pydantic
 import pytest
 
-from batchgen.job import accept, attributes, job, model, replicas, sampling, schemas
+from batchgen.job import accept, attributes, job, model, policy, replicas, sampling, schemas
 from batchgen.job import fields as job_fields
 from batchgen.job import input as job_input
 from batchgen.job.job import Job
 from batchgen.job.meaning import fingerprint
+from batchgen.job.replicas import engine
 from batchgen.job.sampling import Sampling
 from tests.support.jobs import fields, refusal
 
@@ -142,7 +143,7 @@ def test_the_json_schema_has_every_field():
     found = {(where, name) for where, name, _ in properties(Job.model_json_schema())}
     rooms = [
         value
-        for module in (job_fields, job_input, job, accept, model, replicas, sampling, attributes, schemas)
+        for module in (job_fields, job_input, job, accept, model, policy, replicas, engine, sampling, attributes, schemas)
         for value in vars(module).values()
     ]
     models = {value for value in rooms if isinstance(value, type) and issubclass(value, job_fields.Spec)} - {
@@ -196,3 +197,16 @@ def test_a_wrong_policy_for_failures_is_refused(errors, message):
 def test_policies_do_not_change_what_a_row_means():
     errors = {"truncated": {"retry": 2, "sampling": {"max_tokens": 9}}, "input": "fail"}
     assert Job.parse(fields(errors=errors)).meaning() == Job.parse(fields()).meaning()
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("name", {"name": True}),
+        ("output.path", {"output": {"path": False}}),
+        ("accept.judge.regex", {"accept": {"judge": {"template": "good?", "regex": True}}}),
+    ],
+)
+def test_a_word_that_yaml_takes_for_a_truth_value_is_named(field, given):
+    said = refusal(fields(**given))
+    assert f"{field}: a text, not true or false: YAML's yes, no, on and off are these unless they are quoted" in said

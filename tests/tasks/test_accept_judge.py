@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from batchgen.engines import vllm_cpu
 from batchgen.errors import BatchgenError, EngineError, JobError, OutputConflict
 from batchgen.init import with_engine
 from batchgen.job.job import Job
@@ -164,3 +165,38 @@ def test_a_rehearsal_asks_no_endpoint(tmp_path: Path, grader: Grader) -> None:
     assert job.judge.engine.kind == "echo"
     ran(replica(prepare(job)), blocks(prepare(job))[0])
     assert grader.asked == []
+
+
+PART = {"gpu_memory_utilization": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("own", "of_judge", "why"),
+    [
+        (
+            {"kind": "echo"},
+            {},
+            r"engine\.kind vllm needs a gpu, of which the replicas of engine\.kind echo reserve none",
+        ),
+        ({}, {}, "two models share the memory of a gpu; set gpu_memory_utilization in engine.options and in accept.judge.engine"),
+        ({"options": PART}, {}, "two models share"),
+        ({}, {"tensor_parallel_size": 2}, "is on one gpu of one node; reach it at an endpoint: kind openai"),
+        ({"pipeline_parallel_size": 2}, {}, "is on one gpu of one node"),
+        (
+            {"tensor_parallel_size": 2, "options": {"gpu_memory_utilization": 0.6}},
+            {"options": {"gpu_memory_utilization": 0.3}},
+            None,
+        ),
+    ],
+)
+def test_two_models_have_to_fit_the_gpus_of_a_replica(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: Any, of_judge: Any, why: str | None
+) -> None:
+    monkeypatch.setattr(vllm_cpu, "runs_on_cpu", lambda: False)
+    judge = {**JUDGE, "model": str(TINY), "engine": {"kind": "vllm", **of_judge}}
+    job = {"engine": {"kind": "vllm", **own}, "model": str(TINY), "accept": {"judge": judge}}
+    if why is None:
+        assert prepared(tmp_path, ROWS, **job).renderer.judge is not None
+        return
+    with pytest.raises(JobError, match=why):
+        prepared(tmp_path, ROWS, **job)
