@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchgen import logs
@@ -97,7 +96,8 @@ class Elsewhere:
         try:
             return await future
         finally:
-            del self._wanted[key]
+            if self._wanted.get(key) is future:
+                del self._wanted[key]
 
     def finish(self, key: bytes, answers: list[Answer] | None) -> None:
         self._claimed.discard(key)
@@ -116,7 +116,7 @@ class Elsewhere:
             wanted = list(self._wanted)
             try:
                 found = await self._ledger.exchange.remote(self._replica, told, wanted)
-            except RayError as error:
+            except Exception as error:  # whatever it is, rows that wait go on
                 _LOG.debug("the answers of other replicas are out of reach: %s", error)
                 found = dict.fromkeys(wanted)
             for key, answers in found.items():
