@@ -27,7 +27,17 @@ def at_home(path: str) -> str:
     return os.path.expanduser(re.sub(r"^(\$HOME|\$\{HOME\})(?=/|$)", "~", path))
 
 
+def all_at_home(value: Any) -> Any:
+    """The texts in some options, as `at_home` has them: those that begin so are paths."""
+    if isinstance(value, dict):
+        return {key: all_at_home(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [all_at_home(one) for one in value]
+    return at_home(value) if isinstance(value, str) else value
+
+
 Place = Annotated[str, AfterValidator(at_home)]
+Options = Annotated[Fields, AfterValidator(all_at_home)]
 
 
 def in_full(name: str, value: object) -> Any:

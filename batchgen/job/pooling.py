@@ -25,6 +25,7 @@ _REMEDIES = {
     "errors.rejected": "leave it out",
     "input.turns": "name input.prompt or input.messages",
     "input.history": "name input.messages",
+    "input.images": "leave it out",
     "input.continue_final_message": "leave it out; a conversation is read as it is",
 }
 

@@ -171,9 +171,13 @@ def test_home_is_expanded_in_every_path(given, path, monkeypatch):
     monkeypatch.setenv("KEY", "secret")
     draws = {"schema": "karakuri", "sample": {"k": 1, "from": given}}
     model = {"source": given, "chat_template": given, "adapters": {"a": given}}
-    job = Job.parse({"input": {"path": [given], "prompt": "p"}, "model": model, "output": given, "attributes": draws})
+    engine = {"options": {"download_dir": given, "more": {"paths": [1, given]}}, "env": {"HF_HOME": given}}
+    read = {"path": [given], "prompt": "p"}
+    job = Job.parse({"input": read, "model": model, "output": given, "attributes": draws, "engine": engine})
     found = [*job.input.paths, job.model.source, job.model.chat_template, job.model.adapters["a"], job.output.path]
     assert [*found, job.attributes.sample.from_] == [path] * 6
+    assert job.engine.options == {"download_dir": path, "more": {"paths": [1, path]}}
+    assert job.engine.env == {"HF_HOME": path}
 
 
 @pytest.mark.parametrize("text", ["{{ x }}", "{{ x }}: {{ y }}", "{% if x %}y{% endif %}", "Say: {{ x }}"])

@@ -97,6 +97,10 @@ class Input(Spec):
     drop_last_answer: bool = Field(False, description="Leave out an answer that ends a conversation, and make it anew.")
     answer_role: str = Field("assistant", description="Role of the answer in the output column `messages`.")
     keep: Literal["all"] | list[str] = Field("all", description="Input columns copied to the output: all, or a list.")
+    images: str | None = Field(
+        None,
+        description="Column with the images of a row: a path, a URL or {bytes, path}, or a list. They take the places of `<image>` in the user's messages, or stand before the first.",
+    )
     image_folder: str | None = Field(None, description="Folder below which rows may name images by path; on every node.")
     image_hosts: list[str] = Field(
         [],

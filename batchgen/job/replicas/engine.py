@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from batchgen.job.fields import Fields, Spec
+from batchgen.job.fields import Options, Place, Spec
 
 _SIZES = ("gpus", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "expert_parallel")
 
@@ -24,9 +24,9 @@ class Engine(Spec):
         gt=0,
         description="GPUs of each rank: a fraction for a small model, or a whole number. Default: 1 for an engine on GPUs; others reserve none, unless a number is given (a rehearsal).",
     )
-    options: Fields = Field({}, description="Options of the engine, under the engine's own names.")
+    options: Options = Field({}, description="Options of the engine, under the engine's own names.")
     watchdog_seconds: float = Field(300.0, gt=0, description="Restart an engine that has not responded for this many seconds.")
-    env: dict[str, str] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...). No secrets: it is recorded.")
+    env: dict[str, Place] = Field({}, description="Environment of the replicas (VLLM_..., NCCL_...). No secrets: it is recorded.")
 
     @property
     def ranks(self) -> int:
@@ -49,7 +49,7 @@ class GroupEngine(Spec):
     data_parallel_size: int | None = Field(None, ge=1, description="In place of engine.data_parallel_size.")
     expert_parallel: bool | None = Field(None, description="In place of engine.expert_parallel.")
     gpus: float | None = Field(None, gt=0, description="In place of engine.gpus.")
-    options: Fields = Field({}, description="Options that win over those of engine.options.")
+    options: Options = Field({}, description="Options that win over those of engine.options.")
 
     def over(self, engine: Engine) -> Engine:
         """The engine with these fields. Raises ValueError when they do not go together."""

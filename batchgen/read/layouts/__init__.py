@@ -10,6 +10,7 @@ from batchgen.errors import BadRow, RowError, place
 from batchgen.job.fields import Column
 from batchgen.job.input import Input
 from batchgen.job.job import Job
+from batchgen.read.pictures import with_pictures
 from batchgen.records import MESSAGE_KEYS, Data, Message, Row
 from batchgen.registry import Registry
 
@@ -57,6 +58,10 @@ class JobLayout:
         self._system = job.input.system
         self.columns = dict(self._layout.columns)
         self.needed = {*self.columns.values(), *getattr(self._layout, "optional", ())}
+        self._images = job.input.images
+        if self._images is not None:
+            self.columns["input.images"] = self._images
+            self.needed.add(self._images)
         if isinstance(self._system, Column):
             self.columns["input.system"] = self._system.column
             self.needed.add(self._system.column)
@@ -76,6 +81,8 @@ class JobLayout:
                 if system is not None and not isinstance(system, str):
                     raise BadRow("input", f"system must be a string, not {kind_of(system)}")
             messages, turns = self._layout.read(data)
+            if self._images is not None:
+                messages = with_pictures(messages, self._images, data.get(self._images))
             if key := next((key for key in self._missing for one in messages if key in one), None):
                 what = f"a message has a {key}; none had in the rows that the columns of this output were chosen by"
                 raise BadRow("input", f"{what}: put such a row first, in an output of its own")

@@ -72,7 +72,7 @@ class Images:
 
     def _loaded(self, url: str) -> str:
         data = fetch(url, self._hosts, self._most) if _URL.match(url) else self._read(url, self._most)
-        return f"data:image/{_kind(data)};base64,{base64.b64encode(data).decode()}"
+        return data_url(data)
 
     def _read(self, path: str, most: int) -> bytes:
         """The first `most` bytes of a file below the folder. Raises ValueError, for a file over the cap too."""
@@ -92,6 +92,11 @@ class Images:
                 return file.read(most)
         except OSError as error:
             raise ValueError(f"{path!r}: {error.strerror}") from None
+
+
+def data_url(data: bytes) -> str:
+    """Raises ValueError for what is no image."""
+    return f"data:image/{_kind(data)};base64,{base64.b64encode(data).decode()}"
 
 
 def _kind(data: bytes) -> str:
