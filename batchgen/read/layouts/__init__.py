@@ -1,5 +1,5 @@
 """Row -> conversation. The row layout is that of the field of `input` which names the prompt, unless `input.layout` names another
-for the field's column. One file a layout."""
+for the field's column. One file a layout, and one for the images of all."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from batchgen.errors import BadRow, RowError, place
 from batchgen.job.fields import Column
 from batchgen.job.input import Input
 from batchgen.job.job import Job
-from batchgen.read.pictures import with_pictures
+from batchgen.read.layouts.pictures import with_pictures
 from batchgen.records import MESSAGE_KEYS, Data, Message, Row
 from batchgen.registry import Registry
 

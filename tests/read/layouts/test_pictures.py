@@ -16,7 +16,7 @@ import pytest
 from batchgen.errors import BadRow
 from batchgen.job.job import Job
 from batchgen.read.layouts import JobLayout
-from batchgen.read.pictures import with_pictures
+from batchgen.read.layouts.pictures import with_pictures
 from batchgen.records import Row
 from tests.support.endpoint import Endpoint, Reply, said, serving
 from tests.support.images import DOT, PNG
