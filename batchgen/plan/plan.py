@@ -13,6 +13,7 @@ from batchgen.read.columns import InputColumns
 from batchgen.read.discover import in_threads
 from batchgen.read.each.elements import format_of
 from batchgen.read.formats import Found, Measured, Planned
+from batchgen.read.location import is_same
 from batchgen.records import Shard, Span
 
 SPANS_CAP = 250_000  # with more spans, listings take long
@@ -104,4 +105,4 @@ def _to_plan(found: list[Found], known: Sequence[Shard]) -> list[tuple[Shard, Fo
     fresh = [one for one in found if one.name not in before]
     pairs = [(Shard(len(known) + n, one.name, one.format, one.size, one.version, "", 0, 0), one) for n, one in enumerate(fresh)]
     old = [(before[one.name], one) for one in found if one.name in before]
-    return pairs + [(shard, one) for shard, one in old if (shard.size, shard.version) != (one.size, one.version)]
+    return pairs + [(shard, one) for shard, one in old if not is_same((shard.size, shard.version), (one.size, one.version))]

@@ -53,6 +53,10 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
     return sorted(map(plain, names))
 
 
+_LOCAL = re.compile(r"(\d+)(?:@(\d+\.\d+)\.(\d+))?")
+"""The version of a local file: when it was written, its inode, when that was changed; plans of earlier releases have the first."""
+
+
 def plain(name: str) -> str:
     """A path without `./` and `//`, and without `..` where that leads to the same file: behind a link it does not."""
     if "://" in name:
@@ -77,7 +81,19 @@ def stat(name: str) -> tuple[int, str]:
         raise InputError(f"shard {name}: {error.strerror}") from None
     if not modes.S_ISREG(status.st_mode):
         raise InputError(f"shard {name}: not a regular file")
-    return status.st_size, str(status.st_mtime_ns)
+    return status.st_size, f"{status.st_mtime_ns}@{status.st_dev}.{status.st_ino}.{status.st_ctime_ns}"
+
+
+def is_same(one: tuple[int, str], other: tuple[int, str]) -> bool:
+    """Whether two stats are of a shard that nobody wrote to between them. The time of a file's last change, which no program
+    sets, tells of one inode alone: copies on other nodes, and plans of earlier releases, have none to compare."""
+    (size, version), (other_size, other_version) = one, other
+    found, other_found = _LOCAL.fullmatch(version), _LOCAL.fullmatch(other_version)
+    if found is None or other_found is None:
+        return one == other
+    (written, inode, change), (other_written, other_inode, other_change) = found.groups(), other_found.groups()
+    is_edited = inode is not None and inode == other_inode and change != other_change
+    return (size, written) == (other_size, other_written) and not is_edited
 
 
 def open_shard(name: str) -> BinaryIO:

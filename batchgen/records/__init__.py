@@ -21,7 +21,7 @@ MESSAGE_KEYS = (*CALL_KEYS, REASONING)
 @dataclass(frozen=True)
 class Shard:
     """One input file as it was when it was planned. `name` is the path as the job spells it, `size` its stored bytes, `version` a
-    mark that the store gives cheaply (mtime or ETag). `digest` is xxh3-128 over the first `text_bytes` of its uncompressed text
+    mark that the store gives cheaply (location.stat). `digest` is xxh3-128 over the first `text_bytes` of its uncompressed text
     (JSONL), over the footer (Parquet), or the fingerprint of a dataset. `lines` is the ordinal after the last planned row, `rows`
     the number of planned rows, `terminated` whether the last planned line ended in a newline, `rest` the bytes of a half line
     after it, which waits for a later run. `content` is xxh3-128 over the pages that are read (Parquet)."""

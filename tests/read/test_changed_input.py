@@ -17,6 +17,7 @@ from batchgen.errors import InputError, OutputConflict
 from batchgen.plan import plan
 from batchgen.read import reader
 from batchgen.read.formats import parquet
+from batchgen.read.location import is_same
 from tests.support.finished import Finished
 from tests.support.planning import make, make_job, touch
 from tests.support.reading import planned
@@ -86,14 +87,49 @@ def test_a_shard_that_changed_after_the_plan_is_refused_by_name(tmp_path: Path, 
 def test_text_that_is_edited_is_found_even_where_size_and_time_stay(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(KINDS[name](WORDS))
-    time = path.stat().st_mtime_ns
-
-    def edit() -> None:
-        path.write_bytes(KINDS[name](OTHERS))
-        os.utime(path, ns=(time, time))
-
     with pytest.raises(InputError, match=r"lines 17 to 24 are not what was planned: it changed"):
-        read(path, edit)
+        read(path, lambda: edit_unseen(path, KINDS[name](OTHERS)))
+
+
+def edit_unseen(path: Path, data: bytes) -> None:
+    """Write a file in place, and give it back the time that it had."""
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # which ticks
+        path.write_bytes(data)
+        os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
+
+
+def test_pages_that_are_edited_are_found_even_where_size_and_time_stay(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    path.write_bytes(PLAIN(WORDS))
+    edited = path.read_bytes().replace(WORDS[20].encode(), WORDS[20].upper().encode())
+    assert len(edited) == path.stat().st_size
+    assert edited != path.read_bytes()
+    with pytest.raises(InputError, match=r"in\.parquet: it is not what was planned: it changed"):
+        read(path, lambda: edit_unseen(path, edited))
+
+
+def test_a_change_of_rights_is_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    path.write_bytes(PLAIN(WORDS))
+    assert read(path, lambda: path.chmod(0o600)) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("10@1.2.3", "10@1.2.3", True),
+        ("10@1.2.3", "10@1.2.4", False),
+        ("10@1.2.3", "10@1.7.4", True),  # a copy on another node
+        ("10@1.2.3", "11@1.2.3", False),
+        ("10", "10@1.2.3", True),  # a plan of an earlier release
+        ("10", "11@1.2.3", False),
+        ('"tag@1.2.3"', '"tag@1.2.4"', False),
+    ],
+)
+def test_versions_of_one_inode_are_compared_to_the_last_change(one: str, other: str, same: bool) -> None:
+    assert is_same((5, one), (5, other)) is is_same((5, other), (5, one)) is same
+    assert not is_same((5, one), (6, other))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -132,7 +168,9 @@ def test_a_file_that_is_edited_while_it_is_read_is_refused(tmp_path: Path, monke
     job, columns, [shard], spans = planned(path, spans={"rows": 8})
     parts = reader.read_spans(job, shard, spans, columns.kept, set(columns.needed))
     next(parts)
-    touch(path)
+    path.chmod(0o600)
+    next(parts)
+    edit_unseen(path, path.read_bytes().replace(WORDS[20].encode(), WORDS[20].upper().encode()))
     with pytest.raises(InputError, match=r"in\.parquet: it is not what was planned: it changed"):
         list(parts)
 

@@ -27,6 +27,7 @@ from batchgen.read.columns import InputColumns, column_of, is_json, look
 from batchgen.read.discover import discover, skipped, upstream_of
 from batchgen.read.each.elements import format_of
 from batchgen.read.formats import Found
+from batchgen.read.location import is_same
 from batchgen.read.schemas import holds
 from batchgen.records import Shard, Span
 
@@ -81,7 +82,9 @@ class _Source:
 
     def refuse_other(self, known: list[Shard]) -> None:
         """Raises OutputConflict where the source is not what it was."""
-        if [(one.name, one.size, one.version) for one in self.found] == [(one.name, one.size, one.version) for one in known]:
+        pairs = list(zip(self.found, known, strict=False))
+        alike = all(a.name == b.name and is_same((a.size, a.version), (b.size, b.version)) for a, b in pairs)
+        if alike and len(self.found) == len(known):
             return
         shards, spans = make_plan(self.job, self.found, look(self.job, self.found), known)
         if spans:

@@ -63,8 +63,10 @@ class Parquet(TableFormat):
             sources = sources_of(file, shard.name, wanted)
             tables = (side_by_side(sources, size, group) for group in groups)  # each group has its dictionaries
             for table in itertools.chain.from_iterable(tables):
-                if "://" not in shard.name and location.stat(shard.name) != version:  # stores compare it at each request
-                    raise not_planned(shard)
+                if "://" not in shard.name and (now := location.stat(shard.name)) != version:  # stores compare it at each request
+                    if self.content(spec, shard.name, columns) != shard.content:
+                        raise not_planned(shard)
+                    version = now
                 table = finer(table)
                 if row_bytes(table).sum() <= BATCH_BYTES:  # cheaper now than by spans
                     table = pa.table(list(map(decoded, table.columns)), names=table.column_names)

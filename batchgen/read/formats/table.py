@@ -17,6 +17,7 @@ from batchgen.job.input import Input
 from batchgen.read.columns import carried_columns, columns_read, pick
 from batchgen.read.formats import Format, Found, Measured, Planned, RowsOf, SpanRows, changed
 from batchgen.read.formats.tables.cells import Faults, row_bytes, to_python, without_faults
+from batchgen.read.location import is_same
 from batchgen.read.partitions import added
 from batchgen.read.schemas import holds
 from batchgen.records import Data, Row, Shard, Span
@@ -92,7 +93,7 @@ class TableFormat(Format):
 
     def read(self, spec: Input, shard: Shard, spans: list[Span], kept: pa.Schema, needed: set[str]) -> Iterator[SpanRows]:
         at, columns = spans[0].start, columns_read(kept, needed | self.always)
-        is_other = self.version(spec, shard.name) != (shard.size, shard.version)
+        is_other = not is_same(self.version(spec, shard.name), (shard.size, shard.version))
         if is_other and shard.content not in ("", self.content(spec, shard.name, columns)):
             raise not_planned(shard)
         tables = self.batches(spec, shard, at, spans[-1].end, columns)
