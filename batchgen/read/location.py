@@ -54,7 +54,7 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
 
 
 _LOCAL = re.compile(r"(\d+)(?:@(\d+\.\d+)\.(\d+))?")
-"""The version of a local file: when it was written, its inode, when that was changed; plans of earlier releases have the first."""
+"""The version of a local file: when it was written, its inode, when that was changed; the first alone in earlier plans."""
 
 
 def plain(name: str) -> str:
