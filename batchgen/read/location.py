@@ -53,7 +53,7 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
     return sorted(map(plain, names))
 
 
-_LOCAL = re.compile(r"(\d+)(?:@(\d+\.\d+)\.(\d+))?")
+_VERSION = re.compile(r"(.*?)(?:@([0-9a-f.]+)\.([0-9a-f]+))?", re.DOTALL)
 """The version of a local file: when it was written, its inode, when that was changed; the first alone in earlier plans."""
 
 
@@ -88,12 +88,15 @@ def is_same(one: tuple[int, str], other: tuple[int, str]) -> bool:
     """Whether two stats are of a shard that nobody wrote to between them. The time of a file's last change, which no program
     sets, tells of one inode alone: copies on other nodes, and plans of earlier releases, have none to compare."""
     (size, version), (other_size, other_version) = one, other
-    found, other_found = _LOCAL.fullmatch(version), _LOCAL.fullmatch(other_version)
-    if found is None or other_found is None:
-        return one == other
-    (written, inode, change), (other_written, other_inode, other_change) = found.groups(), other_found.groups()
+    (written, inode, change), (other_written, other_inode, other_change) = map(_parts, (version, other_version))
     is_edited = inode is not None and inode == other_inode and change != other_change
     return (size, written) == (other_size, other_written) and not is_edited
+
+
+def _parts(version: str) -> tuple[str, str | None, str | None]:
+    found = _VERSION.fullmatch(version)
+    assert found is not None  # whatever the text
+    return found[1], found[2], found[3]
 
 
 def open_shard(name: str) -> BinaryIO:

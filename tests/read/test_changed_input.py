@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -107,6 +108,17 @@ def test_pages_that_are_edited_are_found_even_where_size_and_time_stay(tmp_path:
     assert edited != path.read_bytes()
     with pytest.raises(InputError, match=r"in\.parquet: it is not what was planned: it changed"):
         read(path, lambda: edit_unseen(path, edited))
+
+
+def test_a_saved_dataset_that_is_edited_is_found_even_where_size_and_time_stay(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"prompt": WORDS}).save_to_disk(str(tmp_path / "set"))
+    [path] = (tmp_path / "set").glob("*.arrow")
+    edited = path.read_bytes().replace(WORDS[20].encode(), WORDS[20].upper().encode())
+    assert edited != path.read_bytes()
+    source = {"format": "dataset"}
+    assert read(tmp_path / "set", lambda: path.chmod(0o600), input=source) == ROWS
+    with pytest.raises(InputError, match=r"set: it is not what was planned: it changed"):
+        read(tmp_path / "set", lambda: edit_unseen(path, edited), input=source)
 
 
 def test_a_change_of_rights_is_no_change(tmp_path: Path) -> None:

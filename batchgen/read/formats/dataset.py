@@ -13,7 +13,7 @@ import xxhash
 from batchgen.errors import InputError, safe_message
 from batchgen.job.input import Input
 from batchgen.read.formats import Found
-from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types
+from batchgen.read.formats.table import BATCH_ROWS, EXTENSION, METADATA_CAP, Contents, TableFormat, check_types, not_planned
 from batchgen.records import Shard
 from batchgen.render.model.hub import of_hub
 
@@ -40,10 +40,15 @@ class DatasetFormat(TableFormat):
 
     def version(self, spec: Input, name: str) -> tuple[int, str]:
         found = load_dataset(spec, name)
-        status = [os.stat(path) for path in _files(found, name)]
         digest = str(found._fingerprint)  # it has no public name
-        times = "".join(f" {one.st_mtime_ns}" for one in status)
-        return sum(one.st_size for one in status), digest + (f" {xxhash.xxh3_64_hexdigest(times.encode())}" if times else "")
+        if not (files := _files(found, name)):
+            return 0, digest
+        status = [os.stat(path) for path in files]
+        written, inodes, changed = (
+            xxhash.xxh3_64_hexdigest("".join(f" {one}" for one in each).encode())
+            for each in zip(*((one.st_mtime_ns, (one.st_dev, one.st_ino), one.st_ctime_ns) for one in status), strict=True)
+        )
+        return sum(one.st_size for one in status), f"{digest} {written}@{inodes}.{changed}"
 
     def head(self, spec: Input, name: str, rows: int = 0) -> pa.Schema:
         return load_dataset(spec, name).features.arrow_schema
@@ -53,16 +58,23 @@ class DatasetFormat(TableFormat):
         return Contents(str(found._fingerprint), len(found))
 
     def content(self, spec: Input, name: str, columns: list[str] | None) -> str:
-        paths = _files(load_dataset(spec, name), name)
-        return _content(tuple((path, os.stat(path).st_mtime_ns) for path in paths)) if paths else ""
+        files = _files(load_dataset(spec, name), name)
+        return _content(_times(files)) if files else ""
 
     def batches(self, spec: Input, shard: Shard, start: int, end: int, columns: list[str] | None) -> Iterator[pa.Table]:
         found = load_dataset(spec, shard.name)
         view = found.select_columns([name for name in found.column_names if columns is None or name in columns]).with_format(
             "arrow"
         )
+        files = _files(found, shard.name)
+        times = _times(files)
         for low in range(start, end, BATCH_ROWS):
-            yield view[low : min(low + BATCH_ROWS, end)]
+            piece = view[low : min(low + BATCH_ROWS, end)]
+            if (now := _times(files)) != times:
+                if _content(now) != shard.content:
+                    raise not_planned(shard)
+                times = now
+            yield piece
 
     def is_sequential(self, shard: Shard) -> bool:
         return False
@@ -73,10 +85,15 @@ def _files(found: Any, name: str) -> list[str]:
     return [file["filename"] for file in found.cache_files] if os.path.isdir(name) else []
 
 
+def _times(files: list[str]) -> tuple[tuple[str, int, int], ...]:
+    """When files were written, and when their inodes were changed."""
+    return tuple((path, (status := os.stat(path)).st_mtime_ns, status.st_ctime_ns) for path in files)
+
+
 @functools.lru_cache(maxsize=64)
-def _content(files: tuple[tuple[str, int], ...]) -> str:
+def _content(files: tuple[tuple[str, int, int], ...]) -> str:
     digest = xxhash.xxh3_128()
-    for path, _ in files:
+    for path, _, _ in files:
         with open(path, "rb") as file:
             while piece := file.read(PIECE):
                 digest.update(piece)
