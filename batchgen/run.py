@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from batchgen.cluster.monitor import Monitor
     from batchgen.job.fields import Fields
     from batchgen.job.job import Job
-    from batchgen.output.lease import Lease
-    from batchgen.output.store import Store
 
 
 def run(
@@ -41,7 +39,7 @@ def run(
     from batchgen.engines.base import refuse_missing
     from batchgen.export import card
     from batchgen.job.job import Job
-    from batchgen.output import job_file, lease, parts, plan_file, progress
+    from batchgen.output import job_file, lease, parts, progress, success
     from batchgen.output.store import SCRATCH, delete_all, open_store, probe
     from batchgen.plan import plan
     from batchgen.prepare import prepare
@@ -79,8 +77,7 @@ def run(
         with told(monitor):
             if missing := planned.missing(done):
                 tally.run_begins()
-                held.confirm()
-                store.delete(plan_file.SUCCESS)
+                success.reopen(store, held)
                 card.write(store, job)
                 from batchgen.cluster.connect import connected  # Ray only when there is something to do
                 from batchgen.cluster.driver import Run
@@ -91,7 +88,7 @@ def run(
                     arguments = job, prepared.renderer, frozen.input_columns, store, planned, monitor, held, stopping
                     Run(*arguments, types=() if is_own else None, owns_ray=is_own).execute(missing)
                 monitor.record()
-            finish(store, held, frozen.manifest)
+            success.finish(store, held, frozen.manifest)
         failed = tally.counts.error > job.limits.errors * tally.rows_planned
         found = progress.over_limit(tally, job.limits.errors) if failed else "done"
         tally.run_ends("done", found, TooManyErrors.exit_code if failed else 0)
@@ -131,15 +128,3 @@ def warned(what: str, tell: Callable[[str], None]) -> Iterator[None]:
         yield
     except Exception as error:
         tell(f"warning: {what}: {safe_message(error)}; the job is done")
-
-
-def finish(store: Store, held: Lease, has_manifest: bool) -> None:
-    """Record the parts that the manifest lacks, and put _SUCCESS, unless an earlier run has. Raises LeaseError, StoreError."""
-    from batchgen.output import parts, plan_file
-    from batchgen.output.trust import manifest
-
-    success = store.get(plan_file.SUCCESS)
-    if success is None or (has_manifest and not success):
-        held.confirm()
-        manifest.fill(store, parts.committed(store))
-        held.put(plan_file.SUCCESS, manifest.seal(store))  # confirms: another driver may have planned more since

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from batchgen.errors import InputError, OutputConflict, StoreError
 from batchgen.job.policy import FINAL
-from batchgen.output import job_file, lease, parts, plan_file, progress, verify
+from batchgen.output import job_file, lease, parts, plan_file, progress, success, verify
 from batchgen.output.format import Fields
 from batchgen.output.store import Store, open_store
 from batchgen.output.trust import manifest
@@ -129,6 +129,7 @@ class Output:
             failed = pool.map(lambda spans: self._failed(spans, codes), places)
         again = [replace(spans[0], retry=files, again=rows) for spans, rows in zip(places, failed, strict=True) if rows]
         if again and not plan_file.add(self.store, files, [], again):
+            success.restore(self.store)
             raise OutputConflict(f"{self.url}: another plan was made at the same time", "run retry again")
         return sum(len(span.again) for span in again)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from batchgen.errors import InputError, OutputConflict
 from batchgen.job.job import Job
-from batchgen.output import plan_file
+from batchgen.output import plan_file, success
 from batchgen.output.store import Store
 from batchgen.read.columns import InputColumns
 from batchgen.read.discover import in_threads
@@ -61,7 +61,8 @@ def freeze_plan(job: Job, store: Store, found: list[Found], columns: InputColumn
         if not spans and all(shard.index < len(plan.shards) for shard in shards):  # at most their half lines are others
             now = {shard.index: shard for shard in (*plan.shards, *shards)}
             return replace(plan, shards=tuple(now.values()))
-        plan_file.add(store, files, shards, spans)
+        if not plan_file.add(store, files, shards, spans):
+            success.restore(store)
 
 
 def make_plan(job: Job, found: list[Found], columns: InputColumns, known: Sequence[Shard] = ()) -> tuple[list[Shard], list[Span]]:

@@ -14,8 +14,8 @@ from batchgen.output import lease, parts, plan_file
 from batchgen.output.output import Output
 from batchgen.output.plan_file import SUCCESS
 from batchgen.output.store import Store, open_store
+from batchgen.output.success import finish
 from batchgen.output.trust import manifest
-from batchgen.run import finish
 from tests.support.committed import Committed
 from tests.support.finished import Finished
 

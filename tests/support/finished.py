@@ -14,6 +14,7 @@ from batchgen.output import job_file, lease, parts, plan_file
 from batchgen.output.output import Output
 from batchgen.output.plan_file import Plan
 from batchgen.output.store import Store, open_store
+from batchgen.output.success import finish
 from batchgen.output.trust import manifest
 from batchgen.plan import plan
 from batchgen.prepare import Prepared, prepare
@@ -22,7 +23,6 @@ from batchgen.records import Receipt
 from batchgen.render.blocks import encode_block, encode_span
 from batchgen.replica import journal
 from batchgen.replica.replica import Replica
-from batchgen.run import finish
 
 ROWS = 30
 
