@@ -16,7 +16,7 @@ from batchgen.engines import echo
 from batchgen.engines.base import Engine
 from batchgen.errors import BadRow, RowError, StoreError, printable, printable_json, safe_message, scrubbed
 from batchgen.render.model_files import load_model
-from batchgen.replica import replica
+from batchgen.replica import engines, replica
 from tests.support.commands import in_process
 from tests.support.committed import Committed
 from tests.support.finished import Finished
@@ -56,10 +56,11 @@ def test_a_variable_that_the_job_names_is_a_secret(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MY_AUTH", "canary/auth")
     monkeypatch.setattr(errors, "SECRET_NAMES", set[str]())
     monkeypatch.setattr(replica, "SECRET_NAMES", errors.SECRET_NAMES)
+    monkeypatch.setattr(engines, "SECRET_NAMES", errors.SECRET_NAMES)
     assert scrubbed("canary/auth") == "canary/auth"
     options = {"base_url": "http://127.0.0.1:1/v1", "api_key_env": "MY_AUTH"}
     job = make_job("in.jsonl", engine={"kind": "openai", "options": options}, model={"source": "m"})
-    renderer = SimpleNamespace(job=job, model=load_model(job.model, hosted=True))
+    renderer = SimpleNamespace(job=job, model=load_model(job.model, hosted=True), judge=None)
     replica.Replica(renderer, "memory://secrets", [], engine=cast(Engine, SimpleNamespace()))  # type: ignore[arg-type]
     assert scrubbed("401: canary/auth") == "401: [MY_AUTH]"
 

@@ -150,7 +150,7 @@ def test_what_rows_say_commands_no_terminal(output: Committed) -> None:
     receipt = output.commit(output.spans[0], [f"an answer {title}"], failed=1)
     out = io.StringIO()
     monitor = output.monitor(out)
-    monitor.receipt(replace(receipt, samples=[RowError("input", title)]))
+    monitor.receipt(replace(receipt, samples=[(RowError("input", title), 2)]))
     monitor.message(f"replica 1 died: {title}")
     terminal.print_summary(monitor.tally, output.store, output.plan, [], out)
     assert out.getvalue().count("\\x1b]0;owned") == 3

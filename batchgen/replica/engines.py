@@ -13,7 +13,7 @@ class Engines:
     """Makes the engines of a job, unless `own` is given; both start and stop together."""
 
     def __init__(self, renderer: Renderer, own: Engine | None = None) -> None:
-        self.own = own or _guarded(renderer)
+        self.own = _guarded(renderer, own)
         self.judge = None if renderer.judge is None else _guarded(renderer.judge)
 
     async def start(self) -> None:
@@ -43,9 +43,11 @@ class Engines:
         return [self.own] if self.judge is None else [self.own, self.judge]
 
 
-def _guarded(renderer: Renderer) -> Engine:
+def _guarded(renderer: Renderer, given: Engine | None = None) -> Engine:
     job = renderer.job
     os.environ.update(job.engine.env)
     SECRET_NAMES.update(str(name) for option, name in job.engine.options.items() if option.endswith("_env"))
+    if given is not None:
+        return given
     make = functools.partial(ENGINES.named(job.engine.kind).make, job, renderer.model)
     return RestartingEngine(make, job.engine.watchdog_seconds, job.limits.row_seconds)

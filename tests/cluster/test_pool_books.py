@@ -51,7 +51,7 @@ class Rays:
 
     def options(self, **_: object) -> Any:
         def start(*arguments: Any) -> Any:
-            return Actor(self, arguments[1]) if len(arguments) == 5 else self.made("tail", 0)
+            return Actor(self, arguments[1]) if len(arguments) == 6 else self.made("tail", 0)
 
         return SimpleNamespace(remote=start)
 

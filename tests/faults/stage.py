@@ -22,7 +22,7 @@ from batchgen.output import lease, output, progress, store, verify
 from batchgen.output.store import local, objects
 from batchgen.output.trust import manifest
 from batchgen.read import discover
-from batchgen.replica import journal, replica
+from batchgen.replica import engines, journal, replica
 from batchgen.tasks import generate
 from tests.faults import concurrency
 from tests.faults.backends import Bucket, Engine
@@ -78,7 +78,7 @@ def inhabit(patch: pytest.MonkeyPatch, world: World) -> Stage:
     patch.setattr(objects, "obstore", stage.bucket)
     patch.setattr(store, "open_client", lambda url: None)
     patch.setattr(
-        replica, "ENGINES", SimpleNamespace(named=lambda _: SimpleNamespace(make=lambda job, model: Engine(world, count)))
+        engines, "ENGINES", SimpleNamespace(named=lambda _: SimpleNamespace(make=lambda job, model: Engine(world, count)))
     )
     patch.setattr(connect, "connected", lambda *_: nullcontext(True))
     patch.setattr(driver, "ray", SimpleNamespace(put=lambda value: value))
