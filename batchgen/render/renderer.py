@@ -77,7 +77,9 @@ class Renderer:
         """This renderer for a job whose rows mean the same."""
         if job == self.job:
             return self
-        judge = self.judge if self.judge is None or job.judge is None else self.judge.of_job(job.judge)
+        judge = self.judge
+        if judge is not None and job.judge is not None:  # the model as it was looked at
+            judge = judge.of_job(job.judge.model_copy(update={"model": judge.job.model}))
         return Renderer(job, self.model, self._capabilities, self.context, self.functions, judge)
 
     @property

@@ -92,6 +92,19 @@ def test_a_judge_of_its_own_takes_answers_that_are_continued(tmp_path: Path, gra
         prepared(tmp_path, rows, input=source, model=str(TINY), accept={"judge": {**JUDGE, "template": template}})
 
 
+def test_each_group_of_replicas_has_the_judge(tmp_path: Path, grader: Grader) -> None:
+    groups = [{}, {"engine": {"options": {"max_num_seqs": 4}}}]
+    made = prepared(tmp_path, ROWS, accept=at(grader), replicas=groups)
+    for group in made.job.groups:
+        judge = made.renderer.of_job(group).judge
+        assert judge is not None
+        assert judge.job.model is not None
+        assert (judge.job.engine.kind, judge.job.model.reasoning_parser) == ("openai", "auto")
+    alike = prepared(tmp_path, ROWS, accept={"judge": {**JUDGE, "model": str(TINY)}}, replicas=groups)
+    judges = [alike.renderer.of_job(group).judge for group in alike.job.groups]
+    assert [judge and judge.job.engine.options for judge in judges] == [{}, {"max_num_seqs": 4}], "an engine like the job's"
+
+
 def test_a_judge_that_cannot_be_reached_ends_the_replica(tmp_path: Path, grader: Grader) -> None:
     made = prepared(tmp_path, ROWS, accept=at(grader))
     grader.server.shutdown()
