@@ -41,6 +41,8 @@ bench: .venv/bench
 	$(BIN)/python tests/bench/row.py
 	$(BIN)/python tests/bench/start.py
 	$(BIN)/python tests/bench/throughput.py
+	$(BIN)/python -m tests.bench.embed --repeats 5
+	$(BIN)/python -m tests.bench.pooled
 
 lint: .venv/ready
 	$(BIN)/ruff check .
