@@ -102,7 +102,8 @@ class Monitor:
         done = f"{counts.ok:,} ok, {counts.error:,} error" + (f", {self.uncommitted:,} not committed" * (self.uncommitted > 0))
         if self.tally.waits_for is not None:
             return f"{done}, {replicas} replicas, waiting for {self.tally.waits_for}"
-        speed = (counts.tokens - before.tokens) / seconds
+        earlier = before.completion_tokens if counts.completion_tokens else before.prompt_tokens
+        speed = (counts.tokens - earlier) / seconds
         rate = (counts.rows - before.rows) / seconds
         open_rows = self.tally.rows_planned - counts.rows
         left = (f"{_duration(open_rows / rate)} left" if rate else "generating") if open_rows else "done"

@@ -68,7 +68,7 @@ class Preflight:
 
 def _look(renderer: Renderer, output: str, env: Mapping[str, str]) -> Seen:
     job = renderer.job
-    os.environ.update({**env, **job.engine.env})
+    os.environ.update({**env, **job.engine.env, **(job.judge.engine.env if job.judge else {})})
     SECRET_NAMES.update(job.replicas.env_from)
     place = f"node {ray.get_runtime_context().get_node_id()[:12]} ({ray.util.get_node_ip_address()})"
     try:
