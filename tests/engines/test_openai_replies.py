@@ -172,6 +172,7 @@ def put(body: Any, path: tuple[Any, ...], value: Any) -> Any:
     return {**body, path[0]: put(body.get(path[0], {}), path[1:], value)} if isinstance(body, dict) else value
 
 
+@pytest.mark.timeout(12 * 3600)
 @settings(max_examples=REPLIES, derandomize="BATCHGEN_HOSTILE" not in os.environ)
 @given(st.sampled_from(PATHS), anything, st.integers(1, 3), st.booleans())
 def test_any_reply_is_answers_or_the_refusal_of_its_row(path: tuple[Any, ...], value: Any, n: int, scored: bool) -> None:

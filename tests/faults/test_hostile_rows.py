@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -150,6 +151,7 @@ def run(folder: Path, shard: bytes) -> tuple[list[dict[str, Any]], dict[str, str
     return list(output.rows()), names, {name for name, found in notes.items() if b"json" in found}
 
 
+@pytest.mark.timeout(12 * 3600)
 @settings(max_examples=INPUTS, derandomize="BATCHGEN_HOSTILE" not in os.environ, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(lines, max_size=8))
 def test_every_line_is_a_row_or_its_own_error_and_values_are_those_of_the_line(hostile: list[bytes]) -> None:
