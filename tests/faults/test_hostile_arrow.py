@@ -26,6 +26,7 @@ from batchgen.job.job import Job
 from batchgen.output.output import Output
 from batchgen.output.store import LocalStore
 from batchgen.prepare import prepare
+from batchgen.read.schemas import holds
 from tests.faults.arrow_values import arrays, as_json, kinds_of_depth, same, stored
 from tests.support.finished import run_here
 
@@ -168,11 +169,20 @@ def faults(shard: pa.Table, row: int) -> list[str]:
         try:
             cell.validate(full=True)
         except pa.ArrowInvalid as error:
-            found.append(f"column {name}: {'invalid UTF-8' if 'UTF8' in str(error) else ''}")
+            is_text = "UTF8" in str(error)
+            if not is_text or not holds(cell.type, types.is_dictionary) or is_broken(stored(column[row])):
+                found.append(f"column {name}: {'invalid UTF-8' if is_text else ''}")  # a dictionary may have what no cell uses
     if sum(length(stored(column[row])) for column in shard.columns) > MOST_BYTES:
         found.append("the row is over input.max_row_bytes")
     prompt = stored(shard.column("prompt")[row])
     return found or ([] if isinstance(prompt, str) else ["prompt is null" if prompt is None else "prompt must be a string"])
+
+
+def is_broken(value: Any) -> bool:
+    """Whether a text in what `stored` gave was no UTF-8."""
+    if isinstance(value, dict | list):
+        return any(map(is_broken, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def length(value: Any) -> int:
