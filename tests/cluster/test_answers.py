@@ -150,7 +150,8 @@ def run(folder: Path, rows: int, kinds: int, replicas: int, **options: Any) -> t
 @pytest.mark.cluster
 def test_equal_rows_of_several_replicas_are_generated_once(tmp_path: Path) -> None:
     found, status, generated = run(tmp_path, 400, 40, 3)
-    assert (status["rows_ok"], generated, status["deduplicated"]) == (400, 40, 360)
+    assert (status["rows_ok"], generated) == (400, 40)
+    assert status["deduplicated"] >= 360, "more where a span ran twice and its copies were first"
     assert len({(row["prompt"], row["response"]) for row in found}) == 40
     assert len({row["response"] for row in found}) > 30, "other prompts, other answers"
 
