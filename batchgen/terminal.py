@@ -112,7 +112,7 @@ def print_summary(tally: Tally, store: Store, plan: Plan, varied: list[str], out
         cached += f"; {counts.deduplicated:,} rows have the answer of an equal one"
     seconds = status["seconds_generating"]
     tokens = f"{counts.completion_tokens:,} tokens in {seconds:.1f} s of generating ({status['tokens_per_second']:,.0f} tokens/s)"
-    if not counts.completion_tokens:  # numbers were read from texts
+    if counts.prompt_tokens and not counts.completion_tokens:  # numbers were read from texts
         tokens = f"{counts.tokens:,} tokens read in {seconds:.1f} s ({counts.tokens / (seconds or 1):,.0f} tokens/s)"
     console.print(f"\n{counts.rows:,} rows: {counts.ok:,} ok, {counts.error:,} error; {tokens}{cached}")
     for sample, rows in zip(tally.samples, tally.sample_rows, strict=True):
