@@ -26,7 +26,12 @@ from batchgen.output.verify import Verdict
 
 SHOWN = 20  # lines of a list of damages
 LINE_SECONDS, WAIT_SECONDS = 10.0, 5.0  # how often a line is printed where there is no terminal, and while a run waits
-SUMMARY_SPANS, SUMMARY_ROWS = 8, 2_000  # how much of an output is searched for the answers that a summary shows
+SUMMARY_SPANS, SUMMARY_ROWS, SUMMARY_BATCH, SUMMARY_BYTES = (
+    8,
+    2_000,
+    64,
+    2**24,
+)  # how much of an output is searched for the answers that a summary shows
 
 
 class _Console(Console):
@@ -136,19 +141,21 @@ def _question(messages: list[Fields] | None) -> str:
 
 def _answers(store: Store, plan: Plan) -> Iterator[list[Fields]]:
     """The ok answers of the first input rows, the variants of one row together."""
+    wanted = ["row", "variant", "sample", "attributes", "messages", "response", "status"]
     for span in [span for span in plan.spans if not span.retry][:SUMMARY_SPANS]:
-        try:
-            table = parts.read_part(store, span.name)
-        except VerifyError:  # no part yet
-            continue
-        wanted = ["row", "variant", "sample", "attributes", "messages", "response", "status"]
-        if "response" not in table.column_names:  # of a task that reads numbers
-            return
-        table = table.select([name for name in wanted if name in table.column_names]).slice(0, SUMMARY_ROWS)
         by_row: dict[int, list[Fields]] = {}
-        for answer in table.to_pylist():
-            if answer["status"] == "ok":
-                by_row.setdefault(answer["row"], []).append(answer)
+        rows = held = 0
+        with contextlib.suppress(VerifyError):  # no part yet
+            for table in parts.tables(store, span.name, SUMMARY_BATCH):
+                if "response" not in table.column_names:  # of a task that reads numbers
+                    return
+                table = table.select([name for name in wanted if name in table.column_names])
+                for answer in table.to_pylist():
+                    if answer["status"] == "ok":
+                        by_row.setdefault(answer["row"], []).append(answer)
+                rows, held = rows + len(table), held + table.nbytes
+                if rows >= SUMMARY_ROWS or held >= SUMMARY_BYTES:
+                    break
         yield from by_row.values()
 
 
