@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ Reply = tuple[int, dict[str, str], Any]
 """Status, headers, and a body: bytes as they are, or what becomes JSON."""
 
 
-class Endpoint:
+class Endpoint(ABC):
     """Replies to GET with an empty list, to POST as a subclass says."""
 
     def __init__(self) -> None:
@@ -47,8 +48,8 @@ class Endpoint:
     def listed(self, headers: Message) -> Reply:
         return 200, {}, {"object": "list", "data": []}
 
-    def reply(self, path: str, body: dict[str, Any], headers: Message) -> Reply:
-        raise NotImplementedError
+    @abstractmethod
+    def reply(self, path: str, body: dict[str, Any], headers: Message) -> Reply: ...
 
 
 Some = TypeVar("Some", bound=Endpoint)
