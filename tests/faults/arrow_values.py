@@ -163,11 +163,11 @@ def time_in_text(text: str, kind: str, zone: str | None) -> int:
     if kind == "date":
         return int(np.datetime64(text, "D").astype(int))
     if kind == "Timestamp":
-        assert text.endswith("+00:00") == (zone is not None)
         whole, _, rest = text.removesuffix("+00:00").partition(".")
-        if not whole.partition("T")[2]:  # the least of all numbers, which numpy has as NaT
+        if not whole.partition("T")[2]:  # the least of all numbers, which numpy has as NaT: with a zone or without
             number, unit = whole.split(" ")
             return int(number) * NANOSECONDS[unit]
+        assert text.endswith("+00:00") == (zone is not None)
         return int(np.datetime64(whole, "s").astype(int)) * 10**9 + int(rest.ljust(9, "0"))
     clock, _, rest = text.lstrip("-").removeprefix("PT").removesuffix("S").partition(".")
     parts = [int(part) for part in clock.split(":")]  # a duration has seconds alone
