@@ -26,12 +26,8 @@ from batchgen.output.verify import Verdict
 
 SHOWN = 20  # lines of a list of damages
 LINE_SECONDS, WAIT_SECONDS = 10.0, 5.0  # how often a line is printed where there is no terminal, and while a run waits
-SUMMARY_SPANS, SUMMARY_ROWS, SUMMARY_BATCH, SUMMARY_BYTES = (
-    8,
-    2_000,
-    64,
-    2**24,
-)  # how much of an output is searched for the answers that a summary shows
+SUMMARY_SPANS, SUMMARY_ROWS, SUMMARY_BATCH = 8, 2_000, 64  # how much of an output is searched for the answers of a summary
+SUMMARY_BYTES = 2**24  # of a part, after which no more of it is read for them
 
 
 class _Console(Console):
